@@ -1,0 +1,1 @@
+"""The generators: networks, data, training and export. The only room that imports torch."""

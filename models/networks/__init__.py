@@ -1,0 +1,1 @@
+"""One file a network; each exports to the signature of `receiver.generator.Generator`."""

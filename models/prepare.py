@@ -1,0 +1,199 @@
+"""Makes training crops from any folder of videos: `python -m models.prepare VIDEOS OUT`.
+
+Each clip is sent through x264 in real-time settings several times, at random sizes, CRFs and
+bitrates; its faces are found and followed on the decoded pictures, as a call would.
+
+A shard is a folder, one for each clip, encoding and face:
+
+    degraded.npy        Nx256x256x3 uint8 RGB, decoded, aligned by its own landmarks
+    target.npy          the same crops out of the original pictures
+    landmarks.npy       Nx68x2 float32, found on the decoded picture, in crop pixels
+    raw.npy             the originals, aligned by landmarks found on themselves: references
+    raw_landmarks.npy   their landmarks
+    shard.json          clip, identity of the encoding, size, QPs, positions in the clip
+"""
+
+import argparse
+import json
+import random
+import shutil
+from collections import defaultdict
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import asdict, dataclass
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import av
+import numpy as np
+from rich.progress import track as progress
+
+from receiver.alignment import extract_crop, planes, transform
+from receiver.encoding import Encoding, through_codec
+from receiver.faces import Face, FaceTracker
+
+SUFFIXES = {".mp4", ".avi", ".mpg", ".mov", ".mkv", ".webm", ".264", ".m4v"}
+PRESETS = ("ultrafast", "superfast", "veryfast", "medium")
+STRIDE = 3
+"""Frames from one sampled picture to the next: neighbours are nearly alike."""
+MIN_SAMPLES = 6
+MIN_FACE = 72
+"""Width in pixels of the smallest face box kept."""
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """One way in which a clip is degraded; `scale` <= 1 shrinks it first."""
+
+    encoding: Encoding
+    scale: float
+
+
+def random_recipe(rng: random.Random, face_width: float, width: int, height: int) -> Recipe:
+    """Size, CRF or bitrate, GOP and preset as calls have them."""
+    wanted = rng.uniform(90, 280)
+    scale = 1.0 if rng.random() < 0.4 else min(1.0, wanted / face_width)
+    gop, preset = rng.choice([30, 60, 250, 1000]), rng.choice(PRESETS)
+    if rng.random() < 0.6:
+        return Recipe(Encoding(crf=rng.uniform(32, 47), keyframe_every=gop, preset=preset), scale)
+    megapixels = width * height * scale * scale / 1e6
+    kbps = max(20.0, megapixels * 10 ** rng.uniform(2.2, 3.1))
+    return Recipe(Encoding(kbps=kbps, keyframe_every=gop, preset=preset), scale)
+
+
+def read_frames(path: Path, scale: float = 1.0, limit: int | None = None) -> Iterator[av.VideoFrame]:
+    """The frames of a video as yuv420p, shrunk by `scale` to even sizes, at most `limit`."""
+    with av.open(str(path)) as container:
+        for index, frame in enumerate(container.decode(video=0)):
+            if index == limit:
+                return
+            width, height = (max(2, int(side * scale) // 2 * 2) for side in (frame.width, frame.height))
+            yield frame.reformat(width, height, "yuv420p")
+
+
+def frame_rate(path: Path) -> Fraction:
+    """Frames a second of a video; 30 where the file does not tell."""
+    with av.open(str(path)) as container:
+        return container.streams.video[0].average_rate or Fraction(30)
+
+
+def prepare_clip(path: Path, out: Path, encodings: int, samples: int, seed: int) -> int:
+    """Writes the shards of one clip; returns how many crops they hold."""
+    rng = random.Random(f"{seed} {path.name}")
+    face_width, width, height = _largest_face(path)
+    if face_width == 0:
+        return 0
+    total = 0
+    for number in range(encodings):
+        recipe = random_recipe(rng, face_width, width, height)
+        for track_id, rows in _sample_faces(path, recipe, samples).items():
+            if len(rows) >= MIN_SAMPLES:
+                _write_shard(out / f"{path.name}-{number}-{track_id}", path, recipe, rows)
+                total += len(rows)
+    return total
+
+
+def _largest_face(path: Path) -> tuple[float, int, int]:
+    """Width of the largest face in the first frames, and the frame's width and height."""
+    tracker, widest, size = FaceTracker(), 0.0, (0, 0)
+    for frame in read_frames(path, limit=30):
+        size = frame.width, frame.height
+        faces = tracker.track(planes(frame)[0])
+        widest = max([widest, *(float(face.box[2] - face.box[0]) for face in faces)])
+    return widest, *size
+
+
+def _sample_faces(path: Path, recipe: Recipe, samples: int) -> dict[int, list[dict[str, Any]]]:
+    """Rows of a shard by the track id of their face."""
+    on_decoded, on_raw = FaceTracker(), FaceTracker()
+    rows: dict[int, list[dict[str, Any]]] = defaultdict(list)
+    frames = read_frames(path, recipe.scale, samples * STRIDE)
+    for index, (raw, decoded, _) in enumerate(
+        through_codec(frames, recipe.encoding, frame_rate(path))
+    ):
+        faces = on_decoded.track(planes(decoded.video)[0])
+        raw_faces = on_raw.track(planes(raw)[0])
+        if index % STRIDE:
+            continue
+        for face in faces:
+            raw_face = _same_face(face, raw_faces)
+            if raw_face is None or face.box[2] - face.box[0] < MIN_FACE:
+                continue
+            rows[face.track_id].append(
+                {
+                    "degraded": _crop(decoded.video, face),
+                    "target": _crop(raw, face),
+                    "landmarks": transform(face.landmarks, face.crop_from_frame),
+                    "raw": _crop(raw, raw_face),
+                    "raw_landmarks": transform(raw_face.landmarks, raw_face.crop_from_frame),
+                    "index": index,
+                    "qp": decoded.qp,
+                }
+            )
+    return rows
+
+
+def _same_face(face: Face, candidates: list[Face]) -> Face | None:
+    size = float(face.box[2] - face.box[0])
+    for candidate in candidates:
+        offset = candidate.landmarks.mean(axis=0) - face.landmarks.mean(axis=0)
+        if float(np.linalg.norm(offset)) < 0.25 * size:
+            return candidate
+    return None
+
+
+def _crop(frame: av.VideoFrame, face: Face) -> np.ndarray:
+    return np.round(extract_crop(frame, face.crop_from_frame) * 255).astype(np.uint8)
+
+
+def _write_shard(folder: Path, path: Path, recipe: Recipe, rows: list[dict[str, Any]]) -> None:
+    unfinished = folder.with_name(folder.name + ".part")
+    shutil.rmtree(unfinished, ignore_errors=True)
+    unfinished.mkdir(parents=True)
+    for name in ("degraded", "target", "landmarks", "raw", "raw_landmarks"):
+        np.save(unfinished / f"{name}.npy", np.stack([row[name] for row in rows]))
+    about = {
+        "clip": path.name,
+        "encoding": asdict(recipe.encoding),
+        "scale": recipe.scale,
+        "qp": [row["qp"] for row in rows],
+        "index": [row["index"] for row in rows],
+    }
+    (unfinished / "shard.json").write_text(json.dumps(about))
+    shutil.rmtree(folder, ignore_errors=True)
+    unfinished.rename(folder)
+
+
+def main() -> None:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("videos", type=Path, help="folder of videos, searched with its subfolders")
+    parser.add_argument("out", type=Path, help="folder for the shards; a finished clip is kept")
+    parser.add_argument("--encodings", type=int, default=3, help="encodings a clip (default 3)")
+    parser.add_argument("--samples", type=int, default=48, help="pictures an encoding (default 48)")
+    parser.add_argument("--jobs", type=int, default=2, help="processes (default 2)")
+    parser.add_argument("--seed", type=int, default=0)
+    args = parser.parse_args()
+    paths = sorted(p for p in args.videos.rglob("*") if p.suffix.lower() in SUFFIXES)
+    if not paths:
+        parser.error(f"no videos under {args.videos}")
+    args.out.mkdir(parents=True, exist_ok=True)
+    crops, broken = 0, []
+    with ProcessPoolExecutor(args.jobs) as pool:
+        jobs = {
+            pool.submit(prepare_clip, p, args.out, args.encodings, args.samples, args.seed): p
+            for p in paths
+        }
+        for job in progress(as_completed(jobs), "preparing", total=len(jobs)):
+            try:
+                crops += job.result()
+            except (av.FFmpegError, OSError, ValueError, IndexError) as error:
+                broken.append(f"{jobs[job]}: {error}")
+    print(f"{crops} crops of {len(paths) - len(broken)} clips in {args.out}")
+    for line in broken:
+        print(f"passed over {line}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,190 @@
+"""From the frame to an aligned 256x256 crop of a face, and back into the frame."""
+
+from functools import lru_cache
+
+import av
+import cv2
+import numpy as np
+from av.video.reformatter import Colorspace, ColorRange
+from numpy.typing import NDArray
+
+from keyframes import Landmarks, Picture
+
+CROP = 256
+"""Side of a face crop in pixels."""
+
+EYE_X, EYE_Y = (0.38, 0.62), 0.45
+"""Where the two eye centroids come to lie in the crop, as fractions of its side (the paper's)."""
+
+FEATHER = 24
+"""Width in crop pixels of the border over which a pasted crop fades out."""
+
+Affine = NDArray[np.float64]
+"""2x3: maps a point (x, y, 1)."""
+
+PLANAR_420 = ("yuv420p", "yuvj420p")
+"""The pixel formats whose planes are read and written here: what H.264 calls decode to."""
+
+
+def crop_from_frame(landmarks: Landmarks) -> Affine:
+    """The similarity that takes both eye centroids of 68x2 frame landmarks to their crop places."""
+    right = landmarks[36:42].mean(axis=0, dtype=np.float64)
+    left = landmarks[42:48].mean(axis=0, dtype=np.float64)
+    across = complex(*(left - right))
+    turn = (EYE_X[1] - EYE_X[0]) * CROP / (across or 1e-9)
+    offset = complex(EYE_X[0] * CROP, EYE_Y * CROP) - turn * complex(*right)
+    return np.array([[turn.real, -turn.imag, offset.real], [turn.imag, turn.real, offset.imag]])
+
+
+def transform(points: Landmarks, affine: Affine) -> Landmarks:
+    """Applies a 2x3 affine map to Kx2 points."""
+    moved = points.astype(np.float64) @ affine[:, :2].T + affine[:, 2]
+    return moved.astype(np.float32)
+
+
+def planes(frame: av.VideoFrame) -> tuple[NDArray[np.uint8], NDArray[np.uint8], NDArray[np.uint8]]:
+    """The Y (HxW), U and V (half of each, rounded up) planes of a 4:2:0 frame, without a copy."""
+    y, u, v = (
+        np.frombuffer(plane, np.uint8).reshape(-1, plane.line_size)[: plane.height, : plane.width]
+        for plane in frame.planes
+    )
+    return y, u, v
+
+
+def copy_frame(frame: av.VideoFrame) -> av.VideoFrame:
+    """A copy that may be written to: the decoder still predicts from the frame that it gave."""
+    copy = av.VideoFrame(frame.width, frame.height, frame.format.name)
+    for to, of in zip(planes(copy), planes(frame), strict=True):
+        to[:] = of
+    copy.pts, copy.time_base = frame.pts, frame.time_base
+    copy.colorspace, copy.color_range = frame.colorspace, frame.color_range
+    copy.color_primaries, copy.color_trc = frame.color_primaries, frame.color_trc
+    return copy
+
+
+def extract_crop(frame: av.VideoFrame, affine: Affine) -> NDArray[np.float32]:
+    """The face crop of a 4:2:0 frame: 256x256x3 float32 RGB in [0, 1].
+
+    Only the crop is converted to RGB. Beyond the frame its border is repeated.
+    """
+    y, u, v = planes(frame)
+    chroma = _at_half_size(affine)
+    yuv = cv2.merge([_sample(y, affine, cv2.INTER_CUBIC), _sample(u, chroma), _sample(v, chroma)])
+    rgb = cv2.transform(yuv.astype(np.float32), _rgb_from_yuv(*_colours(frame)))
+    return np.clip(rgb, 0.0, 1.0, out=rgb)
+
+
+def paste_residual(
+    frame: av.VideoFrame, residual: NDArray[np.float32], affine: Affine
+) -> None:
+    """Adds to the 4:2:0 `frame`, in place, what a generator changed in one of its face crops.
+
+    Adding the difference instead of replacing the pixels keeps what the crop could not carry:
+    detail of faces larger than it. Only the crop's region is touched, fading out at its border.
+
+    Args:
+        residual: 256x256x3 float32 RGB, restored minus degraded, each in [0, 1].
+        affine: the crop's `crop_from_frame`.
+    """
+    yuv_from_rgb = np.linalg.inv(_rgb_from_yuv(*_colours(frame))[:, :3])
+    deltas = cv2.transform(residual, yuv_from_rgb) * feather_mask()  # (256, 256, 3)
+    for plane, delta, to_crop in zip(
+        planes(frame),
+        cv2.split(deltas),
+        (affine, _at_half_size(affine), _at_half_size(affine)),
+        strict=True,
+    ):
+        left, top, right, bottom = _region(to_crop, plane.shape)
+        if left >= right or top >= bottom:
+            continue
+        in_region = to_crop.copy()
+        in_region[:, 2] += to_crop[:, :2] @ (left, top)
+        moved = cv2.warpAffine(
+            delta,
+            in_region,
+            (right - left, bottom - top),
+            flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP,
+        )
+        region = plane[top:bottom, left:right]
+        region[:] = cv2.add(region, moved, dtype=cv2.CV_8U)
+
+
+@lru_cache(maxsize=1)
+def feather_mask() -> NDArray[np.float32]:
+    """256x256x1 float32: 1 inside, falling smoothly to 0 at the crop's border."""
+    ramp = np.clip((np.arange(CROP) + 0.5) / FEATHER, 0.0, 1.0)
+    ramp = np.minimum(ramp, ramp[::-1])
+    ramp = ramp * ramp * (3.0 - 2.0 * ramp)
+    return np.outer(ramp, ramp).astype(np.float32)[..., None]
+
+
+def draw_landmarks(landmarks: Landmarks) -> NDArray[np.float32]:
+    """68x2 crop landmarks as the generator's landmark image: 256x256 float32, white on black."""
+    image = np.zeros((CROP, CROP), np.uint8)
+    fixed = np.round(np.clip(landmarks, -CROP, 2 * CROP) * 16).astype(int)
+    for x, y in fixed.tolist():
+        cv2.circle(image, (x, y), 32, 255, cv2.FILLED, cv2.LINE_AA, shift=4)
+    return image.astype(np.float32) / 255.0
+
+
+def _sample(
+    plane: NDArray[np.uint8], affine: Affine, interpolation: int = cv2.INTER_LINEAR
+) -> NDArray[np.uint8]:
+    """One plane's 256x256 crop. A face larger than the crop is averaged down first."""
+    shrink = round(1.0 / max(np.hypot(affine[0, 0], affine[1, 0]), 1e-6))
+    if shrink > 1:
+        left, top, right, bottom = _region(affine, plane.shape)
+        width, height = (right - left) // shrink, (bottom - top) // shrink
+        if width > 0 and height > 0:
+            part = plane[top : top + height * shrink, left : left + width * shrink]
+            plane = cv2.resize(part, (width, height), interpolation=cv2.INTER_AREA)
+            # A small pixel's centre lies at shrink * i + (shrink - 1) / 2 of the large ones.
+            middle = (shrink - 1) / 2
+            affine = affine.copy()
+            affine[:, 2] += affine[:, :2] @ (left + middle, top + middle)
+            affine[:, :2] *= shrink
+    return cv2.warpAffine(
+        plane, affine, (CROP, CROP), flags=interpolation, borderMode=cv2.BORDER_REPLICATE
+    )
+
+
+def _region(affine: Affine, shape: tuple[int, ...]) -> tuple[int, int, int, int]:
+    """Left, top, right, bottom (the latter two exclusive) of the crop in a plane of this shape."""
+    corners = np.array([[-1, -1], [CROP, -1], [-1, CROP], [CROP, CROP]], np.float64)
+    back = cv2.invertAffineTransform(affine)
+    corners = corners @ back[:, :2].T + back[:, 2]
+    left, top = np.floor(corners.min(axis=0)).astype(int).tolist()
+    right, bottom = np.ceil(corners.max(axis=0)).astype(int).tolist()
+    return max(left, 0), max(top, 0), min(right + 1, shape[1]), min(bottom + 1, shape[0])
+
+
+def _at_half_size(affine: Affine) -> Affine:
+    """The same crop out of a chroma plane, whose samples lie in the middle of four luma ones."""
+    half = affine.copy()
+    half[:, 2] += affine[:, :2] @ (0.5, 0.5)
+    half[:, :2] *= 2.0
+    return half
+
+
+def _colours(frame: av.VideoFrame) -> tuple[bool, bool]:
+    """Whether a frame is BT.709 (else BT.601) and whether it is full range (else 16 to 235)."""
+    full_range = frame.color_range == ColorRange.JPEG or frame.format.name == "yuvj420p"
+    return frame.colorspace == Colorspace.ITU709, full_range
+
+
+@lru_cache(maxsize=4)
+def _rgb_from_yuv(bt709: bool, full_range: bool) -> NDArray[np.float32]:
+    """3x4: takes 8-bit Y, U, V, 1 to R, G, B in [0, 1] (ITU-T H.273, MatrixCoefficients)."""
+    kr, kb = (0.2126, 0.0722) if bt709 else (0.299, 0.114)
+    luma, chroma, black = (255.0, 255.0, 0.0) if full_range else (219.0, 224.0, 16.0)
+    kg = 1.0 - kr - kb
+    red, blue = 2.0 * (1.0 - kr) / chroma, 2.0 * (1.0 - kb) / chroma
+    matrix = np.array(
+        [
+            [1 / luma, 0.0, red],
+            [1 / luma, -blue * kb / kg, -red * kr / kg],
+            [1 / luma, blue, 0.0],
+        ]
+    )
+    offset = -matrix @ (black, 128.0, 128.0)
+    return np.column_stack([matrix, offset]).astype(np.float32)

@@ -1,0 +1,31 @@
+"""What can go wrong for a user.
+
+ReceiverError
+├── InputError       a file, a camera or a value that cannot be used
+├── ModelError       a generator that is unknown, unreadable or has another signature
+├── DeviceError      CUDA was asked for and is not there
+└── MissingError     something that has to be installed first
+
+Each message is one sentence that names the value and the way out; the command line prints it and
+exits with code 2.
+"""
+
+
+class ReceiverError(Exception):
+    """Base of all errors that a user can do something about."""
+
+
+class InputError(ReceiverError):
+    """A file, a camera or a value that cannot be used."""
+
+
+class ModelError(ReceiverError):
+    """A generator that is unknown, unreadable or has another signature."""
+
+
+class DeviceError(ReceiverError):
+    """CUDA was asked for and is not there."""
+
+
+class MissingError(ReceiverError):
+    """Something that has to be installed first."""

