@@ -64,7 +64,7 @@ def warp(
 
     Args:
         image: HxWx3, uint8 or float32, H and W multiples of `step`.
-        source, target: 68x2 in pixels of the image.
+        source, target: Kx2 in pixels of the image: a face's 68, or any other points.
 
     Returns:
         An image of the same shape and type, sampled bilinearly.

@@ -117,7 +117,7 @@ def _sample_faces(path: Path, recipe: Recipe, samples: int) -> dict[int, list[di
         if index % STRIDE:
             continue
         for face in faces:
-            raw_face = _same_face(face, raw_faces)
+            raw_face = same_face(face, raw_faces)
             if raw_face is None or face.box[2] - face.box[0] < MIN_FACE:
                 continue
             rows[face.track_id].append(
@@ -134,7 +134,8 @@ def _sample_faces(path: Path, recipe: Recipe, samples: int) -> dict[int, list[di
     return rows
 
 
-def _same_face(face: Face, candidates: list[Face]) -> Face | None:
+def same_face(face: Face, candidates: list[Face]) -> Face | None:
+    """Which of the faces found on the original picture is this one of the decoded picture."""
     size = float(face.box[2] - face.box[0])
     for candidate in candidates:
         offset = candidate.landmarks.mean(axis=0) - face.landmarks.mean(axis=0)

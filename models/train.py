@@ -7,6 +7,8 @@ logs losses and pictures for TensorBoard (`tensorboard --logdir OUT`).
 import argparse
 import math
 import os
+import shutil
+import signal
 import time
 import tomllib
 from dataclasses import dataclass, field
@@ -93,6 +95,7 @@ class Trainer:
             "network": self.network.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "ema": self.ema,
+            "clips": self.crops.clips,
         }
         torch.save(state, unfinished)
         os.replace(unfinished, self.checkpoint)
@@ -190,8 +193,12 @@ def main() -> None:
     args = parser.parse_args()
     try:
         trainer = Trainer(load_config(args.config), args.data, args.out)
+        shutil.copyfile(args.config, args.out / "config.toml")
     except (OSError, TypeError, tomllib.TOMLDecodeError) as error:
         parser.error(str(error))
+    # A training in the background is stopped by SIGTERM; both ways keep the checkpoint.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         trainer.run()
     except KeyboardInterrupt:

@@ -1,0 +1,28 @@
+"""`python -m bench latency` or `python -m bench quality`."""
+
+import argparse
+import sys
+
+from bench import latency, quality
+from receiver.errors import ReceiverError
+
+BENCHES = {"latency": latency.main, "quality": quality.main}
+
+
+def main() -> None:
+    """Hands the arguments on to the bench that was named."""
+    parser = argparse.ArgumentParser(
+        prog="python -m bench", epilog="python -m bench NAME --help tells what each takes"
+    )
+    parser.add_argument("name", choices=list(BENCHES), help="what to measure")
+    name = parser.parse_args(sys.argv[1:2]).name
+    try:
+        BENCHES[name](sys.argv[2:])
+    except ReceiverError as error:
+        sys.exit(f"bench {name}: {error}")
+    except KeyboardInterrupt:
+        sys.exit(f"bench {name}: interrupted")
+
+
+if __name__ == "__main__":
+    main()

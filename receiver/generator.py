@@ -1,0 +1,157 @@
+"""The exported generator in an ONNX Runtime session, on the device that was asked for."""
+
+import contextlib
+import ctypes
+import hashlib
+import io
+import json
+import os
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, TypeAlias
+
+import numpy as np
+import onnxruntime
+from numpy.typing import NDArray
+
+from receiver.alignment import CROP
+from receiver.errors import DeviceError, ModelError
+
+Device: TypeAlias = Literal["auto", "cuda", "cpu"]
+
+WEIGHTS = Path(__file__).parent / "weights"
+MODELS = ("lite",)
+"""Names of the shipped generators: WEIGHTS/NAME.onnx, each with its card NAME.json."""
+
+CHANNELS = {"degraded": 3, "reference": 3, "landmarks": 1}
+"""The inputs of every generator: Nx{channels}x256x256 float32; the output is `restored`."""
+
+
+@dataclass(frozen=True)
+class Model:
+    """A generator's file, before it is loaded."""
+
+    name: str
+    path: Path
+
+    @classmethod
+    def find(cls, name: str) -> "Model":
+        """A shipped generator by its name, or any ONNX file by its path.
+
+        Raises ModelError if it is neither.
+        """
+        if name in MODELS:
+            return cls(name, WEIGHTS / f"{name}.onnx")
+        path = Path(name)
+        if path.is_file():
+            return cls(path.stem, path)
+        raise ModelError(
+            f"there is no model {name!r}: give one of {', '.join(MODELS)} or the path of an ONNX file"
+        )
+
+    @property
+    def sha256(self) -> str:
+        """Of the file, in hexadecimal. Raises ModelError if it cannot be read."""
+        try:
+            return hashlib.sha256(self.path.read_bytes()).hexdigest()
+        except OSError as error:
+            raise ModelError(f"the model file {self.path} cannot be read: {error.strerror}") from error
+
+    @property
+    def card(self) -> dict[str, Any] | None:
+        """What the file's card says of it, None where it has none."""
+        path = self.path.with_suffix(".json")
+        card: dict[str, Any] | None = json.loads(path.read_text()) if path.is_file() else None
+        return card
+
+
+class Generator:
+    """Restores face crops, guided by references.
+
+    Attributes:
+        model: which one it is.
+        device: 'cuda' or 'cpu', as the session really runs.
+    """
+
+    def __init__(self, model: str = "lite", device: Device = "auto") -> None:
+        """Raises ModelError for an unusable model, DeviceError if CUDA is asked for and absent."""
+        self.model = Model.find(model)
+        problem = None if device == "cpu" else cuda_problem()
+        if device == "cuda" and problem:
+            raise DeviceError(f"CUDA was asked for and is not there: {problem}")
+        on_gpu = device != "cpu" and problem is None
+        self._session = _open_session(self.model, on_gpu)
+        # ONNX Runtime falls back to the CPU without an error: ask the session itself.
+        self.device = "cuda" if self._session.get_providers()[0] == _CUDA else "cpu"
+        if device == "cuda" and self.device != "cuda":
+            raise DeviceError(
+                "CUDA was asked for and the session came up on the CPU: "
+                "see the lines of ONNX Runtime above, or use --device cpu"
+            )
+        _check_signature(self._session, self.model)
+
+    def restore(
+        self,
+        degraded: NDArray[np.float32],
+        reference: NDArray[np.float32],
+        landmarks: NDArray[np.float32],
+    ) -> NDArray[np.float32]:
+        """Nx3x256x256, Nx3x256x256 and Nx1x256x256 in [0, 1]; returns Nx3x256x256, not clipped."""
+        inputs = {"degraded": degraded, "reference": reference, "landmarks": landmarks}
+        restored: NDArray[np.float32] = self._session.run(["restored"], inputs)[0]
+        return restored
+
+
+_CUDA = "CUDAExecutionProvider"
+
+
+def cuda_problem() -> str | None:
+    """Why CUDA cannot be used here, with the way out, or None if nothing stands against it."""
+    if _CUDA not in onnxruntime.get_available_providers():
+        return "this build of ONNX Runtime has no CUDA (pip install 'keyframe-receiver[gpu]')"
+    try:
+        ctypes.CDLL("nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1")
+    except OSError:
+        return "no NVIDIA driver was found (use --device cpu, or install the driver)"
+    said = io.StringIO()
+    with contextlib.redirect_stdout(said):
+        onnxruntime.preload_dlls()
+    missing = [line for line in said.getvalue().splitlines() if line.startswith("Failed")]
+    if missing:
+        return f"{missing[0]} (pip install 'keyframe-receiver[gpu]')"
+    return None
+
+
+def _open_session(model: Model, on_gpu: bool) -> onnxruntime.InferenceSession:
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    options.intra_op_num_threads = min(4, os.cpu_count() or 1)
+    # Threads that spin between frames would take the other core from the call's event loop.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    providers = [_CUDA, "CPUExecutionProvider"] if on_gpu else ["CPUExecutionProvider"]
+    try:
+        return onnxruntime.InferenceSession(str(model.path), options, providers=providers)
+    except Exception as error:  # ONNX Runtime's exceptions have no common base but this
+        if not model.path.is_file():
+            raise ModelError(f"the model file {model.path} is missing") from error
+        raise ModelError(
+            f"{model.path} is no ONNX model that can be loaded: "
+            f"give one of {', '.join(MODELS)} or an ONNX file from python -m models.export"
+        ) from error
+
+
+def _check_signature(session: onnxruntime.InferenceSession, model: Model) -> None:
+    found = {value.name: value for value in session.get_inputs()}
+    outputs = [value.name for value in session.get_outputs()]
+    good = set(found) == set(CHANNELS) and outputs == ["restored"]
+    for name, channels in CHANNELS.items() if good else ():
+        value = found[name]
+        good &= value.type == "tensor(float)" and value.shape[1:] == [channels, CROP, CROP]
+    if not good:
+        described = ", ".join(f"{value.name} {value.shape}" for value in found.values())
+        raise ModelError(
+            f"{model.path} is not a generator: it takes {described or 'nothing'} and gives "
+            f"{', '.join(outputs)}, instead of degraded and reference Nx3x256x256, landmarks "
+            "Nx1x256x256 and restored; export one with python -m models.export"
+        )

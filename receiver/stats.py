@@ -1,0 +1,75 @@
+"""What happened to the frames and how long each stage took."""
+
+import time
+from collections import defaultdict, deque
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+WINDOW = 3000
+"""Timings kept a stage: the last hundred seconds at 30 fps."""
+
+
+@dataclass
+class FrameCounts:
+    """Frames since the start. received = enhanced + passed + dropped (+ at most one under way)."""
+
+    received: int = 0
+    enhanced: int = 0
+    passed: int = 0  # went out untouched: no face in it, no generator, or skipped
+    skipped: int = 0  # those of the passed that had a face but would have come out late
+    failed: int = 0  # those of the passed whose enhancement raised
+    dropped: int = 0  # replaced by a newer one before their turn
+
+
+class Stats:
+    """Counts and timings of one enhanced stream; cheap enough to stay on always."""
+
+    def __init__(self) -> None:
+        self.frames = FrameCounts()
+        self.keyframes = 0
+        self._seconds: dict[str, deque[float]] = defaultdict(lambda: deque(maxlen=WINDOW))
+        self._leaving: deque[float] = deque(maxlen=WINDOW)
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        """Times the block as one run of stage `name`."""
+        began = time.perf_counter()
+        yield
+        self._seconds[name].append(time.perf_counter() - began)
+
+    def add(self, name: str, seconds: float) -> None:
+        """Takes one timing of stage `name` that was measured elsewhere."""
+        self._seconds[name].append(seconds)
+
+    def left(self) -> None:
+        """Notes that a frame went out now; from these moments comes `fps`."""
+        self._leaving.append(time.perf_counter())
+
+    @property
+    def fps(self) -> float:
+        """Frames a second that went out, over the window; 0 before there are two."""
+        if len(self._leaving) < 2:
+            return 0.0
+        return (len(self._leaving) - 1) / (self._leaving[-1] - self._leaving[0])
+
+    def milliseconds(self, name: str, *percentiles: float) -> list[float]:
+        """Percentiles of a stage's timings in ms; NaN where it never ran."""
+        seconds = list(self._seconds.get(name, ())) or [np.nan]
+        return [float(value) for value in np.percentile(seconds, percentiles) * 1e3]
+
+    def snapshot(self) -> dict[str, Any]:
+        """Everything, ready for JSON."""
+        stages = {}
+        for name in list(self._seconds):
+            median, p95 = self.milliseconds(name, 50, 95)
+            stages[name] = {"median": round(median, 3), "p95": round(p95, 3)}
+        return {
+            "fps": round(self.fps, 2),
+            "frames": asdict(self.frames),
+            "keyframes": self.keyframes,
+            "stages_ms": stages,
+        }

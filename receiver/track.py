@@ -1,0 +1,159 @@
+"""The plugin: wraps any aiortc video track and gives it back with its faces restored."""
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+
+import av
+from aiortc.mediastreams import MediaStreamError, MediaStreamTrack
+
+from receiver.decoding import DecodedFrame
+from receiver.enhancer import Enhancer
+
+logger = logging.getLogger(__name__)
+
+DEADLINE = 0.033
+"""Seconds after its arrival within which a frame has to leave: one frame at 30 fps."""
+
+RETRY_EVERY = 30
+"""Frames after which enhancement is tried again while it is too slow for the deadline."""
+
+
+class NewestSlot:
+    """Holds one frame: a newer one replaces it. This is the only queue before the enhancer."""
+
+    def __init__(self) -> None:
+        self._frame: av.VideoFrame | None = None
+        self._closed = False
+        self._changed = asyncio.Event()
+
+    def put(self, frame: av.VideoFrame) -> bool:
+        """Puts the newest frame in; returns whether it replaced one that nobody took."""
+        replaced = self._frame is not None
+        self._frame = frame
+        self._changed.set()
+        return replaced
+
+    def close(self) -> None:
+        """No frame will come any more; the one that waits can still be taken."""
+        self._closed = True
+        self._changed.set()
+
+    async def take(self) -> av.VideoFrame | None:
+        """Waits for a frame; None once the slot is closed and empty."""
+        while self._frame is None and not self._closed:
+            self._changed.clear()
+            await self._changed.wait()
+        frame, self._frame = self._frame, None
+        return frame
+
+
+class EnhancedVideoTrack(MediaStreamTrack):
+    """A video track whose frames went through an `Enhancer`.
+
+        pc.addTrack(EnhancedVideoTrack(track, Enhancer(Generator())))
+
+    The source is drained all the time into a slot of one, so nothing piles up in front of it, and
+    enhancement runs in a thread of its own, so the event loop stays free. A frame that would come
+    out later than `DEADLINE` after its arrival goes out untouched, and so does one whose
+    enhancement failed: the stream never waits and never breaks. pts and time base are the source's.
+    """
+
+    kind = "video"
+
+    def __init__(
+        self,
+        source: MediaStreamTrack,
+        enhancer: Enhancer,
+        *,
+        deadline: float = DEADLINE,
+        on_frame: Callable[[DecodedFrame, av.VideoFrame], None] | None = None,
+    ) -> None:
+        """To be made inside a running event loop.
+
+        Args:
+            source: any aiortc video track.
+            enhancer: used by this track alone from now on.
+            deadline: seconds after a frame's arrival within which it has to leave.
+            on_frame: is given every frame that leaves, as received and as it leaves, in the event
+                loop; must be quick.
+        """
+        super().__init__()
+        self.stats = enhancer.stats
+        self._source, self._enhancer = source, enhancer
+        self._deadline, self._on_frame = deadline, on_frame
+        self._slot = NewestSlot()
+        self._worker = ThreadPoolExecutor(1, thread_name_prefix="enhancer")
+        self._drain = asyncio.ensure_future(self._drain_source())
+        self._expected = 0.0  # seconds that enhancement takes, smoothed
+        self._skipped_in_a_row = 0
+        self._failed_before = False
+
+    async def recv(self) -> av.VideoFrame:
+        """The next frame. Raises MediaStreamError once the source has ended."""
+        video = await self._slot.take() if self.readyState == "live" else None
+        if video is None:
+            self.stop()
+            raise MediaStreamError
+        arrived = arrival_time(video)
+        frame = DecodedFrame.from_video(video)
+        output = await self._enhance_in_time(frame, arrived)
+        counts = self.stats.frames
+        counts.enhanced += output is not video
+        counts.passed += output is video
+        self.stats.add("added latency", time.perf_counter() - arrived)
+        self.stats.left()
+        if self._on_frame is not None:
+            self._on_frame(frame, output)
+        return output
+
+    def stop(self) -> None:
+        """Ends the track and the source with it; the worker's thread ends on its own."""
+        super().stop()
+        self._drain.cancel()
+        self._slot.close()
+        self._source.stop()
+        self._worker.shutdown(wait=False, cancel_futures=True)
+
+    async def _drain_source(self) -> None:
+        try:
+            while True:
+                frame = await self._source.recv()
+                if frame.opaque is None:
+                    frame.opaque = time.perf_counter()
+                self.stats.frames.received += 1
+                self.stats.frames.dropped += self._slot.put(frame)
+        except MediaStreamError:
+            self._slot.close()
+
+    async def _enhance_in_time(self, frame: DecodedFrame, arrived: float) -> av.VideoFrame:
+        began = time.perf_counter()
+        late = began + self._expected > arrived + self._deadline
+        if late and self._skipped_in_a_row < RETRY_EVERY:
+            self._skipped_in_a_row += 1
+            self.stats.frames.skipped += 1
+            return frame.video
+        self._skipped_in_a_row = 0
+        loop = asyncio.get_running_loop()
+        output = await loop.run_in_executor(self._worker, self._enhance, frame)
+        if output is not frame.video:
+            self._expected += 0.1 * (time.perf_counter() - began - self._expected)
+        return output
+
+    def _enhance(self, frame: DecodedFrame) -> av.VideoFrame:
+        try:
+            return self._enhancer.enhance(frame)
+        except Exception:
+            self.stats.frames.failed += 1
+            if not self._failed_before:
+                logger.exception("enhancement failed; such frames go out untouched")
+            self._failed_before = True
+            return frame.video
+
+
+def arrival_time(video: av.VideoFrame) -> float:
+    """When a frame arrived, in seconds of `time.perf_counter`, as noted in its `opaque`."""
+    arrived = video.opaque
+    return arrived if isinstance(arrived, float) else time.perf_counter()
