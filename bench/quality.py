@@ -11,16 +11,23 @@ from pathlib import Path
 from typing import Literal, TypeAlias
 
 import av
-import cv2
 import numpy as np
-from numpy.typing import NDArray
 from rich.console import Console
 from rich.progress import track as progress
 from rich.table import Table
 
-from keyframes import Keyframe, KeyframeSet, warp
+from keyframes import Keyframe, KeyframeSet, Landmarks, warp
 from models.prepare import SUFFIXES, frame_rate, read_frames, same_face
-from receiver.alignment import draw_landmarks, extract_crop, planes, transform
+from receiver.alignment import (
+    Crop,
+    crop_of,
+    draw_landmarks,
+    extract_crop,
+    picture_of,
+    planes,
+    psnr_db,
+    transform,
+)
 from receiver.encoding import Encoding, through_codec
 from receiver.faces import Face, FaceTracker
 from receiver.generator import Generator
@@ -70,14 +77,14 @@ def measure_clip(
             degraded = extract_crop(decoded.video, face.crop_from_frame)
             landmarks = transform(face.landmarks, face.crop_from_frame)
             sizes.append(height)
-            inputs.append(cv2.PSNR(original, degraded, R=1.0))
+            inputs.append(psnr_db(original, degraded))
             references = [
                 reference_for(degraded, landmarks, sets.get((face.track_id, protocol)))
                 for protocol in PROTOCOLS
             ]
             restored = restore(generator, degraded, references, landmarks)
             for protocol, picture in zip(PROTOCOLS, restored, strict=True):
-                outputs[protocol].append(cv2.PSNR(original, picture, R=1.0))
+                outputs[protocol].append(psnr_db(original, picture))
             if decoded.is_keyframe:
                 _set(sets, face, "call").add(keyframe_of(decoded.video, face))
             raw_face = same_face(face, raw_faces)
@@ -95,36 +102,33 @@ def measure_clip(
 
 
 def reference_for(
-    degraded: NDArray[np.float32], landmarks: NDArray[np.float32], known: KeyframeSet | None
-) -> NDArray[np.float32]:
+    degraded: Crop, landmarks: Landmarks, known: KeyframeSet | None
+) -> Crop:
     """The nearest keyframe of `known` bent onto the face; the face itself without any."""
     if not known:
         return degraded
     chosen, _ = known.choose(landmarks)
-    return warp(chosen.crop, chosen.landmarks, landmarks).astype(np.float32) / 255.0
+    return crop_of(warp(chosen.crop, chosen.landmarks, landmarks))
 
 
 def restore(
-    generator: Generator,
-    degraded: NDArray[np.float32],
-    references: list[NDArray[np.float32]],
-    landmarks: NDArray[np.float32],
-) -> list[NDArray[np.float32]]:
-    """One 256x256x3 crop restored with each of several references."""
+    generator: Generator, degraded: Crop, references: list[Crop], landmarks: Landmarks
+) -> list[Crop]:
+    """One crop restored with each of several references."""
     count = len(references)
     outputs = generator.restore(
-        np.ascontiguousarray(np.stack([degraded] * count).transpose(0, 3, 1, 2)),
-        np.ascontiguousarray(np.stack(references).transpose(0, 3, 1, 2)),
+        np.stack([degraded] * count),
+        np.stack(references),
         np.stack([draw_landmarks(landmarks)[None]] * count),
     )
-    return [np.clip(output.transpose(1, 2, 0), 0.0, 1.0) for output in outputs]
+    return list(np.clip(outputs, 0.0, 1.0))
 
 
 def keyframe_of(frame: av.VideoFrame, face: Face) -> Keyframe:
     """The keyframe that a face of a frame makes."""
     crop = extract_crop(frame, face.crop_from_frame)
     landmarks = transform(face.landmarks, face.crop_from_frame)
-    return Keyframe(np.round(crop * 255.0).astype(np.uint8), landmarks)
+    return Keyframe(picture_of(crop), landmarks)
 
 
 def _set(

@@ -11,7 +11,7 @@ from keyframes.keyframe_set import (
     Policy,
     landmark_distance,
 )
-from keyframes.warp import mls_map, warp
+from keyframes.mls import mls_map, warp
 
 __all__ = [
     "Keyframe",

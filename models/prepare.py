@@ -29,7 +29,7 @@ import av
 import numpy as np
 from rich.progress import track as progress
 
-from receiver.alignment import extract_crop, planes, transform
+from receiver.alignment import extract_crop, picture_of, planes, transform
 from receiver.encoding import Encoding, through_codec
 from receiver.faces import Face, FaceTracker
 
@@ -122,10 +122,10 @@ def _sample_faces(path: Path, recipe: Recipe, samples: int) -> dict[int, list[di
                 continue
             rows[face.track_id].append(
                 {
-                    "degraded": _crop(decoded.video, face),
-                    "target": _crop(raw, face),
+                    "degraded": picture_of(extract_crop(decoded.video, face.crop_from_frame)),
+                    "target": picture_of(extract_crop(raw, face.crop_from_frame)),
                     "landmarks": transform(face.landmarks, face.crop_from_frame),
-                    "raw": _crop(raw, raw_face),
+                    "raw": picture_of(extract_crop(raw, raw_face.crop_from_frame)),
                     "raw_landmarks": transform(raw_face.landmarks, raw_face.crop_from_frame),
                     "index": index,
                     "qp": decoded.qp,
@@ -142,10 +142,6 @@ def same_face(face: Face, candidates: list[Face]) -> Face | None:
         if float(np.linalg.norm(offset)) < 0.25 * size:
             return candidate
     return None
-
-
-def _crop(frame: av.VideoFrame, face: Face) -> np.ndarray:
-    return np.round(extract_crop(frame, face.crop_from_frame) * 255).astype(np.uint8)
 
 
 def _write_shard(folder: Path, path: Path, recipe: Recipe, rows: list[dict[str, Any]]) -> None:

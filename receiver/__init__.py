@@ -1,0 +1,27 @@
+"""A WebRTC receiver that restores the faces which compression took from the call.
+
+    from receiver import EnhancedVideoTrack, Enhancer, Generator
+
+    pc.addTrack(EnhancedVideoTrack(track, Enhancer(Generator())))
+"""
+
+from receiver.call import observe_decoding, receive_h264
+from receiver.decoding import DecodedFrame
+from receiver.enhancer import Enhancer
+from receiver.errors import DeviceError, InputError, MissingError, ModelError, ReceiverError
+from receiver.generator import Generator
+from receiver.track import EnhancedVideoTrack
+
+__all__ = [
+    "DecodedFrame",
+    "DeviceError",
+    "EnhancedVideoTrack",
+    "Enhancer",
+    "Generator",
+    "InputError",
+    "MissingError",
+    "ModelError",
+    "ReceiverError",
+    "observe_decoding",
+    "receive_h264",
+]

@@ -4,7 +4,12 @@ import time
 
 import aiortc.codecs
 import av
-from aiortc import RTCPeerConnection, RTCRtpReceiver, RTCRtpTransceiver
+from aiortc import (
+    RTCPeerConnection,
+    RTCRtpCodecCapability,
+    RTCRtpReceiver,
+    RTCRtpTransceiver,
+)
 from aiortc.codecs.h264 import H264Decoder
 from aiortc.jitterbuffer import JitterFrame
 from aiortc.mediastreams import VIDEO_TIME_BASE
@@ -38,15 +43,18 @@ def observe_decoding() -> None:
     aiortc.codecs.H264Decoder = ObservingDecoder
 
 
-def receive_only(connection: RTCPeerConnection) -> RTCRtpTransceiver:
-    """Prepares `connection` to receive one audio track and one video track, in H.264 alone.
+def receive_h264(connection: RTCPeerConnection) -> RTCRtpTransceiver:
+    """Prepares `connection` to receive one video track, in H.264 alone; returns its transceiver.
 
     To be called before an offer is made or a remote one is set: preferences that come later are
-    ignored by aiortc, without a word, and VP8 is used. Returns the video transceiver.
+    ignored by aiortc, without a word, and VP8 is used.
     """
-    connection.addTransceiver("audio", direction="recvonly")
-    video = connection.addTransceiver("video", direction="recvonly")
+    transceiver = connection.addTransceiver("video", direction="recvonly")
+    transceiver.setCodecPreferences(h264_codecs())
+    return transceiver
+
+
+def h264_codecs() -> list[RTCRtpCodecCapability]:
+    """H.264 and its retransmission, for `setCodecPreferences` of either side."""
     codecs = RTCRtpReceiver.getCapabilities("video").codecs
-    wanted = [codec for codec in codecs if codec.mimeType in ("video/H264", "video/rtx")]
-    video.setCodecPreferences(wanted)
-    return video
+    return [codec for codec in codecs if codec.mimeType in ("video/H264", "video/rtx")]

@@ -53,7 +53,7 @@ def open_decoder() -> av.VideoCodecContext:
 def through_codec(
     frames: Iterable[av.VideoFrame], encoding: Encoding, rate: Fraction
 ) -> Iterator[tuple[av.VideoFrame, DecodedFrame, int]]:
-    """Encodes and decodes yuv420p frames one by one.
+    """Encodes and decodes yuv420p frames one by one, setting their pts.
 
     Yields each frame, what a receiver would have seen of it, and its size in bytes.
     """
@@ -62,9 +62,8 @@ def through_codec(
     for index, frame in enumerate(frames):
         if encoder is None:
             encoder = encoding.open(frame.width, frame.height, rate)
-        sent = frame.reformat()
-        sent.pts, sent.time_base = round(index * 90000 / rate), encoder.time_base
-        sent.pict_type = av.video.frame.PictureType.NONE
-        packets = encoder.encode(sent)
+        frame.pts, frame.time_base = round(index * 90000 / rate), encoder.time_base
+        frame.pict_type = av.video.frame.PictureType.NONE
+        packets = encoder.encode(frame)
         for decoded in (picture for packet in packets for picture in decoder.decode(packet)):
             yield frame, DecodedFrame.from_video(decoded), sum(packet.size for packet in packets)

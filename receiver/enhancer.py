@@ -2,15 +2,17 @@
 
 import av
 import numpy as np
-from numpy.typing import NDArray
 
-from keyframes import Keyframe, KeyframeSet, Policy, warp
+from keyframes import Keyframe, KeyframeSet, Landmarks, Policy, warp
 from receiver.alignment import (
     PLANAR_420,
+    Crop,
     copy_frame,
+    crop_of,
     draw_landmarks,
     extract_crop,
     paste_residual,
+    picture_of,
     planes,
     transform,
 )
@@ -29,6 +31,7 @@ class Enhancer:
     Attributes:
         generator: the network that it runs.
         stats: counts and timings; `stats.frames` is kept by whoever feeds the frames.
+        faces: those of the last frame.
     """
 
     def __init__(
@@ -54,6 +57,7 @@ class Enhancer:
         KeyframeSet(capacity, policy)
         self.generator = generator
         self.stats = Stats()
+        self.faces: list[Face] = []
         self._strength, self._capacity, self._policy = strength, capacity, policy
         self._tracker = FaceTracker()
         self._sets: dict[int, KeyframeSet] = {}
@@ -64,32 +68,31 @@ class Enhancer:
         A frame without a face, or not 8-bit 4:2:0, comes back as the very same object.
         """
         video = frame.video
+        self.faces = []
         if video.format.name not in PLANAR_420 or min(video.width, video.height) < 2:
             return video
         with self.stats.stage("faces"):
-            faces = self._tracker.track(planes(video)[0])
+            self.faces = faces = self._tracker.track(planes(video)[0])
         self._forget_lost(faces)
         if not faces or self._strength == 0.0:
             return video
         with self.stats.stage("crop"):
             crops = [extract_crop(video, face.crop_from_frame) for face in faces]
             landmarks = [transform(face.landmarks, face.crop_from_frame) for face in faces]
-        with self.stats.stage("reference"):
-            references = [
-                self._reference(frame, *face_crop)
-                for face_crop in zip(faces, crops, landmarks, strict=True)
-            ]
+        references = [
+            self._reference(frame, *face_crop)
+            for face_crop in zip(faces, crops, landmarks, strict=True)
+        ]
+        with self.stats.stage("landmarks"):
+            drawn = np.stack([draw_landmarks(points)[None] for points in landmarks])
         with self.stats.stage("generator"):
-            restored = self.generator.restore(
-                _batch(crops),
-                _batch(references),
-                np.stack([draw_landmarks(points)[None] for points in landmarks]),
-            )
+            restored = self.generator.restore(np.stack(crops), np.stack(references), drawn)
+            np.clip(restored, 0.0, 1.0, out=restored)
         with self.stats.stage("paste"):
             enhanced = copy_frame(video)
             for face, crop, picture in zip(faces, crops, restored, strict=True):
-                residual = np.clip(picture.transpose(1, 2, 0), 0.0, 1.0) - crop
-                paste_residual(enhanced, residual * self._strength, face.crop_from_frame)
+                residual = (picture - crop) * np.float32(self._strength)
+                paste_residual(enhanced, residual, face.crop_from_frame)
         return enhanced
 
     def add_reference(self, track_id: int, keyframe: Keyframe) -> None:
@@ -100,17 +103,16 @@ class Enhancer:
         self,
         frame: DecodedFrame,
         face: Face,
-        crop: NDArray[np.float32],
-        landmarks: NDArray[np.float32],
-    ) -> NDArray[np.float32]:
+        crop: Crop,
+        landmarks: Landmarks,
+    ) -> Crop:
         """The nearest keyframe bent onto the face; the crop itself where there is none.
 
         A keyframe is taken in before the choice, so it may choose itself.
         """
         keyframes = self._set_of(face.track_id)
         if frame.is_keyframe and not frame.damaged:
-            picture = np.round(crop * 255.0).astype(np.uint8)
-            keyframes.add(Keyframe(picture, landmarks, frame.qp))
+            keyframes.add(Keyframe(picture_of(crop), landmarks, frame.qp))
         if not len(keyframes):
             return crop
         with self.stats.stage("choose"):
@@ -118,7 +120,7 @@ class Enhancer:
         if distance == 0.0:
             return crop
         with self.stats.stage("warp"):
-            return warp(chosen.crop, chosen.landmarks, landmarks).astype(np.float32) / 255.0
+            return crop_of(warp(chosen.crop, chosen.landmarks, landmarks))
 
     def _set_of(self, track_id: int) -> KeyframeSet:
         return self._sets.setdefault(track_id, KeyframeSet(self._capacity, self._policy))
@@ -128,7 +130,3 @@ class Enhancer:
         self._sets = {key: kept for key, kept in self._sets.items() if key in followed}
         self.stats.keyframes = sum(len(kept) for kept in self._sets.values())
 
-
-def _batch(crops: list[NDArray[np.float32]]) -> NDArray[np.float32]:
-    """HxWx3 crops as one Nx3xHxW array."""
-    return np.ascontiguousarray(np.stack(crops).transpose(0, 3, 1, 2))

@@ -25,7 +25,7 @@ SEARCH_SIDES = (320, 640)
 80 px and more in it, so the coarse one costs a quarter and serves the near faces."""
 CHECK_EVERY = 10
 """Frames between checks that there still is a face where one is followed."""
-CHECK_SIDE = 100
+CHECK_SIDE = 88
 """Size in pixels to which a followed face is reduced for a check."""
 MISSES = 2
 """Failed checks in a row after which a face is given up."""
@@ -174,8 +174,8 @@ class FaceTracker:
     def _still_there(self, luma: NDArray[np.uint8], track: _Track) -> bool:
         """Asks the detector about a followed face's surroundings."""
         size = track.box[2] - track.box[0]
-        left, top = np.maximum(track.box[:2] - 0.6 * size, 0).astype(int).tolist()
-        right, bottom = (track.box[2:] + 0.6 * size).astype(int).tolist()
+        left, top = np.maximum(track.box[:2] - 0.4 * size, 0).astype(int).tolist()
+        right, bottom = (track.box[2:] + 0.4 * size).astype(int).tolist()
         near = np.ascontiguousarray(luma[top:bottom, left:right])
         found: list[Box] = []
         if min(near.shape) > 1:

@@ -49,6 +49,11 @@ class Stats:
         """Notes that a frame went out now; from these moments comes `fps`."""
         self._leaving.append(time.perf_counter())
 
+    def forget_timings(self) -> None:
+        """Starts the timings anew, as after a warm-up; the counts stay."""
+        self._seconds.clear()
+        self._leaving.clear()
+
     @property
     def fps(self) -> float:
         """Frames a second that went out, over the window; 0 before there are two."""

@@ -30,7 +30,7 @@ def mls_map(
     centre = target.astype(np.float64).mean(axis=0)
     p, q, v = target - centre, source - centre, points - centre
     x, y = p[:, 0], p[:, 1]
-    squares = ((v[:, None] - p[None]) ** 2).sum(axis=2)  # (M, K)
+    squares = (v * v).sum(axis=1)[:, None] + (p * p).sum(axis=1) - 2.0 * (v @ p.T)  # (M, K)
     weights = 1.0 / np.maximum(squares, NEAREST_SQUARE)
     weights /= weights.sum(axis=1, keepdims=True)
     # Every weighted sum that the closed form needs, in one matrix product.

@@ -1,0 +1,276 @@
+"""A real call with oneself: sender, ICE, DTLS, SRTP, receiver, restored faces, and figures."""
+
+import asyncio
+import contextlib
+import os
+import queue
+import sys
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import av
+import cv2
+import numpy as np
+from aiortc import RTCPeerConnection
+from aiortc.contrib.media import MediaPlayer
+from aiortc.mediastreams import MediaStreamError, MediaStreamTrack
+from numpy.typing import NDArray
+
+from receiver.alignment import Crop, extract_crop, picture_of, psnr_db
+from receiver.call import h264_codecs, observe_decoding, receive_h264
+from receiver.decoding import DecodedFrame
+from receiver.encoding import Encoding
+from receiver.enhancer import Enhancer
+from receiver.faces import Face
+from receiver.outputs import VideoFile, Window, add_h264, side_by_side, write_label
+from receiver.sender import EncodedTrack, Source
+from receiver.track import EnhancedVideoTrack
+
+PANELS = ["received", "restored", "original"]
+MOMENTS = (0.25, 0.55, 0.85)
+"""Parts of the demo's length at which `demo.png` shows a face."""
+MEASURE_EVERY = 5
+"""Frames from one PSNR to the next: it should not cost the call its time."""
+BACKLOG = 90
+"""Frames that may wait for the file; a slower disk loses frames of the file, never of the call."""
+SETUP_SECONDS = 15.0
+"""Longest wait for the connection."""
+
+
+@dataclass(frozen=True)
+class Moment:
+    """One frame as received, as restored, as it was sent, and its faces."""
+
+    pictures: tuple[av.VideoFrame, av.VideoFrame, av.VideoFrame]
+    faces: list[Face]
+
+
+@dataclass
+class DemoResult:
+    """Figures of a demo."""
+
+    fps: float
+    added_latency_ms: dict[str, float]
+    frames: dict[str, int]
+    written: int
+    face_psnr_db: dict[str, float]
+    kbps: float
+    keyframes: int
+    device: str
+    model: str
+    stages_ms: dict[str, dict[str, float]]
+
+
+@dataclass
+class Recorder:
+    """A thread that writes `demo.mp4`, measures faces and keeps three moments for `demo.png`."""
+
+    folder: Path
+    rate: Fraction
+    total: int
+    has_audio: bool
+    written: int = 0
+    psnr: dict[str, list[float]] = field(default_factory=lambda: {"received": [], "restored": []})
+
+    def __post_init__(self) -> None:
+        self._queue: queue.Queue[Moment | av.AudioFrame | None] = queue.Queue(BACKLOG)
+        self._kept: dict[int, NDArray[np.uint8]] = {}
+        self._seen = 0
+        self._error: Exception | None = None
+        self._thread = threading.Thread(target=self._run, name="recorder")
+        self._thread.start()
+
+    def put(self, item: Moment | av.AudioFrame) -> None:
+        """Takes a moment or a piece of sound; never waits."""
+        if self._error is None:
+            with contextlib.suppress(queue.Full):
+                self._queue.put_nowait(item)
+
+    def close(self) -> None:
+        """Waits until everything is written. Raises what went wrong in the thread."""
+        if self._error is None:
+            self._queue.put(None)
+        self._thread.join()
+        if self._error is not None:
+            raise self._error
+        rows = [self._kept[key] for key in sorted(self._kept)]
+        if rows:
+            cv2.imwrite(str(self.folder / "demo.png"), cv2.vconcat(rows))
+
+    def _run(self) -> None:
+        if sys.platform == "linux":  # where a thread has a priority of its own
+            os.nice(10)  # a file can wait, the call cannot
+        try:
+            self._write()
+        except Exception as error:  # raised again by close(), in the caller's thread
+            self._error = error
+            with contextlib.suppress(queue.Empty):
+                while True:
+                    self._queue.get_nowait()
+
+    def _write(self) -> None:
+        video: av.VideoStream | None = None
+        with VideoFile(self.folder / "demo.mp4") as file:
+            sound = file.container.add_stream("aac", rate=48000) if self.has_audio else None
+            while (item := self._queue.get()) is not None:
+                if isinstance(item, av.AudioFrame):
+                    if sound is not None and video is not None:
+                        file.container.mux(sound.encode(item))
+                    continue
+                row = side_by_side(list(item.pictures), PANELS)
+                row.pts, row.time_base = item.pictures[0].pts, Fraction(1, 90000)
+                if video is None:
+                    size = row.width, row.height
+                    video = add_h264(
+                        file.container, size, self.rate, row.time_base, 20, "ultrafast"
+                    )
+                file.container.mux(video.encode(row))
+                self.written += 1
+                self._measure(item)
+            for stream in (video, sound):
+                if stream is not None:
+                    file.container.mux(stream.encode(None))
+
+    def _measure(self, moment: Moment) -> None:
+        due = [round(part * self.total) for part in MOMENTS]
+        wanted = sum(self._seen >= frame for frame in due) > len(self._kept)
+        if moment.faces and (wanted or self._seen % MEASURE_EVERY == 0):
+            to_crop = moment.faces[0].crop_from_frame
+            crops = [extract_crop(picture, to_crop) for picture in moment.pictures]
+            self.psnr["received"].append(psnr_db(crops[0], crops[2]))
+            self.psnr["restored"].append(psnr_db(crops[1], crops[2]))
+            if wanted:
+                self._kept[self._seen] = magnified(crops)
+        self._seen += 1
+
+
+def magnified(crops: list[Crop]) -> NDArray[np.uint8]:
+    """Face crops in a row, labelled, as an 8-bit BGR picture."""
+    row = []
+    for crop, label in zip(crops, PANELS, strict=True):
+        picture = cv2.resize(picture_of(crop)[..., ::-1], (448, 448), interpolation=cv2.INTER_CUBIC)
+        write_label(picture, label)
+        row.append(picture)
+    return cv2.hconcat(row)
+
+
+async def run_demo(
+    source: Source,
+    encoding: Encoding,
+    enhancer: Enhancer,
+    seconds: float,
+    folder: Path,
+    progress: Callable[[float], None],
+    window: Window | None = None,
+) -> DemoResult:
+    """Sends `source` to ourselves for `seconds` and writes `demo.mp4` and `demo.png`.
+
+    Args:
+        progress: is given the seconds that have been shown.
+        window: shows received and restored, if there is a display.
+
+    Raises:
+        ConnectionError: if no connection comes about on this machine.
+    """
+    observe_decoding()
+    sender = EncodedTrack(source, encoding, seconds)
+    total = round(seconds * source.rate)
+    recorder = Recorder(folder, source.rate, total, source.audio is not None)
+    sending, receiving = RTCPeerConnection(), RTCPeerConnection()
+    tracks: dict[str, MediaStreamTrack] = {}
+    receiving.on("track", lambda track: tracks.update({track.kind: track}))
+    try:
+        await connect(sending, receiving, sender, source.audio)
+
+        def on_frame(frame: DecodedFrame, output: av.VideoFrame) -> None:
+            original = sender.sent.get(frame.video.pts or 0)
+            if original is not None:
+                recorder.put(Moment((frame.video, output, original), enhancer.faces))
+            progress((frame.video.pts or 0) / 90000)
+            if window is not None and not window.show(side_by_side([frame.video, output], PANELS[:2])):
+                sender.stop()
+
+        enhanced = EnhancedVideoTrack(tracks["video"], enhancer, on_frame=on_frame)
+        consumers = [asyncio.ensure_future(consume(enhanced, lambda _: None))]
+        if "audio" in tracks:
+            consumers.append(asyncio.ensure_future(consume(tracks["audio"], recorder.put)))
+        sender.begin()
+        await sender.ended.wait()
+        await asyncio.sleep(0.2)  # what is still under way
+    finally:
+        sender.stop()
+        await asyncio.gather(sending.close(), receiving.close())
+        await asyncio.to_thread(recorder.close)
+    await asyncio.gather(*consumers)
+    return demo_result(enhancer, recorder, sender, seconds)
+
+
+async def connect(
+    sending: RTCPeerConnection,
+    receiving: RTCPeerConnection,
+    video: EncodedTrack,
+    audio: Path | None,
+) -> None:
+    """Offer and answer between two connections of this process, until media can flow."""
+    rtp_sender = sending.addTrack(video)
+    # aiortc has no public way to learn of a PLI; without this it would go to aiortc's own encoder.
+    rtp_sender._send_keyframe = video.request_keyframe
+    sending.getTransceivers()[0].setCodecPreferences(h264_codecs())
+    if audio is not None:
+        sending.addTrack(MediaPlayer(str(audio), loop=True).audio)
+    receive_h264(receiving)
+    connected = asyncio.Event()
+
+    def check() -> None:
+        if receiving.connectionState == sending.connectionState == "connected":
+            connected.set()
+
+    for connection in (sending, receiving):
+        connection.on("connectionstatechange", check)
+    await sending.setLocalDescription(await sending.createOffer())
+    await receiving.setRemoteDescription(sending.localDescription)
+    await receiving.setLocalDescription(await receiving.createAnswer())
+    await sending.setRemoteDescription(receiving.localDescription)
+    check()
+    try:
+        await asyncio.wait_for(connected.wait(), SETUP_SECONDS)
+    except TimeoutError:
+        raise ConnectionError("no connection to this machine itself came about") from None
+
+
+async def consume(track: MediaStreamTrack, use: Callable[[Any], None]) -> None:
+    """Reads a track to its end."""
+    with contextlib.suppress(MediaStreamError):
+        while True:
+            use(await track.recv())
+
+
+def demo_result(
+    enhancer: Enhancer, recorder: Recorder, sender: EncodedTrack, seconds: float
+) -> DemoResult:
+    """The figures, once everything has ended."""
+    stats = enhancer.stats
+    median, p95 = stats.milliseconds("added latency", 50, 95)
+    counts = stats.frames
+    psnr = {name: float(np.mean(values or [np.nan])) for name, values in recorder.psnr.items()}
+    return DemoResult(
+        fps=round(stats.fps, 2),
+        added_latency_ms={"median": round(median, 2), "p95": round(p95, 2)},
+        frames={
+            "received": counts.received,
+            "enhanced": counts.enhanced,
+            "passed": counts.passed,
+            "dropped": counts.dropped,
+        },
+        written=recorder.written,
+        face_psnr_db={name: round(value, 2) for name, value in psnr.items()},
+        kbps=round(sender.bytes_sent * 8 / 1000 / seconds, 1),
+        keyframes=stats.keyframes,
+        device=enhancer.generator.device,
+        model=enhancer.generator.model.name,
+        stages_ms=stats.snapshot()["stages_ms"],
+    )

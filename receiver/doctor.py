@@ -1,0 +1,83 @@
+"""Looks whether everything that a call needs is there, and says what is missing."""
+
+import platform
+from dataclasses import dataclass
+
+import av
+import onnxruntime
+
+from receiver.errors import ReceiverError
+from receiver.faces import landmark_file
+from receiver.generator import MODELS, Device, Generator, Model, cuda_problem
+from receiver.outputs import Window
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that was looked at: whether it is fine, and whether a call fails without it."""
+
+    name: str
+    fine: bool
+    says: str
+    needed: bool = True
+
+
+def examine(model: str, device: Device) -> list[Finding]:
+    """Everything that `model` on `device` needs, in the order in which a person would look."""
+    problem = cuda_problem()
+    offered = ", ".join(name.removesuffix("ExecutionProvider") for name in _providers())
+    findings = [
+        Finding("python", True, platform.python_version()),
+        Finding("onnxruntime", True, f"{onnxruntime.__version__}, built with {offered}"),
+        Finding("cuda", problem is None, problem or "can be used", needed=device == "cuda"),
+        _landmark_finding(),
+        *(_card_finding(name) for name in MODELS),
+        _session_finding(model, device),
+        _codec_finding("h264 decoder", "h264", "r"),
+        _codec_finding("h264 encoder", "libx264", "w"),
+        _codec_finding("opus decoder", "libopus", "r"),
+    ]
+    window = Window.possible()
+    says = "there is one" if window else "none: the demo writes files and opens no window"
+    return [*findings, Finding("display", window, says, needed=False)]
+
+
+def _providers() -> list[str]:
+    providers: list[str] = onnxruntime.get_available_providers()
+    return providers
+
+
+def _landmark_finding() -> Finding:
+    try:
+        return Finding("landmarks", True, str(landmark_file()))
+    except ReceiverError as error:
+        return Finding("landmarks", False, str(error))
+
+
+def _card_finding(name: str) -> Finding:
+    model = Model.find(name)
+    try:
+        found = model.sha256
+    except ReceiverError as error:
+        return Finding(f"weights {name}", False, str(error))
+    expected = (model.card or {}).get("sha256")
+    if found != expected:
+        says = f"{model.path} has SHA-256 {found[:12]}…, its card says {str(expected)[:12]}…"
+        return Finding(f"weights {name}", False, f"{says}: install the package again")
+    return Finding(f"weights {name}", True, f"SHA-256 {found}, as on its card")
+
+
+def _session_finding(model: str, device: Device) -> Finding:
+    try:
+        generator = Generator(model, device)
+    except ReceiverError as error:
+        return Finding(f"model {model}", False, str(error))
+    return Finding(f"model {model}", True, f"runs on {generator.device}")
+
+
+def _codec_finding(name: str, codec: str, mode: str) -> Finding:
+    try:
+        av.Codec(codec, mode)  # type: ignore[arg-type]
+    except ValueError:
+        return Finding(name, False, f"PyAV has no {codec}: pip install --force-reinstall av")
+    return Finding(name, True, codec)

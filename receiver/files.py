@@ -1,0 +1,182 @@
+"""Any video file in, the enhanced file out, by the same `Enhancer` as in a call."""
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import av
+
+from receiver.alignment import PLANAR_420, copy_frame, planes
+from receiver.decoding import DecodedFrame, export_side_data
+from receiver.enhancer import Enhancer
+from receiver.errors import InputError
+from receiver.outputs import VideoFile, add_h264
+from receiver.sender import open_video
+
+
+@dataclass(frozen=True)
+class FileResult:
+    """What became of a file."""
+
+    frames: dict[str, int]
+    keyframes: int
+    device: str
+    model: str
+
+
+def frame_total(path: Path) -> int | None:
+    """How many frames a video file has, as far as it tells. Raises InputError as `open_video`."""
+    with open_video(path) as container:
+        video = container.streams.video[0]
+        if video.frames:
+            return int(video.frames)
+        if container.duration is None or not video.average_rate:
+            return None
+        return round(container.duration / av.time_base * video.average_rate)
+
+
+def enhance_file(
+    source: Path,
+    target: Path,
+    enhancer: Enhancer,
+    *,
+    split: bool = False,
+    crf: float = 12.0,
+    progress: Callable[[int], None] = lambda frames: None,
+) -> FileResult:
+    """Writes `source` to `target` with its faces restored.
+
+    Frame count, timestamps, size and audio stay as they are; the file's own key frames are the
+    references. Pictures that are not 8-bit 4:2:0 are converted to it.
+
+    Args:
+        split: leave the left half of the picture as it was.
+        crf: x264's, 0 to 51; 0 keeps every untouched pixel exactly.
+        progress: is given the number of frames done.
+
+    Raises:
+        InputError: for a file that cannot be read, or a target that cannot be written.
+    """
+    if target.exists() and target.resolve() == source.resolve():
+        raise InputError(f"{target} is the input itself: give another name for the output")
+    with open_video(source) as reader, VideoFile(target) as writer:
+        _Transcoder(reader, writer.container, enhancer, split, crf, progress).run(target)
+        counts = enhancer.stats.frames
+        if not counts.received:
+            raise InputError(f"{source} holds no frame that can be decoded: give another file")
+    return FileResult(
+        {name: asdict(counts)[name] for name in ("received", "enhanced", "passed")},
+        enhancer.stats.keyframes,
+        enhancer.generator.device,
+        enhancer.generator.model.name,
+    )
+
+
+class _Transcoder:
+    """One pass over a file."""
+
+    def __init__(
+        self,
+        reader: av.container.InputContainer,
+        writer: av.container.OutputContainer,
+        enhancer: Enhancer,
+        split: bool,
+        crf: float,
+        progress: Callable[[int], None],
+    ) -> None:
+        self._reader, self._writer, self._enhancer = reader, writer, enhancer
+        self._split, self._crf, self._progress = split, crf, progress
+        self._video_in = reader.streams.video[0]
+        self._video_in.thread_type = "AUTO"
+        export_side_data(self._video_in.codec_context)
+        self._video_out: av.VideoStream | None = None
+        self._copies: dict[int, Any] = {}
+        self._rotate: av.filter.Graph | None = None
+
+    def run(self, target: Path) -> None:
+        copied = [self._video_in, *self._reader.streams.audio]
+        for stream in self._reader.streams.audio:
+            try:
+                self._copies[stream.index] = self._writer.add_stream_from_template(stream)
+            except (av.FFmpegError, ValueError) as error:
+                raise InputError(
+                    f"{target} cannot hold {stream.codec_context.name} audio: end it in .mkv"
+                ) from error
+        waiting: list[av.Packet] = []  # sound before the first picture, when no header is written
+        for packet in self._reader.demux(copied):
+            if packet.stream is self._video_in:
+                self._show(packet)
+            elif packet.dts is not None:
+                packet.stream = self._copies[packet.stream.index]
+                waiting.append(packet)
+            if self._video_out is not None:
+                for sound in waiting:
+                    self._writer.mux(sound)
+                waiting.clear()
+        if self._video_out is not None:
+            self._writer.mux(self._video_out.encode(None))
+
+    def _show(self, packet: av.Packet) -> None:
+        try:
+            frames = packet.decode()
+        except av.FFmpegError:
+            return  # a damaged packet costs its own picture, not the file
+        for frame in frames:
+            self._write(self._upright(frame))
+
+    def _write(self, frame: Any) -> None:
+        video = frame if frame.format.name in PLANAR_420 else frame.reformat(format="yuv420p")
+        decoded = DecodedFrame(video, bool(frame.key_frame), DecodedFrame.from_video(frame).qp)
+        output = self._enhancer.enhance(decoded)
+        counts = self._enhancer.stats.frames
+        counts.received += 1
+        counts.enhanced += output is not video
+        counts.passed += output is video
+        if self._split and output is not video:
+            output = left_half_of(video, output)
+        if self._video_out is None:
+            self._video_out = self._open_output(output)
+        output.pict_type = av.video.frame.PictureType.NONE
+        self._writer.mux(self._video_out.encode(output))
+        self._progress(counts.received)
+
+    def _open_output(self, first: av.VideoFrame) -> av.VideoStream:
+        rate = self._video_in.average_rate or Fraction(30)
+        time_base = self._video_in.time_base or Fraction(1, 90000)
+        stream = add_h264(
+            self._writer, (first.width, first.height), rate, time_base, self._crf, "veryfast"
+        )
+        codec = stream.codec_context
+        codec.color_range, codec.colorspace = first.color_range, first.colorspace
+        codec.color_primaries, codec.color_trc = first.color_primaries, first.color_trc
+        return stream
+
+    def _upright(self, frame: av.VideoFrame) -> av.VideoFrame:
+        """Turns the pictures of a phone held upright, whose file only says how to turn them."""
+        turns = round(frame.rotation / 90) % 4
+        if not turns:
+            return frame
+        if self._rotate is None:
+            steps = {1: ["cclock"], 2: ["clock", "clock"], 3: ["clock"]}[turns]
+            graph = av.filter.Graph()
+            nodes = [graph.add_buffer(template=self._video_in)]
+            nodes += [graph.add("transpose", step) for step in steps]
+            nodes.append(graph.add("buffersink"))
+            graph.link_nodes(*nodes).configure()
+            self._rotate = graph
+        self._rotate.push(frame)
+        return self._rotate.pull()
+
+
+def left_half_of(received: av.VideoFrame, restored: av.VideoFrame) -> av.VideoFrame:
+    """Received on the left, restored on the right, a white line between; `restored`'s pts."""
+    both = copy_frame(restored)
+    for to, of in zip(planes(both), planes(received), strict=True):
+        half = to.shape[1] // 2
+        to[:, :half] = of[:, :half]
+    luma = planes(both)[0]
+    middle = luma.shape[1] // 2
+    luma[:, middle - 1 : middle + 1] = 235
+    return both

@@ -1,0 +1,202 @@
+"""A sender for the loopback call: clip or camera, encoded by x264 in real-time settings."""
+
+import asyncio
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import cv2
+from aiortc.mediastreams import MediaStreamError, MediaStreamTrack
+
+from receiver.encoding import Encoding
+from receiver.errors import InputError
+from receiver.portrait import FPS, HEIGHT, WIDTH, portrait_frames
+
+MAX_SIDE = 1280
+"""Longer side in pixels beyond which frames are shrunk, as a call would."""
+MAX_RATE = 30.5
+"""Frames a second beyond which every other frame (or more) is left out."""
+REMEMBERED = 150
+"""Newest frames that a sender keeps for comparison."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where a sender's frames come from.
+
+    Attributes:
+        frames: starts an endless sequence of yuv420p frames of one even size.
+        live: whether the sequence itself keeps the time, as a camera does.
+        audio: a file with an audio stream that belongs to it, or None.
+    """
+
+    frames: Callable[[], Iterator[av.VideoFrame]]
+    width: int
+    height: int
+    rate: Fraction
+    live: bool = False
+    audio: Path | None = None
+
+
+def portrait_source() -> Source:
+    """The demo's own clip, made once and then repeated."""
+    loop = list(portrait_frames())
+
+    def frames() -> Iterator[av.VideoFrame]:
+        while True:
+            yield from loop
+
+    return Source(frames, WIDTH, HEIGHT, Fraction(FPS))
+
+
+def clip_source(path: Path) -> Source:
+    """A video file, repeated from its start. Raises InputError if it cannot be played."""
+    with open_video(path) as container:
+        video = container.streams.video[0]
+        rate = video.average_rate or Fraction(30)
+        every = max(1, -int(-rate // Fraction(MAX_RATE)))
+        width, height = even_size(video.width, video.height)
+        audio = path if container.streams.audio else None
+        if next(_decode(container), None) is None:
+            raise InputError(f"{path} holds no frame that can be decoded: give another clip")
+
+    def frames() -> Iterator[av.VideoFrame]:
+        while True:
+            with open_video(path) as again:
+                for index, frame in enumerate(_decode(again)):
+                    if index % every == 0:
+                        yield frame.reformat(width, height, "yuv420p")
+
+    return Source(frames, width, height, rate / every, audio=audio)
+
+
+def camera_source(number: int) -> Source:
+    """A camera by its number. Raises InputError if it gives no picture."""
+    camera = cv2.VideoCapture(number)
+    opened, picture = camera.read()
+    if not opened:
+        camera.release()
+        raise InputError(f"camera {number} gives no picture: try another number or --clip FILE")
+    width, height = even_size(picture.shape[1], picture.shape[0])
+    rate = Fraction(round(camera.get(cv2.CAP_PROP_FPS)) or 30)
+
+    def frames() -> Iterator[av.VideoFrame]:
+        try:
+            while camera.grab():
+                bgr = camera.retrieve()[1]
+                frame = av.VideoFrame.from_ndarray(bgr, format="bgr24")
+                yield frame.reformat(width, height, "yuv420p")
+        finally:
+            camera.release()
+
+    return Source(frames, width, height, rate, live=True)
+
+
+def open_video(path: Path) -> av.container.InputContainer:
+    """Opens a file that has a video stream. Raises InputError with the reason if there is none."""
+    if not path.is_file():
+        raise InputError(f"there is no file {path}: check the path")
+    try:
+        container = av.open(str(path))
+    except (av.FFmpegError, OSError) as error:
+        raise InputError(f"{path} is no video that can be read: give another file") from error
+    if not container.streams.video:
+        container.close()
+        raise InputError(f"{path} has no video stream: give a file with one")
+    return container
+
+
+def even_size(width: int, height: int) -> tuple[int, int]:
+    """The size at which frames are sent: even, and at most `MAX_SIDE` on the longer side."""
+    scale = min(1.0, MAX_SIDE / max(width, height))
+    return (max(2, int(width * scale) // 2 * 2), max(2, int(height * scale) // 2 * 2))
+
+
+def _decode(container: av.container.InputContainer) -> Iterator[av.VideoFrame]:
+    try:
+        yield from container.decode(video=0)
+    except av.FFmpegError:
+        return  # what came before a broken end is still worth playing
+
+
+class EncodedTrack(MediaStreamTrack):
+    """Encodes a source's frames and gives aiortc the packets.
+
+    aiortc's own encoder never goes below 500 kbit/s and starts anew whenever its target moves.
+
+    Attributes:
+        sent: the newest frames by their pts in 1/90000 s, oldest first.
+        bytes_sent: size of everything encoded so far.
+    """
+
+    kind = "video"
+
+    def __init__(self, source: Source, encoding: Encoding, seconds: float | None = None) -> None:
+        """`seconds`: the track ends by itself after this time; None for no end."""
+        super().__init__()
+        self.sent: OrderedDict[int, av.VideoFrame] = OrderedDict()
+        self.bytes_sent = 0
+        self._source = source
+        self._frames = source.frames()
+        self._encoder = encoding.open(source.width, source.height, source.rate)
+        self._worker = ThreadPoolExecutor(1, thread_name_prefix="sender")
+        self._count = 0
+        self._limit = None if seconds is None else round(seconds * source.rate)
+        self._begin = asyncio.Event()
+        self._began = 0.0
+        self._keyframe_wanted = False
+        self.ended = asyncio.Event()
+
+    def begin(self) -> None:
+        """Lets the first frame go: called once the other side is there to see it."""
+        self._began = time.perf_counter()
+        self._begin.set()
+
+    def request_keyframe(self) -> None:
+        """Makes the next frame an IDR."""
+        self._keyframe_wanted = True
+
+    async def recv(self) -> av.Packet:
+        """The next encoded frame, at its time. Raises MediaStreamError at the end."""
+        await self._begin.wait()
+        if self.readyState != "live" or self._count == self._limit:
+            self.stop()
+            raise MediaStreamError
+        if not self._source.live:
+            due = self._began + float(self._count / self._source.rate)
+            await asyncio.sleep(max(0.0, due - time.perf_counter()))
+        packet = await asyncio.get_running_loop().run_in_executor(self._worker, self._next_packet)
+        if packet is None:
+            self.stop()
+            raise MediaStreamError
+        self._count += 1
+        self.bytes_sent += packet.size
+        return packet
+
+    def stop(self) -> None:
+        """Ends the track."""
+        super().stop()
+        self._begin.set()
+        self._worker.shutdown(wait=False, cancel_futures=True)
+        self.ended.set()
+
+    def _next_packet(self) -> av.Packet | None:
+        picture = next(self._frames, None)
+        if picture is None:
+            return None
+        picture.pts = round(self._count * 90000 / self._source.rate)
+        if self._source.live:
+            picture.pts = round((time.perf_counter() - self._began) * 90000)
+        picture.time_base = self._encoder.time_base
+        wanted, self._keyframe_wanted = self._keyframe_wanted, False
+        kinds = av.video.frame.PictureType
+        picture.pict_type = kinds.I if wanted else kinds.NONE
+        self.sent[picture.pts] = picture
+        while len(self.sent) > REMEMBERED:
+            self.sent.popitem(last=False)
+        return self._encoder.encode(picture)[0]
