@@ -101,9 +101,7 @@ def measure_clip(
     )
 
 
-def reference_for(
-    degraded: Crop, landmarks: Landmarks, known: KeyframeSet | None
-) -> Crop:
+def reference_for(degraded: Crop, landmarks: Landmarks, known: KeyframeSet | None) -> Crop:
     """The nearest keyframe of `known` bent onto the face; the face itself without any."""
     if not known:
         return degraded

@@ -63,7 +63,9 @@ class KeyframeSet:
         self.capacity = capacity
         self.policy = policy
         self._keyframes: list[Keyframe] = []
-        self._coordinates = np.empty((0, 136), np.float64)  # one row a keyframe, for one-pass lookup
+        self._coordinates = np.empty(
+            (0, 136), np.float64
+        )  # one row a keyframe, for one-pass lookup
 
     def __len__(self) -> int:
         return len(self._keyframes)

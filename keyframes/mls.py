@@ -51,12 +51,10 @@ def mls_map(
     along_y = np.where(flat, ahead[:, 1], (ahead[:, 1] * xx - ahead[:, 0] * xy) / determinant)
     moved = along_x[:, None] * xq + along_y[:, None] * yq
     moved[flat] = ahead[flat]
-    return moved + q_mean + centre
+    return np.asarray(moved + q_mean + centre, np.float64)
 
 
-def warp(
-    image: Picture, source: Landmarks, target: Landmarks, *, step: int = 16
-) -> Picture:
+def warp(image: Picture, source: Landmarks, target: Landmarks, *, step: int = 16) -> Picture:
     """Bends `image` so that its landmarks `source` come to lie at `target`.
 
     The map is computed on a grid of `step` pixels and interpolated; beyond the image its border

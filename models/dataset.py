@@ -103,9 +103,7 @@ class Crops(Dataset[dict[str, Tensor]]):
         return warp(np.ascontiguousarray(pictures[j]), landmarks[j], shard.landmarks[i])
 
 
-def _augmented(
-    rng: np.random.Generator, images: list[NDArray], side: int
-) -> list[NDArray]:
+def _augmented(rng: np.random.Generator, images: list[NDArray], side: int) -> list[NDArray]:
     """The same random cut, mirroring and exposure for all; the last is the landmark image."""
     top, left = (int(rng.integers(0, (CROP - side) // 16 + 1)) * 16 for _ in range(2))
     cut = [image[top : top + side, left : left + side] for image in images]

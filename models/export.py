@@ -18,7 +18,7 @@ import onnxruntime
 import torch
 from torch import nn
 
-from models.networks.lite import Lite, LiteConfig
+from models.networks.lite import Lite
 from models.train import TrainConfig, load_config
 from receiver.alignment import CROP
 from receiver.generator import CHANNELS, WEIGHTS
@@ -86,10 +86,10 @@ def write_card(path: Path, run: Path, config: TrainConfig, state: dict[str, Any]
         "sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
         "inputs": {name: ["n", channels, CROP, CROP] for name, channels in CHANNELS.items()},
         "output": {"restored": ["n", 3, CROP, CROP]},
-        "steps": state["step"],
+        "steps": state["earlier_steps"] + state["step"],
         "training_minutes": round(state["seconds"] / 60),
         "trained_on": state["clips"],
-        "licence": "research use only: trained on the clips named in trained_on, whose terms differ",
+        "licence": "research use only: trained on the clips of trained_on, whose terms differ",
     }
     path.with_suffix(".json").write_text(json.dumps(card, indent=2) + "\n")
 

@@ -62,13 +62,17 @@ def random_recipe(rng: random.Random, face_width: float, width: int, height: int
     return Recipe(Encoding(kbps=kbps, keyframe_every=gop, preset=preset), scale)
 
 
-def read_frames(path: Path, scale: float = 1.0, limit: int | None = None) -> Iterator[av.VideoFrame]:
+def read_frames(
+    path: Path, scale: float = 1.0, limit: int | None = None
+) -> Iterator[av.VideoFrame]:
     """The frames of a video as yuv420p, shrunk by `scale` to even sizes, at most `limit`."""
     with av.open(str(path)) as container:
         for index, frame in enumerate(container.decode(video=0)):
             if index == limit:
                 return
-            width, height = (max(2, int(side * scale) // 2 * 2) for side in (frame.width, frame.height))
+            width, height = (
+                max(2, int(side * scale) // 2 * 2) for side in (frame.width, frame.height)
+            )
             yield frame.reformat(width, height, "yuv420p")
 
 
@@ -164,7 +168,9 @@ def _write_shard(folder: Path, path: Path, recipe: Recipe, rows: list[dict[str, 
 
 def main() -> None:
     """The command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
     parser.add_argument("videos", type=Path, help="folder of videos, searched with its subfolders")
     parser.add_argument("out", type=Path, help="folder for the shards; a finished clip is kept")
     parser.add_argument("--encodings", type=int, default=3, help="encodings a clip (default 3)")

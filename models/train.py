@@ -56,19 +56,22 @@ def load_config(path: Path) -> TrainConfig:
 class Trainer:
     """One training run and its folder."""
 
-    def __init__(self, config: TrainConfig, data: Path, out: Path) -> None:
+    def __init__(
+        self, config: TrainConfig, data: Path, out: Path, start: Path | None = None
+    ) -> None:
+        """`start` is another run's folder, whose averaged weights to begin with."""
         torch.manual_seed(config.seed)
         self.config, self.out = config, out
-        self.step = 0
+        self.step, self.earlier_steps = 0, 0
         self.seconds = 0.0
         self.network = Lite(config.network).to(memory_format=torch.channels_last)
+        if start is not None:
+            self._begin_with(start)
         self.optimizer = torch.optim.AdamW(
             self.network.parameters(), lr=config.learning_rate, weight_decay=1e-4
         )
         self.ema = {name: value.clone() for name, value in self.network.state_dict().items()}
-        self.crops = Crops(
-            data, config.steps * config.batch, config.side, config.mix, config.seed
-        )
+        self.crops = Crops(data, config.steps * config.batch, config.side, config.mix, config.seed)
         out.mkdir(parents=True, exist_ok=True)
         self.checkpoint = out / "checkpoint.pt"
         if self.checkpoint.exists():
@@ -91,7 +94,8 @@ class Trainer:
         unfinished = self.checkpoint.with_suffix(".part")
         state = {
             "step": self.step,
-            "seconds": self.seconds,
+            "earlier_steps": self.earlier_steps,  # of the run it was started from
+            "seconds": self.seconds,  # of both
             "network": self.network.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "ema": self.ema,
@@ -100,11 +104,22 @@ class Trainer:
         torch.save(state, unfinished)
         os.replace(unfinished, self.checkpoint)
 
+    def _begin_with(self, start: Path) -> None:
+        state = torch.load(start / "checkpoint.pt", weights_only=True)
+        result = self.network.load_state_dict(state["ema"], strict=False)
+        self.seconds = state["seconds"]
+        self.earlier_steps = state["step"] + state.get("earlier_steps", 0)
+        if result.unexpected_keys:
+            raise ValueError(f"{start} has parts that the network lacks: {result.unexpected_keys}")
+        if result.missing_keys:
+            print(f"new parts, not in {start}: {len(result.missing_keys)} tensors")
+
     def _resume(self) -> None:
         state = torch.load(self.checkpoint, weights_only=True)
         self.network.load_state_dict(state["network"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.ema, self.step, self.seconds = state["ema"], state["step"], state["seconds"]
+        self.earlier_steps = state["earlier_steps"]
 
     def _epoch(self, log: SummaryWriter, show: Any) -> None:
         rest = Subset(self.crops, range(self.step * self.config.batch, len(self.crops)))
@@ -143,7 +158,7 @@ class Trainer:
         with torch.autocast("cpu", torch.bfloat16, enabled=self.config.bfloat16):
             restored, aligned = self._forward(batch)
         restored, aligned = restored.float(), aligned.float()
-        pixels = charbonnier(restored - target)
+        pixels = log_error(restored - target)
         # Only where there is a reference can it be aligned.
         align = ((aligned - target).abs().mean(dim=(1, 2, 3)) * guided).mean()
         with torch.no_grad():
@@ -177,9 +192,13 @@ class Trainer:
         log.add_image("degraded reference aligned restored target", sheet.clamp(0, 1), self.step)
 
 
-def charbonnier(difference: Tensor) -> Tensor:
-    """Mean of sqrt(d^2 + 1e-6): L1 that is smooth at zero."""
-    return torch.sqrt(difference.square() + 1e-6).mean()
+def log_error(difference: Tensor) -> Tensor:
+    """Mean over the samples of log(MSE + 1e-4), scaled to about an L1 loss's gradient: PSNR itself.
+
+    Every sample weighs alike, however hard it is; beyond 40 dB there is nothing more to gain.
+    """
+    errors = difference.square().mean(dim=(1, 2, 3))
+    return 0.0125 * torch.log(errors + 1e-4).mean()
 
 
 def main() -> None:
@@ -190,11 +209,14 @@ def main() -> None:
     parser.add_argument("config", type=Path, help="for example models/configs/lite.toml")
     parser.add_argument("data", type=Path, help="folder of shards, from python -m models.prepare")
     parser.add_argument("out", type=Path, help="folder for checkpoint and logs")
+    parser.add_argument(
+        "--start-from", type=Path, metavar="RUN", help="begin with another run's weights"
+    )
     args = parser.parse_args()
     try:
-        trainer = Trainer(load_config(args.config), args.data, args.out)
+        trainer = Trainer(load_config(args.config), args.data, args.out, args.start_from)
         shutil.copyfile(args.config, args.out / "config.toml")
-    except (OSError, TypeError, tomllib.TOMLDecodeError) as error:
+    except (OSError, TypeError, ValueError, tomllib.TOMLDecodeError) as error:
         parser.error(str(error))
     # A training in the background is stopped by SIGTERM; both ways keep the checkpoint.
     signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -1,8 +1,8 @@
 """A WebRTC receiver that restores the faces which compression took from the call.
 
-    from receiver import EnhancedVideoTrack, Enhancer, Generator
+from receiver import EnhancedVideoTrack, Enhancer, Generator
 
-    pc.addTrack(EnhancedVideoTrack(track, Enhancer(Generator())))
+pc.addTrack(EnhancedVideoTrack(track, Enhancer(Generator())))
 """
 
 from receiver.call import observe_decoding, receive_h264

@@ -1,12 +1,12 @@
 """From the frame to an aligned 256x256 crop of a face, and back into the frame."""
 
 from functools import lru_cache
-from typing import TypeAlias
+from typing import Any, TypeAlias, cast
 
 import av
 import cv2
 import numpy as np
-from av.video.reformatter import Colorspace, ColorRange
+from av.video.reformatter import ColorRange, Colorspace
 from numpy.typing import NDArray
 
 from keyframes import Landmarks, Picture
@@ -22,6 +22,9 @@ FEATHER = 24
 
 Affine: TypeAlias = NDArray[np.float64]
 """2x3: maps a point (x, y, 1)."""
+
+Plane: TypeAlias = NDArray[Any]
+"""HxW uint8: one plane of a frame."""
 
 Crop: TypeAlias = NDArray[np.float32]
 """3x256x256 RGB in [0, 1], a face with its eyes aligned: what a generator takes and gives."""
@@ -46,10 +49,12 @@ def transform(points: Landmarks, affine: Affine) -> Landmarks:
     return moved.astype(np.float32)
 
 
-def planes(frame: av.VideoFrame) -> tuple[NDArray[np.uint8], NDArray[np.uint8], NDArray[np.uint8]]:
+def planes(frame: av.VideoFrame) -> tuple[Plane, Plane, Plane]:
     """The Y (HxW), U and V (half of each, rounded up) planes of a 4:2:0 frame, without a copy."""
     y, u, v = (
-        np.frombuffer(plane, np.uint8).reshape(-1, plane.line_size)[: plane.height, : plane.width]
+        np.frombuffer(cast(Any, plane), np.uint8).reshape(-1, plane.line_size)[
+            : plane.height, : plane.width
+        ]
         for plane in frame.planes
     )
     return y, u, v
@@ -60,7 +65,9 @@ def copy_frame(frame: av.VideoFrame) -> av.VideoFrame:
     copy = av.VideoFrame(frame.width, frame.height, frame.format.name)
     for to, of in zip(planes(copy), planes(frame), strict=True):
         to[:] = of
-    copy.pts, copy.time_base = frame.pts, frame.time_base
+    copy.pts = frame.pts
+    if frame.time_base is not None:
+        copy.time_base = frame.time_base
     copy.colorspace, copy.color_range = frame.colorspace, frame.color_range
     copy.color_primaries, copy.color_trc = frame.color_primaries, frame.color_trc
     return copy
@@ -80,13 +87,15 @@ def extract_crop(frame: av.VideoFrame, affine: Affine) -> Crop:
     matrix = _rgb_from_yuv(*_colours(frame))
     rgb = _mixed(matrix[:, :3], yuv)
     rgb += matrix[:, 3:]
-    return np.clip(rgb, 0.0, 1.0, out=rgb).reshape(3, CROP, CROP)
+    np.clip(rgb, 0.0, 1.0, out=rgb)
+    return rgb.reshape(3, CROP, CROP)
 
 
 def picture_of(crop: Crop) -> Picture:
     """A crop as a 256x256x3 uint8 RGB picture, rounded."""
     levels = np.clip(np.round(crop * 255.0), 0.0, 255.0).astype(np.uint8)
-    return cv2.merge(list(levels))
+    picture: Picture = cv2.merge(list(levels))
+    return picture
 
 
 def crop_of(picture: Picture) -> Crop:
@@ -148,9 +157,7 @@ def draw_landmarks(landmarks: Landmarks) -> NDArray[np.float32]:
     return image.astype(np.float32) / 255.0
 
 
-def _sample(
-    plane: NDArray[np.uint8], affine: Affine, interpolation: int = cv2.INTER_LINEAR
-) -> NDArray[np.uint8]:
+def _sample(plane: Plane, affine: Affine, interpolation: int = cv2.INTER_LINEAR) -> Plane:
     """One plane's 256x256 crop. A face larger than the crop is averaged down first."""
     shrink = round(1.0 / max(np.hypot(affine[0, 0], affine[1, 0]), 1e-6))
     if shrink > 1:

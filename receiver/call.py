@@ -40,7 +40,7 @@ def observe_decoding() -> None:
 
     aiortc has no public hook: `aiortc.codecs.get_decoder` looks the class up under this name.
     """
-    aiortc.codecs.H264Decoder = ObservingDecoder
+    setattr(aiortc.codecs, "H264Decoder", ObservingDecoder)  # noqa: B010
 
 
 def receive_h264(connection: RTCPeerConnection) -> RTCRtpTransceiver:
@@ -56,5 +56,6 @@ def receive_h264(connection: RTCPeerConnection) -> RTCRtpTransceiver:
 
 def h264_codecs() -> list[RTCRtpCodecCapability]:
     """H.264 and its retransmission, for `setCodecPreferences` of either side."""
-    codecs = RTCRtpReceiver.getCapabilities("video").codecs
+    capabilities = RTCRtpReceiver.getCapabilities("video")
+    codecs = capabilities.codecs if capabilities else []
     return [codec for codec in codecs if codec.mimeType in ("video/H264", "video/rtx")]

@@ -55,4 +55,4 @@ def _mean_qp(video: av.VideoFrame) -> float | None:
     blocks = np.frombuffer(
         side_data, dtype=_BLOCK, count=side_data.nb_blocks, offset=side_data.blocks_offset
     )
-    return float(blocks["dqp"].mean()) + side_data.qp
+    return float(blocks["dqp"].mean() + side_data.qp)

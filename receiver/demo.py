@@ -18,8 +18,8 @@ import numpy as np
 from aiortc import RTCPeerConnection
 from aiortc.contrib.media import MediaPlayer
 from aiortc.mediastreams import MediaStreamError, MediaStreamTrack
-from numpy.typing import NDArray
 
+from keyframes import Picture
 from receiver.alignment import Crop, extract_crop, picture_of, psnr_db
 from receiver.call import h264_codecs, observe_decoding, receive_h264
 from receiver.decoding import DecodedFrame
@@ -78,7 +78,7 @@ class Recorder:
 
     def __post_init__(self) -> None:
         self._queue: queue.Queue[Moment | av.AudioFrame | None] = queue.Queue(BACKLOG)
-        self._kept: dict[int, NDArray[np.uint8]] = {}
+        self._kept: dict[int, Picture] = {}
         self._seen = 0
         self._error: Exception | None = None
         self._thread = threading.Thread(target=self._run, name="recorder")
@@ -148,7 +148,7 @@ class Recorder:
         self._seen += 1
 
 
-def magnified(crops: list[Crop]) -> NDArray[np.uint8]:
+def magnified(crops: list[Crop]) -> Picture:
     """Face crops in a row, labelled, as an 8-bit BGR picture."""
     row = []
     for crop, label in zip(crops, PANELS, strict=True):
@@ -191,7 +191,9 @@ async def run_demo(
             if original is not None:
                 recorder.put(Moment((frame.video, output, original), enhancer.faces))
             progress((frame.video.pts or 0) / 90000)
-            if window is not None and not window.show(side_by_side([frame.video, output], PANELS[:2])):
+            if window is not None and not window.show(
+                side_by_side([frame.video, output], PANELS[:2])
+            ):
                 sender.stop()
 
         enhanced = EnhancedVideoTrack(tracks["video"], enhancer, on_frame=on_frame)
@@ -218,10 +220,11 @@ async def connect(
     """Offer and answer between two connections of this process, until media can flow."""
     rtp_sender = sending.addTrack(video)
     # aiortc has no public way to learn of a PLI; without this it would go to aiortc's own encoder.
-    rtp_sender._send_keyframe = video.request_keyframe
+    setattr(rtp_sender, "_send_keyframe", video.request_keyframe)  # noqa: B010
     sending.getTransceivers()[0].setCodecPreferences(h264_codecs())
-    if audio is not None:
-        sending.addTrack(MediaPlayer(str(audio), loop=True).audio)
+    sound = MediaPlayer(str(audio), loop=True).audio if audio is not None else None
+    if sound is not None:
+        sending.addTrack(sound)
     receive_h264(receiving)
     connected = asyncio.Event()
 

@@ -1,4 +1,4 @@
-"""H.264 as a camera in a call would send it: for the demo's sender, the benches and the training."""
+"""H.264 as a camera in a call would send it: for demo, benches and training."""
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass

@@ -129,4 +129,3 @@ class Enhancer:
         followed = {face.track_id for face in faces}
         self._sets = {key: kept for key, kept in self._sets.items() if key in followed}
         self.stats.keyframes = sum(len(kept) for kept in self._sets.values())
-

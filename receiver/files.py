@@ -93,7 +93,7 @@ class _Transcoder:
         export_side_data(self._video_in.codec_context)
         self._video_out: av.VideoStream | None = None
         self._copies: dict[int, Any] = {}
-        self._rotate: av.filter.Graph | None = None
+        self._rotate: Any = None
 
     def run(self, target: Path) -> None:
         copied = [self._video_in, *self._reader.streams.audio]
@@ -104,7 +104,7 @@ class _Transcoder:
                 raise InputError(
                     f"{target} cannot hold {stream.codec_context.name} audio: end it in .mkv"
                 ) from error
-        waiting: list[av.Packet] = []  # sound before the first picture, when no header is written
+        waiting: list[Any] = []  # sound before the first picture, when no header is written
         for packet in self._reader.demux(copied):
             if packet.stream is self._video_in:
                 self._show(packet)
@@ -118,7 +118,7 @@ class _Transcoder:
         if self._video_out is not None:
             self._writer.mux(self._video_out.encode(None))
 
-    def _show(self, packet: av.Packet) -> None:
+    def _show(self, packet: Any) -> None:
         try:
             frames = packet.decode()
         except av.FFmpegError:
@@ -167,7 +167,8 @@ class _Transcoder:
             graph.link_nodes(*nodes).configure()
             self._rotate = graph
         self._rotate.push(frame)
-        return self._rotate.pull()
+        upright: av.VideoFrame = self._rotate.pull()
+        return upright
 
 
 def left_half_of(received: av.VideoFrame, restored: av.VideoFrame) -> av.VideoFrame:

@@ -47,7 +47,8 @@ class Model:
         if path.is_file():
             return cls(path.stem, path)
         raise ModelError(
-            f"there is no model {name!r}: give one of {', '.join(MODELS)} or the path of an ONNX file"
+            f"there is no model {name!r}: "
+            f"give one of {', '.join(MODELS)} or the path of an ONNX file"
         )
 
     @property
@@ -56,7 +57,9 @@ class Model:
         try:
             return hashlib.sha256(self.path.read_bytes()).hexdigest()
         except OSError as error:
-            raise ModelError(f"the model file {self.path} cannot be read: {error.strerror}") from error
+            raise ModelError(
+                f"the model file {self.path} cannot be read: {error.strerror}"
+            ) from error
 
     @property
     def card(self) -> dict[str, Any] | None:

@@ -8,9 +8,8 @@ from types import TracebackType
 
 import av
 import cv2
-import numpy as np
-from numpy.typing import NDArray
 
+from keyframes import Picture
 from receiver.alignment import planes
 from receiver.errors import InputError
 
@@ -87,7 +86,7 @@ def side_by_side(frames: list[av.VideoFrame], labels: list[str]) -> av.VideoFram
     return row
 
 
-def write_label(image: NDArray[np.uint8], label: str) -> None:
+def write_label(image: Picture, label: str) -> None:
     """White on dark into the upper left corner of an HxW or HxWx3 picture."""
     image[8:32, 8 : 8 + _label_width(label)] = 32
     cv2.putText(

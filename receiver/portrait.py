@@ -9,7 +9,7 @@ import dlib
 import numpy as np
 from numpy.typing import NDArray
 
-from keyframes import Landmarks, warp
+from keyframes import Landmarks, Picture, warp
 from receiver.errors import MissingError
 from receiver.faces import landmark_file
 
@@ -53,7 +53,7 @@ def portrait_frames() -> Iterator[av.VideoFrame]:
         yield av.VideoFrame.from_ndarray(rgb, format="rgb24").reformat(format="yuv420p")
 
 
-def _find_landmarks(picture: NDArray[np.uint8]) -> Landmarks:
+def _find_landmarks(picture: Picture) -> Landmarks:
     grey = cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY)
     box = dlib.get_frontal_face_detector()(grey, 0)[0]
     shape = dlib.shape_predictor(str(landmark_file()))(grey, box)
@@ -92,10 +92,11 @@ def _turn(
     depth[27:36] += 0.12  # the nose
     turned_x = x * math.cos(yaw) + depth * math.sin(yaw)
     turned_y = y * math.cos(pitch) + depth * math.sin(pitch)
-    return centre + size * np.column_stack([turned_x, turned_y])
+    turned: NDArray[np.float64] = centre + size * np.column_stack([turned_x, turned_y])
+    return turned
 
 
-def _bend(picture: NDArray[np.uint8], source: Landmarks, target: Landmarks) -> NDArray[np.uint8]:
+def _bend(picture: Picture, source: Landmarks, target: Landmarks) -> Picture:
     """The whole picture bent by the landmarks, its border held."""
     border = np.array(
         [(x, y) for x in np.linspace(0, WIDTH, 9) for y in (0, HEIGHT)]

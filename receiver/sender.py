@@ -8,11 +8,13 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
+from typing import TypeAlias
 
 import av
 import cv2
 from aiortc.mediastreams import MediaStreamError, MediaStreamTrack
 
+from keyframes import Picture
 from receiver.encoding import Encoding
 from receiver.errors import InputError
 from receiver.portrait import FPS, HEIGHT, WIDTH, portrait_frames
@@ -23,6 +25,9 @@ MAX_RATE = 30.5
 """Frames a second beyond which every other frame (or more) is left out."""
 REMEMBERED = 150
 """Newest frames that a sender keeps for comparison."""
+
+
+VideoPacket: TypeAlias = "av.Packet[av.VideoStream]"
 
 
 @dataclass(frozen=True)
@@ -88,7 +93,7 @@ def camera_source(number: int) -> Source:
     def frames() -> Iterator[av.VideoFrame]:
         try:
             while camera.grab():
-                bgr = camera.retrieve()[1]
+                bgr: Picture = camera.retrieve()[1]
                 frame = av.VideoFrame.from_ndarray(bgr, format="bgr24")
                 yield frame.reformat(width, height, "yuv420p")
         finally:
@@ -161,7 +166,7 @@ class EncodedTrack(MediaStreamTrack):
         """Makes the next frame an IDR."""
         self._keyframe_wanted = True
 
-    async def recv(self) -> av.Packet:
+    async def recv(self) -> VideoPacket:
         """The next encoded frame, at its time. Raises MediaStreamError at the end."""
         await self._begin.wait()
         if self.readyState != "live" or self._count == self._limit:
@@ -185,7 +190,7 @@ class EncodedTrack(MediaStreamTrack):
         self._worker.shutdown(wait=False, cancel_futures=True)
         self.ended.set()
 
-    def _next_packet(self) -> av.Packet | None:
+    def _next_packet(self) -> "VideoPacket | None":
         picture = next(self._frames, None)
         if picture is None:
             return None

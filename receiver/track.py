@@ -5,6 +5,7 @@ import logging
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import av
 from aiortc.mediastreams import MediaStreamError, MediaStreamTrack
@@ -120,7 +121,7 @@ class EnhancedVideoTrack(MediaStreamTrack):
     async def _drain_source(self) -> None:
         try:
             while True:
-                frame = await self._source.recv()
+                frame: Any = await self._source.recv()
                 if frame.opaque is None:
                     frame.opaque = time.perf_counter()
                 self.stats.frames.received += 1

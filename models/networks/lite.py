@@ -21,8 +21,9 @@ class LiteConfig:
     """Widths and numbers of residual blocks; multiples of 16 suit the CPU's vector units."""
 
     align: tuple[int, int] = (32, 48)  # channels at 1/8 and 1/16 of the crop's side
+    align_blocks: tuple[int, int, int] = (2, 6, 2)  # down, bottom, up
     restore: tuple[int, int, int] = (32, 64, 128)  # channels at 1/4, 1/8 and 1/16
-    blocks: tuple[int, int, int] = (1, 2, 2)  # on the way down; one each on the way up, two last
+    restore_blocks: tuple[int, int, int, int, int] = (1, 2, 2, 1, 2)  # down twice, bottom, up twice
 
 
 class ResidualBlock(nn.Module):
@@ -57,15 +58,15 @@ class Fold(nn.Module):
 class Align(nn.Module):
     """What the landmarks' warp left wrong, as a flow at 1/8 of the crop's side, in crop pixels."""
 
-    def __init__(self, widths: tuple[int, int]) -> None:
+    def __init__(self, widths: tuple[int, int], blocks: tuple[int, int, int]) -> None:
         super().__init__()
         a, b = widths
         self.fold = Fold(a, 8)
-        self.level1 = ResidualBlock(a)
+        self.level1 = residual_blocks(a, blocks[0])
         self.down = nn.Conv2d(a, b, 2, stride=2)
-        self.level2 = nn.Sequential(*(ResidualBlock(b) for _ in range(3)))
+        self.level2 = residual_blocks(b, blocks[1])
         self.up = nn.Conv2d(b, a, 1)
-        self.merge = ResidualBlock(a)
+        self.merge = residual_blocks(a, blocks[2])
         self.flow = zeroed(nn.Conv2d(a, 2, 3, padding=1))
 
     def forward(self, degraded: Tensor, reference: Tensor, landmarks: Tensor) -> Tensor:
@@ -77,19 +78,21 @@ class Align(nn.Module):
 class Restore(nn.Module):
     """What to add to the degraded crop."""
 
-    def __init__(self, widths: tuple[int, int, int], blocks: tuple[int, int, int]) -> None:
+    def __init__(
+        self, widths: tuple[int, int, int], blocks: tuple[int, int, int, int, int]
+    ) -> None:
         super().__init__()
         a, b, c = widths
         self.fold = Fold(a, 4)
-        self.level1 = nn.Sequential(*(ResidualBlock(a) for _ in range(blocks[0])))
+        self.level1 = residual_blocks(a, blocks[0])
         self.down1 = nn.Conv2d(a, b, 2, stride=2)
-        self.level2 = nn.Sequential(*(ResidualBlock(b) for _ in range(blocks[1])))
+        self.level2 = residual_blocks(b, blocks[1])
         self.down2 = nn.Conv2d(b, c, 2, stride=2)
-        self.level3 = nn.Sequential(*(ResidualBlock(c) for _ in range(blocks[2])))
+        self.level3 = residual_blocks(c, blocks[2])
         self.up2 = nn.Conv2d(c, b, 1)
-        self.merge2 = ResidualBlock(b)
+        self.merge2 = residual_blocks(b, blocks[3])
         self.up1 = nn.Conv2d(b, a, 1)
-        self.merge1 = nn.Sequential(ResidualBlock(a), ResidualBlock(a))
+        self.merge1 = residual_blocks(a, blocks[4])
         self.unfold = zeroed(nn.Conv2d(a, 4 * 4 * 3, 3, padding=1))
 
     def forward(self, degraded: Tensor, reference: Tensor, landmarks: Tensor) -> Tensor:
@@ -107,8 +110,8 @@ class Lite(nn.Module):
     def __init__(self, config: LiteConfig | None = None) -> None:
         super().__init__()
         config = config or LiteConfig()
-        self.align = Align(config.align)
-        self.restore = Restore(config.restore, config.blocks)
+        self.align = Align(config.align, config.align_blocks)
+        self.restore = Restore(config.restore, config.restore_blocks)
 
     def forward(self, degraded: Tensor, reference: Tensor, landmarks: Tensor) -> Tensor:
         """Nx3xHxW, Nx3xHxW and Nx1xHxW in [0, 1], H and W multiples of 16; returns Nx3xHxW."""
@@ -120,6 +123,11 @@ class Lite(nn.Module):
         """The restored crop and the aligned reference, which training also supervises."""
         aligned = shift(reference, self.align(degraded, reference, landmarks))
         return degraded + self.restore(degraded, aligned, landmarks), aligned
+
+
+def residual_blocks(channels: int, count: int) -> nn.Sequential:
+    """`count` residual blocks in a row."""
+    return nn.Sequential(*(ResidualBlock(channels) for _ in range(count)))
 
 
 def zeroed(conv: nn.Conv2d) -> nn.Conv2d:

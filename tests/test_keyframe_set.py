@@ -1,0 +1,127 @@
+"""The keyframe set against a slow, obvious reference."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from keyframes import Keyframe, KeyframeSet, landmark_distance
+
+CROP = np.zeros((1, 1, 3), np.uint8)
+
+
+def face_at(position: float) -> np.ndarray:
+    """Landmarks that are all shifted by `position`: distances are then |a - b| * sqrt(68)."""
+    base = np.arange(136, dtype=np.float32).reshape(68, 2)
+    return base + np.array([position, 0], np.float32)
+
+
+@dataclass
+class Held:
+    """What the reference knows of a keyframe: its place and its count."""
+
+    position: int
+    uses: float = 0.0
+
+
+def reference_lfu(steps: list[tuple[str, int]], capacity: int) -> tuple[list[Held], list[int]]:
+    """The paper's rules, written out: what is held in the end, and what was chosen."""
+    held: list[Held] = []
+    chosen = []
+    for action, position in steps:
+        if action == "add":
+            if len(held) == capacity:
+                lowest = min(one.uses for one in held)
+                oldest = next(one for one in held if one.uses == lowest)
+                held = [one for one in held if one is not oldest]
+            held.append(Held(position))
+            for one in held:
+                one.uses = one.uses / 2
+        elif held:
+            nearest = min(abs(one.position - position) for one in held)
+            oldest = next(one for one in held if abs(one.position - position) == nearest)
+            oldest.uses += 1
+            chosen.append(oldest.position)
+    return held, chosen
+
+
+STEPS = st.lists(st.tuples(st.sampled_from(["add", "choose"]), st.integers(-50, 50)), max_size=60)
+
+
+@given(steps=STEPS, capacity=st.integers(1, 6))
+def test_lfu_is_the_papers(steps, capacity):
+    keyframes = KeyframeSet(capacity)
+    chosen = []
+    for action, position in steps:
+        if action == "add":
+            keyframes.add(Keyframe(CROP, face_at(position)))
+        elif len(keyframes):
+            keyframe, distance = keyframes.choose(face_at(position))
+            chosen.append(round(float(keyframe.landmarks[0, 0])))
+            assert distance == pytest.approx(landmark_distance(keyframe.landmarks, face_at(position)))
+    held, expected = reference_lfu(steps, capacity)
+    assert chosen == expected
+    assert [(round(float(k.landmarks[0, 0])), k.uses) for k in keyframes] == [
+        (one.position, one.uses) for one in held
+    ]
+
+
+def reference_max_distance(positions: list[int], capacity: int) -> list[int]:
+    """Of every group that leaves one out, the one that is farthest apart in all."""
+    held: list[int] = []
+    for position in positions:
+        held = [*held, position]
+        if len(held) > capacity:
+            groups = [held[:i] + held[i + 1 :] for i in range(len(held))]
+            totals = [sum(abs(a - b) for a in group for b in group) for group in groups]
+            held = groups[totals.index(max(totals))]
+    return held
+
+
+@given(positions=st.lists(st.integers(-1000, 1000), max_size=25), capacity=st.integers(1, 5))
+def test_max_distance_keeps_the_widest_group(positions, capacity):
+    keyframes = KeyframeSet(capacity, "max-distance")
+    for position in positions:
+        keyframes.add(Keyframe(CROP, face_at(position)))
+    held = [round(float(keyframe.landmarks[0, 0])) for keyframe in keyframes]
+    expected = reference_max_distance(positions, capacity)
+    # Which of equally wide groups is kept may hang on rounding: compare how wide they are.
+    spread = [sum(abs(a - b) for a in group for b in group) for group in (held, expected)]
+    assert len(held) == len(expected)
+    assert spread[0] == spread[1]
+
+
+def test_the_newcomer_is_never_the_one_that_lfu_evicts():
+    keyframes = KeyframeSet(2)
+    for position in (0, 10):
+        keyframes.add(Keyframe(CROP, face_at(position)))
+        keyframes.choose(face_at(position))
+    keyframes.add(Keyframe(CROP, face_at(20)))
+    assert [float(keyframe.landmarks[0, 0]) for keyframe in keyframes] == [10, 20]
+
+
+def test_counts_are_halved_while_the_set_fills():
+    keyframes = KeyframeSet(10)
+    keyframes.add(Keyframe(CROP, face_at(0)))
+    for _ in range(4):
+        keyframes.choose(face_at(0))
+    keyframes.add(Keyframe(CROP, face_at(10)))
+    assert [keyframe.uses for keyframe in keyframes] == [2, 0]
+
+
+def test_an_empty_set_has_nothing_to_choose():
+    with pytest.raises(LookupError, match="empty"):
+        KeyframeSet().choose(face_at(0))
+
+
+@pytest.mark.parametrize("capacity", [0, -1])
+def test_a_set_holds_at_least_one(capacity):
+    with pytest.raises(ValueError, match="capacity"):
+        KeyframeSet(capacity)
+
+
+def test_an_unknown_policy_is_named():
+    with pytest.raises(ValueError, match="'newest'"):
+        KeyframeSet(policy="newest")

@@ -1,0 +1,88 @@
+"""The warp against affine moving least squares written out point by point."""
+
+import numpy as np
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+
+from keyframes import mls_map, warp
+
+OFFSETS = arrays(np.float64, (12, 2), elements=st.floats(-8, 8, width=32))
+PLACES = np.array([(40 + 60 * i, 50 + 45 * j) for i in range(4) for j in range(3)], np.float64)
+
+
+def slow_affine_mls(source: np.ndarray, target: np.ndarray, point: np.ndarray) -> np.ndarray:
+    """Where in the source `point` of the target comes from: the textbook's formula."""
+    weights = [1.0 / float(np.sum((p - point) ** 2)) for p in target]
+    total = sum(weights)
+    p_star = sum(w * p for w, p in zip(weights, target, strict=True)) / total
+    q_star = sum(w * q for w, q in zip(weights, source, strict=True)) / total
+    spread, moved = np.zeros((2, 2)), np.zeros((2, 2))
+    for w, p, q in zip(weights, target, source, strict=True):
+        spread += w * np.outer(p - p_star, p - p_star)
+        moved += w * np.outer(p - p_star, q - q_star)
+    return (point - p_star) @ np.linalg.inv(spread) @ moved + q_star
+
+
+@given(source=OFFSETS, target=OFFSETS)
+def test_the_map_is_affine_mls(source, target):
+    source, target = PLACES + source, PLACES + target
+    points = np.array([(3.3, 7.1), (128.2, 99.9), (250.5, 250.5), (131.7, 20.3)])
+    expected = [slow_affine_mls(source, target, point) for point in points]
+    np.testing.assert_allclose(mls_map(source, target, points), expected, atol=1e-4)
+
+
+@given(source=OFFSETS, target=OFFSETS)
+def test_landmarks_go_where_they_should(source, target):
+    source, target = PLACES + source, PLACES + target
+    np.testing.assert_allclose(mls_map(source, target, target), source, atol=1e-2)
+
+
+@given(
+    matrix=arrays(np.float64, (2, 2), elements=st.floats(-0.2, 0.2)),
+    shift=arrays(np.float64, 2, elements=st.floats(-20, 20)),
+)
+def test_an_affine_move_is_reproduced_everywhere(matrix, shift):
+    matrix = np.eye(2) + matrix
+    points = np.random.default_rng(0).uniform(0, 256, (50, 2))
+    expected = points @ matrix + shift
+    np.testing.assert_allclose(mls_map(PLACES @ matrix + shift, PLACES, points), expected, atol=1e-6)
+
+
+def test_landmarks_on_one_line_only_move_the_picture():
+    line = np.column_stack([np.arange(10.0), np.arange(10.0)])
+    points = np.array([(30.0, 2.0), (-5.0, 9.0)])
+    np.testing.assert_allclose(mls_map(line + (4, 1), line, points), points + (4, 1), atol=1e-6)
+
+
+def picture() -> np.ndarray:
+    y, x = np.mgrid[0:256, 0:256]
+    return np.stack([x, y, (x + y) // 2], axis=-1).astype(np.uint8)
+
+
+def test_unmoved_landmarks_leave_every_pixel():
+    places = PLACES.astype(np.float32)
+    np.testing.assert_array_equal(warp(picture(), places, places), picture())
+
+
+@settings(max_examples=25)
+@given(target=OFFSETS)
+def test_the_coarse_grid_is_close_to_every_pixel_on_its_own(target):
+    """In a picture whose levels are its coordinates, an error of a level is one of a pixel."""
+    source, target = PLACES.astype(np.float32), (PLACES + target / 2).astype(np.float32)
+    warped = warp(picture(), source, target).astype(float)
+    ys, xs = np.mgrid[24:232:13, 24:232:13]
+    points = np.column_stack([xs.ravel(), ys.ravel()]).astype(np.float64)
+    exact = np.clip(mls_map(source, target, points), 0, 255)
+    errors = np.abs(warped[ys.ravel(), xs.ravel(), :2] - exact)
+    assert np.median(errors) < 0.6
+    assert errors.max() < 8.0  # beside a landmark, where the map has its cusps
+
+
+def test_shape_and_type_are_kept():
+    places = PLACES.astype(np.float32)
+    for kind in (np.uint8, np.float32):
+        image = np.zeros((96, 160, 3), kind)
+        result = warp(image, places, places + 1)
+        assert result.shape == image.shape
+        assert result.dtype == kind
