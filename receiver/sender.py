@@ -82,7 +82,9 @@ def clip_source(path: Path) -> Source:
 
 def camera_source(number: int) -> Source:
     """A camera by its number. Raises InputError if it gives no picture."""
-    camera = cv2.VideoCapture(number)
+    level = cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
+    camera = cv2.VideoCapture(number)  # OpenCV would print a page of its own if there is none
+    cv2.utils.logging.setLogLevel(level)
     opened, picture = camera.read()
     if not opened:
         camera.release()

@@ -140,8 +140,8 @@ def test_the_resolution_changes_in_mid_stream(enhancer, portrait):
         for index, frame in enumerate(frames):
             frame.pts, frame.time_base = 3000 * index, encoder.time_base
             for packet in encoder.encode(frame):
-                for video in decoder.decode(packet):
-                    outputs.append((video, enhancer.enhance(DecodedFrame.from_video(video))))
+                video = decoder.decode(packet)[0]
+                outputs.append((video, enhancer.enhance(DecodedFrame.from_video(video))))
     sizes = [(output.width, output.height) for _, output in outputs]
     assert sizes == [(640, 480)] * 12 + [(480, 360)] * 12
     assert all(output is not video for video, output in outputs)

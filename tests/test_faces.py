@@ -6,8 +6,14 @@ import pytest
 
 from receiver.alignment import planes
 from receiver.errors import MissingError
-from receiver.faces import MISSES, CHECK_EVERY, SEARCH_EVERY_EMPTY, FaceTracker, OneEuroFilter
-from receiver.faces import landmark_file
+from receiver.faces import (
+    CHECK_EVERY,
+    MISSES,
+    SEARCH_EVERY_EMPTY,
+    FaceTracker,
+    OneEuroFilter,
+    landmark_file,
+)
 
 
 def luma(frame: av.VideoFrame) -> np.ndarray:

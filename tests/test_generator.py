@@ -63,7 +63,9 @@ def identity_model(path, names: dict[str, list[int | str]], output: str) -> None
     result = helper.make_tensor_value_info(output, TensorProto.FLOAT, names[first])
     node = helper.make_node("Identity", [first], [output])
     graph = helper.make_graph([node], "identity", made, [result])
-    onnx.save(helper.make_model(graph, ir_version=9, opset_imports=[helper.make_opsetid("", 17)]), path)
+    onnx.save(
+        helper.make_model(graph, ir_version=9, opset_imports=[helper.make_opsetid("", 17)]), path
+    )
 
 
 GOOD: dict[str, list[int | str]] = {name: ["n", c, 256, 256] for name, c in CHANNELS.items()}

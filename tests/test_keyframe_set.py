@@ -60,7 +60,9 @@ def test_lfu_is_the_papers(steps, capacity):
         elif len(keyframes):
             keyframe, distance = keyframes.choose(face_at(position))
             chosen.append(round(float(keyframe.landmarks[0, 0])))
-            assert distance == pytest.approx(landmark_distance(keyframe.landmarks, face_at(position)))
+            assert distance == pytest.approx(
+                landmark_distance(keyframe.landmarks, face_at(position))
+            )
     held, expected = reference_lfu(steps, capacity)
     assert chosen == expected
     assert [(round(float(k.landmarks[0, 0])), k.uses) for k in keyframes] == [

