@@ -7,6 +7,7 @@ BIN = .venv/bin
 .PHONY: demo test check clean
 
 demo: .venv/with-demo
+	@$(BIN)/python -c "import cv2" || { echo "OpenCV needs libGL: apt install libgl1 libglib2.0-0"; exit 1; }
 	$(BIN)/receiver demo
 
 test: .venv/with-tests

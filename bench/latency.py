@@ -78,7 +78,7 @@ def plot(results: list[dict[str, Any]], path: Path) -> None:
     """Stacked bars of the stages' medians, one bar a device."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(9, 1.8 + 0.8 * len(results)), layout="constrained")
+    figure = Figure(figsize=(9, 2.0 + 0.8 * len(results)), layout="constrained")
     axes = figure.subplots()
     left = np.zeros(len(results))
     names = [f"{result['model']}\n{result['device']}" for result in results]
@@ -88,7 +88,7 @@ def plot(results: list[dict[str, Any]], path: Path) -> None:
         left += widths
     axes.axvline(1000 / 30, color="black", linestyle=":", label="one frame at 30 fps")
     axes.set_xlabel("milliseconds a frame, medians of the stages")
-    axes.legend(ncols=5, loc="upper center", bbox_to_anchor=(0.5, -0.45), frameon=False)
+    figure.legend(ncols=5, loc="outside lower center", frameon=False)
     figure.savefig(path, dpi=120)
 
 

@@ -5,6 +5,9 @@ from receiver import EnhancedVideoTrack, Enhancer, Generator
 pc.addTrack(EnhancedVideoTrack(track, Enhancer(Generator())))
 """
 
+# Before PyAV: both bring an X client library, and OpenCV's windows hang if PyAV's came first.
+import cv2  # noqa: F401
+
 from receiver.call import observe_decoding, receive_h264
 from receiver.decoding import DecodedFrame
 from receiver.enhancer import Enhancer

@@ -5,7 +5,8 @@ import asyncio
 import json
 import math
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -172,24 +173,28 @@ def _demo(args: argparse.Namespace) -> int:
     except OSError as error:
         raise ReceiverError(f"{args.output} cannot be a folder: {error.strerror}") from error
     window = Window("receiver demo: q ends it") if Window.possible() and not args.json else None
-    encoding = Encoding(kbps=args.bitrate)
-    with _progress(args, "calling") as bar:
+    with _progress(args) as bar:
         task = bar.add_task("calling", total=args.seconds)
-        result = asyncio.run(
-            run_demo(
-                source,
-                encoding,
-                enhancer,
-                args.seconds,
-                args.output,
-                lambda seconds: bar.update(task, completed=seconds),
-                window,
-            )
+        call = run_demo(
+            source,
+            Encoding(kbps=args.bitrate),
+            enhancer,
+            args.seconds,
+            args.output,
+            lambda seconds: bar.update(task, completed=seconds),
+            window.put if window else None,
         )
-    if window is not None:
-        window.close()
+        result = asyncio.run(call) if window is None else _run_beside(window, call)
     _print_demo(args, result)
     return 0
+
+
+def _run_beside(window: Window, call: Coroutine[Any, Any, DemoResult]) -> DemoResult:
+    """Runs the call in a thread, so that the window has the main one."""
+    with ThreadPoolExecutor(1) as pool:
+        result = pool.submit(asyncio.run, call)
+        window.run(result.done)
+        return result.result()
 
 
 def _source(args: argparse.Namespace) -> Source:
@@ -220,19 +225,26 @@ def _print_demo(args: argparse.Namespace, result: DemoResult) -> None:
         if name != "added latency":
             rows[f"  {name}"] = f"{times['median']:.2f} ms median, {times['p95']:.2f} ms p95"
     _print_rows("demo", rows)
-    if frames["enhanced"]:
-        print(
-            f"It works: {frames['enhanced']} of {frames['received']} frames came through a real "
-            f"call and were restored; see {args.output / 'demo.png'} and demo.mp4 beside it."
+    print(_verdict(frames["enhanced"], result.skipped, frames["received"]))
+    print(f"See {args.output / 'demo.png'} and demo.mp4 beside it.")
+
+
+def _verdict(enhanced: int, skipped: int, received: int) -> str:
+    """What the demo's counts mean."""
+    if skipped > enhanced:
+        return (
+            f"The call worked, but this machine was too busy: {skipped} of {received} frames went "
+            "out untouched, because restoring them would have delayed them."
         )
-    else:
-        print("The call worked, but no face was found in it: try another clip or the camera.")
+    if not enhanced:
+        return "The call worked, but no face was found in it: try another clip or the camera."
+    return f"It works: {enhanced} of {received} frames came through a real call and were restored."
 
 
 def _enhance(args: argparse.Namespace) -> int:
     total = frame_total(args.input)
     enhancer = Enhancer(Generator(args.model, args.device), strength=args.strength)
-    with _progress(args, "frames") as bar:
+    with _progress(args) as bar:
         task = bar.add_task("enhancing", total=total)
         result = enhance_file(
             args.input,
@@ -268,7 +280,7 @@ def _doctor(args: argparse.Namespace) -> int:
     return 0 if fine else 1
 
 
-def _progress(args: argparse.Namespace, unit: str) -> Progress:
+def _progress(args: argparse.Namespace) -> Progress:
     """A progress bar on standard error, so that standard output stays clean."""
     columns = (TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn())
     return Progress(*columns, console=Console(stderr=True), disable=args.json)

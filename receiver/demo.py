@@ -26,7 +26,7 @@ from receiver.decoding import DecodedFrame
 from receiver.encoding import Encoding
 from receiver.enhancer import Enhancer
 from receiver.faces import Face
-from receiver.outputs import VideoFile, Window, add_h264, side_by_side, write_label
+from receiver.outputs import VideoFile, add_h264, side_by_side, write_label
 from receiver.sender import EncodedTrack, Source
 from receiver.track import EnhancedVideoTrack
 
@@ -56,6 +56,7 @@ class DemoResult:
     fps: float
     added_latency_ms: dict[str, float]
     frames: dict[str, int]
+    skipped: int
     written: int
     face_psnr_db: dict[str, float]
     kbps: float
@@ -165,13 +166,13 @@ async def run_demo(
     seconds: float,
     folder: Path,
     progress: Callable[[float], None],
-    window: Window | None = None,
+    show: Callable[[av.VideoFrame], bool] | None = None,
 ) -> DemoResult:
     """Sends `source` to ourselves for `seconds` and writes `demo.mp4` and `demo.png`.
 
     Args:
         progress: is given the seconds that have been shown.
-        window: shows received and restored, if there is a display.
+        show: is given received and restored side by side; returns whether to go on.
 
     Raises:
         ConnectionError: if no connection comes about on this machine.
@@ -191,9 +192,7 @@ async def run_demo(
             if original is not None:
                 recorder.put(Moment((frame.video, output, original), enhancer.faces))
             progress((frame.video.pts or 0) / 90000)
-            if window is not None and not window.show(
-                side_by_side([frame.video, output], PANELS[:2])
-            ):
+            if show is not None and not show(side_by_side([frame.video, output], PANELS[:2])):
                 sender.stop()
 
         enhanced = EnhancedVideoTrack(tracks["video"], enhancer, on_frame=on_frame)
@@ -269,6 +268,7 @@ def demo_result(
             "passed": counts.passed,
             "dropped": counts.dropped,
         },
+        skipped=counts.skipped,
         written=recorder.written,
         face_psnr_db={name: round(value, 2) for name, value in psnr.items()},
         kbps=round(sender.bytes_sent * 8 / 1000 / seconds, 1),

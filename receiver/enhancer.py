@@ -56,7 +56,7 @@ class Enhancer:
             raise ValueError(f"strength {strength} is not within 0 to 1")
         KeyframeSet(capacity, policy)
         self.generator = generator
-        self.stats = Stats()
+        self.stats = Stats(generator.device)
         self.faces: list[Face] = []
         self._strength, self._capacity, self._policy = strength, capacity, policy
         self._tracker = FaceTracker()

@@ -1,7 +1,10 @@
 """Where pictures go: video files, panels side by side, a window."""
 
+import contextlib
 import os
+import queue
 import sys
+from collections.abc import Callable
 from fractions import Fraction
 from pathlib import Path
 from types import TracebackType
@@ -99,10 +102,16 @@ def _label_width(label: str) -> int:
 
 
 class Window:
-    """A window that shows frames; closed by q or Esc."""
+    """A window that shows the newest frame; closed by q or Esc.
+
+    It lives in the main thread, as window systems ask for, and frames come from any other: the
+    call's event loop never waits for it.
+    """
 
     def __init__(self, title: str) -> None:
         self._title = title
+        self._newest: queue.Queue[av.VideoFrame] = queue.Queue(1)
+        self._closed = False
 
     @staticmethod
     def possible() -> bool:
@@ -110,11 +119,20 @@ class Window:
         has_server = bool(os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY"))
         return has_server or sys.platform in ("win32", "darwin")
 
-    def show(self, frame: av.VideoFrame) -> bool:
-        """Shows a frame; returns whether the person wants to go on."""
-        cv2.imshow(self._title, frame.to_ndarray(format="bgr24"))
-        return cv2.waitKey(1) not in (ord("q"), 27)
+    def put(self, frame: av.VideoFrame) -> bool:
+        """Takes a frame, unless one still waits; returns whether the person wants to go on."""
+        with contextlib.suppress(queue.Full):
+            self._newest.put_nowait(frame)
+        return not self._closed
 
-    def close(self) -> None:
-        """Closes the window."""
-        cv2.destroyWindow(self._title)
+    def run(self, done: Callable[[], bool]) -> None:
+        """Shows frames until `done` says so or the person closes the window; main thread only."""
+        try:
+            while not done() and not self._closed:
+                with contextlib.suppress(queue.Empty):
+                    frame = self._newest.get(timeout=0.02)
+                    cv2.imshow(self._title, frame.to_ndarray(format="bgr24"))
+                self._closed = cv2.pollKey() in (ord("q"), 27)
+        finally:
+            self._closed = True
+            cv2.destroyAllWindows()

@@ -26,9 +26,16 @@ class FrameCounts:
 
 
 class Stats:
-    """Counts and timings of one enhanced stream; cheap enough to stay on always."""
+    """Counts and timings of one enhanced stream; cheap enough to stay on always.
 
-    def __init__(self) -> None:
+    Attributes:
+        device: where the generator runs, 'cuda' or 'cpu'.
+        frames: what became of the frames.
+        keyframes: held now, over all faces.
+    """
+
+    def __init__(self, device: str) -> None:
+        self.device = device
         self.frames = FrameCounts()
         self.keyframes = 0
         self._seconds: dict[str, deque[float]] = defaultdict(lambda: deque(maxlen=WINDOW))
@@ -73,6 +80,7 @@ class Stats:
             median, p95 = self.milliseconds(name, 50, 95)
             stages[name] = {"median": round(median, 3), "p95": round(p95, 3)}
         return {
+            "device": self.device,
             "fps": round(self.fps, 2),
             "frames": asdict(self.frames),
             "keyframes": self.keyframes,

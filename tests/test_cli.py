@@ -10,6 +10,7 @@ import av
 import pytest
 
 import receiver
+from receiver.cli import _verdict
 from receiver.doctor import examine
 
 
@@ -125,8 +126,20 @@ def test_demo_prints_one_object_with_the_documented_keys(demo_output):
 def test_demo_says_that_it_works(demo_output):
     result = run("demo", "--seconds", "2", "--output", str(demo_output), COLUMNS="100")
     assert result.returncode == 0, result.stderr
-    assert "It works: " in result.stdout
+    assert "frames came through a real call" in result.stdout or "too busy" in result.stdout
     assert "added latency" in result.stdout
+
+
+@pytest.mark.parametrize(
+    ("counts", "words"),
+    [
+        ((290, 10, 300), "It works: 290 of 300 frames"),
+        ((20, 280, 300), "too busy: 280 of 300 frames went out untouched"),
+        ((0, 0, 300), "no face was found"),
+    ],
+)
+def test_the_verdict_is_that_of_the_counts(counts, words):
+    assert words in _verdict(*counts)
 
 
 def test_doctor_finds_all_that_is_needed():
