@@ -25,6 +25,7 @@ from receiver.call import h264_codecs, observe_decoding, receive_h264
 from receiver.decoding import DecodedFrame
 from receiver.encoding import Encoding
 from receiver.enhancer import Enhancer
+from receiver.errors import InputError, ReceiverError
 from receiver.faces import Face
 from receiver.outputs import VideoFile, add_h264, side_by_side, write_label
 from receiver.sender import EncodedTrack, Source
@@ -107,8 +108,11 @@ class Recorder:
             os.nice(10)  # a file can wait, the call cannot
         try:
             self._write()
-        except Exception as error:  # raised again by close(), in the caller's thread
+        except (av.FFmpegError, OSError) as error:
+            self._error = InputError(f"{self.folder / 'demo.mp4'} cannot be written: {error}")
+        except Exception as error:
             self._error = error
+        if self._error is not None:  # close() raises it in the caller's thread
             with contextlib.suppress(queue.Empty):
                 while True:
                     self._queue.get_nowait()
@@ -175,7 +179,8 @@ async def run_demo(
         show: is given received and restored side by side; returns whether to go on.
 
     Raises:
-        ConnectionError: if no connection comes about on this machine.
+        ReceiverError: if no connection comes about on this machine.
+        InputError: if `demo.mp4` cannot be written.
     """
     observe_decoding()
     sender = EncodedTrack(source, encoding, seconds)
@@ -241,7 +246,9 @@ async def connect(
     try:
         await asyncio.wait_for(connected.wait(), SETUP_SECONDS)
     except TimeoutError:
-        raise ConnectionError("no connection to this machine itself came about") from None
+        raise ReceiverError(
+            "no connection to this machine itself came about: allow UDP between its own addresses"
+        ) from None
 
 
 async def consume(track: MediaStreamTrack, use: Callable[[Any], None]) -> None:

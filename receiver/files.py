@@ -1,6 +1,6 @@
 """Any video file in, the enhanced file out, by the same `Enhancer` as in a call."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -62,7 +62,10 @@ def enhance_file(
     if target.exists() and target.resolve() == source.resolve():
         raise InputError(f"{target} is the input itself: give another name for the output")
     with open_video(source) as reader, VideoFile(target) as writer:
-        _Transcoder(reader, writer.container, enhancer, split, crf, progress).run(target)
+        try:
+            _Transcoder(reader, writer.container, enhancer, split, crf, progress).run(target)
+        except av.FFmpegError as error:  # what comes from reading is dealt with inside
+            raise InputError(f"{target} cannot be written: {error.strerror}") from error
         counts = enhancer.stats.frames
         if not counts.received:
             raise InputError(f"{source} holds no frame that can be decoded: give another file")
@@ -105,7 +108,7 @@ class _Transcoder:
                     f"{target} cannot hold {stream.codec_context.name} audio: end it in .mkv"
                 ) from error
         waiting: list[Any] = []  # sound before the first picture, when no header is written
-        for packet in self._reader.demux(copied):
+        for packet in self._packets(copied):
             if packet.stream is self._video_in:
                 self._show(packet)
             elif packet.dts is not None:
@@ -117,6 +120,12 @@ class _Transcoder:
                 waiting.clear()
         if self._video_out is not None:
             self._writer.mux(self._video_out.encode(None))
+
+    def _packets(self, streams: list[Any]) -> Iterator[Any]:
+        try:
+            yield from self._reader.demux(streams)
+        except av.FFmpegError:
+            return  # the file breaks off here; what came before is kept
 
     def _show(self, packet: Any) -> None:
         try:

@@ -48,9 +48,12 @@ class VideoFile:
         trace: TracebackType | None,
     ) -> None:
         try:
-            self.container.close()
+            with contextlib.suppress(*((Exception,) if kind else ())):  # the first error counts
+                self.container.close()
             if kind is None and self._unfinished.exists():  # libav makes no file without a stream
                 os.replace(self._unfinished, self.path)
+        except (av.FFmpegError, OSError) as failure:
+            raise InputError(f"{self.path} cannot be written: {failure.strerror}") from failure
         finally:
             self._unfinished.unlink(missing_ok=True)
 

@@ -127,6 +127,8 @@ class EnhancedVideoTrack(MediaStreamTrack):
                 self.stats.frames.received += 1
                 self.stats.frames.dropped += self._slot.put(frame)
         except MediaStreamError:
+            pass
+        finally:
             self._slot.close()
 
     async def _enhance_in_time(self, frame: DecodedFrame, arrived: float) -> av.VideoFrame:
@@ -136,11 +138,13 @@ class EnhancedVideoTrack(MediaStreamTrack):
             self._skipped_in_a_row += 1
             self.stats.frames.skipped += 1
             return frame.video
+        # After a pause the last measurement is old news.
+        weight = 0.5 if self._skipped_in_a_row else 0.1
         self._skipped_in_a_row = 0
         loop = asyncio.get_running_loop()
         output = await loop.run_in_executor(self._worker, self._enhance, frame)
         if output is not frame.video:
-            self._expected += 0.1 * (time.perf_counter() - began - self._expected)
+            self._expected += weight * (time.perf_counter() - began - self._expected)
         return output
 
     def _enhance(self, frame: DecodedFrame) -> av.VideoFrame:

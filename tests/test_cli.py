@@ -112,6 +112,27 @@ def test_enhance_prints_one_object(clip, tmp_path):
         assert container.streams.video[0].frames == 40
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="needs a limit on file sizes")
+@pytest.mark.parametrize("command", ["enhance", "demo"])
+def test_a_disk_that_is_full(clip, tmp_path, command):
+    script = (
+        "import resource, sys; resource.setrlimit(resource.RLIMIT_FSIZE, (30000, 30000));"
+        f"sys.argv = {['receiver', *full_disk_arguments(command, clip, tmp_path)]!r};"
+        "from receiver.cli import main; main()"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, timeout=120, check=False
+    )
+    assert_one_sentence(result, ".mp4 cannot be written", "File too large")
+    assert [path.name for path in tmp_path.iterdir()] in ([], ["demo.png"])
+
+
+def full_disk_arguments(command: str, clip: Path, folder: Path) -> list[str]:
+    if command == "enhance":
+        return ["enhance", str(clip), str(folder / "out.mp4"), "--json"]
+    return ["demo", "--seconds", "3", "--output", str(folder), "--json"]
+
+
 def test_demo_prints_one_object_with_the_documented_keys(demo_output):
     result = run("demo", "--seconds", "2", "--output", str(demo_output), "--json")
     assert result.returncode == 0, result.stderr
