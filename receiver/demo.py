@@ -7,7 +7,7 @@ import queue
 import sys
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -67,21 +67,22 @@ class DemoResult:
     stages_ms: dict[str, dict[str, float]]
 
 
-@dataclass
 class Recorder:
-    """A thread that writes `demo.mp4`, measures faces and keeps three moments for `demo.png`."""
+    """A thread that writes `demo.mp4`, measures faces and keeps three moments for `demo.png`.
 
-    folder: Path
-    rate: Fraction
-    total: int
-    has_audio: bool
-    written: int = 0
-    psnr: dict[str, list[float]] = field(default_factory=lambda: {"received": [], "restored": []})
+    Attributes:
+        written: frames in the file.
+        psnr: of faces, received and restored against the original, in dB.
+    """
 
-    def __post_init__(self) -> None:
+    def __init__(self, folder: Path, rate: Fraction, total: int, has_audio: bool) -> None:
+        """`total` frames at `rate` a second are expected."""
+        self.written = 0
+        self.psnr: dict[str, list[float]] = {"received": [], "restored": []}
+        self._folder, self._rate, self._has_audio = folder, rate, has_audio
+        self._due = [round(part * total) for part in MOMENTS]
         self._queue: queue.Queue[Moment | av.AudioFrame | None] = queue.Queue(BACKLOG)
-        self._kept: dict[int, Picture] = {}
-        self._seen = 0
+        self._kept: list[Picture] = []
         self._error: Exception | None = None
         self._thread = threading.Thread(target=self._run, name="recorder")
         self._thread.start()
@@ -99,9 +100,8 @@ class Recorder:
         self._thread.join()
         if self._error is not None:
             raise self._error
-        rows = [self._kept[key] for key in sorted(self._kept)]
-        if rows:
-            cv2.imwrite(str(self.folder / "demo.png"), cv2.vconcat(rows))
+        if self._kept:
+            cv2.imwrite(str(self._folder / "demo.png"), cv2.vconcat(self._kept))
 
     def _run(self) -> None:
         if sys.platform == "linux":  # where a thread has a priority of its own
@@ -109,7 +109,7 @@ class Recorder:
         try:
             self._write()
         except (av.FFmpegError, OSError) as error:
-            self._error = InputError(f"{self.folder / 'demo.mp4'} cannot be written: {error}")
+            self._error = InputError(f"{self._folder / 'demo.mp4'} cannot be written: {error}")
         except Exception as error:
             self._error = error
         if self._error is not None:  # close() raises it in the caller's thread
@@ -119,8 +119,8 @@ class Recorder:
 
     def _write(self) -> None:
         video: av.VideoStream | None = None
-        with VideoFile(self.folder / "demo.mp4") as file:
-            sound = file.container.add_stream("aac", rate=48000) if self.has_audio else None
+        with VideoFile(self._folder / "demo.mp4") as file:
+            sound = file.container.add_stream("aac", rate=48000) if self._has_audio else None
             while (item := self._queue.get()) is not None:
                 if isinstance(item, av.AudioFrame):
                     if sound is not None and video is not None:
@@ -131,26 +131,24 @@ class Recorder:
                 if video is None:
                     size = row.width, row.height
                     video = add_h264(
-                        file.container, size, self.rate, row.time_base, 20, "ultrafast"
+                        file.container, size, self._rate, row.time_base, 20, "ultrafast"
                     )
                 file.container.mux(video.encode(row))
-                self.written += 1
                 self._measure(item)
+                self.written += 1
             for stream in (video, sound):
                 if stream is not None:
                     file.container.mux(stream.encode(None))
 
     def _measure(self, moment: Moment) -> None:
-        due = [round(part * self.total) for part in MOMENTS]
-        wanted = sum(self._seen >= frame for frame in due) > len(self._kept)
-        if moment.faces and (wanted or self._seen % MEASURE_EVERY == 0):
+        wanted = sum(self.written >= frame for frame in self._due) > len(self._kept)
+        if moment.faces and (wanted or self.written % MEASURE_EVERY == 0):
             to_crop = moment.faces[0].crop_from_frame
             crops = [extract_crop(picture, to_crop) for picture in moment.pictures]
             self.psnr["received"].append(psnr_db(crops[0], crops[2]))
             self.psnr["restored"].append(psnr_db(crops[1], crops[2]))
             if wanted:
-                self._kept[self._seen] = magnified(crops)
-        self._seen += 1
+                self._kept.append(magnified(crops))
 
 
 def magnified(crops: list[Crop]) -> Picture:
