@@ -15,7 +15,7 @@ from typing import Any
 import av
 import cv2
 import numpy as np
-from aiortc import RTCPeerConnection
+from aiortc import RTCConfiguration, RTCPeerConnection
 from aiortc.contrib.media import MediaPlayer
 from aiortc.mediastreams import MediaStreamError, MediaStreamTrack
 
@@ -184,7 +184,9 @@ async def run_demo(
     sender = EncodedTrack(source, encoding, seconds)
     total = round(seconds * source.rate)
     recorder = Recorder(folder, source.rate, total, source.audio is not None)
-    sending, receiving = RTCPeerConnection(), RTCPeerConnection()
+    # aiortc would ask a public STUN server for our address; this call stays on the machine.
+    here = RTCConfiguration(iceServers=[])
+    sending, receiving = RTCPeerConnection(here), RTCPeerConnection(here)
     tracks: dict[str, MediaStreamTrack] = {}
     receiving.on("track", lambda track: tracks.update({track.kind: track}))
     try:
