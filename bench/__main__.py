@@ -1,12 +1,12 @@
-"""`python -m bench latency` or `python -m bench quality`."""
+"""`python -m bench NAME`."""
 
 import argparse
 import sys
 
-from bench import latency, quality
+from bench import browser, latency, quality
 from receiver.errors import ReceiverError
 
-BENCHES = {"latency": latency.main, "quality": quality.main}
+BENCHES = {"browser": browser.main, "latency": latency.main, "quality": quality.main}
 
 
 def main() -> None:

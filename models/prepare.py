@@ -27,6 +27,7 @@ from typing import Any
 
 import av
 import numpy as np
+from av.video.reformatter import ColorRange
 from rich.progress import track as progress
 
 from receiver.alignment import extract_crop, picture_of, planes, transform
@@ -35,6 +36,8 @@ from receiver.faces import Face, FaceTracker
 
 SUFFIXES = {".mp4", ".avi", ".mpg", ".mov", ".mkv", ".webm", ".264", ".m4v"}
 PRESETS = ("ultrafast", "superfast", "veryfast", "medium")
+UNTAGGED = 2
+"""MatrixCoefficients of ITU-T H.273 for a picture that does not say."""
 STRIDE = 3
 """Frames from one sampled picture to the next: neighbours are nearly alike."""
 MIN_SAMPLES = 6
@@ -73,7 +76,11 @@ def read_frames(
             width, height = (
                 max(2, int(side * scale) // 2 * 2) for side in (frame.width, frame.height)
             )
-            yield frame.reformat(width, height, "yuv420p")
+            picture = frame.reformat(width, height, "yuv420p")
+            # The codec in between carries no colour tags: original and decoded picture have to be
+            # read by one matrix, or their difference would be one of colour.
+            picture.colorspace, picture.color_range = UNTAGGED, ColorRange.UNSPECIFIED
+            yield picture
 
 
 def frame_rate(path: Path) -> Fraction:

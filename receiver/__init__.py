@@ -8,7 +8,7 @@ pc.addTrack(EnhancedVideoTrack(track, Enhancer(Generator())))
 # Before PyAV: both bring an X client library, and OpenCV's windows hang if PyAV's came first.
 import cv2  # noqa: F401
 
-from receiver.call import observe_decoding, receive_h264
+from receiver.call import prepare_aiortc, receive_h264
 from receiver.decoding import DecodedFrame
 from receiver.enhancer import Enhancer
 from receiver.errors import DeviceError, InputError, MissingError, ModelError, ReceiverError
@@ -25,6 +25,6 @@ __all__ = [
     "MissingError",
     "ModelError",
     "ReceiverError",
-    "observe_decoding",
+    "prepare_aiortc",
     "receive_h264",
 ]

@@ -1,9 +1,14 @@
 """The receiving side of a call: H.264 in, decoded so that every frame tells how well it arrived."""
 
+import copy
+import math
 import time
+from typing import Any, cast
 
 import aiortc.codecs
+import aiortc.rtp
 import av
+import numpy as np
 from aiortc import (
     RTCPeerConnection,
     RTCRtpCodecCapability,
@@ -13,8 +18,22 @@ from aiortc import (
 from aiortc.codecs.h264 import H264Decoder
 from aiortc.jitterbuffer import JitterFrame
 from aiortc.mediastreams import VIDEO_TIME_BASE
+from aiortc.rtcdtlstransport import RTCCertificate, SRTPProtectionProfile
+from aiortc.rtcrtpparameters import RTCRtpCodecParameters
 
 from receiver.encoding import open_decoder
+
+PROFILES = ("4d001f", "64001f", "640c1f")
+"""profile-level-id of Main, High and Constrained High at level 3.1 (RFC 6184, section 8.1)."""
+FIRST_PAYLOAD_TYPE = 114
+"""Of the dynamic ones (96 to 127) those that aiortc leaves free."""
+CIPHERS = (
+    b"ECDHE-ECDSA-AES128-GCM-SHA256:ECDHE-ECDSA-CHACHA20-POLY1305:"
+    b"ECDHE-RSA-AES128-GCM-SHA256:ECDHE-RSA-CHACHA20-POLY1305:"
+    b"ECDHE-ECDSA-AES128-SHA:ECDHE-ECDSA-AES256-SHA:ECDHE-RSA-AES128-SHA:ECDHE-RSA-AES256-SHA"
+)
+"""aiortc's DTLS ciphers, and the same for servers with an RSA certificate."""
+_CREATE_SSL_CONTEXT = RTCCertificate._create_ssl_context
 
 
 class ObservingDecoder(H264Decoder):
@@ -35,20 +54,63 @@ class ObservingDecoder(H264Decoder):
         return list(self.codec.decode(packet))
 
 
-def observe_decoding() -> None:
-    """Makes aiortc decode H.264 with `ObservingDecoder` from now on, in this whole process.
+def prepare_aiortc() -> None:
+    """Fits aiortc for real calls, from now on, in this whole process; once or many times alike.
 
-    aiortc has no public hook: `aiortc.codecs.get_decoder` looks the class up under this name.
+    - H.264 is decoded with `ObservingDecoder`.
+    - H.264's Main and High profiles are spoken too (cameras, OBS, SFUs), not only Baseline.
+    - Peers with an RSA certificate (GStreamer) can connect, not only those with ECDSA.
+    - The level of sound that is sent is computed by numpy: aiortc's loop over every sample takes a
+      fifth of a core from the event loop.
+
+    aiortc has no public hooks for these: `tests/calls/test_loopback.py` watches their names.
     """
     setattr(aiortc.codecs, "H264Decoder", ObservingDecoder)  # noqa: B010
+    setattr(aiortc.rtp, "compute_audio_level_dbov", audio_level)  # noqa: B010
+    _speak_profiles(aiortc.codecs.CODECS["video"])
+    if RTCCertificate._create_ssl_context is not _ssl_context_for_rsa:
+        setattr(RTCCertificate, "_create_ssl_context", _ssl_context_for_rsa)  # noqa: B010
+
+
+def audio_level(frame: av.AudioFrame) -> int:
+    """Level of a 16-bit frame in dBov, -127 to 0 (RFC 6465, appendix A)."""
+    samples = np.frombuffer(cast(Any, frame.planes[0]), np.int16).astype(np.float64) / 32767.0
+    power = float(np.square(samples).sum()) / frame.samples  # not by BLAS: its threads would spin
+    return round(min(0.0, max(-127.0, 10.0 * math.log10(power)))) if power > 0 else -127
+
+
+def _speak_profiles(codecs: list[RTCRtpCodecParameters]) -> None:
+    known = {codec.parameters.get("profile-level-id") for codec in codecs}
+    baseline = next(codec for codec in codecs if codec.mimeType == "video/H264")
+    for number, profile in enumerate(PROFILES):
+        if profile not in known:
+            codec = copy.deepcopy(baseline)
+            codec.payloadType = FIRST_PAYLOAD_TYPE + 2 * number
+            codec.parameters["profile-level-id"] = profile
+            again = RTCRtpCodecParameters(
+                mimeType="video/rtx",
+                clockRate=codec.clockRate,
+                payloadType=codec.payloadType + 1,
+                parameters={"apt": codec.payloadType},
+            )
+            codecs += [codec, again]
+
+
+def _ssl_context_for_rsa(
+    certificate: RTCCertificate, srtp_profiles: list[SRTPProtectionProfile]
+) -> Any:
+    context = _CREATE_SSL_CONTEXT(certificate, srtp_profiles=srtp_profiles)
+    context.set_cipher_list(CIPHERS)
+    return context
 
 
 def receive_h264(connection: RTCPeerConnection) -> RTCRtpTransceiver:
     """Prepares `connection` to receive one video track, in H.264 alone; returns its transceiver.
 
     To be called before an offer is made or a remote one is set: preferences that come later are
-    ignored by aiortc, without a word, and VP8 is used.
+    ignored by aiortc, without a word, and VP8 is used. Includes `prepare_aiortc`.
     """
+    prepare_aiortc()
     transceiver = connection.addTransceiver("video", direction="recvonly")
     transceiver.setCodecPreferences(h264_codecs())
     return transceiver

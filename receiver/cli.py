@@ -2,14 +2,16 @@
 
 import argparse
 import asyncio
+import contextlib
 import json
 import math
 import sys
 from collections.abc import Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
+from fractions import Fraction
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import av
 from rich.console import Console
@@ -20,11 +22,15 @@ from receiver.demo import DemoResult, run_demo
 from receiver.doctor import examine
 from receiver.encoding import Encoding
 from receiver.enhancer import Enhancer
-from receiver.errors import ReceiverError
+from receiver.errors import InputError, ReceiverError
 from receiver.files import enhance_file, frame_total
 from receiver.generator import MODELS, Generator
-from receiver.outputs import Window
+from receiver.join import Joined, join
+from receiver.outputs import FileOutput, VirtualCamera, Window
 from receiver.sender import Source, camera_source, clip_source, portrait_source
+from receiver.serve import ServeConfig, Server, listening, serve
+
+Result = TypeVar("Result")
 
 INTERRUPTED = 130
 """Exit code after Ctrl-C, as shells give it."""
@@ -54,6 +60,8 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     _add_demo(commands)
     _add_enhance(commands)
+    _add_serve(commands)
+    _add_join(commands)
     _add_doctor(commands)
     return parser.parse_args(arguments)
 
@@ -123,6 +131,51 @@ def _add_enhance(commands: Any) -> None:
     _add_common(enhance, _enhance)
 
 
+def _add_serve(commands: Any) -> None:
+    server = commands.add_parser(
+        "serve",
+        help="a page to see yourself restored, WHIP in and WHEP out",
+        description="Serves a page that sends your camera and shows it restored; publishers of any "
+        "kind (OBS too) send to /whip/NAME, players watch /whep/NAME. Figures are at /stats and "
+        "/metrics. Browsers give the camera to https pages or to localhost alone.",
+    )
+    server.add_argument("--host", default="127.0.0.1", help="address (default 127.0.0.1)")
+    server.add_argument(
+        "--port", type=_number(int, 0, 65535), default=8080, help="port (default 8080)"
+    )
+    server.add_argument("--token", help="Bearer token; needed for any but a loopback address")
+    server.add_argument("--tls-cert", type=Path, metavar="PEM", help="certificate for https")
+    server.add_argument("--tls-key", type=Path, metavar="PEM", help="its key")
+    server.add_argument("--cors", action="store_true", help="let pages of other origins use it")
+    server.add_argument(
+        "--calls", type=_number(int, 1, 64), default=1, help="publishers at once (default 1)"
+    )
+    _add_common(server, _serve)
+
+
+def _add_join(commands: Any) -> None:
+    join = commands.add_parser(
+        "join",
+        help="join a call as its enhanced receiver",
+        description="Joins a call and shows it restored: a WHEP endpoint (https://…/whep), or a "
+        "room of Janus' VideoRoom (janus+http://HOST:8088/janus?room=1234). Stays in the call when "
+        "the connection breaks off; Ctrl-C ends it. Takes any number of outputs; without one it "
+        "opens a window.",
+    )
+    join.add_argument("url", metavar="URL", help="https://…, or janus+http://…?room=N")
+    join.add_argument("--token", help="WHEP's Bearer token, or the Janus room's PIN")
+    join.add_argument("--window", action="store_true", help="show it; q ends the call")
+    join.add_argument("--record", type=Path, metavar="FILE", help="write it: .mp4 or .mkv")
+    join.add_argument("--virtual-camera", action="store_true", help="be a camera to other programs")
+    join.add_argument(
+        "--serve",
+        type=_number(int, 1, 65535),
+        metavar="PORT",
+        help="republish at http://127.0.0.1:PORT/whep/live",
+    )
+    _add_common(join, _join)
+
+
 def _add_doctor(commands: Any) -> None:
     doctor = commands.add_parser(
         "doctor",
@@ -189,7 +242,7 @@ def _demo(args: argparse.Namespace) -> int:
     return 0
 
 
-def _run_beside(window: Window, call: Coroutine[Any, Any, DemoResult]) -> DemoResult:
+def _run_beside(window: Window, call: Coroutine[Any, Any, Result]) -> Result:
     """Runs the call in a thread, so that the window has the main one."""
     with ThreadPoolExecutor(1) as pool:
         result = pool.submit(asyncio.run, call)
@@ -263,6 +316,96 @@ def _enhance(args: argparse.Namespace) -> int:
             f"{frames['passed']} without a face, by {result.model} on {result.device}"
         )
     return 0
+
+
+def _serve(args: argparse.Namespace) -> int:
+    config = ServeConfig(
+        host=args.host,
+        port=args.port,
+        token=args.token,
+        tls_cert=args.tls_cert,
+        tls_key=args.tls_key,
+        cors=args.cors,
+        rooms=args.calls,
+    )
+    generator = Generator(args.model, args.device)
+    Enhancer(generator).warm_up()  # the first caller should not wait for what is slow once
+
+    def ready(url: str) -> None:
+        if args.json:
+            print(json.dumps({"url": url, "device": generator.device}), flush=True)
+        else:
+            print(f"Open {url} ({generator.model.name} on {generator.device}; Ctrl-C ends it)")
+
+    asyncio.run(serve(config, lambda: Enhancer(generator), ready))
+    return 0
+
+
+def _join(args: argparse.Namespace) -> int:
+    if not (args.window or args.record or args.virtual_camera or args.serve):
+        if not Window.possible():
+            raise InputError(
+                "there is no display for a window: give --record, --serve or --virtual-camera"
+            )
+        args.window = True
+    if args.window and not Window.possible():
+        raise InputError("there is no display for --window: leave it out")
+    enhancer = Enhancer(Generator(args.model, args.device))
+    enhancer.warm_up()
+    window = Window("receiver join: q ends it") if args.window else None
+    with contextlib.ExitStack() as outputs:
+        call = _joining(args, enhancer, window, outputs)
+        stats = asyncio.run(call) if window is None else _run_beside(window, call)
+    if args.json:
+        print(json.dumps(_without_nan(stats)))
+    else:
+        counts = stats["frames"]
+        print(f"{counts['received']} frames received, {counts['enhanced']} restored")
+    return 0
+
+
+async def _joining(
+    args: argparse.Namespace,
+    enhancer: Enhancer,
+    window: Window | None,
+    outputs: contextlib.ExitStack,
+) -> dict[str, Any]:
+    """The call itself; returns its figures. What it writes to is closed with `outputs`."""
+    shows: list[Callable[[av.VideoFrame], Any]] = []
+    file = camera = None
+    if args.record is not None:
+        file = FileOutput(args.record, Fraction(30), has_sound=True)
+        outputs.callback(file.close)
+    if args.virtual_camera:
+        camera = VirtualCamera()
+        outputs.callback(camera.close)
+        shows.append(camera.put)
+
+    def say(sentence: str) -> None:
+        print(f"receiver: {sentence}", file=sys.stderr)
+
+    joined = Joined(args.url, args.token, enhancer, say=say, shows=shows, file=file)
+    if window is not None:
+        shown = window
+
+        def show(frame: av.VideoFrame) -> None:
+            if not shown.put(frame):
+                joined.stop()
+
+        joined.room.outputs.append(show)
+    if args.serve is None:
+        await join(joined)
+    else:
+        config = ServeConfig(port=args.serve)
+        server = Server(config, lambda: enhancer)
+        server.rooms[joined.room.name] = joined.room
+        async with listening(server):
+            say(f"republished at {config.url}whep/{joined.room.name}")
+            await join(joined)
+    return joined.room.stats.snapshot() | {
+        "sessions": joined.sessions,
+        "first_restored_s": joined.first_restored_s,
+    }
 
 
 def _doctor(args: argparse.Namespace) -> int:

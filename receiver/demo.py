@@ -2,10 +2,6 @@
 
 import asyncio
 import contextlib
-import os
-import queue
-import sys
-import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from fractions import Fraction
@@ -21,13 +17,13 @@ from aiortc.mediastreams import MediaStreamError, MediaStreamTrack
 
 from keyframes import Picture
 from receiver.alignment import Crop, extract_crop, picture_of, psnr_db
-from receiver.call import h264_codecs, observe_decoding, receive_h264
+from receiver.call import h264_codecs, receive_h264
 from receiver.decoding import DecodedFrame
 from receiver.encoding import Encoding
 from receiver.enhancer import Enhancer
-from receiver.errors import InputError, ReceiverError
+from receiver.errors import ReceiverError
 from receiver.faces import Face
-from receiver.outputs import VideoFile, add_h264, side_by_side, write_label
+from receiver.outputs import FileOutput, side_by_side, write_label
 from receiver.sender import EncodedTrack, Source
 from receiver.track import EnhancedVideoTrack
 
@@ -36,8 +32,6 @@ MOMENTS = (0.25, 0.55, 0.85)
 """Parts of the demo's length at which `demo.png` shows a face."""
 MEASURE_EVERY = 5
 """Frames from one PSNR to the next: it should not cost the call its time."""
-BACKLOG = 90
-"""Frames that may wait for the file; a slower disk loses frames of the file, never of the call."""
 SETUP_SECONDS = 15.0
 """Longest wait for the connection."""
 
@@ -67,88 +61,38 @@ class DemoResult:
     stages_ms: dict[str, dict[str, float]]
 
 
-class Recorder:
-    """A thread that writes `demo.mp4`, measures faces and keeps three moments for `demo.png`.
+class Recorder(FileOutput):
+    """Writes `demo.mp4`, measures faces and keeps three moments for `demo.png`.
 
     Attributes:
-        written: frames in the file.
         psnr: of faces, received and restored against the original, in dB.
     """
 
-    def __init__(self, folder: Path, rate: Fraction, total: int, has_audio: bool) -> None:
+    def __init__(self, folder: Path, rate: Fraction, total: int, has_sound: bool) -> None:
         """`total` frames at `rate` a second are expected."""
-        self.written = 0
         self.psnr: dict[str, list[float]] = {"received": [], "restored": []}
-        self._folder, self._rate, self._has_audio = folder, rate, has_audio
+        self._folder = folder
         self._due = [round(part * total) for part in MOMENTS]
-        self._queue: queue.Queue[Moment | av.AudioFrame | None] = queue.Queue(BACKLOG)
         self._kept: list[Picture] = []
-        self._error: Exception | None = None
-        self._thread = threading.Thread(target=self._run, name="recorder")
-        self._thread.start()
-
-    def put(self, item: Moment | av.AudioFrame) -> None:
-        """Takes a moment or a piece of sound; never waits."""
-        if self._error is None:
-            with contextlib.suppress(queue.Full):
-                self._queue.put_nowait(item)
+        super().__init__(folder / "demo.mp4", rate, has_sound)
 
     def close(self) -> None:
-        """Waits until everything is written. Raises what went wrong in the thread."""
-        if self._error is None:
-            self._queue.put(None)
-        self._thread.join()
-        if self._error is not None:
-            raise self._error
+        """Waits until everything is written. Raises InputError if it cannot be."""
+        super().close()
         if self._kept:
             cv2.imwrite(str(self._folder / "demo.png"), cv2.vconcat(self._kept))
 
-    def _run(self) -> None:
-        if sys.platform == "linux":  # where a thread has a priority of its own
-            os.nice(10)  # a file can wait, the call cannot
-        try:
-            self._write()
-        except (av.FFmpegError, OSError) as error:
-            self._error = InputError(f"{self._folder / 'demo.mp4'} cannot be written: {error}")
-        except Exception as error:
-            self._error = error
-        if self._error is not None:  # close() raises it in the caller's thread
-            with contextlib.suppress(queue.Empty):
-                while True:
-                    self._queue.get_nowait()
-
-    def _write(self) -> None:
-        video: av.VideoStream | None = None
-        with VideoFile(self._folder / "demo.mp4") as file:
-            sound = file.container.add_stream("aac", rate=48000) if self._has_audio else None
-            while (item := self._queue.get()) is not None:
-                if isinstance(item, av.AudioFrame):
-                    if sound is not None and video is not None:
-                        file.container.mux(sound.encode(item))
-                    continue
-                row = side_by_side(list(item.pictures), PANELS)
-                row.pts, row.time_base = item.pictures[0].pts, Fraction(1, 90000)
-                if video is None:
-                    size = row.width, row.height
-                    video = add_h264(
-                        file.container, size, self._rate, row.time_base, 20, "ultrafast"
-                    )
-                file.container.mux(video.encode(row))
-                self._measure(item)
-                self.written += 1
-            for stream in (video, sound):
-                if stream is not None:
-                    file.container.mux(stream.encode(None))
-
-    def _measure(self, moment: Moment) -> None:
+    def picture(self, item: Moment) -> av.VideoFrame:
+        """The three panels of a moment, which is measured on the way."""
         wanted = sum(self.written >= frame for frame in self._due) > len(self._kept)
-        if moment.faces and (wanted or self.written % MEASURE_EVERY == 0):
-            to_crop = moment.faces[0].crop_from_frame
-            crops = [extract_crop(picture, to_crop) for picture in moment.pictures]
+        if item.faces and (wanted or self.written % MEASURE_EVERY == 0):
+            to_crop = item.faces[0].crop_from_frame
+            crops = [extract_crop(picture, to_crop) for picture in item.pictures]
             self.psnr["received"].append(psnr_db(crops[0], crops[2]))
             self.psnr["restored"].append(psnr_db(crops[1], crops[2]))
             if wanted:
                 self._kept.append(magnified(crops))
+        return side_by_side(list(item.pictures), PANELS)
 
 
 def magnified(crops: list[Crop]) -> Picture:
@@ -180,7 +124,6 @@ async def run_demo(
         ReceiverError: if no connection comes about on this machine.
         InputError: if `demo.mp4` cannot be written.
     """
-    observe_decoding()
     sender = EncodedTrack(source, encoding, seconds)
     total = round(seconds * source.rate)
     recorder = Recorder(folder, source.rate, total, source.audio is not None)

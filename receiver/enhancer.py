@@ -5,6 +5,7 @@ import numpy as np
 
 from keyframes import Keyframe, KeyframeSet, Landmarks, Policy, warp
 from receiver.alignment import (
+    CROP,
     PLANAR_420,
     Crop,
     copy_frame,
@@ -94,6 +95,11 @@ class Enhancer:
                 residual = (picture - crop) * np.float32(self._strength)
                 paste_residual(enhanced, residual, face.crop_from_frame)
         return enhanced
+
+    def warm_up(self) -> None:
+        """Runs the network once: the first run is several times as slow as the others."""
+        crop = np.zeros((1, 3, CROP, CROP), np.float32)
+        self.generator.restore(crop, crop, crop[:, :1])
 
     def add_reference(self, track_id: int, keyframe: Keyframe) -> None:
         """Gives a followed face a reference that came another way than in the stream."""

@@ -4,17 +4,22 @@ import contextlib
 import os
 import queue
 import sys
+import threading
 from collections.abc import Callable
 from fractions import Fraction
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
 import av
 import cv2
 
 from keyframes import Picture
 from receiver.alignment import planes
-from receiver.errors import InputError
+from receiver.errors import InputError, MissingError
+
+BACKLOG = 90
+"""Pictures and pieces of sound that may wait for a file."""
 
 
 class VideoFile:
@@ -75,14 +80,21 @@ def add_h264(
     return stream
 
 
-def side_by_side(frames: list[av.VideoFrame], labels: list[str]) -> av.VideoFrame:
-    """yuv420p frames of one even size in a row, each with its label in its upper left corner."""
+def side_by_side(frames: list[av.VideoFrame], labels: list[str] | None = None) -> av.VideoFrame:
+    """yuv420p frames of one even size in a row, with the first one's pts.
+
+    Each has its label, if any, in its upper left corner.
+    """
     width, height = frames[0].width, frames[0].height
     row = av.VideoFrame(width * len(frames), height, "yuv420p")
-    for index, (frame, label) in enumerate(zip(frames, labels, strict=True)):
+    row.pts = frames[0].pts
+    if frames[0].time_base is not None:
+        row.time_base = frames[0].time_base
+    for index, frame in enumerate(frames):
         for to, of in zip(planes(row), planes(frame), strict=True):
             step = of.shape[1]
             to[:, index * step : (index + 1) * step] = of
+    for index, label in enumerate(labels or ()):
         luma, blue, red = (
             plane[:, index * plane.shape[1] // len(frames) :] for plane in planes(row)
         )
@@ -102,6 +114,133 @@ def write_label(image: Picture, label: str) -> None:
 
 def _label_width(label: str) -> int:
     return int(cv2.getTextSize(label, cv2.FONT_HERSHEY_SIMPLEX, 0.5, 1)[0][0]) // 2 * 2 + 14
+
+
+class FileOutput:
+    """A thread that writes pictures and sound to a video file; a slow disk never slows the call.
+
+    Attributes:
+        written: pictures in the file.
+    """
+
+    def __init__(self, path: Path, rate: Fraction, has_sound: bool, crf: float = 20.0) -> None:
+        """`rate` is the frames a second to be expected; times come from the frames' own pts."""
+        self.written = 0
+        self._path, self._rate, self._has_sound, self._crf = path, rate, has_sound, crf
+        self._queue: queue.Queue[Any] = queue.Queue(BACKLOG)
+        self._error: Exception | None = None
+        self._thread = threading.Thread(target=self._run, name="recorder")
+        self._thread.start()
+
+    def put(self, item: Any) -> None:
+        """Takes a yuv420p frame with pts or a piece of sound; never waits, drops when behind."""
+        if self._error is None:
+            with contextlib.suppress(queue.Full):
+                self._queue.put_nowait(item)
+
+    def close(self) -> None:
+        """Waits until everything is written. Raises InputError if the file cannot be."""
+        if self._error is None:
+            self._queue.put(None)
+        self._thread.join()
+        if self._error is not None:
+            raise self._error
+
+    def picture(self, item: Any) -> av.VideoFrame:
+        """What to write for a video item; runs in the thread."""
+        frame: av.VideoFrame = item
+        return frame
+
+    def _run(self) -> None:
+        if sys.platform == "linux":  # where a thread has a priority of its own
+            os.nice(10)  # a file can wait, the call cannot
+        try:
+            self._write()
+        except (av.FFmpegError, OSError) as error:
+            self._error = InputError(f"{self._path} cannot be written: {error}")
+        except Exception as error:
+            self._error = error
+        if self._error is not None:  # close() raises it in the caller's thread
+            with contextlib.suppress(queue.Empty):
+                while True:
+                    self._queue.get_nowait()
+
+    def _write(self) -> None:
+        video: av.VideoStream | None = None
+        size = (0, 0)
+        with VideoFile(self._path) as file:
+            sound = file.container.add_stream("aac", rate=48000) if self._has_sound else None
+            while (item := self._queue.get()) is not None:
+                if isinstance(item, av.AudioFrame):
+                    if sound is not None and video is not None:
+                        file.container.mux(sound.encode(item))
+                    continue
+                picture = self.picture(item)
+                if video is None:
+                    size = even(picture.width), even(picture.height)
+                    base = Fraction(1, 90000)
+                    video = add_h264(file.container, size, self._rate, base, self._crf, "ultrafast")
+                # A call changes its resolution now and then, a file never does.
+                fitting = picture.reformat(*size, "yuv420p")
+                fitting.pict_type = av.video.frame.PictureType.NONE
+                file.container.mux(video.encode(fitting))
+                self.written += 1
+            for stream in (video, sound):
+                if stream is not None:
+                    file.container.mux(stream.encode(None))
+
+
+class VirtualCamera:
+    """A camera that other programs can choose, with the newest picture in it."""
+
+    def __init__(self, rate: float = 30.0) -> None:
+        """Raises MissingError without pyvirtualcam; what it needs itself shows at the start."""
+        try:
+            import pyvirtualcam
+        except ImportError as error:
+            raise MissingError(
+                "a virtual camera needs pyvirtualcam: "
+                "pip install 'keyframe-receiver[virtual-camera]'"
+            ) from error
+        self._library: Any = pyvirtualcam
+        self._rate = rate
+        self._camera: Any = None
+        self._newest: queue.Queue[av.VideoFrame | None] = queue.Queue(1)
+        self._error: Exception | None = None
+        self._thread = threading.Thread(target=self._run, name="virtual-camera")
+        self._thread.start()
+
+    def put(self, frame: av.VideoFrame) -> None:
+        """Takes a picture, unless one still waits."""
+        with contextlib.suppress(queue.Full):
+            self._newest.put_nowait(frame)
+
+    def close(self) -> None:
+        """Takes the camera away. Raises MissingError if there was no device to be one."""
+        while self._thread.is_alive():
+            with contextlib.suppress(queue.Full):
+                self._newest.put(None, timeout=0.1)
+            self._thread.join(0.1)
+        if self._error is not None:
+            raise MissingError(f"no virtual camera could be made: {self._error}") from self._error
+
+    def _run(self) -> None:
+        try:
+            while (frame := self._newest.get()) is not None:
+                if self._camera is None:
+                    self._camera = self._library.Camera(frame.width, frame.height, self._rate)
+                size = self._camera.width, self._camera.height
+                self._camera.send(frame.reformat(*size, "rgb24").to_ndarray())
+        except Exception as error:  # told by close(), in the caller's thread
+            self._error = error
+        finally:
+            if self._camera is not None:
+                self._camera.close()
+
+
+def even(side: int) -> int:
+    """The next even number downwards, at least 2."""
+    return max(2, side // 2 * 2)
 
 
 class Window:

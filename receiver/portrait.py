@@ -46,7 +46,7 @@ def portrait_frames() -> Iterator[av.VideoFrame]:
         time = 2.0 * math.pi * index / LOOP  # one turn a loop: every whole multiple is seamless
         moved = _pose(landmarks, time)
         frame = _bend(picture, landmarks, moved).astype(np.float32)
-        frame *= 1.0 + 0.04 * math.sin(time)
+        frame *= 1.0 + 0.012 * math.sin(time)
         x, y = rng.integers(0, 64, 2)
         frame += noise[y : y + HEIGHT, x : x + WIDTH]
         rgb = np.clip(np.round(frame), 0, 255).astype(np.uint8)

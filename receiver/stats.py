@@ -31,12 +31,15 @@ class Stats:
     Attributes:
         device: where the generator runs, 'cuda' or 'cpu'.
         frames: what became of the frames.
+        first_restored_s: seconds from the start to the first restored frame, None before it.
         keyframes: held now, over all faces.
     """
 
     def __init__(self, device: str) -> None:
         self.device = device
         self.frames = FrameCounts()
+        self.first_restored_s: float | None = None
+        self._began = time.perf_counter()
         self.keyframes = 0
         self._seconds: dict[str, deque[float]] = defaultdict(lambda: deque(maxlen=WINDOW))
         self._leaving: deque[float] = deque(maxlen=WINDOW)
@@ -52,9 +55,16 @@ class Stats:
         """Takes one timing of stage `name` that was measured elsewhere."""
         self._seconds[name].append(seconds)
 
-    def left(self) -> None:
+    def left(self, restored: bool) -> None:
         """Notes that a frame went out now; from these moments comes `fps`."""
-        self._leaving.append(time.perf_counter())
+        now = time.perf_counter()
+        self._leaving.append(now)
+        if restored and self.first_restored_s is None:
+            self.first_restored_s = now - self._began
+
+    def restart_clock(self) -> None:
+        """Makes now the moment from which `first_restored_s` counts."""
+        self._began = time.perf_counter()
 
     def forget_timings(self) -> None:
         """Starts the timings anew, as after a warm-up; the counts stay."""
@@ -68,9 +78,18 @@ class Stats:
             return 0.0
         return (len(self._leaving) - 1) / (self._leaving[-1] - self._leaving[0])
 
+    def recent_seconds(self, name: str) -> float:
+        """Median of a stage's last thirty timings; 0 where it never ran."""
+        seconds = self.seconds(name)[-30:]
+        return float(np.median(seconds)) if seconds else 0.0
+
+    def seconds(self, name: str) -> list[float]:
+        """A stage's timings, oldest first."""
+        return list(self._seconds.get(name, ()))
+
     def milliseconds(self, name: str, *percentiles: float) -> list[float]:
         """Percentiles of a stage's timings in ms; NaN where it never ran."""
-        seconds = list(self._seconds.get(name, ())) or [np.nan]
+        seconds = self.seconds(name) or [np.nan]
         return [float(value) for value in np.percentile(seconds, percentiles) * 1e3]
 
     def snapshot(self) -> dict[str, Any]:

@@ -3,9 +3,10 @@
 import asyncio
 import logging
 import time
+from collections import deque
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import av
 from aiortc.mediastreams import MediaStreamError, MediaStreamTrack
@@ -18,19 +19,26 @@ logger = logging.getLogger(__name__)
 DEADLINE = 0.033
 """Seconds after its arrival within which a frame has to leave: one frame at 30 fps."""
 
+ATTEMPTS = 3
+"""Enhancements by whose fastest the next is judged: the first after a pause is slow, and so is one
+that another program got in the way of."""
+
 RETRY_EVERY = 30
-"""Frames after which enhancement is tried again while it is too slow for the deadline."""
+"""Frames skipped, after which enhancement is tried again."""
 
 
-class NewestSlot:
+Item = TypeVar("Item")
+
+
+class NewestSlot(Generic[Item]):
     """Holds one frame: a newer one replaces it. This is the only queue before the enhancer."""
 
     def __init__(self) -> None:
-        self._frame: av.VideoFrame | None = None
+        self._frame: Item | None = None
         self._closed = False
         self._changed = asyncio.Event()
 
-    def put(self, frame: av.VideoFrame) -> bool:
+    def put(self, frame: Item) -> bool:
         """Puts the newest frame in; returns whether it replaced one that nobody took."""
         replaced = self._frame is not None
         self._frame = frame
@@ -42,7 +50,7 @@ class NewestSlot:
         self._closed = True
         self._changed.set()
 
-    async def take(self) -> av.VideoFrame | None:
+    async def take(self) -> Item | None:
         """Waits for a frame; None once the slot is closed and empty."""
         while self._frame is None and not self._closed:
             self._changed.clear()
@@ -85,11 +93,11 @@ class EnhancedVideoTrack(MediaStreamTrack):
         self.stats = enhancer.stats
         self._source, self._enhancer = source, enhancer
         self._deadline, self._on_frame = deadline, on_frame
-        self._slot = NewestSlot()
+        self._slot: NewestSlot[av.VideoFrame] = NewestSlot()
         self._worker = ThreadPoolExecutor(1, thread_name_prefix="enhancer")
         self._drain = asyncio.ensure_future(self._drain_source())
-        self._expected = 0.0  # seconds that enhancement takes, smoothed
-        self._skipped_in_a_row = 0
+        self._took: deque[float] = deque(maxlen=ATTEMPTS)
+        self._skipped = 0  # since enhancement was tried again
         self._failed_before = False
 
     async def recv(self) -> av.VideoFrame:
@@ -105,7 +113,7 @@ class EnhancedVideoTrack(MediaStreamTrack):
         counts.enhanced += output is not video
         counts.passed += output is video
         self.stats.add("added latency", time.perf_counter() - arrived)
-        self.stats.left()
+        self.stats.left(output is not video)
         if self._on_frame is not None:
             self._on_frame(frame, output)
         return output
@@ -133,19 +141,25 @@ class EnhancedVideoTrack(MediaStreamTrack):
 
     async def _enhance_in_time(self, frame: DecodedFrame, arrived: float) -> av.VideoFrame:
         began = time.perf_counter()
-        late = began + self._expected > arrived + self._deadline
-        if late and self._skipped_in_a_row < RETRY_EVERY:
-            self._skipped_in_a_row += 1
-            self.stats.frames.skipped += 1
+        if began + self._expected() > arrived + self._deadline:
+            self._skip()
             return frame.video
-        # After a pause the last measurement is old news.
-        weight = 0.5 if self._skipped_in_a_row else 0.1
-        self._skipped_in_a_row = 0
         loop = asyncio.get_running_loop()
         output = await loop.run_in_executor(self._worker, self._enhance, frame)
         if output is not frame.video:
-            self._expected += weight * (time.perf_counter() - began - self._expected)
+            self._took.append(time.perf_counter() - began)
         return output
+
+    def _expected(self) -> float:
+        """Seconds that enhancement takes when all goes well, as far as is known."""
+        return min(self._took) if len(self._took) == ATTEMPTS else 0.0
+
+    def _skip(self) -> None:
+        self.stats.frames.skipped += 1
+        self._skipped += 1
+        if self._skipped >= RETRY_EVERY:
+            self._skipped = 0
+            self._took.clear()  # what was measured a second ago is old news
 
     def _enhance(self, frame: DecodedFrame) -> av.VideoFrame:
         try:

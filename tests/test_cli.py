@@ -219,7 +219,7 @@ def test_the_public_names_are_these():
         "MissingError",
         "ModelError",
         "ReceiverError",
-        "observe_decoding",
+        "prepare_aiortc",
         "receive_h264",
     ]
     assert all(hasattr(receiver, name) for name in receiver.__all__)

@@ -36,12 +36,13 @@ def test_a_stage_that_raises_is_not_timed():
 
 
 def test_frames_a_second_come_from_the_moments_of_leaving(monkeypatch):
-    moments = iter([10.0, 10.1, 10.2, 10.3])
+    moments = iter([9.5, 10.0, 10.1, 10.2, 10.3])
     monkeypatch.setattr("receiver.stats.time.perf_counter", lambda: next(moments))
     stats = Stats("cpu")
     for _ in range(4):
-        stats.left()
+        stats.left(restored=stats.fps > 0)
     assert stats.fps == pytest.approx(10.0)
+    assert stats.first_restored_s == pytest.approx(0.7)
 
 
 def test_only_the_newest_timings_are_kept(monkeypatch):

@@ -29,6 +29,7 @@ def test_the_wheel_holds_the_receiver_its_weights_and_keyframes_alone(tmp_path):
         if line.startswith("Requires-Dist") and "extra ==" not in line
     ]
     assert sorted(set(needed)) == [
+        "aiohttp",
         "aiortc",
         "av",
         "dlib-bin",
@@ -37,6 +38,7 @@ def test_the_wheel_holds_the_receiver_its_weights_and_keyframes_alone(tmp_path):
         "onnxruntime",
         "onnxruntime-gpu",
         "opencv-python",
+        "prometheus-client",
         "rich",
     ]
 

@@ -7,19 +7,25 @@ import threading
 
 import aiortc.codecs
 import aiortc.rtcrtpreceiver
+import aiortc.rtp
 import av
 import cv2
+import numpy as np
 import pytest
 from aiortc import RTCPeerConnection, RTCRtpSender
 from aiortc.codecs.h264 import H264Decoder
 from aiortc.jitterbuffer import JitterFrame
 
-from receiver.call import ObservingDecoder, observe_decoding
+from receiver import call
+from receiver.call import ObservingDecoder, prepare_aiortc
 from receiver.decoding import DecodedFrame
 from receiver.demo import connect, consume, run_demo
 from receiver.encoding import Encoding
 from receiver.sender import EncodedTrack, clip_source, portrait_source
 from receiver.track import EnhancedVideoTrack
+
+# Before anything is hooked.
+AIORTCS_OWN_LEVEL = aiortc.rtp.compute_audio_level_dbov
 
 
 @pytest.fixture(scope="module")
@@ -60,7 +66,7 @@ async def test_a_call_with_sound_passes_it_on(clip, enhancer, tmp_path):
 
 
 async def test_the_call_is_h264_and_its_frames_know_their_qp(source, enhancer):
-    observe_decoding()
+    prepare_aiortc()
     sender = EncodedTrack(source, Encoding(kbps=100, keyframe_every=15), 2.0)
     sending, receiving = RTCPeerConnection(), RTCPeerConnection()
     tracks, seen = [], []
@@ -86,7 +92,7 @@ async def test_the_call_is_h264_and_its_frames_know_their_qp(source, enhancer):
 
 
 async def test_a_pli_brings_a_key_frame(source, enhancer):
-    observe_decoding()
+    prepare_aiortc()
     sender = EncodedTrack(source, Encoding(kbps=150, keyframe_every=1000))
     sending, receiving = RTCPeerConnection(), RTCPeerConnection()
     tracks: list = []
@@ -109,6 +115,13 @@ async def test_a_pli_brings_a_key_frame(source, enhancer):
     await asyncio.gather(sending.close(), receiving.close())
 
 
+@pytest.mark.parametrize("amplitude", [0, 1, 30, 1000, 20000, 32767])
+def test_the_level_of_sound_is_aiortcs_own(amplitude):
+    wave = (amplitude * np.sin(np.arange(960) * 0.1)).astype(np.int16)
+    frame = av.AudioFrame.from_ndarray(wave[None], "s16", "mono")
+    assert call.audio_level(frame) == AIORTCS_OWN_LEVEL(frame)
+
+
 async def test_nothing_is_left_after_a_call(source, enhancer, tmp_path):
     before = {thread.name for thread in threading.enumerate()}
     await run_demo(source, Encoding(kbps=100), enhancer, 1.0, tmp_path, lambda seconds: None)
@@ -128,7 +141,14 @@ def test_the_names_of_aiortc_that_are_hooked_are_where_they_were():
     )
     assert "codec" in vars(H264Decoder())
     assert callable(RTCRtpSender._send_keyframe)
+    context = inspect.signature(call._CREATE_SSL_CONTEXT)
+    assert list(context.parameters) == ["self", "srtp_profiles"]
+    before = {codec.payloadType for codec in aiortc.codecs.CODECS["video"]}
+    prepare_aiortc()
+    types = [codec.payloadType for codec in aiortc.codecs.CODECS["video"]]
+    assert len(types) == len(set(types))
+    assert before <= set(types)
     assert callable(aiortc.rtcrtpreceiver.RTCRtpReceiver._send_rtcp_pli)
-    observe_decoding()
+    prepare_aiortc()
     parameters = [c for c in aiortc.codecs.CODECS["video"] if c.mimeType == "video/H264"]
     assert isinstance(aiortc.codecs.get_decoder(parameters[0]), ObservingDecoder)

@@ -1,0 +1,122 @@
+"""A browser's call: `python -m bench browser`.
+
+Headless Chromium sends the demo's own clip with sound to `receiver serve` and plays what comes
+back, both on this machine; with --janus also through a Janus room to `receiver join`.
+"""
+
+import argparse
+import asyncio
+import json
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+from rich.progress import track as progress
+from rich.table import Table
+
+from receiver.enhancer import Enhancer
+from receiver.generator import Generator
+from receiver.portrait import portrait_frames
+from tests.calls.chromium import BINARY, chromium, write_y4m
+from tests.calls.peer import serving
+from tests.calls.test_browser import PUBLISH_TO_JANUS, RECORD_CONNECTIONS, STATS
+from tests.calls.test_join import JANUS, janus, joining, until
+
+WARM_UP = 5
+"""Seconds before the figures begin."""
+
+
+async def measure(camera: Path, folder: Path, generator: Generator, seconds: int) -> dict[str, Any]:
+    """The page's call for `seconds`, after a warm-up."""
+    async with (
+        serving(generator) as (server, base),
+        chromium(camera, folder / "profile", base + "/") as page,
+    ):
+        await page.wait_for("document.readyState === 'complete'", 20)
+        await page.evaluate(RECORD_CONNECTIONS)
+        await page.evaluate("document.getElementById('start').click()")
+        await page.wait_for("document.getElementById('restored').videoWidth > 0", 20)
+        (room,) = server.rooms.values()
+        for _ in progress(range(WARM_UP), "warm-up"):
+            await asyncio.sleep(1)
+        before, counts = await page.evaluate(STATS), room.stats.snapshot()["frames"]
+        room.stats.forget_timings()
+        began = asyncio.get_running_loop().time()
+        for _ in progress(range(seconds), "calling"):
+            await asyncio.sleep(1)
+        after, later = await page.evaluate(STATS), room.stats.snapshot()["frames"]
+        took = asyncio.get_running_loop().time() - began
+        picture, sound = (room.stats.seconds(name) for name in ("picture delay", "sound delay"))
+        median, p95 = room.stats.milliseconds("added latency", 50, 95)
+        played = after["inbound-rtp"]["decoded"] - before["inbound-rtp"]["decoded"]
+        skew = np.abs(np.subtract.outer(picture, sound)) * 1e3
+        return {
+            "seconds": round(took, 1),
+            "sent_fps": (after["outbound-rtp"]["sent"] - before["outbound-rtp"]["sent"]) / took,
+            "received_fps": (later["received"] - counts["received"]) / took,
+            "enhanced_fps": (later["enhanced"] - counts["enhanced"]) / took,
+            "played_fps": played / took,
+            "freezes": after["inbound-rtp"]["freezes"] - before["inbound-rtp"]["freezes"],
+            "added_latency_ms": {"median": median, "p95": p95},
+            "skew_ms_p99": float(np.percentile(skew, 99)),
+            "first_restored_s": room.stats.first_restored_s,
+        }
+
+
+async def measure_janus(camera: Path, folder: Path, generator: Generator) -> dict[str, Any]:
+    """Seconds from joining a Janus room to the first restored frame."""
+    (folder / "janus").mkdir()
+    async with (
+        janus(folder / "janus") as url,
+        serving(generator) as (_, base),
+        chromium(camera, folder / "profile-janus", base + "/") as page,
+    ):
+        await page.wait_for("document.readyState === 'complete'", 20)
+        server = url.removeprefix("janus+").split("?")[0]
+        await page.evaluate(PUBLISH_TO_JANUS.replace("SERVER", f"'{server}'"))
+        await page.wait_for("window.publisher.connectionState === 'connected'", 20)
+        await asyncio.sleep(WARM_UP)
+        async with joining(url, generator) as (joined, _):
+            await until(lambda: joined.room.stats.first_restored_s is not None)
+        return {"janus_first_restored_s": joined.first_restored_s}
+
+
+def table(figures: dict[str, Any]) -> Table:
+    """A row a figure."""
+    shown = Table("figure", "value", title="Chromium to receiver to Chromium, 640x480")
+    for name, value in figures.items():
+        text = value
+        if isinstance(value, dict):
+            text = ", ".join(f"{key} {number:.1f}" for key, number in value.items())
+        shown.add_row(name, f"{text:.2f}" if isinstance(text, float) else str(text))
+    return shown
+
+
+def main(arguments: list[str]) -> None:
+    """The command line."""
+    parser = argparse.ArgumentParser(
+        prog="python -m bench browser",
+        description=__doc__,
+        formatter_class=argparse.RawTextHelpFormatter,
+    )
+    parser.add_argument("--seconds", type=int, default=60, help="length (default 60)")
+    parser.add_argument("--janus", action="store_true", help="measure joining Janus too")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures here too")
+    args = parser.parse_args(arguments)
+    if BINARY is None:
+        parser.error("there is no Chromium: apt install chromium")
+    if args.janus and JANUS is None:
+        parser.error("there is no Janus: apt install janus")
+    generator = Generator("lite", "cpu")
+    Enhancer(generator).warm_up()
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        write_y4m(folder / "camera.y4m", list(portrait_frames()))
+        figures = asyncio.run(measure(folder / "camera.y4m", folder, generator, args.seconds))
+        if args.janus:
+            figures |= asyncio.run(measure_janus(folder / "camera.y4m", folder, generator))
+    Console().print(table(figures))
+    if args.json:
+        args.json.write_text(json.dumps(figures, indent=2) + "\n")

@@ -1,0 +1,160 @@
+"""Joins a call as its enhanced receiver, and stays in it when the connection breaks off."""
+
+import asyncio
+import contextlib
+import signal
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from fractions import Fraction
+from typing import Any
+
+import av
+from aiortc import RTCConfiguration, RTCPeerConnection
+from aiortc.mediastreams import MediaStreamError, MediaStreamTrack
+
+from receiver.alignment import copy_frame
+from receiver.enhancer import Enhancer
+from receiver.errors import InputError
+from receiver.outputs import FileOutput
+from receiver.rooms import GONE, Room
+from receiver.signalling import SessionError, open_session
+
+BACKOFF = (0.5, 1.0, 2.0, 4.0, 8.0, 15.0)
+"""Seconds before the next try, after one failure in a row, two, and so on."""
+
+Show = Callable[[av.VideoFrame], Any]
+
+
+class Joined:
+    """A call that is joined again and again until it is ended.
+
+    Attributes:
+        room: holds what is received now; a `Server` can republish it.
+        sessions: how often a connection came about.
+        first_restored_s: seconds from `run` to the first restored frame, None before it.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        token: str | None,
+        enhancer: Enhancer,
+        *,
+        say: Callable[[str], None],
+        shows: list[Show],
+        file: FileOutput | None = None,
+    ) -> None:
+        """To be made inside a running event loop.
+
+        Args:
+            say: is told in a sentence when the call comes and goes.
+            shows: are given every picture; must be quick.
+            file: is given every picture and the sound, with times that go on across sessions.
+        """
+        self.room = Room("live", enhancer, RTCConfiguration(iceServers=[]))
+        self.sessions = 0
+        self._url, self._token, self._say = url, token, say
+        self._file = file
+        self._clock = _Clock()
+        self._stop = asyncio.Event()
+        self._listening: set[asyncio.Future[None]] = set()
+        self.first_restored_s: float | None = None
+        self.room.outputs.extend(shows)
+        if file is not None:
+            self.room.outputs.append(lambda frame: file.put(self._clock.restamp(frame)))
+
+    def stop(self) -> None:
+        """Ends the call; `run` returns soon after."""
+        self._stop.set()
+
+    async def run(self) -> None:
+        """Stays in the call until `stop`. Raises InputError for what another try cannot mend."""
+        failures = 0
+        self.room.stats.restart_clock()
+        try:
+            while not self._stop.is_set():
+                wait = 0.0
+                try:
+                    await self._session()
+                    failures = 0
+                    self._say("the call broke off")
+                except SessionError as error:
+                    if error.unreachable and not self.sessions:
+                        raise InputError(f"{error}: check the address") from error
+                    wait = error.retry_after
+                    self._say(str(error))
+                wait = max(wait, BACKOFF[min(failures, len(BACKOFF) - 1)])
+                failures += 1
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(self._stop.wait(), wait)
+        finally:
+            self.first_restored_s = self.room.stats.first_restored_s
+            await self.room.close()
+            await asyncio.gather(*self._listening)
+
+    async def _session(self) -> None:
+        """One connection, until it breaks off or the call is to end."""
+        gone = asyncio.Event()
+        self._clock.begin_session()
+        async with open_session(self._url, self._token, self._on_track) as connection:
+            connection.on("connectionstatechange", lambda: self._check(connection, gone))
+            self._check(connection, gone)
+            self.sessions += 1
+            waits = [asyncio.ensure_future(event.wait()) for event in (gone, self._stop)]
+            await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+            for wait in waits:
+                wait.cancel()
+
+    def _check(self, connection: RTCPeerConnection, gone: asyncio.Event) -> None:
+        if connection.connectionState == "connected":
+            self._say(f"in the call at {self._url}")
+        elif connection.connectionState in GONE:
+            gone.set()
+
+    def _on_track(self, track: MediaStreamTrack) -> None:
+        self.room.attach(track)
+        sound = self.room.sound() if track.kind == "audio" else None
+        if sound is not None and self._file is not None:
+            task = asyncio.ensure_future(self._listen(sound, self._file))
+            self._listening.add(task)
+            task.add_done_callback(self._listening.discard)
+
+    async def _listen(self, sound: MediaStreamTrack, file: FileOutput) -> None:
+        with contextlib.suppress(MediaStreamError):
+            while True:
+                file.put(self._clock.restamp(await sound.recv()))
+
+
+@dataclass
+class _Clock:
+    """Times that go on when a new session begins again at nought."""
+
+    ended: Fraction = Fraction(0)  # where the earlier sessions ended
+    latest: Fraction = Fraction(0)
+    starts: dict[type, Fraction] = field(default_factory=dict)
+
+    def begin_session(self) -> None:
+        self.ended = self.latest + Fraction(1, 30) if self.latest else Fraction(0)
+        self.starts.clear()
+
+    def restamp(self, frame: Any) -> Any:
+        """The frame as it goes to the file: sound and picture from the session's start on."""
+        base = frame.time_base or Fraction(1, 90000)
+        time = (frame.pts or 0) * base
+        start = self.starts.setdefault(type(frame), time)
+        time = self.ended + time - start
+        self.latest = max(self.latest, time)
+        if isinstance(frame, av.VideoFrame):
+            frame = copy_frame(frame)  # others use this one too, with its own time
+        frame.pts = round(time / base)
+        frame.time_base = base
+        return frame
+
+
+async def join(joined: Joined) -> None:
+    """Runs a call until Ctrl-C or SIGTERM."""
+    loop = asyncio.get_running_loop()
+    for how in (signal.SIGINT, signal.SIGTERM):
+        with contextlib.suppress(NotImplementedError, ValueError, RuntimeError):
+            loop.add_signal_handler(how, joined.stop)
+    await joined.run()

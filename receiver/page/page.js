@@ -1,0 +1,186 @@
+// Publishes the camera over WHIP (RFC 9725) and watches what the receiver makes of it over WHEP.
+
+const $ = (id) => document.getElementById(id);
+const room = `page-${crypto.getRandomValues(new Uint32Array(1))[0].toString(36)}`;
+const sessions = []; // { connection, location }
+let token = new URLSearchParams(location.hash.slice(1)).get("token") ?? "";
+let publisher = null;
+let polling = null;
+let lastSent = null;
+
+function tell(sentence) {
+  $("message").textContent = sentence;
+  $("message").hidden = !sentence;
+}
+
+function headers(more = {}) {
+  return token ? { Authorization: `Bearer ${token}`, ...more } : more;
+}
+
+// Offer with all candidates in it, answer, session: WHIP and WHEP do this alike.
+async function negotiate(connection, url) {
+  await connection.setLocalDescription();
+  if (connection.iceGatheringState !== "complete") {
+    await new Promise((resolve) => {
+      const done = () => connection.iceGatheringState === "complete" && resolve();
+      connection.addEventListener("icegatheringstatechange", done);
+      setTimeout(resolve, 1000);
+    });
+  }
+  const response = await fetch(url, {
+    method: "POST",
+    headers: headers({ "Content-Type": "application/sdp" }),
+    body: connection.localDescription.sdp,
+  });
+  const text = await response.text();
+  if (response.status === 401) {
+    $("token-field").hidden = false;
+    throw new Error("This receiver asks for a token: type it in and start again.");
+  }
+  if (!response.ok) throw new Error(`The receiver said no: ${text}`);
+  sessions.push({ connection, location: response.headers.get("Location") });
+  await connection.setRemoteDescription({ type: "answer", sdp: text });
+}
+
+function preferH264(transceiver, capabilities) {
+  const codecs = capabilities.codecs.filter((codec) => /H264|rtx/i.test(codec.mimeType));
+  transceiver.setCodecPreferences(codecs);
+}
+
+async function openCamera() {
+  if (!window.isSecureContext) {
+    throw new Error("Browsers give the camera to secure pages only: open this page over https, " +
+      "or on the receiver's own machine as localhost.");
+  }
+  const wanted = (id) => ($(id).value ? { deviceId: { exact: $(id).value } } : {});
+  try {
+    return await navigator.mediaDevices.getUserMedia({
+      video: { width: 640, height: 480, frameRate: 30, ...wanted("camera") },
+      audio: $("microphone").value === "none" ? false : { ...wanted("microphone") },
+    });
+  } catch (error) {
+    const said = {
+      NotAllowedError: "The browser denies the camera: allow it for this page, then start again.",
+      NotFoundError: "No camera or microphone was found: plug one in, then start again.",
+      NotReadableError: "Another program uses the camera: close it, then start again.",
+    };
+    throw new Error(said[error.name] ?? `The camera cannot be opened: ${error.message}`);
+  }
+}
+
+async function listDevices() {
+  if (!navigator.mediaDevices) return;
+  const devices = await navigator.mediaDevices.enumerateDevices();
+  for (const [id, kind] of [["camera", "videoinput"], ["microphone", "audioinput"]]) {
+    const chosen = $(id).value;
+    $(id).replaceChildren(new Option("default", ""));
+    for (const [index, device] of devices.filter((d) => d.kind === kind).entries()) {
+      if (device.deviceId) $(id).add(new Option(device.label || `${id} ${index + 1}`, device.deviceId));
+    }
+    if (id === "microphone") $(id).add(new Option("none", "none"));
+    $(id).value = chosen;
+  }
+}
+
+async function capBitrate() {
+  const kbps = Number($("bitrate").value);
+  $("bitrate-value").textContent = `${kbps} kbit/s`;
+  const sender = publisher?.getSenders().find((one) => one.track?.kind === "video");
+  if (!sender) return;
+  const parameters = sender.getParameters();
+  if (!parameters.encodings?.length) return;
+  parameters.encodings[0].maxBitrate = kbps * 1000;
+  await sender.setParameters(parameters);
+}
+
+async function publish(stream) {
+  publisher = new RTCPeerConnection();
+  for (const track of stream.getTracks()) {
+    const transceiver = publisher.addTransceiver(track, { direction: "sendonly", streams: [stream] });
+    if (track.kind === "video") preferH264(transceiver, RTCRtpSender.getCapabilities("video"));
+  }
+  publisher.addEventListener("connectionstatechange", () => {
+    if (publisher?.connectionState === "failed") stop("The connection to the receiver broke off.");
+  });
+  await negotiate(publisher, `/whip/${room}`);
+  await capBitrate();
+}
+
+async function watch() {
+  const viewer = new RTCPeerConnection();
+  const video = viewer.addTransceiver("video", { direction: "recvonly" });
+  preferH264(video, RTCRtpReceiver.getCapabilities("video"));
+  viewer.addTransceiver("audio", { direction: "recvonly" });
+  const stream = new MediaStream();
+  viewer.addEventListener("track", ({ track }) => stream.addTrack(track));
+  $("received").srcObject = stream;
+  $("restored").srcObject = stream;
+  $("restored").addEventListener("resize", () => {
+    const { videoWidth, videoHeight } = $("restored");
+    $("stage").style.setProperty("--ratio", `${videoWidth / 2} / ${videoHeight}`);
+  });
+  await negotiate(viewer, `/whep/${room}?view=both`);
+}
+
+async function poll() {
+  const response = await fetch("/stats", { headers: headers() });
+  const stats = (await response.json())[room];
+  if (!stats) return;
+  const latency = stats.stages_ms["added latency"];
+  $("fps").textContent = stats.fps.toFixed(1);
+  $("latency").textContent = latency ? `${latency.median.toFixed(0)} ms` : "–";
+  $("qp").textContent = stats.qp === null ? "–" : stats.qp.toFixed(0);
+  $("keyframes").textContent = stats.keyframes;
+  $("device").textContent = stats.device;
+  for (const report of (await publisher.getStats()).values()) {
+    if (report.type !== "outbound-rtp" || report.kind !== "video") continue;
+    if (lastSent) {
+      const seconds = (report.timestamp - lastSent.timestamp) / 1000;
+      const kbps = ((report.bytesSent - lastSent.bytesSent) * 8) / 1000 / seconds;
+      $("rate").textContent = `${kbps.toFixed(0)} kbit/s`;
+    }
+    lastSent = report;
+  }
+}
+
+async function start() {
+  tell("");
+  $("start").disabled = true;
+  token = $("token").value || token;
+  try {
+    const stream = await openCamera();
+    await listDevices();
+    await publish(stream);
+    await watch();
+    $("start").textContent = "Stop";
+    polling = setInterval(() => poll().catch(() => {}), 1000);
+  } catch (error) {
+    stop(error.message);
+  }
+  $("start").disabled = false;
+}
+
+function stop(sentence = "") {
+  clearInterval(polling);
+  for (const { connection, location } of sessions.splice(0)) {
+    connection.getSenders().forEach((sender) => sender.track?.stop());
+    connection.close();
+    if (location) fetch(location, { method: "DELETE", headers: headers(), keepalive: true });
+  }
+  publisher = null;
+  lastSent = null;
+  $("start").textContent = "Start";
+  tell(sentence);
+}
+
+$("setup").addEventListener("submit", (event) => {
+  event.preventDefault();
+  if (sessions.length) stop();
+  else start();
+});
+$("bitrate").addEventListener("input", () => capBitrate().catch((error) => tell(error.message)));
+$("divider").addEventListener("input", () => {
+  $("stage").style.setProperty("--at", `${$("divider").value}%`);
+});
+addEventListener("pagehide", () => stop());
+listDevices().catch(() => {});

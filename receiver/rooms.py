@@ -1,0 +1,381 @@
+"""A published call and everybody who watches it: one enhancement, one encoding, many viewers."""
+
+import asyncio
+import contextlib
+import secrets
+import time
+from collections.abc import Callable, Coroutine
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import Any, Literal, TypeAlias
+
+import av
+from aiortc import RTCConfiguration, RTCPeerConnection, RTCSessionDescription
+from aiortc.contrib.media import MediaRelay
+from aiortc.exceptions import InvalidStateError, OperationError
+from aiortc.mediastreams import MediaStreamError, MediaStreamTrack
+from aiortc.sdp import SessionDescription
+
+from receiver.call import h264_codecs, receive_h264
+from receiver.decoding import DecodedFrame
+from receiver.encoding import Encoding
+from receiver.enhancer import Enhancer
+from receiver.errors import InputError
+from receiver.outputs import side_by_side
+from receiver.sender import VideoPacket
+from receiver.stats import Stats
+from receiver.track import EnhancedVideoTrack, NewestSlot, arrival_time
+
+View: TypeAlias = Literal["restored", "both"]
+"""What a viewer sees: the restored picture, or received and restored side by side."""
+
+VIEWS: dict[View, Encoding] = {
+    "restored": Encoding(kbps=2500, keyframe_every=300, preset="ultrafast"),
+    "both": Encoding(kbps=4000, keyframe_every=300, preset="ultrafast"),
+}
+GONE = ("failed", "closed", "disconnected")
+"""States of a connection from which aiortc never comes back."""
+
+PENDING = 30
+"""Packets that wait for a slow viewer; beyond that it goes on from the next key frame."""
+SOUND_PENDING = 50
+"""Pieces of 20 ms of sound that wait to be in step with the picture."""
+
+
+class OfferError(InputError):
+    """An SDP offer that cannot be answered; `status` is the HTTP status that says so."""
+
+    def __init__(self, status: int, sentence: str) -> None:
+        super().__init__(sentence)
+        self.status = status
+
+
+def read_offer(sdp: str) -> RTCSessionDescription:
+    """Checks an offer before anything is made for it.
+
+    Raises OfferError if it is no SDP (400), or has no video or no H.264 (422).
+    """
+    refusal = OfferError(400, "the body is no SDP offer: send localDescription.sdp")
+    if not sdp.startswith("v=0"):
+        raise refusal
+    try:
+        parsed = SessionDescription.parse(sdp)
+    except Exception as error:  # aiortc's parser raises whatever it stumbles over
+        raise refusal from error
+    video = [media for media in parsed.media if media.kind == "video"]
+    if not video:
+        raise OfferError(422, "the offer has no video: add a video track or transceiver")
+    if len(video) > 1:
+        raise OfferError(422, "the offer has more than one video: offer one")
+    if all(codec.name != "H264" for codec in video[0].rtp.codecs):
+        raise OfferError(422, "the offer has no H.264: allow it in the sender's codecs")
+    return RTCSessionDescription(sdp=sdp, type="offer")
+
+
+async def answer(connection: RTCPeerConnection, offer: RTCSessionDescription) -> str:
+    """Sets an offer and gives the answer's SDP, all candidates in it.
+
+    Raises OfferError if aiortc cannot answer it.
+    """
+    try:
+        await connection.setRemoteDescription(offer)
+        await connection.setLocalDescription(await connection.createAnswer())
+    except (ValueError, OperationError, InvalidStateError, AttributeError, KeyError) as error:
+        raise OfferError(422, f"the offer cannot be answered: {error}") from error
+    if "H264/90000" not in connection.localDescription.sdp:
+        raise OfferError(422, "the offer's H.264 is of no profile that is spoken here")
+    sdp: str = connection.localDescription.sdp
+    return sdp
+
+
+class ViewerTrack(MediaStreamTrack):
+    """Packets of a shared encoder for one viewer; a slow one loses pictures, never the others."""
+
+    kind = "video"
+
+    def __init__(self, encoder: "SharedEncoder") -> None:
+        super().__init__()
+        self._encoder = encoder
+        self._packets: asyncio.Queue[VideoPacket | None] = asyncio.Queue(PENDING)
+        self._waits_for_keyframe = True
+        encoder.add(self)
+
+    def put(self, packet: "VideoPacket") -> None:
+        """Takes the next packet; never waits."""
+        if self._waits_for_keyframe and not packet.is_keyframe:
+            return
+        self._waits_for_keyframe = False
+        try:
+            self._packets.put_nowait(packet)
+        except asyncio.QueueFull:
+            while not self._packets.empty():
+                self._packets.get_nowait()
+            self._waits_for_keyframe = True
+            self._encoder.request_keyframe()
+
+    async def recv(self) -> "VideoPacket":
+        """The next packet. Raises MediaStreamError at the end."""
+        packet = await self._packets.get() if self.readyState == "live" else None
+        if packet is None:
+            self.stop()
+            raise MediaStreamError
+        return packet
+
+    def stop(self) -> None:
+        """Ends the track."""
+        if self.readyState == "live":
+            super().stop()
+            self._encoder.remove(self)
+            with contextlib.suppress(asyncio.QueueFull):
+                self._packets.put_nowait(None)
+
+
+@dataclass(frozen=True)
+class Newest:
+    """Pictures to be encoded, and when what they show arrived."""
+
+    pictures: list[av.VideoFrame]
+    arrived: float
+
+
+class SharedEncoder:
+    """Encodes pictures once for all who watch; works only while somebody does."""
+
+    def __init__(self, encoding: Encoding, stats: Stats) -> None:
+        """To be made inside a running event loop. Notes in `stats` how late its packets are."""
+        self._encoding, self._stats = encoding, stats
+        self._codec: av.VideoCodecContext | None = None
+        self._viewers: set[ViewerTrack] = set()
+        self._slot: NewestSlot[Newest] = NewestSlot()
+        self._worker = ThreadPoolExecutor(1, thread_name_prefix="encoder")
+        self._keyframe_wanted = False
+        self._task = asyncio.ensure_future(self._run())
+
+    @property
+    def watched(self) -> bool:
+        """Whether there is anybody to encode for."""
+        return bool(self._viewers)
+
+    def put(self, pictures: list[av.VideoFrame], arrived: float) -> None:
+        """Takes the newest pictures, to be shown side by side; older ones that wait are dropped."""
+        self._slot.put(Newest(pictures, arrived))
+
+    def add(self, viewer: ViewerTrack) -> None:
+        """A new viewer begins with a key frame."""
+        self._viewers.add(viewer)
+        self.request_keyframe()
+
+    def remove(self, viewer: ViewerTrack) -> None:
+        """A viewer is gone."""
+        self._viewers.discard(viewer)
+
+    def request_keyframe(self) -> None:
+        """Makes the next picture a key frame."""
+        self._keyframe_wanted = True
+
+    async def close(self) -> None:
+        """Ends all viewers' tracks and the thread."""
+        for viewer in list(self._viewers):
+            viewer.stop()
+        self._slot.close()
+        await self._task
+        self._worker.shutdown(wait=False)
+
+    async def _run(self) -> None:
+        loop = asyncio.get_running_loop()
+        while (newest := await self._slot.take()) is not None:
+            pictures = newest.pictures
+            for packet in await loop.run_in_executor(self._worker, self._encode, pictures):
+                for viewer in list(self._viewers):
+                    viewer.put(packet)
+            self._stats.add("picture delay", time.perf_counter() - newest.arrived)
+
+    def _encode(self, pictures: list[av.VideoFrame]) -> "list[VideoPacket]":
+        frame = side_by_side(pictures) if len(pictures) > 1 else pictures[0]
+        size = frame.width // 2 * 2, frame.height // 2 * 2
+        if self._codec is None or (self._codec.width, self._codec.height) != size:
+            self._codec = self._encoding.open(*size, Fraction(30))
+        picture = frame.reformat(*size, "yuv420p")
+        wanted, self._keyframe_wanted = self._keyframe_wanted, False
+        kinds = av.video.frame.PictureType
+        picture.pict_type = kinds.I if wanted else kinds.NONE
+        return list(self._codec.encode(picture))
+
+
+class DelayedAudioTrack(MediaStreamTrack):
+    """Sound that waits as long as the picture does, so that both stay in step."""
+
+    kind = "audio"
+
+    def __init__(self, source: MediaStreamTrack, delay: Callable[[], float], stats: Stats) -> None:
+        """`delay()` gives the seconds to wait, at any time. To be made inside an event loop."""
+        super().__init__()
+        self._source, self._delay, self._stats = source, delay, stats
+        self._pieces: asyncio.Queue[tuple[float, Any]] = asyncio.Queue(SOUND_PENDING)
+        self._drain = asyncio.ensure_future(self._drain_source())
+
+    async def recv(self) -> Any:
+        """The next piece of sound, at its time. Raises MediaStreamError at the end."""
+        arrived, frame = await self._pieces.get()
+        if frame is None:
+            self.stop()
+            raise MediaStreamError
+        await asyncio.sleep(max(0.0, arrived + self._delay() - time.perf_counter()))
+        self._stats.add("sound delay", time.perf_counter() - arrived)
+        return frame
+
+    def stop(self) -> None:
+        """Ends the track and its source."""
+        super().stop()
+        self._drain.cancel()
+        self._source.stop()
+
+    async def _drain_source(self) -> None:
+        try:
+            while True:
+                self._put(await self._source.recv())
+        except MediaStreamError:
+            self._put(None)
+
+    def _put(self, frame: Any) -> None:
+        if self._pieces.full():
+            self._pieces.get_nowait()
+        self._pieces.put_nowait((time.perf_counter(), frame))
+
+
+class Room:
+    """One published stream, its enhancer and its viewers.
+
+    Attributes:
+        name: the one in the URL.
+        stats: of its enhancement.
+        publisher_id: names the publishing session in its URL.
+        qp: mean luma QP of the last picture received, None where unknown.
+        closed: set once the room has ended.
+        outputs: are given every picture that leaves, in the event loop; must be quick.
+    """
+
+    def __init__(self, name: str, enhancer: Enhancer, ice: RTCConfiguration) -> None:
+        self.name = name
+        self.stats = enhancer.stats
+        self.publisher_id = secrets.token_urlsafe(12)
+        self.qp: float | None = None
+        self.closed = asyncio.Event()
+        self.outputs: list[Callable[[av.VideoFrame], Any]] = []
+        self._enhancer, self._ice = enhancer, ice
+        self._publisher: RTCPeerConnection | None = None
+        self._viewers: dict[str, RTCPeerConnection] = {}
+        self._relay = MediaRelay()
+        self._sound: DelayedAudioTrack | None = None
+        self._encoders: dict[View, SharedEncoder] = {}
+        self._tasks: set[asyncio.Future[Any]] = set()
+
+    @property
+    def viewer_count(self) -> int:
+        """How many watch."""
+        return len(self._viewers)
+
+    async def publish(self, offer: RTCSessionDescription) -> str:
+        """Answers the publisher's offer. Raises OfferError; the room is of no use then."""
+        connection = self._publisher = RTCPeerConnection(self._ice)
+
+        def on_state() -> None:
+            if connection.connectionState in GONE:
+                self._later(self.close())
+
+        receive_h264(connection)
+        connection.on("track", self.attach)
+        connection.on("connectionstatechange", on_state)
+        return await answer(connection, offer)
+
+    def attach(self, track: MediaStreamTrack) -> None:
+        """Takes a received track as the one to enhance and spread, or as its sound."""
+        if track.kind == "audio":
+            self._sound = DelayedAudioTrack(track, self.delay, self.stats)
+        else:
+            enhanced = EnhancedVideoTrack(track, self._enhancer, on_frame=self._spread)
+            self._later(read_to_the_end(enhanced))
+
+    def sound(self) -> MediaStreamTrack | None:
+        """The sound, in step with the picture, for one more who listens."""
+        return self._sound and self._relay.subscribe(self._sound, buffered=False)
+
+    async def view(self, offer: RTCSessionDescription, view: View) -> tuple[str, str]:
+        """Answers a viewer's offer; returns its session's id and the SDP. Raises OfferError."""
+        connection = RTCPeerConnection(self._ice)
+        if view not in self._encoders:
+            self._encoders[view] = SharedEncoder(VIEWS[view], self.stats)
+        encoder = self._encoders[view]
+        track = ViewerTrack(encoder)
+        session = secrets.token_urlsafe(12)
+        self._viewers[session] = connection
+
+        def on_state() -> None:
+            if connection.connectionState in GONE:
+                track.stop()
+                self._later(self.leave(session))
+
+        connection.on("connectionstatechange", on_state)
+        try:
+            rtp_sender = connection.addTrack(track)
+            setattr(rtp_sender, "_send_keyframe", encoder.request_keyframe)  # noqa: B010
+            connection.getTransceivers()[0].setCodecPreferences(h264_codecs())
+            sound = self.sound() if "m=audio" in offer.sdp else None
+            if sound is not None:
+                connection.addTrack(sound)
+            return session, await answer(connection, offer)
+        except OfferError:
+            track.stop()
+            await self.leave(session)
+            raise
+
+    async def leave(self, session: str) -> bool:
+        """Ends a viewer's session; returns whether there was one."""
+        connection = self._viewers.pop(session, None)
+        if connection is None:
+            return False
+        await connection.close()
+        return True
+
+    async def close(self) -> None:
+        """Ends the publisher, all viewers and everything that works for them."""
+        if self.closed.is_set():
+            return
+        self.closed.set()
+        for encoder in self._encoders.values():
+            await encoder.close()
+        await asyncio.gather(*(self.leave(session) for session in list(self._viewers)))
+        if self._publisher is not None:
+            await self._publisher.close()
+        if self._sound is not None:
+            self._sound.stop()
+        await asyncio.gather(*(task for task in self._tasks if task is not asyncio.current_task()))
+
+    def delay(self) -> float:
+        """Seconds that the picture is late by, for the sound to wait."""
+        watched = any(encoder.watched for encoder in self._encoders.values())
+        stage = "picture delay" if watched else "added latency"
+        return min(0.2, self.stats.recent_seconds(stage))
+
+    def _spread(self, frame: DecodedFrame, output: av.VideoFrame) -> None:
+        self.qp = frame.qp
+        for take in self.outputs:
+            take(output)
+        for view, encoder in self._encoders.items():
+            if encoder.watched:
+                both = view == "both"
+                pictures = [frame.video, output] if both else [output]
+                encoder.put(pictures, arrival_time(frame.video))
+
+    def _later(self, work: Coroutine[Any, Any, Any]) -> None:
+        task = asyncio.ensure_future(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+
+async def read_to_the_end(track: MediaStreamTrack) -> None:
+    """Keeps a track going whose frames are used where they leave it."""
+    with contextlib.suppress(MediaStreamError):
+        while True:
+            await track.recv()

@@ -1,0 +1,332 @@
+"""The server: WHIP in, WHEP out, one page, figures.
+
+WHIP is RFC 9725; WHEP is the IETF draft draft-ietf-wish-whep. Neither side trickles: offers and
+answers carry all their candidates.
+"""
+
+import asyncio
+import contextlib
+import hmac
+import ipaddress
+import signal
+import ssl
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from dataclasses import dataclass, field
+from importlib.resources import files
+from pathlib import Path
+from typing import Any, TypeAlias
+
+from aiohttp import web
+from aiortc import RTCConfiguration
+from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.core import GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from receiver.enhancer import Enhancer
+from receiver.errors import InputError
+from receiver.rooms import VIEWS, OfferError, Room, View, read_offer
+
+MAX_BODY = 64 * 1024
+"""Bytes of a request's body; a browser's offer has a tenth of it."""
+RETRY_AFTER = 30
+"""Seconds after which a refused publisher should ask again."""
+
+Handler: TypeAlias = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+
+@dataclass(frozen=True)
+class ServeConfig:
+    """How the server is reached.
+
+    Attributes:
+        host, port: to listen on. Without a token only loopback addresses are allowed.
+        token: Bearer token that every request but the page's own files has to carry.
+        tls_cert, tls_key: PEM files; browsers give a camera to HTTPS or localhost pages alone.
+        cors: whether pages of other origins may use the server.
+        rooms: publishers at once.
+        viewers: viewers a room.
+        ice: STUN and TURN servers; none by default, so nothing outside is asked.
+    """
+
+    host: str = "127.0.0.1"
+    port: int = 8080
+    token: str | None = None
+    tls_cert: Path | None = None
+    tls_key: Path | None = None
+    cors: bool = False
+    rooms: int = 1
+    viewers: int = 16
+    ice: RTCConfiguration = field(default_factory=lambda: RTCConfiguration(iceServers=[]))
+
+    def __post_init__(self) -> None:
+        """Raises InputError for an address that would be open to strangers, or half a TLS pair."""
+        if self.token is None and not _is_loopback(self.host):
+            raise InputError(
+                f"{self.host} can be reached from outside: give --token, or leave --host 127.0.0.1"
+            )
+        if self.token is not None and not self.token:
+            raise InputError("the token is empty: give --token some characters")
+        if (self.tls_cert is None) != (self.tls_key is None):
+            raise InputError("TLS needs both: give --tls-cert and --tls-key")
+
+    @property
+    def url(self) -> str:
+        """Where the page is."""
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"{'https' if self.tls_cert else 'http'}://{host}:{self.port}/"
+
+    def ssl_context(self) -> ssl.SSLContext | None:
+        """The TLS side, None without. Raises InputError for files that are no PEM pair."""
+        if self.tls_cert is None:
+            return None
+        context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+        try:
+            context.load_cert_chain(self.tls_cert, self.tls_key)
+        except (OSError, ssl.SSLError) as error:
+            raise InputError(
+                f"{self.tls_cert} and {self.tls_key} are no certificate and its key: {error}"
+            ) from error
+        return context
+
+
+def _is_loopback(host: str) -> bool:
+    with contextlib.suppress(ValueError):
+        return ipaddress.ip_address(host).is_loopback
+    return host == "localhost"
+
+
+class Server:
+    """The rooms and their HTTP side."""
+
+    def __init__(self, config: ServeConfig, make_enhancer: Callable[[], Enhancer]) -> None:
+        """`make_enhancer` is called once a room."""
+        self.config = config
+        self.rooms: dict[str, Room] = {}
+        self._make_enhancer = make_enhancer
+        self._registry = CollectorRegistry(auto_describe=False)
+        self._registry.register(_RoomCollector(self.rooms))
+
+    def app(self) -> web.Application:
+        """The aiohttp application; closing it ends all calls."""
+        app = web.Application(middlewares=[self._guard], client_max_size=MAX_BODY)
+        page = files("receiver") / "page"
+        for name, kind in (("index.html", "html"), ("page.js", "javascript"), ("page.css", "css")):
+            path = "/" if name == "index.html" else f"/{name}"
+            app.router.add_get(path, _static((page / name).read_text(), f"text/{kind}"))
+        app.router.add_post("/whip/{name}", self._publish)
+        app.router.add_delete("/whip/{name}/{session}", self._unpublish)
+        app.router.add_post("/whep/{name}", self._view)
+        app.router.add_delete("/whep/{name}/{session}", self._leave)
+        app.router.add_get("/stats", self._stats)
+        app.router.add_get("/metrics", self._metrics)
+        app.on_shutdown.append(self._close)
+        return app
+
+    @web.middleware
+    async def _guard(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+        """Tokens, CORS, and errors as one sentence."""
+        open_paths = ("/", "/page.js", "/page.css")
+        if request.method == "OPTIONS":
+            response: web.StreamResponse = web.Response(status=204)
+            response.headers["Accept-Post"] = "application/sdp"
+        elif request.path not in open_paths and not self._allowed(request):
+            response = _refusal(401, "a Bearer token is needed: send it as Authorization")
+            response.headers["WWW-Authenticate"] = "Bearer"
+        else:
+            try:
+                response = await handler(request)
+            except OfferError as error:
+                response = _refusal(error.status, str(error))
+            except web.HTTPException as error:
+                response = _refusal(error.status, error.text or error.reason)
+        if self.config.cors:
+            response.headers["Access-Control-Allow-Origin"] = "*"
+            response.headers["Access-Control-Allow-Methods"] = "GET, POST, DELETE, OPTIONS"
+            response.headers["Access-Control-Allow-Headers"] = "Authorization, Content-Type"
+            response.headers["Access-Control-Expose-Headers"] = "Location"
+        return response
+
+    def _allowed(self, request: web.Request) -> bool:
+        if self.config.token is None:
+            return True
+        given = request.headers.get("Authorization", "")
+        expected = f"Bearer {self.config.token}"
+        return hmac.compare_digest(given.encode(), expected.encode())
+
+    async def _publish(self, request: web.Request) -> web.Response:
+        offer = read_offer(await _sdp_body(request))
+        name = request.match_info["name"]
+        if name in self.rooms:
+            return _refusal(409, f"{name} is being published already: use another name")
+        if len(self.rooms) >= self.config.rooms:
+            response = _refusal(503, f"{len(self.rooms)} calls are all that this server takes")
+            response.headers["Retry-After"] = str(RETRY_AFTER)
+            return response
+        room = Room(name, self._make_enhancer(), self.config.ice)
+        self.rooms[name] = room
+        try:
+            answer = await room.publish(offer)
+        except BaseException:
+            del self.rooms[name]
+            await room.close()
+            raise
+        forgetting = asyncio.ensure_future(self._forget(room))
+        forgetting.add_done_callback(lambda task: task.exception())
+        return _created(f"/whip/{name}/{room.publisher_id}", answer)
+
+    async def _unpublish(self, request: web.Request) -> web.Response:
+        room = self._room(request)
+        if not hmac.compare_digest(room.publisher_id, request.match_info["session"]):
+            raise web.HTTPNotFound(text="there is no such session")
+        await room.close()
+        return web.Response()
+
+    async def _view(self, request: web.Request) -> web.Response:
+        offer = read_offer(await _sdp_body(request))
+        room = self._room(request)
+        view = request.query.get("view", "restored")
+        if view not in VIEWS:
+            return _refusal(400, f"there is no view {view!r}: use restored or both")
+        if room.viewer_count >= self.config.viewers:
+            response = _refusal(503, f"{room.viewer_count} viewers are all that this server takes")
+            response.headers["Retry-After"] = str(RETRY_AFTER)
+            return response
+        known: View = "both" if view == "both" else "restored"
+        session, answer = await room.view(offer, known)
+        return _created(f"/whep/{room.name}/{session}", answer)
+
+    async def _leave(self, request: web.Request) -> web.Response:
+        if not await self._room(request).leave(request.match_info["session"]):
+            raise web.HTTPNotFound(text="there is no such session")
+        return web.Response()
+
+    async def _stats(self, request: web.Request) -> web.Response:
+        return web.json_response({name: room_stats(room) for name, room in self.rooms.items()})
+
+    async def _metrics(self, request: web.Request) -> web.Response:
+        return web.Response(
+            body=generate_latest(self._registry),
+            headers={"Content-Type": "text/plain; version=0.0.4; charset=utf-8"},
+        )
+
+    def _room(self, request: web.Request) -> Room:
+        name = request.match_info["name"]
+        if name not in self.rooms:
+            raise web.HTTPNotFound(text=f"nobody publishes {name}: start the publisher first")
+        return self.rooms[name]
+
+    async def _forget(self, room: Room) -> None:
+        await room.closed.wait()
+        self.rooms.pop(room.name, None)
+
+    async def _close(self, app: web.Application) -> None:
+        await asyncio.gather(*(room.close() for room in list(self.rooms.values())))
+
+
+def room_stats(room: Room) -> dict[str, Any]:
+    """Everything that is known of a room, ready for JSON."""
+    return room.stats.snapshot() | {"viewers": room.viewer_count, "qp": room.qp}
+
+
+class _RoomCollector(Collector):
+    """The rooms' figures as Prometheus asks for them."""
+
+    def __init__(self, rooms: dict[str, Room]) -> None:
+        self._rooms = rooms
+
+    def collect(self) -> Iterator[Metric]:
+        frames = GaugeMetricFamily(
+            "receiver_frames", "Frames since the call's start.", labels=["room", "what"]
+        )
+        seconds = GaugeMetricFamily(
+            "receiver_stage_seconds", "Time a stage.", labels=["room", "stage", "quantile"]
+        )
+        now = {
+            name: GaugeMetricFamily(f"receiver_{name}", about, labels=["room"])
+            for name, about in (
+                ("fps", "Frames a second that leave."),
+                ("keyframes", "Keyframes held."),
+                ("viewers", "Viewers."),
+            )
+        }
+        for room in list(self._rooms.values()):
+            stats = room_stats(room)
+            for what, count in stats["frames"].items():
+                frames.add_metric([room.name, what], count)
+            for stage, times in stats["stages_ms"].items():
+                seconds.add_metric([room.name, stage, "0.5"], times["median"] / 1e3)
+                seconds.add_metric([room.name, stage, "0.95"], times["p95"] / 1e3)
+            for name, metric in now.items():
+                metric.add_metric([room.name], stats[name])
+        yield from (frames, seconds, *now.values())
+
+
+async def _sdp_body(request: web.Request) -> str:
+    """Raises HTTP 415 for another content type, 413 for too large a body, 400 for no text."""
+    if request.content_type != "application/sdp":
+        raise web.HTTPUnsupportedMediaType(text="send the offer as Content-Type: application/sdp")
+    try:
+        return await request.text()
+    except UnicodeDecodeError:
+        raise web.HTTPBadRequest(text="the body is no text") from None
+
+
+def _created(location: str, sdp: str) -> web.Response:
+    """RFC 9725, section 4.2."""
+    return web.Response(
+        status=201, text=sdp, content_type="application/sdp", headers={"Location": location}
+    )
+
+
+def _refusal(status: int, sentence: str) -> web.Response:
+    return web.Response(status=status, text=sentence + "\n")
+
+
+def _static(text: str, kind: str) -> Handler:
+    async def handler(request: web.Request) -> web.Response:
+        return web.Response(text=text, content_type=kind)
+
+    return handler
+
+
+async def serve(
+    config: ServeConfig, make_enhancer: Callable[[], Enhancer], ready: Callable[[str], None]
+) -> None:
+    """Serves until Ctrl-C or SIGTERM; every call is ended before it returns.
+
+    Args:
+        ready: is given the page's URL once it can be opened.
+
+    Raises:
+        InputError: if the address cannot be listened on, or TLS files are unusable.
+    """
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for how in (signal.SIGINT, signal.SIGTERM):
+        with contextlib.suppress(NotImplementedError):  # Windows
+            loop.add_signal_handler(how, stop.set)
+    async with listening(Server(config, make_enhancer)):
+        ready(config.url)
+        await stop.wait()
+
+
+@contextlib.asynccontextmanager
+async def listening(server: Server) -> AsyncIterator[None]:
+    """The server at its address; leaving the context ends every call.
+
+    Raises InputError if the address cannot be listened on, or TLS files are unusable.
+    """
+    config = server.config
+    runner = web.AppRunner(server.app(), shutdown_timeout=1.0)
+    await runner.setup()
+    try:
+        site = web.TCPSite(runner, config.host, config.port, ssl_context=config.ssl_context())
+        try:
+            await site.start()
+        except OSError as error:
+            raise InputError(
+                f"{config.host}:{config.port} cannot be listened on: {error.strerror}"
+            ) from error
+        yield
+    finally:
+        await runner.cleanup()

@@ -1,0 +1,112 @@
+"""A headless Chromium whose camera is a clip, driven over its DevTools protocol."""
+
+import asyncio
+import base64
+import contextlib
+import itertools
+import shutil
+import subprocess
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import av
+
+BINARY = shutil.which("chromium") or shutil.which("chromium-browser")
+FLAGS = [
+    "--headless",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--use-fake-ui-for-media-stream",
+    "--use-fake-device-for-media-stream",
+    "--autoplay-policy=no-user-gesture-required",
+    # A .local candidate costs a second where there is no multicast.
+    "--disable-features=WebRtcHideLocalIpsWithMdns",
+    "--window-size=420,900",
+    "--remote-debugging-port=0",
+]
+
+
+def write_y4m(path: Path, frames: list[av.VideoFrame], rate: int = 30) -> None:
+    """Frames as the raw video that Chromium takes for a camera."""
+    with path.open("wb") as file:
+        size = f"W{frames[0].width} H{frames[0].height}"
+        file.write(f"YUV4MPEG2 {size} F{rate}:1 Ip A1:1 C420mpeg2\n".encode())
+        for frame in frames:
+            file.write(b"FRAME\n")
+            file.write(frame.to_ndarray(format="yuv420p").tobytes())
+
+
+class Page:
+    """One page of the browser."""
+
+    def __init__(self, socket: aiohttp.ClientWebSocketResponse) -> None:
+        self._socket = socket
+        self._ids = itertools.count(1)
+
+    async def call(self, method: str, **parameters: Any) -> dict[str, Any]:
+        """A command of the DevTools protocol."""
+        number = next(self._ids)
+        await self._socket.send_json({"id": number, "method": method, "params": parameters})
+        async for message in self._socket:
+            answer = message.json()
+            if answer.get("id") == number:
+                assert "error" not in answer, answer
+                return answer["result"]
+        raise ConnectionError("Chromium has gone")
+
+    async def evaluate(self, script: str) -> Any:
+        """The value of a JavaScript expression, awaited."""
+        result = await self.call(
+            "Runtime.evaluate", expression=script, awaitPromise=True, returnByValue=True
+        )
+        assert "exceptionDetails" not in result, result
+        return result["result"].get("value")
+
+    async def wait_for(self, script: str, seconds: float) -> None:
+        """Until the expression is true."""
+        async with asyncio.timeout(seconds):
+            while not await self.evaluate(script):
+                await asyncio.sleep(0.1)
+
+    async def screenshot(self, path: Path) -> None:
+        """What a person would see."""
+        result = await self.call("Page.captureScreenshot", format="png")
+        path.write_bytes(base64.b64decode(result["data"]))
+
+
+@contextlib.asynccontextmanager
+async def chromium(camera: Path, profile: Path, url: str, *flags: str) -> AsyncIterator[Page]:
+    """Opens `url` in a fresh browser whose camera is the y4m file `camera`."""
+    command = [
+        str(BINARY),
+        *FLAGS,
+        *flags,
+        f"--use-file-for-fake-video-capture={camera}",
+        f"--user-data-dir={profile}",
+        url,
+    ]
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+        try:
+            async with aiohttp.ClientSession() as http:
+                async with asyncio.timeout(60):
+                    while not (profile / "DevToolsActivePort").exists():
+                        await asyncio.sleep(0.1)
+                    port = (profile / "DevToolsActivePort").read_text().split()[0]
+                    targets: list[dict[str, str]] = []
+                    while not targets:
+                        response = await http.get(f"http://127.0.0.1:{port}/json")
+                        targets = [t for t in await response.json() if t["type"] == "page"]
+                        await asyncio.sleep(0.1)
+                async with http.ws_connect(
+                    targets[0]["webSocketDebuggerUrl"], max_msg_size=1 << 28
+                ) as socket:
+                    yield Page(socket)
+        finally:
+            process.kill()

@@ -1,0 +1,97 @@
+"""This project's server, and the smallest WHIP publisher and WHEP viewer there can be."""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+from fractions import Fraction
+
+import aiohttp
+import av
+import numpy as np
+from aiohttp import web
+from aiortc import RTCConfiguration, RTCPeerConnection, RTCSessionDescription
+from aiortc.mediastreams import MediaStreamTrack
+
+from receiver.call import h264_codecs, receive_h264
+from receiver.encoding import Encoding
+from receiver.enhancer import Enhancer
+from receiver.sender import EncodedTrack, portrait_source
+from receiver.serve import ServeConfig, Server
+
+HERE = RTCConfiguration(iceServers=[])
+SDP = {"Content-Type": "application/sdp"}
+
+
+class Tone(MediaStreamTrack):
+    """A tone in pieces of 20 ms."""
+
+    kind = "audio"
+    count = 0
+
+    async def recv(self):
+        await asyncio.sleep(0.02)
+        frame = av.AudioFrame.from_ndarray(np.full((1, 960), 1000, np.int16), "s16", "mono")
+        frame.sample_rate, frame.pts, frame.time_base = 48000, 960 * self.count, Fraction(1, 48000)
+        self.count += 1
+        return frame
+
+
+class Peer:
+    """A WHIP publisher or WHEP viewer as small as can be."""
+
+    def __init__(self, http: aiohttp.ClientSession, base: str) -> None:
+        self.http, self.base = http, base
+        self.connection = RTCPeerConnection(HERE)
+        self.location = ""
+        self.tracks: dict[str, MediaStreamTrack] = {}
+        self.connection.on("track", lambda track: self.tracks.update({track.kind: track}))
+
+    async def negotiate(self, path: str) -> aiohttp.ClientResponse:
+        await self.connection.setLocalDescription(await self.connection.createOffer())
+        offer = self.connection.localDescription.sdp
+        response = await self.http.post(self.base + path, data=offer, headers=SDP)
+        if response.status == 201:
+            self.location = response.headers["Location"]
+            answer = RTCSessionDescription(await response.text(), "answer")
+            await self.connection.setRemoteDescription(answer)
+        return response
+
+    async def publish(self, name: str = "room", sound: bool = False) -> aiohttp.ClientResponse:
+        self.sender = EncodedTrack(portrait_source(), Encoding(kbps=200, keyframe_every=30))
+        self.connection.addTrack(self.sender)
+        self.connection.getTransceivers()[0].setCodecPreferences(h264_codecs())
+        if sound:
+            self.connection.addTrack(Tone())
+        response = await self.negotiate(f"/whip/{name}")
+        await self.connected()
+        self.sender.begin()
+        return response
+
+    async def watch(self, path: str = "/whep/room", sound: bool = False) -> aiohttp.ClientResponse:
+        receive_h264(self.connection)
+        if sound:
+            self.connection.addTransceiver("audio", direction="recvonly")
+        return await self.negotiate(path)
+
+    async def connected(self) -> None:
+        while self.connection.connectionState != "connected":
+            await asyncio.sleep(0.01)
+
+    async def frames(self, count: int) -> list[av.VideoFrame]:
+        return [await asyncio.wait_for(self.tracks["video"].recv(), 10) for _ in range(count)]
+
+    async def close(self) -> None:
+        await self.connection.close()
+
+
+@contextlib.asynccontextmanager
+async def serving(generator, **config) -> AsyncIterator[tuple[Server, str]]:
+    server = Server(ServeConfig(**config), lambda: Enhancer(generator))
+    runner = web.AppRunner(server.app(), shutdown_timeout=1.0)
+    await runner.setup()
+    site = web.TCPSite(runner, "127.0.0.1", 0)
+    await site.start()
+    try:
+        yield server, f"http://127.0.0.1:{runner.addresses[0][1]}"
+    finally:
+        await asyncio.wait_for(runner.cleanup(), 5)

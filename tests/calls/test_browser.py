@@ -1,0 +1,173 @@
+"""A real Chromium on the served page: camera there, restored picture back."""
+
+import asyncio
+import os
+from pathlib import Path
+
+import cv2
+import pytest
+
+from receiver.portrait import portrait_frames
+from tests.calls.chromium import BINARY, chromium, write_y4m
+from tests.calls.peer import serving
+from tests.calls.test_join import JANUS, janus, joining, until
+
+pytestmark = pytest.mark.skipif(BINARY is None, reason="needs apt install chromium")
+
+STATS = """
+(async () => {
+  const rows = {};
+  for (const connection of window.connections)
+    for (const r of (await connection.getStats()).values()) {
+      if (r.kind !== "video" || !/^(in|out)bound-rtp$/.test(r.type)) continue;
+      const codec = (await connection.getStats()).get(r.codecId);
+      rows[r.type] = {codec: codec?.mimeType, fmtp: codec?.sdpFmtpLine,
+        decoded: r.framesDecoded, sent: r.framesSent, freezes: r.freezeCount,
+        width: r.frameWidth, encoder: r.encoderImplementation, fps: r.framesPerSecond};
+    }
+  return rows;
+})()
+"""
+RECORD_CONNECTIONS = """
+window.connections = [];
+const Original = RTCPeerConnection;
+window.RTCPeerConnection = class extends Original {
+  constructor(...options) { super(...options); window.connections.push(this); }
+};
+"""
+
+
+@pytest.fixture(scope="module")
+def camera(tmp_path_factory) -> Path:
+    path = tmp_path_factory.mktemp("camera") / "camera.y4m"
+    write_y4m(path, list(portrait_frames()))
+    return path
+
+
+async def test_the_page_sends_the_camera_and_shows_it_restored(generator, camera, tmp_path):
+    async with (
+        serving(generator) as (server, base),
+        chromium(camera, tmp_path / "profile", base + "/") as page,
+    ):
+        await page.wait_for("document.readyState === 'complete'", 20)
+        await page.evaluate(RECORD_CONNECTIONS)
+        await page.evaluate("document.getElementById('start').click()")
+        await page.wait_for("document.getElementById('restored').videoWidth > 0", 20)
+        await asyncio.sleep(5)
+        rows = await page.evaluate(STATS)
+        assert rows["outbound-rtp"]["codec"] == rows["inbound-rtp"]["codec"] == "video/H264"
+        assert rows["outbound-rtp"]["sent"] > 60
+        assert rows["inbound-rtp"]["decoded"] > 60
+        assert rows["inbound-rtp"]["width"] == 2 * rows["outbound-rtp"]["width"]
+        assert await page.evaluate("document.getElementById('message').hidden")
+        await page.wait_for("parseFloat(document.getElementById('fps').textContent) > 5", 10)
+        assert await page.evaluate("document.getElementById('device').textContent") == "cpu"
+        shot = Path(os.environ.get("SCREENSHOT", tmp_path / "page.png"))
+        await page.screenshot(shot)
+        assert cv2.imread(str(shot)).std() > 20
+        (room,) = server.rooms.values()
+        assert room.stats.frames.received > 60
+        await page.evaluate("document.getElementById('start').click()")  # now says Stop
+        async with asyncio.timeout(2):
+            while server.rooms:
+                await asyncio.sleep(0.02)
+
+
+PUBLISH_TO_JANUS = """
+(async (server) => {
+  const ask = async (url, body) => (await fetch(url, {method: "POST",
+    body: JSON.stringify({transaction: Math.random().toString(36), ...body})})).json();
+  const session = `${server}/${(await ask(server, {janus: "create"})).data.id}`;
+  const attached = await ask(session, {janus: "attach", plugin: "janus.plugin.videoroom"});
+  const handle = `${session}/${attached.data.id}`;
+  const event = async (wanted) => {
+    for (;;) {
+      const one = await (await fetch(session)).json();
+      if (wanted(one)) return one;
+    }
+  };
+  await ask(handle, {janus: "message", body: {request: "join", ptype: "publisher", room: 1234}});
+  await event((one) => one.plugindata?.data.videoroom === "joined");
+  const stream = await navigator.mediaDevices.getUserMedia({video: {width: 640, height: 480}});
+  const connection = window.publisher = new RTCPeerConnection();
+  connection.addTrack(stream.getVideoTracks()[0], stream);
+  await connection.setLocalDescription();
+  await new Promise((done) => {
+    const check = () => connection.iceGatheringState === "complete" && done();
+    connection.onicegatheringstatechange = check;
+    check();
+  });
+  await ask(handle, {janus: "message", body: {request: "publish", audio: false, video: true},
+    jsep: {type: "offer", sdp: connection.localDescription.sdp}});
+  await connection.setRemoteDescription((await event((one) => one.jsep)).jsep);
+  setInterval(() => fetch(session), 10000);
+})(SERVER)
+"""
+
+
+@pytest.mark.skipif(JANUS is None, reason="needs apt install janus")
+async def test_chromium_to_janus_to_join(generator, camera, tmp_path):
+    folder = tmp_path / "janus"
+    folder.mkdir()
+    async with (
+        janus(folder) as url,
+        serving(generator) as (_, base),  # a secure page to publish from
+        chromium(camera, tmp_path / "profile", base + "/") as page,
+    ):
+        await page.wait_for("document.readyState === 'complete'", 20)
+        server = url.removeprefix("janus+").split("?")[0]
+        await page.evaluate(PUBLISH_TO_JANUS.replace("SERVER", f"'{server}'"))
+        await page.wait_for("window.publisher.connectionState === 'connected'", 20)
+        await asyncio.sleep(1)
+        async with joining(url, generator) as (joined, seen):
+            await until(lambda: len(seen) > 60)
+            assert joined.room.stats.keyframes >= 1
+            assert joined.room.stats.frames.enhanced > 0
+
+
+async def test_a_closed_tab_frees_the_room(generator, camera, tmp_path):
+    async with (
+        serving(generator) as (server, base),
+        chromium(camera, tmp_path / "profile", base + "/") as page,
+    ):
+        await page.wait_for("document.readyState === 'complete'", 20)
+        await page.evaluate("document.getElementById('start').click()")
+        await page.wait_for("document.getElementById('restored').videoWidth > 0", 20)
+        assert len(server.rooms) == 1
+        await page.call("Page.navigate", url="about:blank")
+        async with asyncio.timeout(2):
+            while server.rooms:
+                await asyncio.sleep(0.02)
+
+
+async def test_a_page_that_asks_for_a_token_says_so(generator, camera, tmp_path):
+    async with (
+        serving(generator, token="secret") as (server, base),
+        chromium(camera, tmp_path / "profile", base + "/") as page,
+    ):
+        await page.wait_for("document.readyState === 'complete'", 20)
+        await page.evaluate("document.getElementById('start').click()")
+        await page.wait_for("!document.getElementById('message').hidden", 10)
+        said = await page.evaluate("document.getElementById('message').textContent")
+        assert "asks for a token" in said
+        await page.evaluate("document.getElementById('token').value = 'secret'")
+        await page.evaluate("document.getElementById('start').click()")
+        await page.wait_for("document.getElementById('restored').videoWidth > 0", 20)
+        assert len(server.rooms) == 1
+
+
+async def test_a_camera_that_is_denied_is_told(generator, camera, tmp_path):
+    deny = "--deny-permission-prompts"
+    async with (
+        serving(generator) as (_, base),
+        chromium(camera, tmp_path / "profile", base + "/", deny) as page,
+    ):
+        await page.wait_for("document.readyState === 'complete'", 20)
+        await page.evaluate(
+            "navigator.mediaDevices.getUserMedia = async () => "
+            "{ throw new DOMException('no', 'NotAllowedError'); }"
+        )
+        await page.evaluate("document.getElementById('start').click()")
+        await page.wait_for("!document.getElementById('message').hidden", 10)
+        said = await page.evaluate("document.getElementById('message').textContent")
+        assert said.startswith("The browser denies the camera")

@@ -1,0 +1,360 @@
+"""Joining calls of this project's own server, of Janus and of libdatachannel."""
+
+import asyncio
+import contextlib
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import AsyncIterator
+from fractions import Fraction
+from pathlib import Path
+
+import aiohttp
+import av
+import pytest
+from aiohttp import web
+from aiortc import RTCPeerConnection, RTCSessionDescription
+
+from receiver.encoding import Encoding
+from receiver.enhancer import Enhancer
+from receiver.errors import InputError, MissingError
+from receiver.join import Joined
+from receiver.outputs import FileOutput, VirtualCamera
+from receiver.sender import EncodedTrack, portrait_source
+from receiver.signalling import SessionError, _ice_servers, _Janus, open_session
+from tests.calls.peer import HERE, Peer, serving
+
+PEERS = Path(__file__).parent / "peers"
+
+
+@contextlib.asynccontextmanager
+async def joining(url: str, generator, **options) -> AsyncIterator[tuple[Joined, list]]:
+    seen: list[av.VideoFrame] = []
+    said: list[str] = []
+    joined = Joined(
+        url, options.pop("token", None), Enhancer(generator), say=said.append,
+        shows=[seen.append], **options,
+    )  # fmt: skip
+    running = asyncio.ensure_future(joined.run())
+    try:
+        yield joined, seen
+    finally:
+        joined.stop()
+        await asyncio.wait_for(running, 5)
+
+
+async def until(condition, seconds: float = 15.0) -> None:
+    async with asyncio.timeout(seconds):
+        while not condition():
+            await asyncio.sleep(0.02)
+
+
+async def test_joining_over_whep_records_picture_and_sound(generator, http, tmp_path):
+    async with serving(generator) as (server, base):
+        publisher = Peer(http, base)
+        await publisher.publish(sound=True)
+        file = FileOutput(tmp_path / "call.mp4", Fraction(30), has_sound=True)
+        async with joining(base + "/whep/room", generator, file=file) as (joined, seen):
+            await until(lambda: len(seen) > 45)
+            assert server.rooms["room"].viewer_count == 1
+            began = time.monotonic()
+            joined.stop()
+            await until(lambda: server.rooms["room"].viewer_count == 0, 2)
+        assert time.monotonic() - began < 2
+        await asyncio.to_thread(file.close)
+        await publisher.close()
+    with av.open(str(tmp_path / "call.mp4")) as container:
+        times = [frame.time for frame in container.decode(video=0)]
+    assert len(times) >= 40
+    assert times == sorted(set(times))
+    with av.open(str(tmp_path / "call.mp4")) as container:
+        assert sum(frame.samples for frame in container.decode(audio=0)) > 24000
+
+
+async def test_a_call_that_breaks_off_is_joined_again(generator, http, tmp_path):
+    async with serving(generator) as (server, base):
+        first, second = Peer(http, base), Peer(http, base)
+        await first.publish()
+        file = FileOutput(tmp_path / "call.mp4", Fraction(30), has_sound=False)
+        async with joining(base + "/whep/room", generator, file=file) as (joined, seen):
+            await until(lambda: len(seen) > 20)
+            await first.close()
+            await until(lambda: not server.rooms)
+            before = len(seen)
+            await second.publish()
+            await until(lambda: len(seen) > before + 20)
+            assert joined.sessions == 2
+        await asyncio.to_thread(file.close)
+        await second.close()
+    with av.open(str(tmp_path / "call.mp4")) as container:
+        times = [frame.time for frame in container.decode(video=0)]
+    assert times == sorted(set(times))
+    assert len(times) > 35
+
+
+async def test_what_is_joined_can_be_watched(generator, http):
+    async with serving(generator) as (_, base), serving(generator) as (second, again):
+        publisher, viewer = Peer(http, base), Peer(http, again)
+        await publisher.publish()
+        async with joining(base + "/whep/room", generator) as (joined, _):
+            second.rooms["live"] = joined.room
+            await until(lambda: joined.sessions == 1)
+            assert (await viewer.watch("/whep/live")).status == 201
+            assert len(await viewer.frames(10)) == 10
+            second.rooms.clear()
+        await publisher.close()
+        await viewer.close()
+
+
+async def answering(handler) -> tuple[web.AppRunner, str]:
+    app = web.Application()
+    app.router.add_route("*", "/{tail:.*}", handler)
+    runner = web.AppRunner(app)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    return runner, f"http://127.0.0.1:{runner.addresses[0][1]}"
+
+
+@pytest.mark.parametrize(
+    ("status", "error", "sentence"),
+    [
+        (401, InputError, "asks for another token"),
+        (403, InputError, "asks for another token"),
+        (405, InputError, "is no WHEP endpoint"),
+        (404, SessionError, "says 404: no such room"),
+        (503, SessionError, "says 503: no such room"),
+        (201, InputError, "an answer that cannot be used"),
+    ],
+)
+async def test_a_refusal_is_told(status, error, sentence):
+    async def handler(request):
+        return web.Response(status=status, text="no such room", headers={"Retry-After": "7"})
+
+    runner, base = await answering(handler)
+    with pytest.raises(error, match=sentence) as caught:
+        async with open_session(base + "/whep", None, lambda track: None):
+            pass
+    if error is SessionError:
+        assert caught.value.retry_after == 7
+    await runner.cleanup()
+
+
+async def test_redirects_tokens_and_ice_servers_are_followed():
+    seen = []
+
+    async def handler(request):
+        seen.append((request.method, request.path, request.headers.get("Authorization")))
+        if request.method == "OPTIONS":
+            link = '<turn:127.0.0.1:9>; rel="ice-server"; username="u"; credential="c"'
+            return web.Response(status=204, headers={"Link": link})
+        if request.path == "/first":
+            return web.Response(status=307, headers={"Location": "/second"})
+        return web.Response(status=503)
+
+    runner, base = await answering(handler)
+    async with aiohttp.ClientSession() as session:
+        ice = await _ice_servers(session, base + "/first", {})
+    assert [(one.urls, one.username, one.credential) for one in ice.iceServers] == [
+        ("turn:127.0.0.1:9", "u", "c")
+    ]
+    seen.clear()
+
+    with pytest.raises(SessionError, match="says 503"):
+        async with open_session(base + "/first", "secret", lambda track: None):
+            pass
+    assert [entry for entry in seen if entry[0] == "POST"] == [
+        ("POST", "/first", "Bearer secret"),
+        ("POST", "/second", "Bearer secret"),
+    ]
+    await runner.cleanup()
+
+
+async def test_an_address_where_nobody_is_ends_at_once(generator):
+    joined = Joined(
+        "http://127.0.0.1:9/whep", None, Enhancer(generator), say=lambda s: None, shows=[]
+    )
+    with pytest.raises(InputError, match=r"does not answer: .*check the address"):
+        await joined.run()
+
+
+@pytest.mark.parametrize("url", ["ftp://here/x", "room", "rtsp://camera"])
+async def test_an_address_of_another_kind_is_named(url):
+    with pytest.raises(InputError, match="is no address to join"):
+        async with open_session(url, None, lambda track: None):
+            pass
+
+
+async def test_a_janus_address_needs_a_room():
+    with pytest.raises(InputError, match="names no room"):
+        async with open_session("janus+http://127.0.0.1:8088/janus", None, lambda track: None):
+            pass
+
+
+def test_without_pyvirtualcam_it_says_what_to_install(monkeypatch):
+    monkeypatch.setitem(sys.modules, "pyvirtualcam", None)
+    with pytest.raises(MissingError, match=r"keyframe-receiver\[virtual-camera\]"):
+        VirtualCamera()
+
+
+async def test_ctrl_c_ends_the_command_and_the_recording_plays(generator, http, tmp_path):
+    async with serving(generator) as (_, base):
+        publisher = Peer(http, base)
+        await publisher.publish()
+        target = tmp_path / "call.mkv"
+        command = [sys.executable, "-m", "receiver", "join", base + "/whep/room", "--json"]
+        process = await asyncio.create_subprocess_exec(
+            *command, "--record", str(target), stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        )
+        async with asyncio.timeout(30):
+            while b"in the call" not in (await process.stderr.readline()):
+                pass
+        await asyncio.sleep(2)
+        began = time.monotonic()
+        process.send_signal(signal.SIGINT)
+        out, _ = await asyncio.wait_for(process.communicate(), 10)
+        assert time.monotonic() - began < 3
+        assert process.returncode == 0
+        assert json.loads(out)["frames"]["received"] > 20
+        await publisher.close()
+    with av.open(str(target)) as container:
+        assert len(list(container.decode(video=0))) > 20
+
+
+# Janus
+
+
+JANUS = shutil.which("janus")
+
+
+@contextlib.asynccontextmanager
+async def janus(folder: Path) -> AsyncIterator[str]:
+    """A Janus of our own with one room, 1234."""
+    port, admin = 18088, 17088
+    general = 'general: { admin_secret = "x"; debug_level = 3; }\n'
+    media = 'media: { rtp_port_range = "20000-20100"; }\nnat: { ice_lite = false; }\n'
+    (folder / "janus.jcfg").write_text(
+        general + media + 'transports: { disable = "libjanus_websockets.so,libjanus_pfunix.so,'
+        'libjanus_mqtt.so,libjanus_nanomsg.so,libjanus_rabbitmq.so" }\n'
+    )
+    (folder / "janus.transport.http.jcfg").write_text(
+        f'general: {{ http = true; port = {port}; ip = "127.0.0.1"; https = false; }}\n'
+        f"admin: {{ admin_http = false; admin_port = {admin}; }}\n"
+    )
+    (folder / "janus.plugin.videoroom.jcfg").write_text(
+        'room-1234: { description = "test"; publishers = 6; videocodec = "h264";'
+        ' h264_profile = "42e01f"; bitrate = 0; fir_freq = 0; }\n'
+    )
+    log = (folder / "log").open("w")
+    process = subprocess.Popen(
+        [str(JANUS), "-F", str(folder), "-C", str(folder / "janus.jcfg")],
+        stdout=log,
+        stderr=log,
+    )
+    try:
+        async with aiohttp.ClientSession() as session, asyncio.timeout(20):
+            while True:
+                with contextlib.suppress(aiohttp.ClientError):
+                    await session.get(f"http://127.0.0.1:{port}/janus/info")
+                    break
+                await asyncio.sleep(0.1)
+        yield f"janus+http://127.0.0.1:{port}/janus?room=1234"
+    finally:
+        process.terminate()
+        process.wait(10)
+        log.close()
+
+
+class JanusPublisher:
+    """Publishes the portrait in room 1234."""
+
+    def __init__(self, session: aiohttp.ClientSession, url: str) -> None:
+        self.janus = _Janus(session, url)
+        self.connection = RTCPeerConnection(HERE)
+        self.sender = EncodedTrack(portrait_source(), Encoding(kbps=200, keyframe_every=30))
+
+    async def publish(self) -> None:
+        from receiver.call import h264_codecs
+
+        await self.janus.open()
+        join = {"request": "join", "ptype": "publisher", "room": 1234}
+        await self.janus._ask(self.janus._handle, {"janus": "message", "body": join})
+        self.connection.addTrack(self.sender)
+        self.connection.getTransceivers()[0].setCodecPreferences(h264_codecs())
+        await self.connection.setLocalDescription(await self.connection.createOffer())
+        jsep = {"type": "offer", "sdp": self.connection.localDescription.sdp}
+        body = {"request": "publish", "audio": False, "video": True}
+        message = {"janus": "message", "body": body, "jsep": jsep}
+        event = await self.janus._event(await self.janus._ask(self.janus._handle, message))
+        await self.connection.setRemoteDescription(
+            RTCSessionDescription(event["jsep"]["sdp"], "answer")
+        )
+        await until(lambda: self.connection.connectionState == "connected")
+        self.sender.begin()
+
+    async def close(self) -> None:
+        await self.connection.close()
+        await self.janus.close()
+
+
+@pytest.mark.skipif(JANUS is None, reason="needs apt install janus")
+async def test_joining_a_janus_room(generator, http, tmp_path):
+    async with janus(tmp_path) as url:
+        with pytest.raises(SessionError, match="nobody publishes in room 1234"):
+            async with open_session(url, None, lambda track: None):
+                pass
+        publisher = JanusPublisher(http, url)
+        await publisher.publish()
+        async with joining(url, generator) as (joined, seen):
+            await until(lambda: len(seen) > 30)
+            assert joined.sessions == 1
+            assert joined.room.qp is not None
+        await publisher.close()
+        with pytest.raises(SessionError, match="No such room"):
+            async with open_session(url.replace("1234", "99"), None, lambda track: None):
+                pass
+
+
+# libdatachannel
+
+
+def node_modules() -> Path | None:
+    folder = Path(os.environ.get("NODE_MODULES", PEERS / "node_modules"))
+    return folder if (folder / "node-datachannel").is_dir() else None
+
+
+@pytest.mark.skipif(
+    shutil.which("node") is None or node_modules() is None,
+    reason="needs node and: npm install --prefix tests/calls/peers",
+)
+async def test_joining_libdatachannels_whep(generator, portrait, tmp_path):
+    from tests.conftest import write_clip
+
+    write_clip(tmp_path / "clip.mp4", portrait, with_audio=False)
+    server = await asyncio.create_subprocess_exec(
+        "node",
+        str(PEERS / "whep_server.mjs"),
+        str(tmp_path / "clip.mp4"),
+        ffmpeg(),
+        stdout=subprocess.PIPE,
+        env=os.environ | {"NODE_MODULES": str(node_modules())},
+    )
+    try:
+        line = (await asyncio.wait_for(server.stdout.readline(), 20)).decode().strip()
+        async with joining(line, generator) as (joined, seen):
+            await until(lambda: len(seen) > 30)
+            assert joined.sessions == 1
+        assert b"DELETE" in await asyncio.wait_for(server.stdout.readline(), 5)
+    finally:
+        server.kill()
+        await server.wait()
+
+
+def ffmpeg() -> str:
+    import imageio_ffmpeg
+
+    path: str = imageio_ffmpeg.get_ffmpeg_exe()
+    return path

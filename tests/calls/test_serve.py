@@ -1,0 +1,190 @@
+"""WHIP publishers and WHEP viewers against the real server, over real connections."""
+
+import asyncio
+import threading
+
+import pytest
+from aiortc.mediastreams import MediaStreamError
+
+from receiver.call import receive_h264
+from receiver.errors import InputError
+from receiver.serve import MAX_BODY, ServeConfig
+from tests.calls.peer import SDP, Peer, serving
+from tests.conftest import same_pixels
+
+
+async def test_one_publisher_and_two_viewers(generator, http):
+    async with serving(generator) as (server, base):
+        publisher = Peer(http, base)
+        answer = await publisher.publish(sound=True)
+        assert answer.status == 201
+        assert answer.content_type == "application/sdp"
+        assert publisher.location.startswith("/whip/room/")
+        viewers = [Peer(http, base), Peer(http, base)]
+        for viewer, path in zip(viewers, ("/whep/room", "/whep/room?view=both"), strict=True):
+            assert (await viewer.watch(path, sound=True)).status == 201
+        shown = await asyncio.gather(*(viewer.frames(20) for viewer in viewers))
+        assert {(frame.width, frame.height) for frame in shown[0]} == {(640, 480)}
+        assert {(frame.width, frame.height) for frame in shown[1]} == {(1280, 480)}
+        for frames in shown:
+            stamps = [frame.pts for frame in frames]
+            assert stamps == sorted(set(stamps))
+        for viewer in viewers:
+            piece = await asyncio.wait_for(viewer.tracks["audio"].recv(), 5)
+            assert piece.sample_rate == 48000
+        stats = await (await http.get(base + "/stats")).json()
+        assert stats["room"]["viewers"] == 2
+        assert stats["room"]["frames"]["received"] > 20
+        assert 20 < stats["room"]["qp"] <= 51
+        metrics = await (await http.get(base + "/metrics")).text()
+        assert 'receiver_frames{room="room",what="received"}' in metrics
+        assert 'receiver_viewers{room="room"} 2.0' in metrics
+        assert (await http.delete(base + publisher.location)).status == 200
+        assert server.rooms == {}
+        for peer in (publisher, *viewers):
+            await peer.close()
+
+
+async def test_a_viewer_leaves_and_another_comes(generator, http):
+    async with serving(generator) as (server, base):
+        publisher, first, second = (Peer(http, base) for _ in range(3))
+        await publisher.publish()
+        await first.watch()
+        await first.frames(3)
+        assert (await http.delete(base + first.location)).status == 200
+        assert (await http.delete(base + first.location)).status == 404
+        assert server.rooms["room"].viewer_count == 0
+        await second.watch()
+        frames = await second.frames(5)  # begins with a key frame, or nothing would decode
+        assert not same_pixels(frames[0], frames[-1])
+        for peer in (publisher, first, second):
+            await peer.close()
+
+
+async def test_a_publisher_that_is_killed_frees_its_room(generator, http):
+    async with serving(generator) as (server, base):
+        publisher, viewer = Peer(http, base), Peer(http, base)
+        await publisher.publish()
+        await viewer.watch()
+        await viewer.frames(3)
+        await publisher.close()  # its DTLS says goodbye; nobody sends DELETE
+        began = asyncio.get_running_loop().time()
+        while server.rooms and asyncio.get_running_loop().time() < began + 2:
+            await asyncio.sleep(0.02)
+        assert server.rooms == {}
+        with pytest.raises(MediaStreamError):
+            await viewer.frames(100)
+        await viewer.close()
+
+
+async def test_nothing_is_left_when_the_server_stops(generator, http):
+    before = {thread for thread in threading.enumerate() if not thread.name.startswith("asyncio")}
+    async with serving(generator) as (_, base):
+        publisher, viewer = Peer(http, base), Peer(http, base)
+        await publisher.publish(sound=True)
+        await viewer.watch(sound=True)
+        await viewer.frames(3)
+    await publisher.close()
+    await viewer.close()
+    await asyncio.sleep(0.3)
+    after = {thread for thread in threading.enumerate() if not thread.name.startswith("asyncio")}
+    assert after - before == set()
+    assert asyncio.all_tasks() == {asyncio.current_task()}
+
+
+OFFER_VP8 = "\r\n".join(
+    [
+        "v=0", "o=- 1 1 IN IP4 0.0.0.0", "s=-", "t=0 0", "m=video 9 UDP/TLS/RTP/SAVPF 96",
+        "c=IN IP4 0.0.0.0", "a=mid:0", "a=sendonly", "a=rtpmap:96 VP8/90000", "a=rtcp-mux",
+        "a=setup:actpass", "a=ice-ufrag:abcd", "a=ice-pwd:abcdefghijklmnopqrstuv",
+        "a=fingerprint:sha-256 " + ":".join(["AA"] * 32), "",
+    ]
+)  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "sentence"),
+    [
+        ("", 400, "no SDP offer"),
+        ("hello", 400, "no SDP offer"),
+        ("v=0\r\nm=video x", 400, "no SDP offer"),
+        (OFFER_VP8, 422, "no H.264"),
+        (OFFER_VP8.replace("m=video", "m=audio"), 422, "no video"),
+        ("x" * (MAX_BODY + 1), 413, "exceeded"),
+    ],
+)
+@pytest.mark.parametrize("path", ["/whip/room", "/whep/room"])
+async def test_a_bad_offer_is_told_why(generator, http, path, body, status, sentence):
+    async with serving(generator) as (server, base):
+        response = await http.post(base + path, data=body, headers=SDP)
+        assert response.status == status
+        said = await response.text()
+        assert sentence in said
+        assert said.count("\n") == 1
+        assert server.rooms == {}
+
+
+async def test_other_requests_that_cannot_be_met(generator, http):
+    async with serving(generator) as (_, base):
+        assert (await http.post(base + "/whip/room", data="x")).status == 415
+        assert (await http.get(base + "/whip/room")).status == 405
+        assert (await http.get(base + "/nowhere")).status == 404
+        assert (await http.delete(base + "/whip/room/abc")).status == 404
+        viewer = Peer(http, base)
+        response = await viewer.watch()
+        assert response.status == 404
+        assert "nobody publishes room" in await response.text()
+        publisher, second = Peer(http, base), Peer(http, base)
+        await publisher.publish()
+        receive_h264(second.connection)
+        response = await second.negotiate("/whip/room")
+        assert response.status == 409
+        response = await http.post(
+            base + "/whip/other", data=second.connection.localDescription.sdp, headers=SDP
+        )
+        assert (response.status, response.headers["Retry-After"]) == (503, "30")
+        assert (await http.delete(base + "/whip/room/wrong")).status == 404
+        await asyncio.gather(publisher.close(), second.close(), viewer.close())
+
+
+async def test_without_the_token_there_is_only_the_page(generator, http):
+    async with serving(generator, token="secret") as (_, base):
+        for path in ("/", "/page.js", "/page.css"):
+            assert (await http.get(base + path)).status == 200
+        for headers in ({}, {"Authorization": "Bearer wrong"}, {"Authorization": "secret"}):
+            response = await http.get(base + "/stats", headers=headers)
+            assert (response.status, response.headers["WWW-Authenticate"]) == (401, "Bearer")
+            assert (await http.post(base + "/whip/a", headers=headers)).status == 401
+        good = {"Authorization": "Bearer secret"}
+        assert (await http.get(base + "/stats", headers=good)).status == 200
+
+
+async def test_other_origins_are_shut_out_unless_let_in(generator, http):
+    async with serving(generator) as (_, base):
+        response = await http.options(base + "/whip/a")
+        assert "Access-Control-Allow-Origin" not in response.headers
+        assert response.headers["Accept-Post"] == "application/sdp"
+    async with serving(generator, cors=True) as (_, base):
+        response = await http.options(base + "/whip/a")
+        assert response.headers["Access-Control-Allow-Origin"] == "*"
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.168.1.5", "example.org"])
+def test_an_open_address_needs_a_token(host):
+    with pytest.raises(InputError, match="give --token"):
+        ServeConfig(host=host)
+    assert ServeConfig(host=host, token="secret").host == host
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "127.0.0.9", "::1", "localhost"])
+def test_a_loopback_address_needs_none(host):
+    assert ServeConfig(host=host).token is None
+
+
+def test_half_a_tls_pair_is_refused(tmp_path):
+    with pytest.raises(InputError, match="TLS needs both"):
+        ServeConfig(tls_cert=tmp_path / "cert.pem")
+    (tmp_path / "cert.pem").write_text("no certificate")
+    config = ServeConfig(tls_cert=tmp_path / "cert.pem", tls_key=tmp_path / "cert.pem")
+    with pytest.raises(InputError, match="are no certificate and its key"):
+        config.ssl_context()
