@@ -145,9 +145,13 @@ def table(results: list[ClipResult], title: str) -> Table:
         values = (f"{result.faces}", f"{result.face_px:.0f}", f"{result.input_psnr_db:.2f}", *gains)
         shown.add_row(result.clip, *values)
     shown.add_section()
-    means = (f"{np.mean([r.gain(p) for r in results]):+.2f}" for p in PROTOCOLS)
-    mean_input = f"{np.mean([r.input_psnr_db for r in results]):.2f}"
-    shown.add_row("mean over clips", "", "", mean_input, *means)
+    faces = [result.faces for result in results]
+    for name, weights in (("mean over faces", faces), ("mean over clips", [1] * len(results))):
+        means = [np.average([r.gain(p) for r in results], weights=weights) for p in PROTOCOLS]
+        mean_input = np.average([r.input_psnr_db for r in results], weights=weights)
+        shown.add_row(
+            name, f"{sum(weights)}", "", f"{mean_input:.2f}", *(f"{m:+.2f}" for m in means)
+        )
     return shown
 
 
