@@ -89,8 +89,9 @@ class Enhancer:
         with self.stats.stage("generator"):
             restored = self.generator.restore(np.stack(crops), np.stack(references), drawn)
             np.clip(restored, 0.0, 1.0, out=restored)
-        with self.stats.stage("paste"):
+        with self.stats.stage("copy"):
             enhanced = copy_frame(video)
+        with self.stats.stage("paste"):
             for face, crop, picture in zip(faces, crops, restored, strict=True):
                 residual = (picture - crop) * np.float32(self._strength)
                 paste_residual(enhanced, residual, face.crop_from_frame)
