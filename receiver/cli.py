@@ -385,14 +385,11 @@ async def _joining(
         print(f"receiver: {sentence}", file=sys.stderr)
 
     joined = Joined(args.url, args.token, enhancer, say=say, shows=shows, file=file)
+    watching = None
     if window is not None:
-        shown = window
-
-        def show(frame: av.VideoFrame) -> None:
-            if not shown.put(frame):
-                joined.stop()
-
-        joined.room.outputs.append(show)
+        joined.room.outputs.append(window.put)
+        # The person may close it, or press Ctrl-C, while no frame comes.
+        watching = asyncio.ensure_future(_stop_when_closed(window, joined))
     if args.serve is None:
         await join(joined)
     else:
@@ -402,10 +399,18 @@ async def _joining(
         async with listening(server):
             say(f"republished at {config.url}whep/{joined.room.name}")
             await join(joined)
+    if watching is not None:
+        watching.cancel()
     return joined.room.stats.snapshot() | {
         "sessions": joined.sessions,
         "first_restored_s": joined.first_restored_s,
     }
+
+
+async def _stop_when_closed(window: Window, joined: Joined) -> None:
+    while not window.closed:
+        await asyncio.sleep(0.1)
+    joined.stop()
 
 
 def _doctor(args: argparse.Namespace) -> int:

@@ -248,12 +248,15 @@ class Window:
 
     It lives in the main thread, as window systems ask for, and frames come from any other: the
     call's event loop never waits for it.
+
+    Attributes:
+        closed: whether the person has closed it, or it is over.
     """
 
     def __init__(self, title: str) -> None:
         self._title = title
         self._newest: queue.Queue[av.VideoFrame] = queue.Queue(1)
-        self._closed = False
+        self.closed = False
 
     @staticmethod
     def possible() -> bool:
@@ -265,16 +268,16 @@ class Window:
         """Takes a frame, unless one still waits; returns whether the person wants to go on."""
         with contextlib.suppress(queue.Full):
             self._newest.put_nowait(frame)
-        return not self._closed
+        return not self.closed
 
     def run(self, done: Callable[[], bool]) -> None:
         """Shows frames until `done` says so or the person closes the window; main thread only."""
         try:
-            while not done() and not self._closed:
+            while not done() and not self.closed:
                 with contextlib.suppress(queue.Empty):
                     frame = self._newest.get(timeout=0.02)
                     cv2.imshow(self._title, frame.to_ndarray(format="bgr24"))
-                self._closed = cv2.pollKey() in (ord("q"), 27)
+                self.closed = cv2.pollKey() in (ord("q"), 27)
         finally:
-            self._closed = True
+            self.closed = True
             cv2.destroyAllWindows()
