@@ -19,9 +19,9 @@ from rich.table import Table
 from receiver.enhancer import Enhancer
 from receiver.generator import Generator
 from receiver.portrait import portrait_frames
-from tests.calls.chromium import BINARY, chromium, write_y4m
+from tests.calls.chromium import BINARY, chromium, start_call, write_y4m
 from tests.calls.peer import serving
-from tests.calls.test_browser import PUBLISH_TO_JANUS, RECORD_CONNECTIONS, STATS
+from tests.calls.test_browser import PUBLISH_TO_JANUS, STATS
 from tests.calls.test_join import JANUS, janus, joining, until
 
 WARM_UP = 5
@@ -34,10 +34,8 @@ async def measure(camera: Path, folder: Path, generator: Generator, seconds: int
         serving(generator) as (server, base),
         chromium(camera, folder / "profile", base + "/") as page,
     ):
-        await page.wait_for("document.readyState === 'complete'", 20)
-        await page.evaluate(RECORD_CONNECTIONS)
-        await page.evaluate("document.getElementById('start').click()")
-        await page.wait_for("document.getElementById('restored').videoWidth > 0", 20)
+        await page.record_connections()
+        await start_call(page)
         (room,) = server.rooms.values()
         for _ in progress(range(WARM_UP), "warm-up"):
             await asyncio.sleep(1)

@@ -32,6 +32,14 @@ FLAGS = [
     "--remote-debugging-port=0",
 ]
 
+RECORD_CONNECTIONS = """
+window.connections = [];
+const Original = RTCPeerConnection;
+window.RTCPeerConnection = class extends Original {
+  constructor(...options) { super(...options); window.connections.push(this); }
+};
+"""
+
 
 def write_y4m(path: Path, frames: list[av.VideoFrame], rate: int = 30) -> None:
     """Frames as the raw video that Chromium takes for a camera."""
@@ -75,10 +83,22 @@ class Page:
             while not await self.evaluate(script):
                 await asyncio.sleep(0.1)
 
+    async def record_connections(self) -> None:
+        """Makes the page keep its peer connections in `window.connections`."""
+        await self.wait_for("document.readyState === 'complete'", 20)
+        await self.evaluate(RECORD_CONNECTIONS)
+
     async def screenshot(self, path: Path) -> None:
         """What a person would see."""
         result = await self.call("Page.captureScreenshot", format="png")
         path.write_bytes(base64.b64decode(result["data"]))
+
+
+async def start_call(page: Page) -> None:
+    """Presses Start on the served page and waits until the restored picture is there."""
+    await page.wait_for("document.readyState === 'complete'", 20)
+    await page.evaluate("document.getElementById('start').click()")
+    await page.wait_for("document.getElementById('restored').videoWidth > 0", 20)
 
 
 @contextlib.asynccontextmanager

@@ -8,7 +8,7 @@ import cv2
 import pytest
 
 from receiver.portrait import portrait_frames
-from tests.calls.chromium import BINARY, chromium, write_y4m
+from tests.calls.chromium import BINARY, chromium, start_call, write_y4m
 from tests.calls.peer import serving
 from tests.calls.test_join import JANUS, janus, joining, until
 
@@ -28,13 +28,6 @@ STATS = """
   return rows;
 })()
 """
-RECORD_CONNECTIONS = """
-window.connections = [];
-const Original = RTCPeerConnection;
-window.RTCPeerConnection = class extends Original {
-  constructor(...options) { super(...options); window.connections.push(this); }
-};
-"""
 
 
 @pytest.fixture(scope="module")
@@ -49,10 +42,8 @@ async def test_the_page_sends_the_camera_and_shows_it_restored(generator, camera
         serving(generator) as (server, base),
         chromium(camera, tmp_path / "profile", base + "/") as page,
     ):
-        await page.wait_for("document.readyState === 'complete'", 20)
-        await page.evaluate(RECORD_CONNECTIONS)
-        await page.evaluate("document.getElementById('start').click()")
-        await page.wait_for("document.getElementById('restored').videoWidth > 0", 20)
+        await page.record_connections()
+        await start_call(page)
         await asyncio.sleep(5)
         rows = await page.evaluate(STATS)
         assert rows["outbound-rtp"]["codec"] == rows["inbound-rtp"]["codec"] == "video/H264"
@@ -130,9 +121,7 @@ async def test_a_closed_tab_frees_the_room(generator, camera, tmp_path):
         serving(generator) as (server, base),
         chromium(camera, tmp_path / "profile", base + "/") as page,
     ):
-        await page.wait_for("document.readyState === 'complete'", 20)
-        await page.evaluate("document.getElementById('start').click()")
-        await page.wait_for("document.getElementById('restored').videoWidth > 0", 20)
+        await start_call(page)
         assert len(server.rooms) == 1
         await page.call("Page.navigate", url="about:blank")
         async with asyncio.timeout(2):
