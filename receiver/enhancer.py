@@ -1,5 +1,7 @@
 """One frame in, one frame out: everything about pictures, nothing about time or networks."""
 
+from concurrent.futures import Executor
+
 import av
 import numpy as np
 
@@ -101,6 +103,10 @@ class Enhancer:
         """Runs the network once: the first run is several times as slow as the others."""
         crop = np.zeros((1, 3, CROP, CROP), np.float32)
         self.generator.restore(crop, crop, crop[:, :1])
+
+    def detect_in(self, executor: Executor) -> None:
+        """Lets faces be searched for beside the frames, see `FaceTracker.detect_in`."""
+        self._tracker.detect_in(executor)
 
     def add_reference(self, track_id: int, keyframe: Keyframe) -> None:
         """Gives a followed face a reference that came another way than in the stream."""

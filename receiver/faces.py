@@ -1,5 +1,7 @@
 """Faces in a frame: found now and then, followed in between, 68 landmarks each."""
 
+from collections.abc import Callable
+from concurrent.futures import Executor, Future
 from dataclasses import dataclass, field
 from functools import lru_cache
 from importlib.util import find_spec
@@ -21,8 +23,10 @@ SEARCH_EVERY = 30
 SEARCH_EVERY_EMPTY = 5
 """Frames between searches while there is none."""
 SEARCH_SIDES = (320, 640)
-"""Longer side to which the frame is reduced for a search, in turn; the detector finds faces of
-80 px and more in it, so the coarse one costs a quarter and serves the near faces."""
+"""Longer sides to which the frame is reduced for a search; the detector finds faces of 80 px and
+more in it, so the coarse one costs a quarter and serves the near faces."""
+FINE_EVERY, FINE_EVERY_EMPTY = 5, 2
+"""Every how manyth search is a fine one, while a face is being followed and while there is none."""
 CHECK_EVERY = 10
 """Frames between checks that there still is a face where one is followed."""
 CHECK_SIDE = 88
@@ -106,9 +110,17 @@ class _Track:
     track_id: int
     box: Box
     # The box's corners in the face's own coordinates, so that it goes where the landmarks go.
-    box_in_crop: NDArray[np.float64]
+    box_in_crop: NDArray[np.float64] | None = None
     smooth: OneEuroFilter = field(default_factory=OneEuroFilter)
     misses: int = 0
+
+
+@dataclass
+class _Detection:
+    """A run of the detector, perhaps in another thread, and what is to be done with its boxes."""
+
+    found: "Future[list[Box]]"
+    use: Callable[[list[Box]], None]
 
 
 class FaceTracker:
@@ -122,12 +134,22 @@ class FaceTracker:
         """Raises MissingError if the landmark file is missing."""
         self._detect: Any = dlib.get_frontal_face_detector()
         self._predict = _predictor(str(landmark_file()))
+        self._executor: Executor | None = None
+        self._detection: _Detection | None = None
         self._tracks: list[_Track] = []
         self._searches = 0
         self._frames = 0
         self._next_search = 0
         self._next_id = 0
         self._shape: tuple[int, ...] = ()
+
+    def detect_in(self, executor: Executor) -> None:
+        """Lets the detector run beside the frames, in `executor`, while a face is being followed.
+
+        What it finds then shows a frame or two later, at a time that nobody can foretell. Without a
+        face there is nothing else to do with a frame, and it may hold the first key frame.
+        """
+        self._executor, self._detection = executor, None
 
     def track(self, luma: NDArray[np.uint8]) -> list[Face]:
         """The faces of the next frame, nearest (largest) first, at most four.
@@ -138,56 +160,81 @@ class FaceTracker:
         luma = np.ascontiguousarray(luma)
         if luma.shape != self._shape:
             self._tracks.clear()
+            self._detection = None
             self._shape, self._next_search = luma.shape, self._frames
-        if self._frames >= self._next_search:
+        self._use_detection()
+        if self._detection is None and self._frames >= self._next_search:
             self._search(luma)
-        faces = []
         for track in list(self._tracks):
             due = (self._frames + track.track_id) % CHECK_EVERY == 0
-            if due and not self._still_there(luma, track):
-                self._tracks.remove(track)
-                self._next_search = self._frames + 1
-                continue
-            faces.append(self._follow(luma, track))
+            if due and self._detection is None:
+                self._check(luma, track)
+        faces = [self._follow(luma, track) for track in self._tracks]
         self._frames += 1
         return sorted(faces, key=lambda face: face.box[0] - face.box[2])
 
     def _search(self, luma: NDArray[np.uint8]) -> None:
         """Looks for faces that are not followed yet."""
-        side = SEARCH_SIDES[self._searches % len(SEARCH_SIDES)]
+        fine_every = FINE_EVERY if self._tracks else FINE_EVERY_EMPTY
+        fine = self._searches % fine_every == fine_every - 1
         self._searches += 1
-        shrink = max(1.0, max(luma.shape) / side)
-        for box in self._boxes(luma, shrink):
-            if len(self._tracks) < MAX_FACES and all(
-                _overlap(box, track.box) < 0.3 for track in self._tracks
-            ):
-                self._begin(luma, box)
-        wait = SEARCH_EVERY if self._tracks else SEARCH_EVERY_EMPTY
-        self._next_search = self._frames + wait
+        self._next_search = self._frames + (SEARCH_EVERY if self._tracks else SEARCH_EVERY_EMPTY)
 
-    def _begin(self, luma: NDArray[np.uint8], box: Box) -> None:
-        to_crop = crop_from_frame(self._landmarks(luma, box))
-        corners = _corners(box) @ to_crop[:, :2].T + to_crop[:, 2]
-        self._tracks.append(_Track(self._next_id, box, corners))
+        def use(boxes: list[Box]) -> None:
+            for box in boxes:
+                if len(self._tracks) < MAX_FACES and all(
+                    _overlap(box, track.box) < 0.3 for track in self._tracks
+                ):
+                    self._begin(box)
+
+        self._run_detector(luma, max(1.0, max(luma.shape) / SEARCH_SIDES[fine]), use)
+
+    def _begin(self, box: Box) -> None:
+        self._tracks.append(_Track(self._next_id, box))
         self._next_id += 1
+        self._next_search = max(self._next_search, self._frames + SEARCH_EVERY)
 
-    def _still_there(self, luma: NDArray[np.uint8], track: _Track) -> bool:
-        """Asks the detector about a followed face's surroundings."""
-        size = track.box[2] - track.box[0]
-        left, top = np.maximum(track.box[:2] - 0.4 * size, 0).astype(int).tolist()
-        right, bottom = (track.box[2:] + 0.4 * size).astype(int).tolist()
-        near = np.ascontiguousarray(luma[top:bottom, left:right])
-        found: list[Box] = []
-        if min(near.shape) > 1:
-            found = self._boxes(near, max(1e-3, size / CHECK_SIDE))
-        offset = np.array([left, top, left, top])
-        boxes = [box + offset for box in found]
-        here = [box for box in boxes if _overlap(box, track.box) > 0.3]
-        track.misses = 0 if here else track.misses + 1
-        if here:
-            # The detector's own box, so that an error of the landmarks cannot feed on itself.
-            track.box = max(here, key=lambda box: _overlap(box, track.box))
-        return track.misses < MISSES
+    def _check(self, luma: NDArray[np.uint8], track: _Track) -> None:
+        """Asks the detector whether there still is a face where one is followed."""
+        then = track.box
+        size = then[2] - then[0]
+        left, top = np.maximum(then[:2] - 0.4 * size, 0).astype(int).tolist()
+        right, bottom = (then[2:] + 0.4 * size).astype(int).tolist()
+        corner = np.array([left, top, left, top])
+
+        def use(boxes: list[Box]) -> None:
+            found = [box + corner for box in boxes]
+            here = [box for box in found if _overlap(box, then) > 0.3]
+            track.misses = 0 if here else track.misses + 1
+            if here:
+                # The detector's own box, so that an error of the landmarks cannot feed on itself.
+                track.box = track.box + max(here, key=lambda box: _overlap(box, then)) - then
+            elif track.misses == MISSES and track in self._tracks:
+                self._tracks.remove(track)
+                self._next_search = self._frames + 1
+
+        self._run_detector(luma[top:bottom, left:right], max(1e-3, size / CHECK_SIDE), use)
+
+    def _run_detector(
+        self, luma: NDArray[np.uint8], shrink: float, use: Callable[[list[Box]], None]
+    ) -> None:
+        """Hands the boxes found in a picture reduced by `shrink` to `use`, now or later."""
+        height, width = (max(1, round(length / shrink)) for length in luma.shape)
+        if min(luma.shape) < 2:
+            use([])
+            return
+        reduced = cv2.resize(luma, (width, height), interpolation=cv2.INTER_AREA)
+        scale = np.array([luma.shape[1] / width, luma.shape[0] / height] * 2)
+        if self._executor is None or not self._tracks:
+            use(self._boxes(reduced, scale))
+        else:
+            self._detection = _Detection(self._executor.submit(self._boxes, reduced, scale), use)
+
+    def _use_detection(self) -> None:
+        detection = self._detection
+        if detection is not None and detection.found.done():
+            self._detection = None
+            detection.use(detection.found.result())
 
     def _follow(self, luma: NDArray[np.uint8], track: _Track) -> Face:
         measured = self._landmarks(luma, track.box)
@@ -196,16 +243,16 @@ class FaceTracker:
         to_crop = crop_from_frame(landmarks)
         face = Face(landmarks, track.box, track.track_id, to_crop)
         # The next frame is searched where this one's measured landmarks put the box.
-        from_crop = cv2.invertAffineTransform(crop_from_frame(measured))
-        corners = track.box_in_crop @ from_crop[:, :2].T + from_crop[:, 2]
+        measured_crop = crop_from_frame(measured)
+        if track.box_in_crop is None:
+            track.box_in_crop = _moved(_corners(track.box), measured_crop)
+        frame_from_crop: Affine = np.asarray(cv2.invertAffineTransform(measured_crop), np.float64)
+        corners = _moved(track.box_in_crop, frame_from_crop)
         centre, side = corners.mean(axis=0), _side(corners)
         track.box = np.concatenate([centre - side / 2, centre + side / 2])
         return face
 
-    def _boxes(self, luma: NDArray[np.uint8], shrink: float) -> list[Box]:
-        height, width = (max(1, round(length / shrink)) for length in luma.shape)
-        reduced = cv2.resize(luma, (width, height), interpolation=cv2.INTER_AREA)
-        scale = np.array([luma.shape[1] / width, luma.shape[0] / height] * 2)
+    def _boxes(self, reduced: NDArray[Any], scale: Box) -> list[Box]:
         return [
             np.array([found.left(), found.top(), found.right() + 1, found.bottom() + 1]) * scale
             for found in self._detect(reduced, 0)
@@ -220,6 +267,10 @@ class FaceTracker:
 @lru_cache(maxsize=1)
 def _predictor(path: str) -> Any:
     return dlib.shape_predictor(path)  # 100 MB, a second to load: every tracker shares it
+
+
+def _moved(points: NDArray[np.float64], affine: Affine) -> NDArray[np.float64]:
+    return points @ affine[:, :2].T + affine[:, 2]
 
 
 def _corners(box: Box) -> NDArray[np.float64]:

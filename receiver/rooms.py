@@ -222,7 +222,9 @@ class DelayedAudioTrack(MediaStreamTrack):
             self.stop()
             raise MediaStreamError
         await asyncio.sleep(max(0.0, arrived + self._delay() - time.perf_counter()))
-        self._stats.add("sound delay", time.perf_counter() - arrived)
+        late = time.perf_counter() - arrived
+        self._stats.add("sound delay", late)
+        self._stats.add("skew", abs(late - self._stats.last_seconds("picture delay")))
         return frame
 
     def stop(self) -> None:

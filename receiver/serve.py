@@ -11,7 +11,7 @@ import ipaddress
 import signal
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib.resources import files
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -305,16 +305,17 @@ async def serve(
     for how in (signal.SIGINT, signal.SIGTERM):
         with contextlib.suppress(NotImplementedError):  # Windows
             loop.add_signal_handler(how, stop.set)
-    async with listening(Server(config, make_enhancer)):
-        ready(config.url)
+    async with listening(Server(config, make_enhancer)) as url:
+        ready(url)
         await stop.wait()
 
 
 @contextlib.asynccontextmanager
-async def listening(server: Server) -> AsyncIterator[None]:
-    """The server at its address; leaving the context ends every call.
+async def listening(server: Server) -> AsyncIterator[str]:
+    """The server at its address, which it gives; leaving the context ends every call.
 
-    Raises InputError if the address cannot be listened on, or TLS files are unusable.
+    Port 0 is any that is free. Raises InputError if the address cannot be listened on, or TLS
+    files are unusable.
     """
     config = server.config
     runner = web.AppRunner(server.app(), shutdown_timeout=1.0)
@@ -327,6 +328,6 @@ async def listening(server: Server) -> AsyncIterator[None]:
             raise InputError(
                 f"{config.host}:{config.port} cannot be listened on: {error.strerror}"
             ) from error
-        yield
+        yield replace(config, port=runner.addresses[0][1]).url
     finally:
         await runner.cleanup()

@@ -83,6 +83,10 @@ class Stats:
         seconds = self.seconds(name)[-30:]
         return float(np.median(seconds)) if seconds else 0.0
 
+    def last_seconds(self, name: str) -> float:
+        """A stage's newest timing; 0 where it never ran."""
+        return self._seconds[name][-1] if self._seconds[name] else 0.0
+
     def seconds(self, name: str) -> list[float]:
         """A stage's timings, oldest first."""
         return list(self._seconds.get(name, ()))

@@ -95,6 +95,8 @@ class EnhancedVideoTrack(MediaStreamTrack):
         self._deadline, self._on_frame = deadline, on_frame
         self._slot: NewestSlot[av.VideoFrame] = NewestSlot()
         self._worker = ThreadPoolExecutor(1, thread_name_prefix="enhancer")
+        self._detector = ThreadPoolExecutor(1, thread_name_prefix="detector")
+        enhancer.detect_in(self._detector)
         self._drain = asyncio.ensure_future(self._drain_source())
         self._took: deque[float] = deque(maxlen=ATTEMPTS)
         self._skipped = 0  # since enhancement was tried again
@@ -120,11 +122,14 @@ class EnhancedVideoTrack(MediaStreamTrack):
 
     def stop(self) -> None:
         """Ends the track and the source with it; the worker's thread ends on its own."""
+        if self.readyState != "live":
+            return
         super().stop()
         self._drain.cancel()
         self._slot.close()
         self._source.stop()
-        self._worker.shutdown(wait=False, cancel_futures=True)
+        self._worker.submit(self._detector.shutdown, wait=False)  # a last frame may need it
+        self._worker.shutdown(wait=False)
 
     async def _drain_source(self) -> None:
         try:

@@ -8,7 +8,6 @@ from fractions import Fraction
 import aiohttp
 import av
 import numpy as np
-from aiohttp import web
 from aiortc import RTCConfiguration, RTCPeerConnection, RTCSessionDescription
 from aiortc.mediastreams import MediaStreamTrack
 
@@ -16,7 +15,7 @@ from receiver.call import h264_codecs, receive_h264
 from receiver.encoding import Encoding
 from receiver.enhancer import Enhancer
 from receiver.sender import EncodedTrack, portrait_source
-from receiver.serve import ServeConfig, Server
+from receiver.serve import ServeConfig, Server, listening
 
 HERE = RTCConfiguration(iceServers=[])
 SDP = {"Content-Type": "application/sdp"}
@@ -86,12 +85,6 @@ class Peer:
 
 @contextlib.asynccontextmanager
 async def serving(generator, **config) -> AsyncIterator[tuple[Server, str]]:
-    server = Server(ServeConfig(**config), lambda: Enhancer(generator))
-    runner = web.AppRunner(server.app(), shutdown_timeout=1.0)
-    await runner.setup()
-    site = web.TCPSite(runner, "127.0.0.1", 0)
-    await site.start()
-    try:
-        yield server, f"http://127.0.0.1:{runner.addresses[0][1]}"
-    finally:
-        await asyncio.wait_for(runner.cleanup(), 5)
+    server = Server(ServeConfig(port=0, **config), lambda: Enhancer(generator))
+    async with listening(server) as url:
+        yield server, url.rstrip("/")

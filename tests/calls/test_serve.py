@@ -1,14 +1,25 @@
 """WHIP publishers and WHEP viewers against the real server, over real connections."""
 
 import asyncio
+import contextlib
+import ssl
 import threading
+from datetime import UTC, datetime, timedelta
+from ipaddress import ip_address
+from pathlib import Path
 
+import aiohttp
 import pytest
 from aiortc.mediastreams import MediaStreamError
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
 
 from receiver.call import receive_h264
+from receiver.enhancer import Enhancer
 from receiver.errors import InputError
-from receiver.serve import MAX_BODY, ServeConfig
+from receiver.serve import MAX_BODY, ServeConfig, Server, listening
 from tests.calls.peer import SDP, Peer, serving
 from tests.conftest import same_pixels
 
@@ -188,3 +199,38 @@ def test_half_a_tls_pair_is_refused(tmp_path):
     config = ServeConfig(tls_cert=tmp_path / "cert.pem", tls_key=tmp_path / "cert.pem")
     with pytest.raises(InputError, match="are no certificate and its key"):
         config.ssl_context()
+
+
+def self_signed(folder: Path) -> tuple[Path, Path]:
+    """A certificate for 127.0.0.1 and its key, as PEM files."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "127.0.0.1")])
+    now = datetime.now(UTC)
+    address = x509.SubjectAlternativeName([x509.IPAddress(ip_address("127.0.0.1"))])
+    builder = x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number())
+    builder = builder.not_valid_before(now).not_valid_after(now + timedelta(days=1))
+    certificate = builder.add_extension(address, critical=False).sign(key, hashes.SHA256())
+    pem = serialization.Encoding.PEM
+    (folder / "cert.pem").write_bytes(certificate.public_bytes(pem))
+    form, plain = serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    (folder / "key.pem").write_bytes(key.private_bytes(pem, form, plain))
+    return folder / "cert.pem", folder / "key.pem"
+
+
+async def test_over_https_a_call_is_published_and_watched(generator, tmp_path):
+    cert, key = self_signed(tmp_path)
+    config = ServeConfig(port=0, tls_cert=cert, tls_key=key)
+    trusting = aiohttp.TCPConnector(ssl=ssl.create_default_context(cafile=str(cert)))
+    server = Server(config, lambda: Enhancer(generator))
+    async with (
+        listening(server) as url,
+        aiohttp.ClientSession(connector=trusting) as https,
+        contextlib.AsyncExitStack() as stack,
+    ):
+        assert url.startswith("https://127.0.0.1:")
+        publisher, viewer = Peer(https, url.rstrip("/")), Peer(https, url.rstrip("/"))
+        for peer in (publisher, viewer):
+            stack.push_async_callback(peer.close)
+        assert (await publisher.publish()).status == 201
+        assert (await viewer.watch()).status == 201
+        assert len(await viewer.frames(10)) == 10
