@@ -1,7 +1,8 @@
 """Exports a trained generator: `python -m models.export RUN [--name lite] [--out FOLDER]`.
 
 RUN is a folder that `models.train` wrote. Writes NAME.onnx, with the averaged weights, and its card
-NAME.json; the ONNX file is compared with PyTorch before it gets its name.
+NAME.json; the ONNX file is compared with PyTorch before it gets its name. A run that was trained in
+8-bit integers (`quantized = true`) also gives NAME-int8.onnx, for CPUs.
 """
 
 import argparse
@@ -19,9 +20,10 @@ import torch
 from torch import nn
 
 from models.networks.lite import Lite
+from models.quantize import float_weights, ranges, write_int8
 from models.train import TrainConfig, load_config
 from receiver.alignment import CROP
-from receiver.generator import CHANNELS, WEIGHTS
+from receiver.generator import CHANNELS, INT8, WEIGHTS
 
 TOLERANCE = 1e-4
 """Largest absolute difference between ONNX Runtime and PyTorch, for pixels in [0, 1]."""
@@ -30,12 +32,14 @@ TOLERANCE = 1e-4
 def load_trained(run: Path) -> tuple[nn.Module, TrainConfig, dict[str, Any]]:
     """The network of a training run with its averaged weights, its settings and its state.
 
+    A quantised run's network comes back in floating point; its ranges are in the state.
+
     Raises FileNotFoundError if `run` holds no checkpoint, RuntimeError if its keys do not match.
     """
     config = load_config(run / "config.toml")
     state = torch.load(run / "checkpoint.pt", weights_only=True)
     network = Lite(config.network)
-    network.load_state_dict(state["ema"])
+    network.load_state_dict(float_weights(state["ema"]))
     return network.eval(), config, state
 
 
@@ -76,14 +80,15 @@ def onnx_difference(network: nn.Module, path: Path, inputs: tuple[torch.Tensor, 
     return float(np.abs(session.run(["restored"], arrays)[0] - expected).max())
 
 
-def write_card(path: Path, run: Path, config: TrainConfig, state: dict[str, Any]) -> None:
-    """What whoever uses the weights has to know of them, beside the ONNX file `path`."""
+def write_card(files: list[Path], config: TrainConfig, state: dict[str, Any]) -> None:
+    """What whoever uses the weights has to know of them, beside their ONNX files."""
+    path = files[0]
     card = {
         "name": path.stem,
         "network": "models/networks/lite.py",
         "settings": vars(config.network) | {"reference_mix": vars(config.mix)},
-        "parameters": sum(value.numel() for value in state["ema"].values()),
-        "sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
+        "parameters": sum(value.numel() for value in float_weights(state["ema"]).values()),
+        "sha256": {file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in files},
         "inputs": {name: ["n", channels, CROP, CROP] for name, channels in CHANNELS.items()},
         "output": {"restored": ["n", 3, CROP, CROP]},
         "steps": state["earlier_steps"] + state["step"],
@@ -110,9 +115,14 @@ def main() -> None:
     args.out.mkdir(parents=True, exist_ok=True)
     path = args.out / f"{args.name}.onnx"
     difference = export(network, path)
-    write_card(path, args.run, config, state)
-    size = path.stat().st_size / 1e6
-    print(f"{path}: {size:.2f} MB, differs from PyTorch by {difference:.1e}")
+    files = [path]
+    if config.quantized:
+        files.append(path.with_name(f"{args.name}{INT8}.onnx"))
+        write_int8(path, files[-1], ranges(state["ema"]))
+    write_card(files, config, state)
+    for file in files:
+        print(f"{file}: {file.stat().st_size / 1e6:.2f} MB")
+    print(f"{path} differs from PyTorch by {difference:.1e}")
 
 
 if __name__ == "__main__":

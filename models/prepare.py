@@ -1,7 +1,7 @@
 """Makes training crops from any folder of videos: `python -m models.prepare VIDEOS OUT`.
 
-Each clip is sent through x264 in real-time settings several times, at random sizes, CRFs and
-bitrates; its faces are found and followed on the decoded pictures, as a call would.
+Each clip is sent several times through x264 or OpenH264 in real-time settings, at random sizes,
+CRFs and bitrates; its faces are found and followed on the decoded pictures, as a call would.
 
 A shard is a folder, one for each clip, encoding and face:
 
@@ -30,8 +30,9 @@ import numpy as np
 from av.video.reformatter import ColorRange
 from rich.progress import track as progress
 
+from models.openh264 import OpenH264, through_any_codec
 from receiver.alignment import extract_crop, picture_of, planes, transform
-from receiver.encoding import Encoding, through_codec
+from receiver.encoding import Encoding
 from receiver.faces import Face, FaceTracker
 
 SUFFIXES = {".mp4", ".avi", ".mpg", ".mov", ".mkv", ".webm", ".264", ".m4v"}
@@ -49,7 +50,7 @@ MIN_FACE = 72
 class Recipe:
     """One way in which a clip is degraded; `scale` <= 1 shrinks it first."""
 
-    encoding: Encoding
+    encoding: Encoding | OpenH264
     scale: float
 
 
@@ -57,11 +58,14 @@ def random_recipe(rng: random.Random, face_width: float, width: int, height: int
     """Size, CRF or bitrate, GOP and preset as calls have them."""
     wanted = rng.uniform(90, 280)
     scale = 1.0 if rng.random() < 0.4 else min(1.0, wanted / face_width)
-    gop, preset = rng.choice([30, 60, 250, 1000]), rng.choice(PRESETS)
-    if rng.random() < 0.6:
-        return Recipe(Encoding(crf=rng.uniform(32, 47), keyframe_every=gop, preset=preset), scale)
     megapixels = width * height * scale * scale / 1e6
-    kbps = max(20.0, megapixels * 10 ** rng.uniform(2.2, 3.1))
+    kbps = max(20.0, megapixels * 10 ** rng.uniform(2.2, 3.4))
+    encoder = rng.random()
+    if encoder < 0.4:
+        return Recipe(OpenH264(kbps), scale)
+    gop, preset = rng.choice([30, 60, 250, 1000]), rng.choice(PRESETS)
+    if encoder < 0.8:
+        return Recipe(Encoding(crf=rng.uniform(24, 47), keyframe_every=gop, preset=preset), scale)
     return Recipe(Encoding(kbps=kbps, keyframe_every=gop, preset=preset), scale)
 
 
@@ -121,7 +125,7 @@ def _sample_faces(path: Path, recipe: Recipe, samples: int) -> dict[int, list[di
     rows: dict[int, list[dict[str, Any]]] = defaultdict(list)
     frames = read_frames(path, recipe.scale, samples * STRIDE)
     for index, (raw, decoded, _) in enumerate(
-        through_codec(frames, recipe.encoding, frame_rate(path))
+        through_any_codec(frames, recipe.encoding, frame_rate(path))
     ):
         faces = on_decoded.track(planes(decoded.video)[0])
         raw_faces = on_raw.track(planes(raw)[0])

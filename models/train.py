@@ -12,6 +12,7 @@ import signal
 import time
 import tomllib
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,11 @@ from torch.utils.tensorboard import SummaryWriter
 
 from models.dataset import Crops, ReferenceMix
 from models.networks.lite import Lite, LiteConfig
+from models.quantize import measure, quantize
+from receiver.generator import CHANNELS
+
+MEASURED_BATCHES = 16
+"""Batches that a quantised network's ranges are measured on."""
 
 
 @dataclass(frozen=True)
@@ -40,6 +46,7 @@ class TrainConfig:
     seed: int = 0
     workers: int = 1
     bfloat16: bool = True
+    quantized: bool = False  # a last stage, in 8-bit integers: see models/quantize.py
     checkpoint_minutes: float = 3.0
     mix: ReferenceMix = field(default_factory=ReferenceMix)
     network: LiteConfig = field(default_factory=LiteConfig)
@@ -67,6 +74,8 @@ class Trainer:
         self.network = Lite(config.network).to(memory_format=torch.channels_last)
         if start is not None:
             self._begin_with(start)
+        if config.quantized:
+            quantize(self.network)
         self.optimizer = torch.optim.AdamW(
             self.network.parameters(), lr=config.learning_rate, weight_decay=1e-4
         )
@@ -76,6 +85,8 @@ class Trainer:
         self.checkpoint = out / "checkpoint.pt"
         if self.checkpoint.exists():
             self._resume()
+        elif config.quantized:
+            self._measure_ranges()
 
     def run(self) -> None:
         """Trains to the end of the schedule; saves before it passes an exception on."""
@@ -120,6 +131,11 @@ class Trainer:
         self.optimizer.load_state_dict(state["optimizer"])
         self.ema, self.step, self.seconds = state["ema"], state["step"], state["seconds"]
         self.earlier_steps = state["earlier_steps"]
+
+    def _measure_ranges(self) -> None:
+        batches = islice(DataLoader(self.crops, self.config.batch), MEASURED_BATCHES)
+        measure(self.network, (tuple(batch[name] for name in CHANNELS) for batch in batches))
+        self.ema = {name: value.clone() for name, value in self.network.state_dict().items()}
 
     def _epoch(self, log: SummaryWriter, show: Any) -> None:
         rest = Subset(self.crops, range(self.step * self.config.batch, len(self.crops)))
@@ -171,8 +187,7 @@ class Trainer:
         }
 
     def _forward(self, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
-        names = ("degraded", "reference", "landmarks")
-        inputs = (batch[name].to(memory_format=torch.channels_last) for name in names)
+        inputs = (batch[name].to(memory_format=torch.channels_last) for name in CHANNELS)
         result: tuple[Tensor, Tensor] = self.network.forward_aligned(*inputs)
         return result
 

@@ -31,7 +31,7 @@ def examine(model: str, device: Device) -> list[Finding]:
         Finding("onnxruntime", True, f"{onnxruntime.__version__}, built with {offered}"),
         Finding("cuda", problem is None, problem or "can be used", needed=device == "cuda"),
         _landmark_finding(),
-        *(_card_finding(name) for name in MODELS),
+        *(_card_finding(Model.find(name, on_gpu)) for name in MODELS for on_gpu in (False, True)),
         _session_finding(model, device),
         _codec_finding("h264 decoder", "h264", "r"),
         _codec_finding("h264 encoder", "libx264", "w"),
@@ -54,17 +54,17 @@ def _landmark_finding() -> Finding:
         return Finding("landmarks", False, str(error))
 
 
-def _card_finding(name: str) -> Finding:
-    model = Model.find(name)
+def _card_finding(model: Model) -> Finding:
+    name = f"weights {model.path.name}"
     try:
         found = model.sha256
     except ReceiverError as error:
-        return Finding(f"weights {name}", False, str(error))
-    expected = (model.card or {}).get("sha256")
+        return Finding(name, False, str(error))
+    expected = model.expected_sha256
     if found != expected:
         says = f"{model.path} has SHA-256 {found[:12]}…, its card says {str(expected)[:12]}…"
-        return Finding(f"weights {name}", False, f"{says}: install the package again")
-    return Finding(f"weights {name}", True, f"SHA-256 {found}, as on its card")
+        return Finding(name, False, f"{says}: install the package again")
+    return Finding(name, True, f"SHA-256 {found}, as on its card")
 
 
 def _session_finding(model: str, device: Device) -> Finding:

@@ -22,7 +22,9 @@ Device: TypeAlias = Literal["auto", "cuda", "cpu"]
 
 WEIGHTS = Path(__file__).parent / "weights"
 MODELS = ("lite",)
-"""Names of the shipped generators: WEIGHTS/NAME.onnx, each with its card NAME.json."""
+"""Names of the shipped generators. WEIGHTS holds two files of each, the same network: NAME.onnx in
+floating point for CUDA, NAME-int8.onnx for CPUs, and their card NAME.json."""
+INT8 = "-int8"
 
 CHANNELS = {"degraded": 3, "reference": 3, "landmarks": 1}
 """The inputs of every generator: Nx{channels}x256x256 float32; the output is `restored`."""
@@ -36,16 +38,16 @@ class Model:
     path: Path
 
     @classmethod
-    def find(cls, name: str) -> "Model":
+    def find(cls, name: str, on_gpu: bool = False) -> "Model":
         """A shipped generator by its name, or any ONNX file by its path.
 
         Raises ModelError if it is neither.
         """
         if name in MODELS:
-            return cls(name, WEIGHTS / f"{name}.onnx")
+            return cls(name, WEIGHTS / f"{name}{'' if on_gpu else INT8}.onnx")
         path = Path(name)
         if path.is_file():
-            return cls(path.stem, path)
+            return cls(path.stem.removesuffix(INT8), path)
         raise ModelError(
             f"there is no model {name!r}: "
             f"give one of {', '.join(MODELS)} or the path of an ONNX file"
@@ -62,9 +64,15 @@ class Model:
             ) from error
 
     @property
+    def expected_sha256(self) -> str | None:
+        """Of the file, as its card says; None where it says nothing."""
+        found: str | None = ((self.card or {}).get("sha256") or {}).get(self.path.name)
+        return found
+
+    @property
     def card(self) -> dict[str, Any] | None:
-        """What the file's card says of it, None where it has none."""
-        path = self.path.with_suffix(".json")
+        """What the card beside the file says, None where there is none."""
+        path = self.path.with_name(f"{self.name}.json")
         card: dict[str, Any] | None = json.loads(path.read_text()) if path.is_file() else None
         return card
 
@@ -79,11 +87,11 @@ class Generator:
 
     def __init__(self, model: str = "lite", device: Device = "auto") -> None:
         """Raises ModelError for an unusable model, DeviceError if CUDA is asked for and absent."""
-        self.model = Model.find(model)
         problem = None if device == "cpu" else cuda_problem()
         if device == "cuda" and problem:
             raise DeviceError(f"CUDA was asked for and is not there: {problem}")
         on_gpu = device != "cpu" and problem is None
+        self.model = Model.find(model, on_gpu)
         self._session = _open_session(self.model, on_gpu)
         # ONNX Runtime falls back to the CPU without an error: ask the session itself.
         self.device = "cuda" if self._session.get_providers()[0] == _CUDA else "cpu"

@@ -167,8 +167,9 @@ def test_doctor_finds_all_that_is_needed():
     result = run("doctor", "--json", "--device", "cpu")
     assert result.returncode == 0, result.stdout
     findings = {finding["name"]: finding for finding in json.loads(result.stdout)["findings"]}
-    assert findings["weights lite"]["fine"]
-    assert len(findings["weights lite"]["says"].split()[1].strip(",")) == 64
+    for file in ("lite.onnx", "lite-int8.onnx"):
+        assert findings[f"weights {file}"]["fine"]
+        assert len(findings[f"weights {file}"]["says"].split()[1].strip(",")) == 64
     assert findings["landmarks"]["says"].endswith("shape_predictor_68_face_landmarks.dat")
     assert findings["model lite"]["says"] == "runs on cpu"
     assert findings["h264 decoder"]["fine"]
@@ -189,7 +190,7 @@ def test_doctor_sees_changed_weights(monkeypatch, tmp_path):
     with (weights / "lite.onnx").open("ab") as file:
         file.write(b"\0")
     monkeypatch.setattr("receiver.generator.WEIGHTS", weights)
-    finding = next(f for f in examine("lite", "cpu") if f.name == "weights lite")
+    finding = next(f for f in examine("lite", "cpu") if f.name == "weights lite.onnx")
     assert not finding.fine
     assert "install the package again" in finding.says
 

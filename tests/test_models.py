@@ -5,8 +5,11 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
+from fractions import Fraction
 from pathlib import Path
 
+import cv2
 import numpy as np
 import onnxruntime
 import pytest
@@ -15,7 +18,9 @@ import torch
 from models.dataset import Crops, ReferenceMix
 from models.export import TOLERANCE, export, load_trained, onnx_difference
 from models.networks.lite import Lite, LiteConfig, shift, shuffle4
+from models.openh264 import OpenH264, through_any_codec
 from models.prepare import prepare_clip
+from models.quantize import Levels
 from models.train import TrainConfig, Trainer, load_config
 from receiver.generator import CHANNELS, Generator
 from tests.conftest import write_clip
@@ -203,9 +208,49 @@ def test_export_from_the_command_line(shards, tmp_path):
     subprocess.run([*command, "--out", str(tmp_path)], check=True, capture_output=True)
     generator = Generator(str(tmp_path / "mine.onnx"), "cpu")
     assert generator.model.card is not None
-    assert generator.model.card["sha256"] == generator.model.sha256
+    assert generator.model.expected_sha256 == generator.model.sha256
     assert generator.model.card["trained_on"] == ["portrait.mp4"]
     onnxruntime.InferenceSession(str(tmp_path / "mine.onnx"))
+
+
+def test_a_quantized_run_gives_integers_that_say_the_same(shards, tmp_path):
+    Trainer(SMALL, shards, tmp_path / "floats").run()
+    config = replace(SMALL, quantized=True, learning_rate=1e-5)
+    Trainer(config, shards, tmp_path / "run", start=tmp_path / "floats").run()
+    (tmp_path / "run" / "config.toml").write_text("batch = 2\nquantized = true\n")
+    command = [sys.executable, "-m", "models.export", str(tmp_path / "run"), "--name", "mine"]
+    subprocess.run([*command, "--out", str(tmp_path)], check=True, capture_output=True)
+    floats, integers = (
+        Generator(str(tmp_path / f"mine{kind}.onnx"), "cpu") for kind in ("", "-int8")
+    )
+    assert integers.model.card == floats.model.card
+    assert integers.model.expected_sha256 == integers.model.sha256
+    assert integers.model.path.stat().st_size < 0.4 * floats.model.path.stat().st_size
+    crops = Crops(shards, 2, 256, ReferenceMix(), 0)
+    inputs = [np.stack([crops[i][name].numpy() for i in range(2)]) for name in CHANNELS]
+    before, after = (model.restore(*inputs) for model in (floats, integers))
+    assert np.abs(before - after).mean() < 0.5 / 255
+
+
+def test_rounded_tensors_keep_zero_and_lose_what_lies_beyond():
+    levels = Levels()
+    levels.low.fill_(-1.0)
+    levels.high.fill_(1.55)
+    x = torch.tensor([-2.0, 0.0, 0.004, 0.006, 1.0, 9.0])
+    torch.testing.assert_close(levels(x), torch.tensor([-1.0, 0.0, 0.0, 0.01, 1.0, 1.55]))
+
+
+def test_openh264_sends_one_key_frame_and_keeps_its_bitrate(portrait):
+    sent = list(through_any_codec(portrait[:60], OpenH264(kbps=150), Fraction(30)))
+    assert [decoded.is_keyframe for _, decoded, _ in sent] == [True] + [False] * 59
+    assert [raw for raw, _, _ in sent] == portrait[:60]
+    assert sum(size for _, _, size in sent) * 8 / 2.0 < 1.3 * 150_000
+    assert psnr_of(*sent[-1][:2]) > 28
+
+
+def psnr_of(raw, decoded) -> float:
+    pictures = [frame.to_ndarray(format="gray") for frame in (raw, decoded.video)]
+    return float(cv2.PSNR(*pictures))
 
 
 def test_prepare_reports_what_is_broken(portrait, tmp_path):

@@ -1,0 +1,174 @@
+"""A generator in 8-bit integers, which a CPU multiplies several times as fast.
+
+Ranges are measured once, then training goes on with every value rounded as ONNX Runtime will round
+it, so that the network learns to live with it (Jacob et al., "Quantization and Training of Neural
+Networks for Efficient Integer-Arithmetic-Only Inference", CVPR 2018).
+"""
+
+import tempfile
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import torch
+from onnxruntime.quantization import (
+    CalibrationDataReader,
+    QuantFormat,
+    QuantType,
+    quantize_static,
+)
+from torch import Tensor, nn
+
+from models.networks.lite import Fold, ResidualBlock
+from receiver.generator import CHANNELS
+
+TAIL = 1e-4
+"""Share of a tensor's values beyond each end of its range."""
+WEIGHT_LEVELS = 64
+"""Weights are -64 to 64: products of 8-bit weights overflow in processors without VNNI."""
+MEASURED = 100_000
+"""Values of a tensor, at most, that its range is measured on."""
+
+
+class Levels(nn.Module):
+    """Rounds a tensor to 256 levels between two bounds, zero among them; see `measure`."""
+
+    low: Tensor
+    high: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.measured: list[tuple[float, float]] | None = None
+        self.register_buffer("low", torch.zeros(()))
+        self.register_buffer("high", torch.ones(()))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Float of any shape; the same shape, float32."""
+        x = x.float()
+        if self.measured is not None:
+            some = x.detach().flatten()[:: max(1, x.numel() // MEASURED)]
+            low, high = torch.quantile(some, torch.tensor([TAIL, 1.0 - TAIL])).tolist()
+            self.measured.append((min(low, 0.0), max(high, 0.0)))
+            return x
+        scale, zero = self.scale_and_zero()
+        return torch.fake_quantize_per_tensor_affine(x, scale, zero, 0, 255)
+
+    def scale_and_zero(self) -> tuple[float, int]:
+        """One level's height, and the level that is zero."""
+        scale = max(1e-6, float(self.high - self.low) / 255.0)
+        return scale, round(-float(self.low) / scale)
+
+
+class QuantizedConv2d(nn.Conv2d):
+    """A convolution whose input, weights (one range a channel) and output are rounded."""
+
+    def __init__(self, conv: nn.Conv2d) -> None:
+        """Shares the weights of `conv`, under the same names."""
+        shape: Any = conv.kernel_size, conv.stride, conv.padding
+        super().__init__(conv.in_channels, conv.out_channels, *shape)
+        self.weight, self.bias = conv.weight, conv.bias
+        self.before, self.after = Levels(), Levels()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """As nn.Conv2d."""
+        highest = self.weight.detach().abs().amax(dim=(1, 2, 3)).clamp_min(1e-8)
+        scales, zeros = highest / WEIGHT_LEVELS, torch.zeros(len(highest), dtype=torch.int32)
+        weight = torch.fake_quantize_per_channel_affine(
+            self.weight, scales, zeros, 0, -WEIGHT_LEVELS, WEIGHT_LEVELS
+        )
+        rounded: Tensor = self.after(self._conv_forward(self.before(x), weight, self.bias))
+        return rounded
+
+
+def quantize(network: nn.Module) -> None:
+    """Replaces the network's convolutions, in place, by rounding ones of the same weights.
+
+    Those that fold pixels into channels stay: they see the picture itself, and are cheap.
+    """
+    for module in list(network.modules()):
+        if isinstance(module, Fold):
+            continue
+        for name, child in list(module.named_children()):
+            if isinstance(child, nn.Conv2d):
+                setattr(module, name, QuantizedConv2d(child))
+    for block in network.modules():
+        if isinstance(block, ResidualBlock):  # the sum, too, is made of rounded values
+            block.register_forward_pre_hook(lambda block, inputs: (block.conv1.before(*inputs),))
+
+
+@torch.no_grad()
+def measure(network: nn.Module, batches: Iterable[tuple[Tensor, ...]]) -> None:
+    """Sets the ranges of a quantised network by what it sees in `batches` of its inputs."""
+    levels = [module for module in network.modules() if isinstance(module, Levels)]
+    for level in levels:
+        level.measured = []
+    for inputs in batches:
+        network(*inputs)
+    for level in levels:
+        low, high = np.mean(level.measured or [(0.0, 1.0)], axis=0)
+        level.low.fill_(low)
+        level.high.fill_(high)
+        level.measured = None
+
+
+def ranges(state: dict[str, Tensor]) -> dict[str, tuple[float, float]]:
+    """`low` and `high` of a quantised network's tensors, by 'CONVOLUTION.before' or '.after'."""
+    names = [key.removesuffix(".low") for key in state if key.endswith(".low")]
+    return {name: (float(state[f"{name}.low"]), float(state[f"{name}.high"])) for name in names}
+
+
+def float_weights(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The state of the network before `quantize`, with what it has learnt since."""
+    return {key: value for key, value in state.items() if key.split(".")[-1] not in ("low", "high")}
+
+
+def write_int8(source: Path, target: Path, known: dict[str, tuple[float, float]]) -> None:
+    """Writes the ONNX file `source` with its convolutions in 8-bit integers, QDQ format.
+
+    Args:
+        known: as given by `ranges`.
+    """
+    graph = onnx.load(source).graph
+    convolutions = {node.name: node.input[1] for node in graph.node if node.op_type == "Conv"}
+    overrides: dict[str, list[dict[str, Any]]] = {}
+    skipped = []
+    for node in graph.node:
+        if node.op_type != "Conv":
+            continue
+        name = convolutions[node.name].removesuffix(".weight")
+        if f"{name}.before" not in known:
+            skipped.append(node.name)
+            continue
+        for tensor, side in ((node.input[0], "before"), (node.output[0], "after")):
+            low, high = known[f"{name}.{side}"]
+            bounds = {"rmin": np.float32(low), "rmax": np.float32(high)}
+            overrides.setdefault(tensor, [bounds])
+    with tempfile.TemporaryDirectory() as folder:
+        unfinished = Path(folder) / target.name
+        quantize_static(
+            str(source),
+            str(unfinished),
+            _OneSample(),
+            quant_format=QuantFormat.QDQ,
+            op_types_to_quantize=["Conv"],
+            nodes_to_exclude=skipped,
+            per_channel=True,
+            reduce_range=True,
+            activation_type=QuantType.QUInt8,
+            weight_type=QuantType.QInt8,
+            extra_options={"TensorQuantOverrides": overrides},
+        )
+        target.write_bytes(unfinished.read_bytes())
+
+
+class _OneSample(CalibrationDataReader):  # type: ignore[misc]
+    """ONNX Runtime wants to measure ranges; all that it finds is overridden."""
+
+    def __init__(self) -> None:
+        shape = {name: (1, channels, 256, 256) for name, channels in CHANNELS.items()}
+        self._samples = iter([{name: np.zeros(size, np.float32) for name, size in shape.items()}])
+
+    def get_next(self) -> Any:
+        return next(self._samples, None)
