@@ -103,9 +103,10 @@ def measure_clip(
 
 def reference_for(degraded: Crop, landmarks: Landmarks, known: KeyframeSet | None) -> Crop:
     """The nearest keyframe of `known` bent onto the face; the face itself without any."""
-    if not known:
+    choice = known.choose(landmarks) if known else None
+    if choice is None:
         return degraded
-    chosen, _ = known.choose(landmarks)
+    chosen, _ = choice
     return crop_of(warp(chosen.crop, chosen.landmarks, landmarks))
 
 

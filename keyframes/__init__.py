@@ -3,6 +3,7 @@
 Pure numpy and OpenCV. Knows nothing of calls, networks or files.
 """
 
+from keyframes.admission import Admission, Place, Shot, admit, crop_qp
 from keyframes.keyframe_set import (
     Keyframe,
     KeyframeSet,
@@ -10,16 +11,35 @@ from keyframes.keyframe_set import (
     Picture,
     Policy,
     landmark_distance,
+    worth,
 )
 from keyframes.mls import mls_map, warp
+from keyframes.people import People, Person, Signature, likeness, signature
+from keyframes.requests import Budget, Need, Request, RequestPolicy, Way
 
 __all__ = [
+    "Admission",
+    "Budget",
     "Keyframe",
     "KeyframeSet",
     "Landmarks",
+    "Need",
+    "People",
+    "Person",
     "Picture",
+    "Place",
     "Policy",
+    "Request",
+    "RequestPolicy",
+    "Shot",
+    "Signature",
+    "Way",
+    "admit",
+    "crop_qp",
     "landmark_distance",
+    "likeness",
     "mls_map",
+    "signature",
     "warp",
+    "worth",
 ]

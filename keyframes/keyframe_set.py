@@ -15,6 +15,13 @@ Picture: TypeAlias = NDArray[Any]
 
 Policy: TypeAlias = Literal["lfu", "max-distance"]
 
+REACH = 70.0
+"""Landmark distance in crop pixels beyond which a reference does more harm than good."""
+WORSE = 3.0
+"""QP steps by which a reference may be worse than the face, and still bring something new."""
+UNKNOWN = 6.0
+"""QP steps by which a reference of unknown QP is taken to be better."""
+
 
 @dataclass(slots=True, eq=False)
 class Keyframe:
@@ -23,21 +30,35 @@ class Keyframe:
     Attributes:
         crop: 256x256x3 uint8 RGB, eyes aligned.
         landmarks: 68x2 float32, in pixels of the crop.
-        qp: mean luma QP of the picture it came from, None where unknown.
-        source: how it came: an I-frame of the stream, or a still sent beside it.
+        qp: luma QP of the face in the picture it came from, None where unknown: the lower, the
+            better the picture.
+        source: how it came: a picture of the stream, or a still sent beside it.
+        sharpness: mean absolute Laplacian of the crop's luma, in 8-bit levels.
         uses: how often it was chosen, halved at every insertion (a float: the halves are exact).
     """
 
     crop: Picture
     landmarks: Landmarks
     qp: float | None = None
-    source: Literal["i-frame", "still"] = "i-frame"
+    source: Literal["stream", "still"] = "stream"
+    sharpness: float = 0.0
     uses: float = 0.0
 
 
 def landmark_distance(a: Landmarks, b: Landmarks) -> float:
     """Euclidean distance over all 136 coordinates of two 68x2 landmark arrays, in pixels."""
     return float(np.linalg.norm(a.astype(np.float64) - b.astype(np.float64)))
+
+
+def worth(keyframe: Keyframe, distance: float, qp: float) -> float:
+    """What a keyframe is worth to a face of this QP at this landmark distance: more is better.
+
+    Measured on unseen people, what a reference adds falls linearly to nothing at a distance of
+    `REACH` and grows linearly with the QP steps by which it is the better picture, from about
+    nothing where it is `WORSE` steps worse. Zero or less: the face is better off without it.
+    """
+    better = UNKNOWN if keyframe.qp is None else qp - keyframe.qp
+    return max(0.0, better + WORSE) * max(0.0, REACH - distance)
 
 
 class KeyframeSet:
@@ -78,30 +99,82 @@ class KeyframeSet:
         self._keyframes.append(keyframe)
         self._coordinates = np.vstack([self._coordinates, _row(keyframe.landmarks)])
         if len(self) > self.capacity:
-            evicted = self._least_used() if self.policy == "lfu" else self._least_distant()
+            evicted = (
+                self._least_used(len(self) - 1) if self.policy == "lfu" else self._least_distant()
+            )
             del self._keyframes[evicted]
             self._coordinates = np.delete(self._coordinates, evicted, axis=0)
         for kept in self._keyframes:
             kept.uses /= 2
 
-    def choose(self, landmarks: Landmarks) -> tuple[Keyframe, float]:
-        """Returns the keyframe nearest to `landmarks` (of equals the oldest) and its distance.
+    def replace(self, old: Keyframe, new: Keyframe) -> None:
+        """Puts `new` into the place of `old`, one of the set's, with its count of uses."""
+        place = next(i for i, kept in enumerate(self._keyframes) if kept is old)
+        new.uses = old.uses
+        self._keyframes[place] = new
+        self._coordinates[place] = _row(new.landmarks)
 
-        Counts as one use of it. `landmarks` is 68x2 in crop pixels, the distance is in pixels.
-        Raises LookupError if the set is empty.
+    def least_used(self) -> Keyframe | None:
+        """The one that is used least (of equals the oldest); None if the set is empty."""
+        return self._keyframes[self._least_used(len(self))] if self._keyframes else None
+
+    def nearest(self, landmarks: Landmarks) -> tuple[Keyframe, float] | None:
+        """The keyframe nearest to `landmarks` (of equals the oldest) and its distance.
+
+        None if the set is empty. `landmarks` is 68x2 in crop pixels, the distance is in pixels.
         """
         if not self._keyframes:
-            raise LookupError("an empty keyframe set has no nearest keyframe")
-        offsets = self._coordinates - _row(landmarks)
-        squares = np.einsum("ij,ij->i", offsets, offsets)
-        nearest = int(squares.argmin())
-        chosen = self._keyframes[nearest]
-        chosen.uses += 1
-        return chosen, float(np.sqrt(squares[nearest]))
+            return None
+        distances = self._distances(landmarks)
+        place = int(distances.argmin())
+        return self._keyframes[place], float(distances[place])
 
-    def _least_used(self) -> int:
-        # The newcomer, last in the list, does not stand for eviction.
-        return int(np.argmin([keyframe.uses for keyframe in self._keyframes[:-1]]))
+    def choose(
+        self, landmarks: Landmarks, qp: float | None = None
+    ) -> tuple[Keyframe, float] | None:
+        """The keyframe to restore a face with, and its landmark distance; None if there is none.
+
+        Counts as one use of it, or, if none is worth using, of the nearest: its pose came up.
+
+        Args:
+            landmarks: 68x2 in crop pixels.
+            qp: of the face, see `crop_qp`. With it, the keyframe that is worth most to such a
+                face, see `worth`; without it, the nearest (of equals the oldest), as in the paper.
+        """
+        if not self._keyframes:
+            return None
+        distances = self._distances(landmarks)
+        place = nearest = int(distances.argmin())
+        if qp is not None:
+            worths = [
+                worth(keyframe, float(distance), qp)
+                for keyframe, distance in zip(self._keyframes, distances, strict=True)
+            ]
+            place = int(np.argmax(worths))
+            if worths[place] <= 0.0:
+                self._keyframes[nearest].uses += 1
+                return None
+        self._keyframes[place].uses += 1
+        return self._keyframes[place], float(distances[place])
+
+    def nearest_better(self, landmarks: Landmarks, highest_qp: float) -> float | None:
+        """Distance to the nearest keyframe of at most this QP, or of none; None without one."""
+        distances = self._distances(landmarks)
+        fine = [
+            float(distance)
+            for keyframe, distance in zip(self._keyframes, distances, strict=True)
+            if keyframe.qp is None or keyframe.qp <= highest_qp
+        ]
+        return min(fine, default=None)
+
+    def _distances(self, landmarks: Landmarks) -> NDArray[np.float64]:
+        offsets = self._coordinates - _row(landmarks)
+        squares: NDArray[np.float64] = np.einsum("ij,ij->i", offsets, offsets)
+        return np.sqrt(squares)
+
+    def _least_used(self, count: int) -> int:
+        """The place of the least used of the first `count`: a newcomer, last, does not stand."""
+        return int(np.argmin([keyframe.uses for keyframe in self._keyframes[:count]]))
 
     def _least_distant(self) -> int:
         offsets = self._coordinates[:, None] - self._coordinates[None]  # (n, n, 136)

@@ -6,6 +6,7 @@ import time
 from typing import Any, cast
 
 import aiortc.codecs
+import aiortc.rtcrtpreceiver
 import aiortc.rtp
 import av
 import numpy as np
@@ -16,11 +17,13 @@ from aiortc import (
     RTCRtpTransceiver,
 )
 from aiortc.codecs.h264 import H264Decoder
-from aiortc.jitterbuffer import JitterFrame
+from aiortc.jitterbuffer import JitterBuffer, JitterFrame
 from aiortc.mediastreams import VIDEO_TIME_BASE
 from aiortc.rtcdtlstransport import RTCCertificate, SRTPProtectionProfile
 from aiortc.rtcrtpparameters import RTCRtpCodecParameters
 
+from receiver.damage import DamageWatch
+from receiver.decoding import Arrival
 from receiver.encoding import open_decoder
 
 PROFILES = ("4d001f", "64001f", "640c1f")
@@ -36,28 +39,58 @@ CIPHERS = (
 _CREATE_SSL_CONTEXT = RTCCertificate._create_ssl_context
 
 
-class ObservingDecoder(H264Decoder):
-    """aiortc's H.264 decoder, which also exports QPs, motion vectors and arrival times.
+class ObservingJitterBuffer(JitterBuffer):
+    """aiortc's jitter buffer, which also marks the frames that follow a loss.
 
-    A frame's `opaque` is the moment its packet came to the decoder, by `time.perf_counter`.
+    A released frame's `lost_before` tells whether packets between the last released frame and this
+    one are missing: they never came, came too late, or were thrown away. The first frame has none.
+    """
+
+    def __init__(self, capacity: int, prefetch: int = 0, is_video: bool = False) -> None:
+        super().__init__(capacity, prefetch=prefetch, is_video=is_video)
+        self._end: int | None = None  # sequence number that follows the last released frame
+
+    def _remove_frame(self, sequence_number: int) -> JitterFrame | None:
+        start = self._origin
+        frame = super()._remove_frame(sequence_number)
+        if frame is not None:
+            lost_before = self._end is not None and start != self._end
+            setattr(frame, "lost_before", lost_before)  # noqa: B010
+            self._end = self._origin
+        return frame
+
+
+class ObservingDecoder(H264Decoder):
+    """aiortc's H.264 decoder, which also exports QPs and motion vectors, and watches for damage.
+
+    A frame's `opaque` is the `Arrival` of its packet at the decoder.
     """
 
     def __init__(self) -> None:
         self.codec = open_decoder()
         self.codec.copy_opaque = True
+        self._watch = DamageWatch()
 
     def decode(self, encoded_frame: JitterFrame) -> list[av.frame.Frame]:
-        """Decodes one access unit."""
+        """Decodes one access unit. Raises av.FFmpegError if it cannot be decoded."""
+        lost_before = getattr(encoded_frame, "lost_before", False)
+        damaged = self._watch.see(encoded_frame.data, lost_before)
+        if not encoded_frame.data:
+            return []  # padding alone; to the decoder an empty packet is the end of the stream
         packet = av.Packet(encoded_frame.data)
         packet.pts, packet.time_base = encoded_frame.timestamp, VIDEO_TIME_BASE
-        packet.opaque = time.perf_counter()
-        return list(self.codec.decode(packet))
+        packet.opaque = Arrival(time.perf_counter(), damaged)
+        try:
+            return list(self.codec.decode(packet))
+        except av.FFmpegError:
+            self._watch.refused()
+            raise
 
 
 def prepare_aiortc() -> None:
     """Fits aiortc for real calls, from now on, in this whole process; once or many times alike.
 
-    - H.264 is decoded with `ObservingDecoder`.
+    - H.264 is decoded with `ObservingDecoder`, from frames of `ObservingJitterBuffer`.
     - H.264's Main and High profiles are spoken too (cameras, OBS, SFUs), not only Baseline.
     - Peers with an RSA certificate (GStreamer) can connect, not only those with ECDSA.
     - The level of sound that is sent is computed by numpy: aiortc's loop over every sample takes a
@@ -66,6 +99,7 @@ def prepare_aiortc() -> None:
     aiortc has no public hooks for these: `tests/calls/test_loopback.py` watches their names.
     """
     setattr(aiortc.codecs, "H264Decoder", ObservingDecoder)  # noqa: B010
+    setattr(aiortc.rtcrtpreceiver, "JitterBuffer", ObservingJitterBuffer)  # noqa: B010
     setattr(aiortc.rtp, "compute_audio_level_dbov", audio_level)  # noqa: B010
     _speak_profiles(aiortc.codecs.CODECS["video"])
     if RTCCertificate._create_ssl_context is not _ssl_context_for_rsa:

@@ -19,6 +19,19 @@ def export_side_data(codec: av.VideoCodecContext) -> None:
     codec.flags2 |= Flags2.export_mvs
 
 
+@dataclass(frozen=True, slots=True)
+class Arrival:
+    """How a frame came, as its `opaque` tells.
+
+    Attributes:
+        seconds: when its packets were whole, by `time.perf_counter`.
+        damaged: whether it, or a picture that it is predicted from, was lost.
+    """
+
+    seconds: float
+    damaged: bool
+
+
 @dataclass(frozen=True)
 class DecodedFrame:
     """A frame as the decoder gave it, and what the decoder knows of it.
@@ -28,7 +41,7 @@ class DecodedFrame:
         is_keyframe: whether it was decoded from an IDR or another random access point.
         qp: mean luma QP over the picture's macroblocks, 0 to 51, skipped ones with the QP they
             inherit; None where the codec does not tell.
-        damaged: whether a loss came before it in its prediction chain.
+        damaged: whether a loss came before it in its prediction chain; False where nobody watched.
     """
 
     video: av.VideoFrame
@@ -38,8 +51,23 @@ class DecodedFrame:
 
     @classmethod
     def from_video(cls, video: av.VideoFrame) -> "DecodedFrame":
-        """Reads off a frame what its decoder exported (see `export_side_data`)."""
-        return cls(video, bool(video.key_frame), _mean_qp(video))
+        """Reads off a frame what its decoder exported (see `export_side_data`, `Arrival`)."""
+        arrival = video.opaque
+        damaged = isinstance(arrival, Arrival) and arrival.damaged
+        return cls(video, bool(video.key_frame), _mean_qp(video), damaged)
+
+    def qp_within(self, box: NDArray[np.float64]) -> float | None:
+        """Mean luma QP of the macroblocks that lie within left, top, right, bottom in pixels.
+
+        Of the whole picture where none does; None where the codec does not tell.
+        """
+        side_data = _blocks(self.video)
+        if self.qp is None or side_data is None:
+            return self.qp
+        blocks, qp = side_data
+        x, y = blocks["x"] + blocks["w"] // 2, blocks["y"] + blocks["h"] // 2
+        within = (x >= box[0]) & (x < box[2]) & (y >= box[1]) & (y < box[3])
+        return float(blocks["dqp"][within].mean() + qp) if within.any() else self.qp
 
     @cached_property
     def motion_vectors(self) -> NDArray[Any] | None:
@@ -49,10 +77,16 @@ class DecodedFrame:
 
 
 def _mean_qp(video: av.VideoFrame) -> float | None:
+    side_data = _blocks(video)
+    return None if side_data is None else float(side_data[0]["dqp"].mean() + side_data[1])
+
+
+def _blocks(video: av.VideoFrame) -> tuple[NDArray[Any], int] | None:
+    """The picture's macroblocks as `_BLOCK` records, and the QP that theirs are relative to."""
     side_data: Any = video.side_data.get("VIDEO_ENC_PARAMS")
     if side_data is None or not side_data.nb_blocks:
         return None
     blocks = np.frombuffer(
         side_data, dtype=_BLOCK, count=side_data.nb_blocks, offset=side_data.blocks_offset
     )
-    return float(blocks["dqp"].mean() + side_data.qp)
+    return blocks, side_data.qp

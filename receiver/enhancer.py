@@ -1,11 +1,27 @@
 """One frame in, one frame out: everything about pictures, nothing about time or networks."""
 
+import math
+from collections import deque
 from concurrent.futures import Executor
 
 import av
 import numpy as np
 
-from keyframes import Keyframe, KeyframeSet, Landmarks, Policy, warp
+from keyframes import (
+    Admission,
+    Keyframe,
+    Landmarks,
+    People,
+    Policy,
+    Shot,
+    admit,
+    crop_qp,
+    signature,
+    warp,
+)
+from keyframes.admission import SAME_POSE
+from keyframes.people import CUT
+from keyframes.requests import Need
 from receiver.alignment import (
     CROP,
     PLANAR_420,
@@ -22,19 +38,27 @@ from receiver.alignment import (
 from receiver.decoding import DecodedFrame
 from receiver.faces import Face, FaceTracker
 from receiver.generator import Generator
+from receiver.shots import StillFace, faces_of_still, scale_and_roll, sharpness
 from receiver.stats import Stats
+
+MUCH_BETTER = 6.0
+"""QP steps by which a reference has to be better than a face that is to lack nothing."""
+STILLS_WAITING = 4
+"""Stills whose faces wait for the next frame; of more, the oldest goes."""
 
 
 class Enhancer:
     """Restores the faces of successive frames of one stream.
 
     Synchronous and without I/O: a call, a file tool and a test use it alike. Keeps a keyframe set
-    for each face that it follows; references never go from one face to another.
+    for each person that it sees; references never go from one person to another.
 
     Attributes:
         generator: the network that it runs.
         stats: counts and timings; `stats.frames` is kept by whoever feeds the frames.
         faces: those of the last frame.
+        people: whose faces they are, and were.
+        need: what references the nearest face of the last frame lacks; None without a face.
     """
 
     def __init__(
@@ -44,12 +68,14 @@ class Enhancer:
         strength: float = 1.0,
         capacity: int = 10,
         policy: Policy = "lfu",
+        admission: Admission = "quality",
     ) -> None:
         """
         Args:
             strength: 0 (leave as it is) to 1 (all that the generator changes).
-            capacity: keyframes a face, see `KeyframeSet`.
+            capacity: keyframes a person, see `KeyframeSet`.
             policy: how keyframes are evicted, see `KeyframeSet`.
+            admission: which pictures become keyframes, see `keyframes.admit`.
 
         Raises:
             ValueError: for a strength outside 0 to 1, or as `KeyframeSet`.
@@ -57,13 +83,14 @@ class Enhancer:
         """
         if not 0.0 <= strength <= 1.0:
             raise ValueError(f"strength {strength} is not within 0 to 1")
-        KeyframeSet(capacity, policy)
+        self.people = People(capacity, policy)
         self.generator = generator
         self.stats = Stats(generator.device)
         self.faces: list[Face] = []
-        self._strength, self._capacity, self._policy = strength, capacity, policy
+        self.need: Need | None = None
+        self._strength, self._admission = strength, admission
         self._tracker = FaceTracker()
-        self._sets: dict[int, KeyframeSet] = {}
+        self._stills: deque[list[StillFace]] = deque(maxlen=STILLS_WAITING)
 
     def enhance(self, frame: DecodedFrame) -> av.VideoFrame:
         """Returns the frame with its faces restored, pts and time base unchanged.
@@ -71,21 +98,24 @@ class Enhancer:
         A frame without a face, or not 8-bit 4:2:0, comes back as the very same object.
         """
         video = frame.video
-        self.faces = []
+        self.faces, self.need = [], None
         if video.format.name not in PLANAR_420 or min(video.width, video.height) < 2:
             return video
         with self.stats.stage("faces"):
             self.faces = faces = self._tracker.track(planes(video)[0])
-        self._forget_lost(faces)
+        self.people.only(face.track_id for face in faces)
         if not faces or self._strength == 0.0:
             return video
         with self.stats.stage("crop"):
             crops = [extract_crop(video, face.crop_from_frame) for face in faces]
             landmarks = [transform(face.landmarks, face.crop_from_frame) for face in faces]
-        references = [
-            self._reference(frame, *face_crop)
-            for face_crop in zip(faces, crops, landmarks, strict=True)
-        ]
+        with self.stats.stage("admit"):
+            shots = [
+                self._admit(frame, *seen) for seen in zip(faces, crops, landmarks, strict=True)
+            ]
+            self._take_stills(video)
+        self.stats.keyframes = sum(len(self.people[face.track_id].keyframes) for face in faces)
+        references = [self._reference(*seen) for seen in zip(faces, crops, shots, strict=True)]
         with self.stats.stage("landmarks"):
             drawn = np.stack([draw_landmarks(points)[None] for points in landmarks])
         with self.stats.stage("generator"):
@@ -110,35 +140,70 @@ class Enhancer:
 
     def add_reference(self, track_id: int, keyframe: Keyframe) -> None:
         """Gives a followed face a reference that came another way than in the stream."""
-        self._set_of(track_id).add(keyframe)
+        self.people[track_id].keyframes.add(keyframe)
 
-    def _reference(
-        self,
-        frame: DecodedFrame,
-        face: Face,
-        crop: Crop,
-        landmarks: Landmarks,
-    ) -> Crop:
-        """The nearest keyframe bent onto the face; the crop itself where there is none.
+    def add_still(self, still: av.VideoFrame) -> bool:
+        """Takes a better picture of what the stream shows, in any size; see `receiver.stills`.
 
-        A keyframe is taken in before the choice, so it may choose itself.
+        May be called from any thread. Its faces are found at once and become references with the
+        next frame. Returns whether there is one.
         """
-        keyframes = self._set_of(face.track_id)
-        if frame.is_keyframe and not frame.damaged:
-            keyframes.add(Keyframe(picture_of(crop), landmarks, frame.qp))
-        if not len(keyframes):
-            return crop
+        faces = faces_of_still(still)
+        if faces:
+            self._stills.append(faces)
+        return bool(faces)
+
+    def _admit(self, frame: DecodedFrame, face: Face, crop: Crop, landmarks: Landmarks) -> Shot:
+        """Sees whose face it is, and takes it in as a keyframe if it is good enough."""
+        keyframes = self.people.see(face.track_id, signature(crop), landmarks).keyframes
+        enlarged, roll = scale_and_roll(face.crop_from_frame)
+        qp = frame.qp_within(face.box)
+        shot = Shot(
+            landmarks,
+            None if qp is None else crop_qp(qp, enlarged),
+            frame.is_keyframe,
+            frame.damaged,
+            roll,
+            enlarged,
+            sharpness(crop),
+        )
+        place = admit(keyframes, shot, self._admission)
+        if place is not None:
+            self.stats.admitted["stream"] += 1
+            keyframe = Keyframe(picture_of(crop), landmarks, shot.qp, "stream", shot.sharpness)
+            if place.instead_of is None:
+                keyframes.add(keyframe)
+            else:
+                keyframes.replace(place.instead_of, keyframe)
+        return shot
+
+    def _take_stills(self, video: av.VideoFrame) -> None:
+        """Gives the faces of stills that have come to the people whose they are."""
+        size = np.array([video.width, video.height] * 2, np.float64)
+        while self._stills:
+            for still in self._stills.popleft():
+                face = still.among(self.faces, size)
+                if face is None or self.people[face.track_id].looks_like(still.look) < CUT:
+                    self.stats.admitted["nobody's"] += 1
+                    continue
+                keyframes = self.people[face.track_id].keyframes
+                self.stats.admitted["still"] += 1
+                nearest = keyframes.nearest(still.keyframe.landmarks)
+                if nearest is not None and nearest[1] <= SAME_POSE:
+                    keyframes.replace(nearest[0], still.keyframe)
+                else:
+                    keyframes.add(still.keyframe)
+
+    def _reference(self, face: Face, crop: Crop, shot: Shot) -> Crop:
+        """The nearest helpful keyframe bent onto the face; the crop itself where there is none."""
+        keyframes = self.people[face.track_id].keyframes
+        by_quality = self._admission == "quality"
         with self.stats.stage("choose"):
-            chosen, distance = keyframes.choose(landmarks)
-        if distance == 0.0:
+            choice = keyframes.choose(shot.landmarks, shot.qp if by_quality else None)
+            if face is self.faces[0]:
+                highest = math.inf if shot.qp is None else shot.qp - MUCH_BETTER
+                self.need = Need(keyframes.nearest_better(shot.landmarks, highest), shot.qp)
+        if choice is None or choice[1] == 0.0:  # the face itself: by `i-frames` it is in the set
             return crop
         with self.stats.stage("warp"):
-            return crop_of(warp(chosen.crop, chosen.landmarks, landmarks))
-
-    def _set_of(self, track_id: int) -> KeyframeSet:
-        return self._sets.setdefault(track_id, KeyframeSet(self._capacity, self._policy))
-
-    def _forget_lost(self, faces: list[Face]) -> None:
-        followed = {face.track_id for face in faces}
-        self._sets = {key: kept for key, kept in self._sets.items() if key in followed}
-        self.stats.keyframes = sum(len(kept) for kept in self._sets.values())
+            return crop_of(warp(choice[0].crop, choice[0].landmarks, shot.landmarks))

@@ -173,6 +173,12 @@ class FaceTracker:
         self._frames += 1
         return sorted(faces, key=lambda face: face.box[0] - face.box[2])
 
+    def find(self, luma: NDArray[np.uint8]) -> list[Face]:
+        """The faces of a picture by itself, however it is related to the ones before."""
+        self._tracks.clear()
+        self._next_search = self._frames
+        return self.track(luma)
+
     def _search(self, luma: NDArray[np.uint8]) -> None:
         """Looks for faces that are not followed yet."""
         fine_every = FINE_EVERY if self._tracks else FINE_EVERY_EMPTY
@@ -183,7 +189,7 @@ class FaceTracker:
         def use(boxes: list[Box]) -> None:
             for box in boxes:
                 if len(self._tracks) < MAX_FACES and all(
-                    _overlap(box, track.box) < 0.3 for track in self._tracks
+                    overlap(box, track.box) < 0.3 for track in self._tracks
                 ):
                     self._begin(box)
 
@@ -204,11 +210,11 @@ class FaceTracker:
 
         def use(boxes: list[Box]) -> None:
             found = [box + corner for box in boxes]
-            here = [box for box in found if _overlap(box, then) > 0.3]
+            here = [box for box in found if overlap(box, then) > 0.3]
             track.misses = 0 if here else track.misses + 1
             if here:
                 # The detector's own box, so that an error of the landmarks cannot feed on itself.
-                track.box = track.box + max(here, key=lambda box: _overlap(box, then)) - then
+                track.box = track.box + max(here, key=lambda box: overlap(box, then)) - then
             elif track.misses == MISSES and track in self._tracks:
                 self._tracks.remove(track)
                 self._next_search = self._frames + 1
@@ -282,8 +288,8 @@ def _side(corners: NDArray[np.float64]) -> float:
     return float(np.linalg.norm(corners - np.roll(corners, 1, axis=0), axis=1).mean())
 
 
-def _overlap(a: Box, b: Box) -> float:
-    """Intersection over union."""
+def overlap(a: Box, b: Box) -> float:
+    """Intersection over union of two boxes."""
     sides = np.minimum(a[2:], b[2:]) - np.maximum(a[:2], b[:2])
     common = float(np.prod(np.maximum(sides, 0)))
     return common / float(np.prod(a[2:] - a[:2]) + np.prod(b[2:] - b[:2]) - common)

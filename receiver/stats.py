@@ -32,7 +32,8 @@ class Stats:
         device: where the generator runs, 'cuda' or 'cpu'.
         frames: what became of the frames.
         first_restored_s: seconds from the start to the first restored frame, None before it.
-        keyframes: held now, over all faces.
+        keyframes: held now, over the faces on screen.
+        admitted: keyframes so far by their source, and stills that were nobody's.
     """
 
     def __init__(self, device: str) -> None:
@@ -41,6 +42,7 @@ class Stats:
         self.first_restored_s: float | None = None
         self._began = time.perf_counter()
         self.keyframes = 0
+        self.admitted = {"stream": 0, "still": 0, "nobody's": 0}
         self._seconds: dict[str, deque[float]] = defaultdict(lambda: deque(maxlen=WINDOW))
         self._leaving: deque[float] = deque(maxlen=WINDOW)
 
@@ -107,5 +109,6 @@ class Stats:
             "fps": round(self.fps, 2),
             "frames": asdict(self.frames),
             "keyframes": self.keyframes,
+            "admitted": dict(self.admitted),
             "stages_ms": stages,
         }

@@ -11,7 +11,7 @@ from typing import Any, Generic, TypeVar
 import av
 from aiortc.mediastreams import MediaStreamError, MediaStreamTrack
 
-from receiver.decoding import DecodedFrame
+from receiver.decoding import Arrival, DecodedFrame
 from receiver.enhancer import Enhancer
 
 logger = logging.getLogger(__name__)
@@ -136,7 +136,7 @@ class EnhancedVideoTrack(MediaStreamTrack):
             while True:
                 frame: Any = await self._source.recv()
                 if frame.opaque is None:
-                    frame.opaque = time.perf_counter()
+                    frame.opaque = Arrival(time.perf_counter(), damaged=False)
                 self.stats.frames.received += 1
                 self.stats.frames.dropped += self._slot.put(frame)
         except MediaStreamError:
@@ -178,6 +178,9 @@ class EnhancedVideoTrack(MediaStreamTrack):
 
 
 def arrival_time(video: av.VideoFrame) -> float:
-    """When a frame arrived, in seconds of `time.perf_counter`, as noted in its `opaque`."""
-    arrived = video.opaque
-    return arrived if isinstance(arrived, float) else time.perf_counter()
+    """When a frame arrived, in seconds of `time.perf_counter`, as noted in its `opaque`.
+
+    Now, if somebody else uses `opaque` for something else.
+    """
+    arrival = video.opaque
+    return arrival.seconds if isinstance(arrival, Arrival) else time.perf_counter()

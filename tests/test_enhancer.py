@@ -1,13 +1,14 @@
 """Frames in, frames out: what a user of the enhancer relies on."""
 
+from dataclasses import replace
 from fractions import Fraction
 
 import av
 import numpy as np
 import pytest
 
-from keyframes import Keyframe
-from receiver.alignment import planes
+from keyframes import Keyframe, landmark_distance
+from receiver.alignment import copy_frame, planes
 from receiver.decoding import DecodedFrame
 from receiver.encoding import Encoding, open_decoder, through_codec
 from receiver.enhancer import Enhancer
@@ -65,15 +66,72 @@ def test_the_decoder_still_predicts_from_its_own_picture(enhancer, portrait, dec
 
 
 def test_key_frames_are_kept_and_a_damaged_one_is_not(generator, decoded):
-    enhancer = Enhancer(generator)
+    enhancer = Enhancer(generator, admission="i-frames")
     for frame in decoded:
         enhancer.enhance(frame)
     assert enhancer.stats.keyframes == sum(frame.is_keyframe for frame in decoded) == 3
-    careful = Enhancer(generator)
+    for admission in ("i-frames", "quality"):
+        careful = Enhancer(generator, admission=admission)
+        for frame in decoded:
+            careful.enhance(replace(frame, damaged=True))
+        assert careful.stats.keyframes == 0
+
+
+def test_by_quality_what_came_well_serves_when_it_comes_badly(generator, portrait):
+    """A call's good minutes are remembered: nothing else is used as a reference."""
+    enhancer = Enhancer(generator)
+    sharp = list(through_codec(portrait[:15], Encoding(crf=20, keyframe_every=1000), RATE))
+    blurry = list(through_codec(portrait[15:30], Encoding(crf=44, keyframe_every=1000), RATE))
+    for _, frame, _ in sharp:
+        enhancer.enhance(frame)
+    known = list(enhancer.people[0].keyframes)
+    for _, frame, _ in blurry:
+        enhancer.enhance(frame)
+        assert enhancer.need.distance < 100
+        assert enhancer.need.qp > max(keyframe.qp for keyframe in known)
+    chosen = {id(keyframe) for keyframe in enhancer.people[0].keyframes if keyframe.qp < 30}
+    assert chosen == {id(keyframe) for keyframe in known}
+
+
+def test_a_still_becomes_a_reference_of_the_face_it_shows(enhancer, portrait, decoded):
+    enhancer.enhance(decoded[0])
+    assert enhancer.need.distance is None
+    larger = portrait[1].reformat(width=960, height=720)
+    assert enhancer.add_still(larger)
+    assert not enhancer.add_still(plain_frame())
+    enhancer.enhance(decoded[1])
+    assert enhancer.stats.admitted == {"stream": 1, "still": 1, "nobody's": 0}
+    (still,) = [one for one in enhancer.people[0].keyframes if one.source == "still"]
+    assert enhancer.need.distance == pytest.approx(
+        landmark_distance(still.landmarks, enhancer.people[0].landmarks), abs=1e-3
+    )
+
+
+def test_a_still_of_somebody_else_is_nobodys(enhancer, portrait, decoded):
+    enhancer.enhance(decoded[0])
+    other = copy_frame(portrait[1])
+    luma, blue, red = planes(other)
+    luma[:] = np.clip(luma // 2 + np.linspace(-60, 180, luma.shape[1]), 0, 255)
+    blue[:], red[:] = 255 - blue, 255 - red
+    assert enhancer.add_still(other)
+    enhancer.enhance(decoded[1])
+    assert enhancer.stats.admitted == {"stream": 1, "still": 0, "nobody's": 1}
+
+
+def test_references_outlive_a_change_of_resolution_and_an_outage(enhancer, portrait, decoded):
+    far = np.full((68, 2), 60.0, np.float32)
     for frame in decoded:
-        video = frame.video
-        careful.enhance(DecodedFrame(video, frame.is_keyframe, frame.qp, damaged=True))
-    assert careful.stats.keyframes == 0
+        enhancer.enhance(frame)
+    person = enhancer.people[enhancer.faces[0].track_id]
+    person.keyframes.add(still := Keyframe(next(iter(person.keyframes)).crop, far, 18.0, "still"))
+    for _ in range(CHECK_EVERY * MISSES + 1):
+        enhancer.enhance(DecodedFrame.from_video(plain_frame()))
+    assert enhancer.faces == []
+    smaller = [frame.reformat(width=480, height=360) for frame in portrait[:10]]
+    for _, frame, _ in through_codec(smaller, Encoding(crf=40), RATE):
+        enhancer.enhance(frame)
+    assert enhancer.people[enhancer.faces[0].track_id] is person
+    assert still in list(person.keyframes)
 
 
 def test_a_better_reference_gives_a_better_face(generator, portrait, decoded):
@@ -81,7 +139,7 @@ def test_a_better_reference_gives_a_better_face(generator, portrait, decoded):
     plain, guided = Enhancer(generator), Enhancer(generator)
     raw = Enhancer(generator)
     raw.enhance(DecodedFrame(portrait[0], is_keyframe=True, qp=None))
-    keyframe = next(iter(raw._sets[0]))
+    keyframe = next(iter(raw.people[0].keyframes))
     errors = {"received": 0.0, "plain": 0.0, "guided": 0.0}
     for index, frame in enumerate(decoded):
         if index == 1:
@@ -157,6 +215,6 @@ def test_every_face_has_references_of_its_own(enhancer, portrait):
     for _, frame, _ in through_codec(wide, Encoding(crf=38, keyframe_every=4), RATE):
         enhancer.enhance(frame)
     assert len(enhancer.faces) == 2
-    crops = [next(iter(kept)).crop for kept in enhancer._sets.values()]
+    crops = [next(iter(person.keyframes)).crop for person in enhancer.people]
     assert len(crops) == 2
     assert not np.array_equal(crops[0], crops[1])

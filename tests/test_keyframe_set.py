@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from keyframes import Keyframe, KeyframeSet, landmark_distance
+from keyframes import Keyframe, KeyframeSet, landmark_distance, worth
+from keyframes.keyframe_set import REACH, WORSE
 
 CROP = np.zeros((1, 1, 3), np.uint8)
 
@@ -59,6 +60,7 @@ def test_lfu_is_the_papers(steps, capacity):
             keyframes.add(Keyframe(CROP, face_at(position)))
         elif len(keyframes):
             keyframe, distance = keyframes.choose(face_at(position))
+            assert keyframes.nearest(face_at(position)) == (keyframe, distance)
             chosen.append(round(float(keyframe.landmarks[0, 0])))
             assert distance == pytest.approx(
                 landmark_distance(keyframe.landmarks, face_at(position))
@@ -114,8 +116,54 @@ def test_counts_are_halved_while_the_set_fills():
 
 
 def test_an_empty_set_has_nothing_to_choose():
-    with pytest.raises(LookupError, match="empty"):
-        KeyframeSet().choose(face_at(0))
+    keyframes = KeyframeSet()
+    assert keyframes.choose(face_at(0)) is None
+    assert keyframes.nearest(face_at(0)) is None
+    assert keyframes.least_used() is None
+
+
+def test_a_better_picture_is_worth_some_distance_and_a_far_or_worse_one_nothing():
+    near, far = Keyframe(CROP, face_at(0), 36.0), Keyframe(CROP, face_at(2), 20.0)
+    keyframes = KeyframeSet()
+    keyframes.add(near)
+    keyframes.add(far)
+    assert keyframes.choose(face_at(0)) == (near, 0.0)
+    assert keyframes.choose(face_at(0), qp=38.0) == (far, pytest.approx(2 * np.sqrt(68)))
+    assert keyframes.choose(face_at(0), qp=20.0 - WORSE) is None
+    assert keyframes.choose(face_at(3 + REACH / np.sqrt(68)), qp=50.0) is None
+    # Four uses: what was chosen, or the pose that came up.
+    assert [near.uses, far.uses] == [2, 2]
+
+
+@given(distance=st.floats(0, 500), better=st.floats(-30, 30), step=st.floats(0, 50))
+def test_worth_grows_with_quality_and_falls_with_distance(distance, better, step):
+    keyframe = Keyframe(CROP, face_at(0), 30.0)
+    here = worth(keyframe, distance, 30.0 + better)
+    assert worth(keyframe, distance, 30.0 + better + step) >= here
+    assert worth(keyframe, distance + step, 30.0 + better) <= here
+    assert (here > 0) == (better > -WORSE and distance < REACH)
+
+
+def test_the_nearest_of_those_that_are_good_enough():
+    keyframes = KeyframeSet()
+    for position, qp in ((0, 40.0), (10, 25.0), (30, None)):
+        keyframes.add(Keyframe(CROP, face_at(position), qp))
+    assert keyframes.nearest_better(face_at(0), 39.0) == pytest.approx(10 * np.sqrt(68))
+    assert keyframes.nearest_better(face_at(0), 20.0) == pytest.approx(30 * np.sqrt(68))
+    assert KeyframeSet().nearest_better(face_at(0), 51.0) is None
+
+
+def test_a_replacement_takes_over_place_and_count():
+    keyframes = KeyframeSet()
+    for position in (0, 10, 20):
+        keyframes.add(Keyframe(CROP, face_at(position)))
+    for _ in range(3):
+        keyframes.choose(face_at(10))
+    better = Keyframe(CROP, face_at(12), 20.0)
+    keyframes.replace(list(keyframes)[1], better)
+    assert [k.landmarks[0, 0] for k in keyframes] == [0, 12, 20]
+    assert [k.uses for k in keyframes] == [0, 3, 0]
+    assert keyframes.nearest(face_at(12)) == (better, 0.0)
 
 
 @pytest.mark.parametrize("capacity", [0, -1])

@@ -14,11 +14,11 @@ import numpy as np
 import pytest
 from aiortc import RTCPeerConnection, RTCRtpSender
 from aiortc.codecs.h264 import H264Decoder
-from aiortc.jitterbuffer import JitterFrame
+from aiortc.jitterbuffer import JitterBuffer, JitterFrame
 
 from receiver import call
-from receiver.call import ObservingDecoder, prepare_aiortc
-from receiver.decoding import DecodedFrame
+from receiver.call import ObservingDecoder, ObservingJitterBuffer, prepare_aiortc
+from receiver.decoding import Arrival, DecodedFrame
 from receiver.demo import connect, consume, run_demo
 from receiver.encoding import Encoding
 from receiver.sender import EncodedTrack, clip_source, portrait_source
@@ -88,7 +88,8 @@ async def test_the_call_is_h264_and_its_frames_know_their_qp(source, enhancer):
     assert keyed <= set(range(0, 60, 15))
     assert 0 in keyed
     assert all(20 < frame.qp <= 51 for frame in seen)
-    assert all(isinstance(frame.video.opaque, float) for frame in seen)
+    assert all(isinstance(frame.video.opaque, Arrival) for frame in seen)
+    assert not any(frame.damaged for frame in seen)
 
 
 async def test_a_pli_brings_a_key_frame(source, enhancer):
@@ -141,6 +142,11 @@ def test_the_names_of_aiortc_that_are_hooked_are_where_they_were():
     )
     assert "codec" in vars(H264Decoder())
     assert callable(RTCRtpSender._send_keyframe)
+    buffer = inspect.signature(JitterBuffer)
+    assert list(buffer.parameters) == ["capacity", "prefetch", "is_video"]
+    released = inspect.signature(JitterBuffer._remove_frame)
+    assert list(released.parameters) == ["self", "sequence_number"]
+    assert "_origin" in vars(JitterBuffer(capacity=16))
     context = inspect.signature(call._CREATE_SSL_CONTEXT)
     assert list(context.parameters) == ["self", "srtp_profiles"]
     before = {codec.payloadType for codec in aiortc.codecs.CODECS["video"]}
@@ -152,3 +158,5 @@ def test_the_names_of_aiortc_that_are_hooked_are_where_they_were():
     prepare_aiortc()
     parameters = [c for c in aiortc.codecs.CODECS["video"] if c.mimeType == "video/H264"]
     assert isinstance(aiortc.codecs.get_decoder(parameters[0]), ObservingDecoder)
+    built = aiortc.rtcrtpreceiver.RTCRtpReceiver.__init__.__globals__["JitterBuffer"]
+    assert built is ObservingJitterBuffer

@@ -1,0 +1,203 @@
+"""When to ask the sender for a better reference: rarely enough for the call's budget."""
+
+import math
+from collections import deque
+from collections.abc import Collection
+from dataclasses import dataclass
+from typing import Literal, TypeAlias
+
+Way: TypeAlias = Literal["still", "pli"]
+"""A still beside the stream, or an I-frame in it (RTCP's Picture Loss Indication)."""
+
+FAR = 40.0
+"""Landmark distance in crop pixels (5 a landmark) beyond which a nearer reference helps more."""
+GOOD_QP = 28.0
+"""Below it a face has come so well that no reference is worth its bits."""
+SETTLED = 0.2
+"""Seconds for which a face keeps its far pose before a reference is asked for: no blink does."""
+AS_STILL = 20.0
+"""Change of the distance in crop pixels by which a face counts as having moved on."""
+UNSEEN = 0.5
+"""Seconds without a decision after which nothing is known of how long a pose has lasted."""
+WORST_QP = 38.0
+"""Above it the sender has so few bits that an I-frame would be worse than what is there."""
+
+WINDOW = 60.0
+"""Seconds over which a budget is kept."""
+TIME_OUT = 12.0
+"""Seconds after which an answer does not count as one any more."""
+GAP: dict[Way, float] = {"still": 2.0, "pli": 5.0}
+"""Seconds between two requests at least; a PLI costs the stream quality for one or two."""
+LONGEST_BACKOFF = 60.0
+"""Seconds between two requests, however often they failed."""
+EMPTY_SHARE = 0.5
+"""Of the budget: what a face without any reference may use as fast as it can."""
+LARGEST = 40_000
+"""Bytes of a still at most."""
+SMALLEST = 12_000
+"""Bytes below which a still is not worth its request, and what an I-frame is expected to take."""
+
+
+@dataclass(frozen=True)
+class Budget:
+    """What references may cost in any window of 60 s.
+
+    Attributes:
+        kbps: kbit/s on average, every bit of a reference counted.
+        requests: how many of them.
+    """
+
+    kbps: float = 20.0
+    requests: int = 12
+
+
+@dataclass(frozen=True)
+class Need:
+    """How well a face is served now.
+
+    Attributes:
+        distance: landmark distance in crop pixels to the nearest reference that is much better;
+            None if there is none.
+        qp: mean luma QP of the face, None where unknown.
+    """
+
+    distance: float | None
+    qp: float | None
+
+
+@dataclass(frozen=True)
+class Request:
+    """What to ask for: which way, and how many bytes the answer may have."""
+
+    way: Way
+    max_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Spending:
+    end: float  # seconds: when its last byte had come
+    size_bytes: int
+
+
+class RequestPolicy:
+    """Decides when to ask for a reference. Has no clock: every call tells the time in seconds.
+
+    A request reserves its `max_bytes` until `arrived` or `failed` tells what it really cost, or
+    until `TIME_OUT`, when it is charged in full. So if no answer is larger than it may be, and the
+    transport refuses answers that come after `TIME_OUT`, no window of 60 s ever holds more than the
+    budget, whether an answer is counted when it was asked for or when it came.
+
+    The budget is spent fast at first, more and more slowly then: see `_pause`.
+
+    Attributes:
+        excess_bytes: that came beyond what was asked for; charged like all others.
+    """
+
+    def __init__(self, budget: Budget = Budget()) -> None:
+        """Raises ValueError for a budget that is negative or no number."""
+        if not (math.isfinite(budget.kbps) and budget.kbps >= 0 and budget.requests >= 0):
+            raise ValueError(f"{budget} is no budget")
+        self.excess_bytes = 0
+        self._window_bytes = math.floor(budget.kbps * 1000 / 8 * WINDOW)
+        self._window_requests = budget.requests
+        self._spendings: deque[_Spending] = deque()  # of the last window, oldest first
+        self._spent = 0  # their sum
+        self._outstanding: Request | None = None
+        self._asked = -math.inf
+        self._failures = 0  # since the last answer
+        self._ended = -math.inf
+        self._pose: tuple[float, float] | None = None  # seconds since when, distance then
+        self._looked = -math.inf
+
+    def decide(self, now: float, need: Need, ways: Collection[Way]) -> Request | None:
+        """Whether to ask now; what it returns counts as asked.
+
+        To be called for every frame, with the face that is to be helped.
+
+        Args:
+            now: seconds, never less than before.
+            ways: those that the sender offers; a still is preferred.
+        """
+        self._bring_up_to(now)
+        if not self._is_wanted(now, need) or self._outstanding is not None or not ways:
+            return None
+        way: Way = "still" if "still" in ways else "pli"
+        if way == "pli" and (need.qp is None or need.qp > WORST_QP):
+            return None
+        left = self._window_bytes - self._spent
+        if left < SMALLEST or len(self._spendings) >= self._window_requests:
+            return None
+        pause, backoff = self._pause(way, need), self._backoff(way)
+        if now < max(self._asked + pause, self._ended + backoff):
+            return None
+        self._asked = now
+        self._outstanding = Request(way, min(LARGEST, left) if way == "still" else SMALLEST)
+        return self._outstanding
+
+    def arrived(self, now: float, size_bytes: int) -> None:
+        """The answer to the outstanding request came. Raises ValueError for a negative size.
+
+        Bytes for which there is no outstanding request are charged all the same.
+        """
+        self._bring_up_to(now)
+        self._end_request(now, size_bytes, failed=False)
+
+    def failed(self, now: float, size_bytes: int) -> None:
+        """The outstanding request was refused, or broke off after `size_bytes`.
+
+        Raises ValueError for a negative size.
+        """
+        self._bring_up_to(now)
+        self._end_request(now, size_bytes, failed=True)
+
+    def _bring_up_to(self, now: float) -> None:
+        """Ends a request that timed out, and forgets what has left the window."""
+        if self._outstanding is not None and now >= self._asked + TIME_OUT:
+            self._end_request(self._asked + TIME_OUT, self._outstanding.max_bytes, failed=True)
+        while self._spendings and self._spendings[0].end < now - WINDOW:
+            self._spent -= self._spendings.popleft().size_bytes
+
+    def _end_request(self, end: float, size_bytes: int, *, failed: bool) -> None:
+        if size_bytes < 0:
+            raise ValueError(f"{size_bytes} bytes")
+        request, self._outstanding = self._outstanding, None
+        self.excess_bytes += max(0, size_bytes - (request.max_bytes if request else 0))
+        if request or size_bytes:
+            self._spendings.append(_Spending(end, size_bytes))
+            self._spent += size_bytes
+        if request:
+            self._failures = self._failures + 1 if failed else 0
+            self._ended = end
+
+    def _is_wanted(self, now: float, need: Need) -> bool:
+        """Whether no reference helps, or only a far one for as long as the pose has settled."""
+        if now > self._looked + UNSEEN:
+            self._pose = None
+        self._looked = now
+        if need.qp is not None and need.qp < GOOD_QP:
+            self._pose = None
+            return False
+        if need.distance is None or need.distance <= FAR:
+            self._pose = None
+            return need.distance is None
+        if self._pose is None or abs(need.distance - self._pose[1]) > AS_STILL:
+            self._pose = now, need.distance
+        return now >= self._pose[0] + SETTLED
+
+    def _pause(self, way: Way, need: Need) -> float:
+        """Seconds from one request to the next, so that something is left for later poses.
+
+        The square of the part of the budget that is spent, times the window: of 30 kB stills and
+        the default budget the second comes 2 s after the first, then 10, 22 and 38 s pass.
+        Stills for a face without any reference do not wait until half of the budget is spent.
+        """
+        requests = len(self._spendings) / self._window_requests
+        share = max(requests, self._spent / self._window_bytes)
+        if way == "still" and need.distance is None and share < EMPTY_SHARE:
+            return GAP[way]
+        return max(GAP[way], share * share * WINDOW)
+
+    def _backoff(self, way: Way) -> float:
+        """Seconds from requests that failed to the next: 2, 4, 8 ... gaps."""
+        doubled: float = GAP[way] * 2.0 ** min(self._failures, 10)
+        return min(doubled, LONGEST_BACKOFF) if self._failures else 0.0
