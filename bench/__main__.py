@@ -3,10 +3,15 @@
 import argparse
 import sys
 
-from bench import browser, latency, quality
+from bench import browser, latency, quality, references
 from receiver.errors import ReceiverError
 
-BENCHES = {"browser": browser.main, "latency": latency.main, "quality": quality.main}
+BENCHES = {
+    "browser": browser.main,
+    "latency": latency.main,
+    "quality": quality.main,
+    "references": references.main,
+}
 
 
 def main() -> None:

@@ -18,30 +18,42 @@ from rich.table import Table
 from receiver.enhancer import Enhancer
 from receiver.generator import Generator
 from receiver.portrait import portrait_frames
-from tests.calls.chromium import BINARY, chromium, start_call, write_y4m
+from tests.calls.chromium import BINARY, READY, chromium, start_call, write_y4m
 from tests.calls.peer import serving
 from tests.calls.test_browser import PUBLISH_TO_JANUS, STATS
 from tests.calls.test_join import JANUS, janus, joining, until
 
+CAP = """(() => {
+  const slider = document.getElementById("bitrate");
+  slider.value = KBPS;
+  slider.dispatchEvent(new Event("input"));
+})()"""
+"""Moves the page's slider."""
 WARM_UP = 5
 """Seconds before the figures begin."""
 
 
-async def measure(camera: Path, folder: Path, generator: Generator, seconds: int) -> dict[str, Any]:
-    """The page's call for `seconds`, after a warm-up."""
+async def measure(
+    camera: Path, folder: Path, generator: Generator, seconds: int, kbps: int | None
+) -> dict[str, Any]:
+    """The page's call for `seconds`, after a warm-up, capped at `kbps` kbit/s."""
     async with (
         serving(generator) as (server, base),
         chromium(camera, folder / "profile", base + "/") as page,
     ):
         await page.record_connections()
         await start_call(page)
+        if kbps is not None:
+            await page.evaluate(CAP.replace("KBPS", str(kbps)))
         (room,) = server.rooms.values()
         for _ in progress(range(WARM_UP), "warm-up"):
             await asyncio.sleep(1)
         before, counts = await page.evaluate(STATS), room.stats.snapshot()["frames"]
         room.stats.forget_timings()
         began = asyncio.get_running_loop().time()
+        received: list[tuple[float, int]] = []
         for _ in progress(range(seconds), "calling"):
+            received.append((asyncio.get_running_loop().time(), room.stats.frames.received))
             await asyncio.sleep(1)
         after, later = await page.evaluate(STATS), room.stats.snapshot()["frames"]
         took = asyncio.get_running_loop().time() - began
@@ -51,12 +63,16 @@ async def measure(camera: Path, folder: Path, generator: Generator, seconds: int
             "seconds": round(took, 1),
             "sent_fps": (after["outbound-rtp"]["sent"] - before["outbound-rtp"]["sent"]) / took,
             "received_fps": (later["received"] - counts["received"]) / took,
+            "received_fps_lowest_of_2_s": min(
+                (b[1] - a[1]) / (b[0] - a[0]) for a, b in zip(received, received[2:], strict=False)
+            ),
             "enhanced_fps": (later["enhanced"] - counts["enhanced"]) / took,
             "played_fps": played / took,
             "freezes": after["inbound-rtp"]["freezes"] - before["inbound-rtp"]["freezes"],
             "added_latency_ms": {"median": median, "p95": p95},
             "skew_ms_p99": room.stats.milliseconds("skew", 99)[0],
             "first_restored_s": room.stats.first_restored_s,
+            "stills": room.stats.admitted["still"],
         }
 
 
@@ -68,7 +84,7 @@ async def measure_janus(camera: Path, folder: Path, generator: Generator) -> dic
         serving(generator) as (_, base),
         chromium(camera, folder / "profile-janus", base + "/") as page,
     ):
-        await page.wait_for("document.readyState === 'complete'", 20)
+        await page.wait_for(READY, 20)
         server = url.removeprefix("janus+").split("?")[0]
         await page.evaluate(PUBLISH_TO_JANUS.replace("SERVER", f"'{server}'"))
         await page.wait_for("window.publisher.connectionState === 'connected'", 20)
@@ -97,6 +113,7 @@ def main(arguments: list[str]) -> None:
         formatter_class=argparse.RawTextHelpFormatter,
     )
     parser.add_argument("--seconds", type=int, default=60, help="length (default 60)")
+    parser.add_argument("--kbps", type=int, help="the page's cap in kbit/s (default the page's)")
     parser.add_argument("--janus", action="store_true", help="measure joining Janus too")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures here too")
     args = parser.parse_args(arguments)
@@ -109,7 +126,9 @@ def main(arguments: list[str]) -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         write_y4m(folder / "camera.y4m", list(portrait_frames()))
-        figures = asyncio.run(measure(folder / "camera.y4m", folder, generator, args.seconds))
+        figures = asyncio.run(
+            measure(folder / "camera.y4m", folder, generator, args.seconds, args.kbps)
+        )
         if args.janus:
             figures |= asyncio.run(measure_janus(folder / "camera.y4m", folder, generator))
     Console().print(table(figures))

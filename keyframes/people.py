@@ -93,6 +93,10 @@ class People:
             away = [one for one in self._known if one not in self._on_screen.values()]
             self._known.remove(min(away or self._known, key=lambda one: one.seen))
 
+    def empty_set(self) -> KeyframeSet:
+        """A keyframe set as a new person has it."""
+        return KeyframeSet(self._capacity, self._policy)
+
     def only(self, track_ids: Iterable[int]) -> None:
         """Whoever is followed under none of these ids is not on screen any more."""
         self._frames += 1
@@ -115,7 +119,7 @@ class People:
         return best if best is not None and best.looks_like(look) >= SAME else None
 
     def _stranger(self, look: Signature, landmarks: Landmarks) -> Person:
-        person = Person(KeyframeSet(self._capacity, self._policy), look, landmarks, self._frames)
+        person = Person(self.empty_set(), look, landmarks, self._frames)
         self.add(person)
         return person
 

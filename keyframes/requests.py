@@ -28,14 +28,17 @@ TIME_OUT = 12.0
 """Seconds after which an answer does not count as one any more."""
 GAP: dict[Way, float] = {"still": 2.0, "pli": 5.0}
 """Seconds between two requests at least; a PLI costs the stream quality for one or two."""
-LONGEST_BACKOFF = 60.0
-"""Seconds between two requests, however often they failed."""
+LONGEST_BACKOFF: dict[Way, float] = {"still": 60.0, "pli": 600.0}
+"""Seconds between two requests, however often they failed: an encoder whose key frames were worse
+than the pictures before them will hardly make better ones, and each spoils its stream a little."""
 EMPTY_SHARE = 0.5
 """Of the budget: what a face without any reference may use as fast as it can."""
-LARGEST = 40_000
-"""Bytes of a still at most."""
-SMALLEST = 12_000
-"""Bytes below which a still is not worth its request, and what an I-frame is expected to take."""
+LARGEST = 16_000
+"""Bytes of a still at most: a face of 300 px in good quality."""
+SMALLEST = 6_000
+"""Bytes below which a still is not worth its request."""
+KEYFRAME = 12_000
+"""Bytes that an I-frame is expected to take."""
 
 
 @dataclass(frozen=True)
@@ -125,13 +128,14 @@ class RequestPolicy:
         if way == "pli" and (need.qp is None or need.qp > WORST_QP):
             return None
         left = self._window_bytes - self._spent
-        if left < SMALLEST or len(self._spendings) >= self._window_requests:
+        least = SMALLEST if way == "still" else KEYFRAME
+        if left < least or len(self._spendings) >= self._window_requests:
             return None
         pause, backoff = self._pause(way, need), self._backoff(way)
         if now < max(self._asked + pause, self._ended + backoff):
             return None
         self._asked = now
-        self._outstanding = Request(way, min(LARGEST, left) if way == "still" else SMALLEST)
+        self._outstanding = Request(way, min(LARGEST, left) if way == "still" else KEYFRAME)
         return self._outstanding
 
     def arrived(self, now: float, size_bytes: int) -> None:
@@ -200,4 +204,4 @@ class RequestPolicy:
     def _backoff(self, way: Way) -> float:
         """Seconds from requests that failed to the next: 2, 4, 8 ... gaps."""
         doubled: float = GAP[way] * 2.0 ** min(self._failures, 10)
-        return min(doubled, LONGEST_BACKOFF) if self._failures else 0.0
+        return min(doubled, LONGEST_BACKOFF[way]) if self._failures else 0.0

@@ -29,6 +29,11 @@ Plane: TypeAlias = NDArray[Any]
 Crop: TypeAlias = NDArray[np.float32]
 """3x256x256 RGB in [0, 1], a face with its eyes aligned: what a generator takes and gives."""
 
+Region: TypeAlias = tuple[float, float, float, float]
+"""Left, top, right, bottom as fractions of a picture's width and height."""
+
+WHOLE: Region = (0.0, 0.0, 1.0, 1.0)
+
 PLANAR_420 = ("yuv420p", "yuvj420p")
 """The pixel formats whose planes are read and written here: what H.264 calls decode to."""
 
@@ -65,12 +70,36 @@ def copy_frame(frame: av.VideoFrame) -> av.VideoFrame:
     copy = av.VideoFrame(frame.width, frame.height, frame.format.name)
     for to, of in zip(planes(copy), planes(frame), strict=True):
         to[:] = of
-    copy.pts = frame.pts
-    if frame.time_base is not None:
-        copy.time_base = frame.time_base
-    copy.colorspace, copy.color_range = frame.colorspace, frame.color_range
-    copy.color_primaries, copy.color_trc = frame.color_primaries, frame.color_trc
+    _keep_tags(copy, frame)
     return copy
+
+
+def _keep_tags(to: av.VideoFrame, of: av.VideoFrame) -> None:
+    to.pts = of.pts
+    if of.time_base is not None:
+        to.time_base = of.time_base
+    to.colorspace, to.color_range = of.colorspace, of.color_range
+    to.color_primaries, to.color_trc = of.color_primaries, of.color_trc
+
+
+def cut_frame(frame: av.VideoFrame, left: int, top: int, width: int, height: int) -> av.VideoFrame:
+    """A part of a frame as a 4:2:0 frame of its own, with its time and colours.
+
+    All four are even; what would lie beyond the frame is moved into it.
+    """
+    if frame.format.name not in PLANAR_420:
+        frame = frame.reformat(format="yuv420p")
+    width, height = min(width, frame.width // 2 * 2), min(height, frame.height // 2 * 2)
+    left, top = (
+        min(left, (frame.width - width) // 2 * 2),
+        min(top, (frame.height - height) // 2 * 2),
+    )
+    cut = av.VideoFrame(width, height, frame.format.name)
+    for number, (to, of) in enumerate(zip(planes(cut), planes(frame), strict=True)):
+        y, x = (top, left) if number == 0 else (top // 2, left // 2)
+        to[:] = of[y : y + to.shape[0], x : x + to.shape[1]]
+    _keep_tags(cut, frame)
+    return cut
 
 
 def extract_crop(frame: av.VideoFrame, affine: Affine) -> Crop:

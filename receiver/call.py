@@ -79,7 +79,7 @@ class ObservingDecoder(H264Decoder):
             return []  # padding alone; to the decoder an empty packet is the end of the stream
         packet = av.Packet(encoded_frame.data)
         packet.pts, packet.time_base = encoded_frame.timestamp, VIDEO_TIME_BASE
-        packet.opaque = Arrival(time.perf_counter(), damaged)
+        packet.opaque = Arrival(time.perf_counter(), damaged, len(encoded_frame.data))
         try:
             return list(self.codec.decode(packet))
         except av.FFmpegError:
@@ -148,6 +148,18 @@ def receive_h264(connection: RTCPeerConnection) -> RTCRtpTransceiver:
     transceiver = connection.addTransceiver("video", direction="recvonly")
     transceiver.setCodecPreferences(h264_codecs())
     return transceiver
+
+
+async def request_keyframe(receiver: RTCRtpReceiver) -> None:
+    """Sends a Picture Loss Indication (RFC 4585, section 6.3.1) to the sender of a video.
+
+    To the stream with the most packets: retransmissions have an SSRC of their own.
+    """
+    report = await receiver.getStats()
+    streams = [stream for stream in report.values() if stream.type == "inbound-rtp"]
+    if streams:
+        busiest = max(streams, key=lambda stream: int(stream.packetsReceived))
+        await receiver._send_rtcp_pli(busiest.ssrc)
 
 
 def h264_codecs() -> list[RTCRtpCodecCapability]:

@@ -27,6 +27,7 @@ from receiver.files import enhance_file, frame_total
 from receiver.generator import MODELS, Generator
 from receiver.join import Joined, join
 from receiver.outputs import FileOutput, VirtualCamera, Window
+from receiver.send import send
 from receiver.sender import Source, camera_source, clip_source, portrait_source
 from receiver.serve import ServeConfig, Server, listening, serve
 
@@ -62,6 +63,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     _add_enhance(commands)
     _add_serve(commands)
     _add_join(commands)
+    _add_send(commands)
     _add_doctor(commands)
     return parser.parse_args(arguments)
 
@@ -176,6 +178,39 @@ def _add_join(commands: Any) -> None:
     _add_common(join, _join)
 
 
+def _add_send(commands: Any) -> None:
+    sender = commands.add_parser(
+        "send",
+        help="publish a clip or your camera, and answer requests for stills",
+        usage="receiver send [options] CLIP URL\n       receiver send [options] --camera N URL",
+        description="Sends a clip (repeated, with its sound) or a camera to a WHIP endpoint, such "
+        "as /whip/NAME of receiver serve: H.264 by x264 in real-time settings, key frames only "
+        "when the receiver asks. A receiver that asks for stills (docs/stills.md) gets the newest "
+        "frame in full detail. Ctrl-C ends it.",
+    )
+    sender.add_argument(
+        "places",
+        nargs="+",
+        metavar="CLIP URL",
+        help="video to send, and where: https://…/whip/NAME",
+    )
+    sender.add_argument(
+        "--camera", type=_number(int, 0, 99), metavar="N", help="camera to send instead of a clip"
+    )
+    sender.add_argument(
+        "--kbps",
+        type=_number(float, 20, 5000),
+        default=150.0,
+        metavar="KBPS",
+        help="kbit/s of the video, 20 to 5000 (default 150)",
+    )
+    sender.add_argument("--token", help="the endpoint's Bearer token")
+    sender.add_argument(
+        "--no-stills", action="store_true", help="for endpoints that refuse data channels"
+    )
+    _add_json(sender, _send)
+
+
 def _add_doctor(commands: Any) -> None:
     doctor = commands.add_parser(
         "doctor",
@@ -199,6 +234,10 @@ def _add_common(parser: Any, run: Callable[[argparse.Namespace], int]) -> None:
         default="auto",
         help="where it runs; auto takes CUDA if it is there (default auto)",
     )
+    _add_json(parser, run)
+
+
+def _add_json(parser: Any, run: Callable[[argparse.Namespace], int]) -> None:
     parser.add_argument("--json", action="store_true", help="print one JSON object and no table")
     parser.set_defaults(run=run)
 
@@ -411,6 +450,28 @@ async def _stop_when_closed(window: Window, joined: Joined) -> None:
     while not window.closed:
         await asyncio.sleep(0.1)
     joined.stop()
+
+
+def _send(args: argparse.Namespace) -> int:
+    *clips, url = args.places
+    if len(clips) != (args.camera is None):
+        raise InputError(
+            f"{len(args.places)} places were given: give CLIP URL, or --camera N and a URL alone"
+        )
+    source = clip_source(Path(clips[0])) if clips else camera_source(args.camera, "a clip")
+
+    def say(sentence: str) -> None:
+        print(f"receiver: {sentence}", file=sys.stderr, flush=True)
+
+    result = asyncio.run(send(source, args.kbps, url, args.token, say, stills=not args.no_stills))
+    if args.json:
+        print(json.dumps(asdict(result)))
+    else:
+        print(
+            f"{result.frames} frames sent in {result.seconds:.1f} s at {result.kbps:.0f} kbit/s, "
+            f"and {result.stills} stills"
+        )
+    return 0
 
 
 def _doctor(args: argparse.Namespace) -> int:

@@ -26,10 +26,12 @@ class Arrival:
     Attributes:
         seconds: when its packets were whole, by `time.perf_counter`.
         damaged: whether it, or a picture that it is predicted from, was lost.
+        size_bytes: of its access unit, None where nobody counted.
     """
 
     seconds: float
     damaged: bool
+    size_bytes: int | None = None
 
 
 @dataclass(frozen=True)
@@ -42,19 +44,21 @@ class DecodedFrame:
         qp: mean luma QP over the picture's macroblocks, 0 to 51, skipped ones with the QP they
             inherit; None where the codec does not tell.
         damaged: whether a loss came before it in its prediction chain; False where nobody watched.
+        size_bytes: as encoded, None where nobody counted.
     """
 
     video: av.VideoFrame
     is_keyframe: bool
     qp: float | None
     damaged: bool = False
+    size_bytes: int | None = None
 
     @classmethod
     def from_video(cls, video: av.VideoFrame) -> "DecodedFrame":
         """Reads off a frame what its decoder exported (see `export_side_data`, `Arrival`)."""
-        arrival = video.opaque
-        damaged = isinstance(arrival, Arrival) and arrival.damaged
-        return cls(video, bool(video.key_frame), _mean_qp(video), damaged)
+        arrival = video.opaque if isinstance(video.opaque, Arrival) else None
+        damaged, size = (arrival.damaged, arrival.size_bytes) if arrival else (False, None)
+        return cls(video, bool(video.key_frame), _mean_qp(video), damaged, size)
 
     def qp_within(self, box: NDArray[np.float64]) -> float | None:
         """Mean luma QP of the macroblocks that lie within left, top, right, bottom in pixels.

@@ -25,7 +25,9 @@ from keyframes.requests import Need
 from receiver.alignment import (
     CROP,
     PLANAR_420,
+    WHOLE,
     Crop,
+    Region,
     copy_frame,
     crop_of,
     draw_landmarks,
@@ -142,13 +144,15 @@ class Enhancer:
         """Gives a followed face a reference that came another way than in the stream."""
         self.people[track_id].keyframes.add(keyframe)
 
-    def add_still(self, still: av.VideoFrame) -> bool:
+    def add_still(self, still: av.VideoFrame, region: Region = WHOLE) -> bool:
         """Takes a better picture of what the stream shows, in any size; see `receiver.stills`.
+
+        `region` is the part of the stream's picture that it shows.
 
         May be called from any thread. Its faces are found at once and become references with the
         next frame. Returns whether there is one.
         """
-        faces = faces_of_still(still)
+        faces = faces_of_still(still, region)
         if faces:
             self._stills.append(faces)
         return bool(faces)

@@ -111,8 +111,8 @@ class Joined:
         elif connection.connectionState in GONE:
             gone.set()
 
-    def _on_track(self, track: MediaStreamTrack) -> None:
-        self.room.attach(track)
+    def _on_track(self, track: MediaStreamTrack, connection: RTCPeerConnection) -> None:
+        self.room.attach(track, connection)
         sound = self.room.sound() if track.kind == "audio" else None
         if sound is not None and self._file is not None:
             task = asyncio.ensure_future(self._listen(sound, self._file))

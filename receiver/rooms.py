@@ -23,8 +23,10 @@ from receiver.encoding import Encoding
 from receiver.enhancer import Enhancer
 from receiver.errors import InputError
 from receiver.outputs import side_by_side
+from receiver.requester import Requester
 from receiver.sender import VideoPacket
 from receiver.stats import Stats
+from receiver.stills import guard_channels
 from receiver.track import EnhancedVideoTrack, NewestSlot, arrival_time
 
 View: TypeAlias = Literal["restored", "both"]
@@ -256,6 +258,7 @@ class Room:
         qp: mean luma QP of the last picture received, None where unknown.
         closed: set once the room has ended.
         outputs: are given every picture that leaves, in the event loop; must be quick.
+        requester: asks the publisher for references.
     """
 
     def __init__(self, name: str, enhancer: Enhancer, ice: RTCConfiguration) -> None:
@@ -265,6 +268,7 @@ class Room:
         self.qp: float | None = None
         self.closed = asyncio.Event()
         self.outputs: list[Callable[[av.VideoFrame], Any]] = []
+        self.requester = Requester(enhancer)
         self._enhancer, self._ice = enhancer, ice
         self._publisher: RTCPeerConnection | None = None
         self._viewers: dict[str, RTCPeerConnection] = {}
@@ -287,15 +291,19 @@ class Room:
                 self._later(self.close())
 
         receive_h264(connection)
-        connection.on("track", self.attach)
+        connection.on("track", lambda track: self.attach(track, connection))
         connection.on("connectionstatechange", on_state)
-        return await answer(connection, offer)
+        sdp = await answer(connection, offer)
+        guard_channels(connection, self.requester.take_channel, lambda: self._later(self.close()))
+        return sdp
 
-    def attach(self, track: MediaStreamTrack) -> None:
-        """Takes a received track as the one to enhance and spread, or as its sound."""
+    def attach(self, track: MediaStreamTrack, connection: RTCPeerConnection) -> None:
+        """Takes a track that `connection` receives as the one to enhance, or as its sound."""
         if track.kind == "audio":
             self._sound = DelayedAudioTrack(track, self.delay, self.stats)
         else:
+            (receiver,) = (one for one in connection.getReceivers() if one.track is track)
+            self.requester.listen_to(receiver)
             enhanced = EnhancedVideoTrack(track, self._enhancer, on_frame=self._spread)
             self._later(read_to_the_end(enhanced))
 
@@ -326,11 +334,13 @@ class Room:
             sound = self.sound() if "m=audio" in offer.sdp else None
             if sound is not None:
                 connection.addTrack(sound)
-            return session, await answer(connection, offer)
+            sdp = await answer(connection, offer)
         except OfferError:
             track.stop()
             await self.leave(session)
             raise
+        guard_channels(connection, lambda _: False, lambda: self._later(self.leave(session)))
+        return session, sdp
 
     async def leave(self, session: str) -> bool:
         """Ends a viewer's session; returns whether there was one."""
@@ -345,6 +355,7 @@ class Room:
         if self.closed.is_set():
             return
         self.closed.set()
+        self.requester.close()
         for encoder in self._encoders.values():
             await encoder.close()
         await asyncio.gather(*(self.leave(session) for session in list(self._viewers)))
@@ -362,6 +373,7 @@ class Room:
 
     def _spread(self, frame: DecodedFrame, output: av.VideoFrame) -> None:
         self.qp = frame.qp
+        self.requester.consider(frame)
         for take in self.outputs:
             take(output)
         for view, encoder in self._encoders.items():

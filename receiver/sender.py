@@ -1,4 +1,4 @@
-"""A sender for the loopback call: clip or camera, encoded by x264 in real-time settings."""
+"""What a sender sends: clip or camera, encoded by x264 in real-time settings."""
 
 import asyncio
 import time
@@ -80,15 +80,15 @@ def clip_source(path: Path) -> Source:
     return Source(frames, width, height, rate / every, audio=audio)
 
 
-def camera_source(number: int) -> Source:
-    """A camera by its number. Raises InputError if it gives no picture."""
+def camera_source(number: int, instead: str = "--clip FILE") -> Source:
+    """A camera by its number. Raises InputError, which offers `instead`, if it gives no picture."""
     level = cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
     camera = cv2.VideoCapture(number)  # OpenCV would print a page of its own if there is none
     cv2.utils.logging.setLogLevel(level)
     opened, picture = camera.read()
     if not opened:
         camera.release()
-        raise InputError(f"camera {number} gives no picture: try another number or --clip FILE")
+        raise InputError(f"camera {number} gives no picture: try another number or {instead}")
     width, height = even_size(picture.shape[1], picture.shape[0])
     rate = Fraction(round(camera.get(cv2.CAP_PROP_FPS)) or 30)
 
@@ -138,19 +138,34 @@ class EncodedTrack(MediaStreamTrack):
 
     Attributes:
         sent: the newest frames by their pts in 1/90000 s, oldest first.
+        newest: the last of them, None before the first; to be read in any thread.
         bytes_sent: size of everything encoded so far.
     """
 
     kind = "video"
 
-    def __init__(self, source: Source, encoding: Encoding, seconds: float | None = None) -> None:
-        """`seconds`: the track ends by itself after this time; None for no end."""
+    def __init__(
+        self,
+        source: Source,
+        encoding: Encoding,
+        seconds: float | None = None,
+        *,
+        scene_cuts: bool = True,
+    ) -> None:
+        """
+        Args:
+            seconds: the track ends by itself after this time; None for no end.
+            scene_cuts: whether x264 makes a key frame where the picture changes as a whole.
+        """
         super().__init__()
         self.sent: OrderedDict[int, av.VideoFrame] = OrderedDict()
+        self.newest: av.VideoFrame | None = None
         self.bytes_sent = 0
         self._source = source
         self._frames = source.frames()
         self._encoder = encoding.open(source.width, source.height, source.rate)
+        if not scene_cuts:
+            self._encoder.options = {**self._encoder.options, "sc_threshold": "0"}
         self._worker = ThreadPoolExecutor(1, thread_name_prefix="sender")
         self._count = 0
         self._limit = None if seconds is None else round(seconds * source.rate)
@@ -158,6 +173,11 @@ class EncodedTrack(MediaStreamTrack):
         self._began = 0.0
         self._keyframe_wanted = False
         self.ended = asyncio.Event()
+
+    @property
+    def frames_sent(self) -> int:
+        """How many frames were encoded so far."""
+        return self._count
 
     def begin(self) -> None:
         """Lets the first frame go: called once the other side is there to see it."""
@@ -203,7 +223,7 @@ class EncodedTrack(MediaStreamTrack):
         wanted, self._keyframe_wanted = self._keyframe_wanted, False
         kinds = av.video.frame.PictureType
         picture.pict_type = kinds.I if wanted else kinds.NONE
-        self.sent[picture.pts] = picture
+        self.sent[picture.pts] = self.newest = picture
         while len(self.sent) > REMEMBERED:
             self.sent.popitem(last=False)
         return self._encoder.encode(picture)[0]

@@ -11,7 +11,7 @@ import ipaddress
 import signal
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from importlib.resources import files
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -225,7 +225,13 @@ class Server:
 
 def room_stats(room: Room) -> dict[str, Any]:
     """Everything that is known of a room, ready for JSON."""
-    return room.stats.snapshot() | {"viewers": room.viewer_count, "qp": room.qp}
+    channel = room.requester.stills
+    stills = None if channel is None else asdict(channel.counts)
+    return room.stats.snapshot() | {
+        "viewers": room.viewer_count,
+        "qp": room.qp,
+        "stills": stills,
+    }
 
 
 class _RoomCollector(Collector):
@@ -240,6 +246,9 @@ class _RoomCollector(Collector):
         )
         seconds = GaugeMetricFamily(
             "receiver_stage_seconds", "Time a stage.", labels=["room", "stage", "quantile"]
+        )
+        stills = GaugeMetricFamily(
+            "receiver_stills", "Stills asked of the publisher, and bytes.", labels=["room", "what"]
         )
         now = {
             name: GaugeMetricFamily(f"receiver_{name}", about, labels=["room"])
@@ -256,9 +265,11 @@ class _RoomCollector(Collector):
             for stage, times in stats["stages_ms"].items():
                 seconds.add_metric([room.name, stage, "0.5"], times["median"] / 1e3)
                 seconds.add_metric([room.name, stage, "0.95"], times["p95"] / 1e3)
+            for what, count in (stats["stills"] or {}).items():
+                stills.add_metric([room.name, what], count)
             for name, metric in now.items():
                 metric.add_metric([room.name], stats[name])
-        yield from (frames, seconds, *now.values())
+        yield from (frames, seconds, stills, *now.values())
 
 
 async def _sdp_body(request: web.Request) -> str:

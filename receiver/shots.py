@@ -10,9 +10,12 @@ from numpy.typing import NDArray
 
 from keyframes import Keyframe, Signature, crop_qp, signature
 from receiver.alignment import (
+    CROP,
     PLANAR_420,
+    WHOLE,
     Affine,
     Crop,
+    Region,
     extract_crop,
     picture_of,
     planes,
@@ -24,6 +27,8 @@ STILL_QP = 18.0
 """The H.264 QP that a still of some 30 kB is worth."""
 SEARCHES = 2
 """Searches of a still, the coarse and the fine one."""
+MARGIN = 0.15
+"""Of a crop's side: room around it in a still that is asked for."""
 SAME_PLACE = 0.2
 """Overlap of a still's face and a followed one beyond which they are one face."""
 
@@ -47,7 +52,7 @@ class StillFace:
     Attributes:
         keyframe: what it becomes.
         look: its signature.
-        box: left, top, right, bottom as fractions of the still's width and height.
+        box: left, top, right, bottom as fractions of the camera's picture.
         alone: whether it is the still's only one.
     """
 
@@ -69,8 +74,23 @@ class StillFace:
         return faces[best] if overlaps and overlaps[best] > SAME_PLACE else None
 
 
-def faces_of_still(still: av.VideoFrame) -> list[StillFace]:
-    """The faces of a picture, each with landmarks of its own; none if it is not 8-bit 4:2:0."""
+def region_of(face: Face, width: int, height: int) -> Region:
+    """The part of a frame that holds a face's crop, and some room for it to move."""
+    corners = np.array([(-MARGIN, -MARGIN), (1 + MARGIN, -MARGIN), (1 + MARGIN, 1 + MARGIN)])
+    corners = np.vstack([corners, (-MARGIN, 1 + MARGIN)]) * CROP
+    frame_from_crop = np.asarray(cv2.invertAffineTransform(face.crop_from_frame), np.float64)
+    inside = corners @ frame_from_crop[:, :2].T + frame_from_crop[:, 2]
+    left, top = (float(side) for side in np.clip(inside.min(axis=0) / (width, height), 0, 0.9))
+    right, bottom = (float(side) for side in np.clip(inside.max(axis=0) / (width, height), 0, 1))
+    return left, top, max(right, left + 0.1), max(bottom, top + 0.1)
+
+
+def faces_of_still(still: av.VideoFrame, region: Region = WHOLE) -> list[StillFace]:
+    """The faces of a picture, each with landmarks of its own; none if it is not 8-bit 4:2:0.
+
+    Args:
+        region: the part of the camera's picture that it shows.
+    """
     if still.format.name not in PLANAR_420:
         return []
     luma, tracker = planes(still)[0], FaceTracker()
@@ -78,8 +98,10 @@ def faces_of_still(still: av.VideoFrame) -> list[StillFace]:
     for _ in range(SEARCHES):
         faces = faces or tracker.find(luma)
     size = np.array([still.width, still.height] * 2, np.float64)
+    corner, part = np.array(region[:2] * 2), np.array(region[2:] * 2) - np.array(region[:2] * 2)
     return [
-        StillFace(*_keyframe_of(still, face), face.box / size, len(faces) == 1) for face in faces
+        StillFace(*_keyframe_of(still, face), corner + face.box / size * part, len(faces) == 1)
+        for face in faces
     ]
 
 

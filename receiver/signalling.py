@@ -1,6 +1,6 @@
-"""Where `join` gets a call from: a WHEP endpoint, or a room of Janus' VideoRoom plugin.
+"""Where calls are joined and published: WHEP and WHIP endpoints, or Janus' VideoRoom plugin.
 
-WHEP is the IETF draft draft-ietf-wish-whep; Janus is spoken to over its HTTP API.
+WHIP is RFC 9725; WHEP is the IETF draft draft-ietf-wish-whep. Janus is spoken to over its HTTP API.
 """
 
 import asyncio
@@ -8,7 +8,7 @@ import contextlib
 import secrets
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from typing import Any
+from typing import Any, Literal, TypeAlias
 from urllib.parse import parse_qs, urljoin, urlsplit, urlunsplit
 
 import aiohttp
@@ -35,7 +35,8 @@ class SessionError(ReceiverError):
         self.retry_after, self.unreachable = retry_after, unreachable
 
 
-OnTrack = Callable[[MediaStreamTrack], None]
+OnTrack: TypeAlias = Callable[[MediaStreamTrack, RTCPeerConnection], None]
+Protocol: TypeAlias = Literal["WHIP", "WHEP"]
 
 
 @asynccontextmanager
@@ -47,7 +48,7 @@ async def open_session(
     Args:
         url: http(s)://…, a WHEP endpoint; or janus+http(s)://HOST:PORT/janus?room=N.
         token: Bearer token for WHEP; Janus' room PIN.
-        on_track: is given each remote track.
+        on_track: is given each remote track, and the connection that receives it.
 
     Raises:
         InputError: for an address of another kind, or an answer that another try cannot mend.
@@ -60,10 +61,41 @@ async def open_session(
         session = _janus(url, token, on_track)
     else:
         raise InputError(f"{url} is no address to join: give http(s)://… or janus+http(s)://…")
+    async with _http_client(url) as http, session(http) as connection:
+        yield connection
+
+
+@asynccontextmanager
+async def open_publishing(
+    url: str, token: str | None, prepare: Callable[[RTCPeerConnection], Any]
+) -> AsyncIterator[RTCPeerConnection]:
+    """Publishes at a WHIP endpoint; leaving the context ends the session on the other side too.
+
+    Args:
+        url: http(s)://…
+        token: Bearer token.
+        prepare: gives the connection its tracks and channels, before they are offered.
+
+    Raises:
+        InputError: for an address of another kind, or an answer that another try cannot mend.
+        SessionError: if the session cannot be had now.
+    """
+    if urlsplit(url).scheme not in ("http", "https"):
+        raise InputError(f"{url} is no address to send to: give http(s)://… of a WHIP endpoint")
+    headers = _bearer(token)
+    async with _http_client(url) as http:
+        connection = RTCPeerConnection(await _ice_servers(http, url, headers))
+        prepare(connection)
+        async with _answered(http, url, headers, connection, "WHIP"):
+            yield connection
+
+
+@asynccontextmanager
+async def _http_client(url: str) -> AsyncIterator[aiohttp.ClientSession]:
     timeout = aiohttp.ClientTimeout(total=SETUP_SECONDS)
     try:
-        async with aiohttp.ClientSession(timeout=timeout) as http, session(http) as connection:
-            yield connection
+        async with aiohttp.ClientSession(timeout=timeout) as http:
+            yield http
     except (aiohttp.ClientError, TimeoutError) as error:
         sentence = f"{url} does not answer: {error or 'no reply in time'}"
         raise SessionError(sentence, unreachable=True) from error
@@ -72,30 +104,47 @@ async def open_session(
 def _whep(url: str, token: str | None, on_track: OnTrack) -> Any:
     @asynccontextmanager
     async def session(http: aiohttp.ClientSession) -> AsyncIterator[RTCPeerConnection]:
-        headers = {"Authorization": f"Bearer {token}"} if token else {}
+        headers = _bearer(token)
         connection = RTCPeerConnection(await _ice_servers(http, url, headers))
-        connection.on("track", on_track)
+        connection.on("track", lambda track: on_track(track, connection))
         receive_h264(connection)
         connection.addTransceiver("audio", direction="recvonly")
-        location = None
-        try:
-            await connection.setLocalDescription(await connection.createOffer())
-            offer = connection.localDescription.sdp
-            kind = {"Content-Type": "application/sdp"}
-            async with http.post(url, data=offer, headers=headers | kind) as response:
-                text = await response.text()
-                _refuse(url, response, text)
-                if "Location" in response.headers:
-                    location = urljoin(str(response.url), response.headers["Location"])
-            await _set_answer(connection, url, text)
+        async with _answered(http, url, headers, connection, "WHEP"):
             yield connection
-        finally:
-            await connection.close()
-            if location is not None:
-                with contextlib.suppress(aiohttp.ClientError, TimeoutError):
-                    await http.delete(location, headers=headers, timeout=aiohttp.ClientTimeout(1))
 
     return session
+
+
+def _bearer(token: str | None) -> dict[str, str]:
+    return {"Authorization": f"Bearer {token}"} if token else {}
+
+
+@asynccontextmanager
+async def _answered(
+    http: aiohttp.ClientSession,
+    url: str,
+    headers: dict[str, str],
+    connection: RTCPeerConnection,
+    protocol: Protocol,
+) -> AsyncIterator[None]:
+    """Offers `connection` to an endpoint and takes its answer; closes both sides in the end."""
+    location = None
+    try:
+        await connection.setLocalDescription(await connection.createOffer())
+        offer = connection.localDescription.sdp
+        kind = {"Content-Type": "application/sdp"}
+        async with http.post(url, data=offer, headers=headers | kind) as response:
+            text = await response.text()
+            _refuse(url, response, text, protocol)
+            if "Location" in response.headers:
+                location = urljoin(str(response.url), response.headers["Location"])
+        await _set_answer(connection, url, text)
+        yield
+    finally:
+        await connection.close()
+        if location is not None:
+            with contextlib.suppress(aiohttp.ClientError, TimeoutError):
+                await http.delete(location, headers=headers, timeout=aiohttp.ClientTimeout(1))
 
 
 async def _ice_servers(
@@ -118,7 +167,7 @@ async def _ice_servers(
     )
 
 
-def _refuse(url: str, response: aiohttp.ClientResponse, text: str) -> None:
+def _refuse(url: str, response: aiohttp.ClientResponse, text: str, protocol: Protocol) -> None:
     """Raises for every answer but 201."""
     if response.status == 201:
         return
@@ -126,7 +175,7 @@ def _refuse(url: str, response: aiohttp.ClientResponse, text: str) -> None:
     if response.status in (401, 403):
         raise InputError(f"{url} asks for another token ({response.status}): give it with --token")
     if response.status in (400, 405, 406, 415, 422):
-        raise InputError(f"{url} is no WHEP endpoint for H.264 ({response.status}: {said})")
+        raise InputError(f"{url} is no {protocol} endpoint for H.264 ({response.status}: {said})")
     after = response.headers.get("Retry-After", "")
     raise SessionError(
         f"{url} says {response.status}: {said}", float(after) if after.isdecimal() else 0.0
@@ -145,7 +194,7 @@ def _janus(url: str, pin: str | None, on_track: OnTrack) -> Any:
     async def session(http: aiohttp.ClientSession) -> AsyncIterator[RTCPeerConnection]:
         janus = _Janus(http, url)
         connection = RTCPeerConnection(RTCConfiguration(iceServers=[]))
-        connection.on("track", on_track)
+        connection.on("track", lambda track: on_track(track, connection))
         receive_h264(connection)
         try:
             await janus.open()

@@ -11,6 +11,7 @@ from keyframes import Budget, Need, Request, RequestPolicy
 from keyframes.requests import (
     FAR,
     GAP,
+    KEYFRAME,
     LARGEST,
     SETTLED,
     SMALLEST,
@@ -34,7 +35,7 @@ def look(policy: RequestPolicy, need: Need, seconds: tuple[float, float], ways=(
 
 def test_an_empty_set_asks_at_once_and_for_a_still_rather_than_a_pli():
     assert RequestPolicy().decide(0.0, EMPTY, ["pli", "still"]) == Request("still", LARGEST)
-    assert RequestPolicy().decide(0.0, EMPTY, ["pli"]) == Request("pli", SMALLEST)
+    assert RequestPolicy().decide(0.0, EMPTY, ["pli"]) == Request("pli", KEYFRAME)
     assert RequestPolicy().decide(0.0, EMPTY, []) is None
 
 
@@ -70,13 +71,13 @@ def test_two_looks_far_apart_are_no_settled_pose():
 
 
 def test_one_request_at_a_time_until_it_times_out_and_is_charged_in_full():
-    policy = RequestPolicy(Budget(kbps=60_000 * 8 / WINDOW / 1000))
+    policy = RequestPolicy(Budget(kbps=24_000 * 8 / WINDOW / 1000))
     assert policy.decide(0.0, EMPTY, ["still"]) == Request("still", LARGEST)
     assert look(policy, EMPTY, (0.1, TIME_OUT)) == []
-    # 20,000 bytes are left of 60,000, and more than half is spent: that takes its time.
+    # 8,000 bytes are left of 24,000, and more than half is spent: that takes its time.
     (again, request), *more = look(policy, EMPTY, (TIME_OUT, 80), ["still"])
     assert again > TIME_OUT + 2 * GAP["still"]
-    assert (request.max_bytes, more[0][1].max_bytes) == (20_000, LARGEST)
+    assert (request.max_bytes, more[0][1].max_bytes) == (8_000, LARGEST)
     assert more[0][0] >= TIME_OUT + WINDOW
 
 
@@ -129,7 +130,7 @@ def test_no_pli_where_an_i_frame_would_be_worse():
     assert RequestPolicy().decide(0.0, Need(None, WORST_QP), ["pli"]).way == "pli"
 
 
-@pytest.mark.parametrize("budget", [Budget(kbps=0), Budget(requests=0), Budget(kbps=1.5)])
+@pytest.mark.parametrize("budget", [Budget(kbps=0), Budget(requests=0), Budget(kbps=0.75)])
 def test_a_budget_too_small_for_a_still_asks_for_nothing(budget):
     assert look(RequestPolicy(budget), EMPTY, (0, 100)) == []
 
@@ -211,7 +212,7 @@ def test_no_window_ever_holds_more_than_the_budget(steps, budget):
             if request:
                 assert outstanding is None
                 assert request.way in ways
-                assert SMALLEST <= request.max_bytes <= LARGEST
+                assert SMALLEST <= request.max_bytes <= max(LARGEST, KEYFRAME)
                 outstanding = now, request
         elif outstanding:
             size = int(part * outstanding[1].max_bytes)

@@ -8,6 +8,10 @@ let publisher = null;
 let polling = null;
 let lastSent = null;
 
+const SENT_SIDE = 640; // the camera may see more, which stills show
+const PACED = 2048, CHUNK = 16384; // bytes of a still at a time, and at most
+const STILLS_A_MINUTE = 30;
+
 function tell(sentence) {
   $("message").textContent = sentence;
   $("message").hidden = !sentence;
@@ -55,7 +59,7 @@ async function openCamera() {
   const wanted = (id) => ($(id).value ? { deviceId: { exact: $(id).value } } : {});
   try {
     return await navigator.mediaDevices.getUserMedia({
-      video: { width: 640, height: 480, frameRate: 30, ...wanted("camera") },
+      video: { width: 1280, height: 720, frameRate: 30, ...wanted("camera") },
       audio: $("microphone").value === "none" ? false : { ...wanted("microphone") },
     });
   } catch (error) {
@@ -93,10 +97,113 @@ async function capBitrate() {
   await sender.setParameters(parameters);
 }
 
+// Answers requests for stills of the camera (docs/stills.md).
+function offerStills(connection, stream) {
+  const camera = document.createElement("video");
+  Object.assign(camera, { srcObject: stream, muted: true, playsInline: true });
+  camera.play().catch(() => {});
+  const channel = connection.createDataChannel("stills");
+  channel.binaryType = "arraybuffer";
+  const say = (message) => channel.readyState === "open" && channel.send(JSON.stringify(message));
+  const answered = []; // when, in ms
+  let busy = false;
+  let sent = 0;
+  $("stills").textContent = sent;
+
+  async function answer({ id, max_bytes, kbps, region = [0, 0, 1, 1] }) {
+    const now = performance.now();
+    while (answered[0] < now - 60000) answered.shift();
+    if (busy) throw new Error("another still is under way");
+    if (answered.length >= STILLS_A_MINUTE) {
+      throw new Error(`${STILLS_A_MINUTE} stills a minute are all that are made`);
+    }
+    if (!(max_bytes > 0 && max_bytes <= 262144 && kbps >= 8 && kbps <= 10000)) {
+      throw new Error("send max_bytes of 1 to 262144 and kbps of 8 to 10000");
+    }
+    if (!isRegion(region)) throw new Error("send region as left, top, right, bottom, 0 to 1");
+    if (!camera.videoWidth) throw new Error("there is no picture yet");
+    answered.push(now);
+    busy = true;
+    try {
+      const { blob, width, height } = await takeStill(camera, region, max_bytes);
+      say({ type: "still", id, bytes: blob.size, mime: blob.type, width, height, region,
+        captured_ms: Math.round(now) });
+      if (await sendPaced(channel, await blob.arrayBuffer(), kbps)) $("stills").textContent = ++sent;
+    } finally {
+      busy = false;
+    }
+  }
+
+  channel.addEventListener("message", ({ data }) => {
+    let request;
+    try {
+      request = JSON.parse(data);
+    } catch {
+      return;
+    }
+    if (request?.type !== "request" || !Number.isSafeInteger(request.id)) return;
+    answer(request).catch(({ message }) =>
+      say({ type: "refused", id: request.id, reason: message }));
+  });
+}
+
+function isRegion(region) {
+  if (!Array.isArray(region) || region.length !== 4) return false;
+  const [left, top, right, bottom] = region;
+  return region.every((side) => side >= 0 && side <= 1) && right - left >= 0.02 && bottom - top >= 0.02;
+}
+
+// A region of the camera's picture as WebP (JPEG where the browser has none): quality goes down
+// before size.
+async function takeStill(camera, [left, top, right, bottom], maxBytes) {
+  const canvas = document.createElement("canvas");
+  const [x, y] = [left * camera.videoWidth, top * camera.videoHeight];
+  const [across, down] = [(right - left) * camera.videoWidth, (bottom - top) * camera.videoHeight];
+  for (let scale = 1; scale * Math.min(across, down) >= 16; scale *= 0.75) {
+    canvas.width = Math.round(across * scale);
+    canvas.height = Math.round(down * scale);
+    const size = [canvas.width, canvas.height];
+    canvas.getContext("2d").drawImage(camera, x, y, across, down, 0, 0, ...size);
+    for (const quality of [0.9, 0.8, 0.7, 0.6, 0.5, 0.4]) {
+      const encode = (type) => new Promise((resolve) => canvas.toBlob(resolve, type, quality));
+      let blob = await encode("image/webp");
+      if (blob?.type !== "image/webp") blob = await encode("image/jpeg");
+      if (!blob) throw new Error("the picture cannot be encoded");
+      if (blob.size <= maxBytes) return { blob, width: canvas.width, height: canvas.height };
+    }
+  }
+  throw new Error(`no still fits into ${maxBytes} bytes`);
+}
+
+// Returns whether everything went out. A page in the background has timers once a second only, so
+// what a late one missed is made up for, within one chunk.
+async function sendPaced(channel, bytes, kbps) {
+  let last = performance.now();
+  for (let start = 0; ;) {
+    if (channel.readyState !== "open") return false;
+    if (channel.bufferedAmount <= CHUNK) {
+      const now = performance.now();
+      const due = Math.min(CHUNK, Math.max(PACED, Math.floor(((now - last) * kbps) / 8)));
+      channel.send(bytes.slice(start, start + due));
+      start += due;
+      last = now;
+      if (start >= bytes.byteLength) return true;
+    }
+    await new Promise((resolve) => setTimeout(resolve, (PACED * 8) / kbps));
+  }
+}
+
 async function publish(stream) {
   publisher = new RTCPeerConnection();
+  offerStills(publisher, stream);
   for (const track of stream.getTracks()) {
-    const transceiver = publisher.addTransceiver(track, { direction: "sendonly", streams: [stream] });
+    const { width = 0, height = 0 } = track.getSettings();
+    const scaleResolutionDownBy = Math.max(1, Math.max(width, height) / SENT_SIDE);
+    const transceiver = publisher.addTransceiver(track, {
+      direction: "sendonly",
+      streams: [stream],
+      sendEncodings: track.kind === "video" ? [{ scaleResolutionDownBy }] : [],
+    });
     if (track.kind === "video") preferH264(transceiver, RTCRtpSender.getCapabilities("video"));
   }
   publisher.addEventListener("connectionstatechange", () => {

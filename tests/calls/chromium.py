@@ -51,6 +51,10 @@ def write_y4m(path: Path, frames: list[av.VideoFrame], rate: int = 30) -> None:
             file.write(frame.to_ndarray(format="yuv420p").tobytes())
 
 
+READY = "document.readyState === 'complete' && location.href !== 'about:blank'"
+"""Whether the page that was asked for is there: `about:blank` is complete too."""
+
+
 class Page:
     """One page of the browser."""
 
@@ -85,7 +89,7 @@ class Page:
 
     async def record_connections(self) -> None:
         """Makes the page keep its peer connections in `window.connections`."""
-        await self.wait_for("document.readyState === 'complete'", 20)
+        await self.wait_for(READY, 20)
         await self.evaluate(RECORD_CONNECTIONS)
 
     async def screenshot(self, path: Path) -> None:
@@ -96,7 +100,7 @@ class Page:
 
 async def start_call(page: Page) -> None:
     """Presses Start on the served page and waits until the restored picture is there."""
-    await page.wait_for("document.readyState === 'complete'", 20)
+    await page.wait_for(READY, 20)
     await page.evaluate("document.getElementById('start').click()")
     await page.wait_for("document.getElementById('restored').videoWidth > 0", 20)
 

@@ -4,11 +4,14 @@ import asyncio
 import os
 from pathlib import Path
 
+import av
 import cv2
 import pytest
 
+from keyframes.requests import LARGEST
+from receiver.alignment import planes
 from receiver.portrait import portrait_frames
-from tests.calls.chromium import BINARY, chromium, start_call, write_y4m
+from tests.calls.chromium import BINARY, READY, chromium, start_call, write_y4m
 from tests.calls.peer import serving
 from tests.calls.test_join import JANUS, janus, joining, until
 
@@ -64,6 +67,55 @@ async def test_the_page_sends_the_camera_and_shows_it_restored(generator, camera
                 await asyncio.sleep(0.02)
 
 
+async def test_the_page_answers_a_request_for_a_still(generator, portrait, tmp_path):
+    """Of a camera with four times the pixels that the page sends."""
+    large = [frame.reformat(1280, 960) for frame in portrait[:15]]
+    write_y4m(tmp_path / "large.y4m", large + large[::-1])
+    async with (
+        serving(generator) as (server, base),
+        chromium(tmp_path / "large.y4m", tmp_path / "profile", base + "/") as page,
+    ):
+        await page.record_connections()
+        await start_call(page)
+        (room,) = server.rooms.values()
+        await until(lambda: room.stats.admitted["still"] > 0)  # the room asked by itself
+        assert room.stats.admitted["nobody's"] == 0
+        room.requester.consider = lambda frame: None
+        await until(lambda: room.requester.stills.ready)
+        asked = room.requester.stills.counts.requested
+        stills: list[av.VideoFrame] = []
+        room.requester.stills._on_still = lambda still: stills.append(still.picture)
+        for max_bytes in (40_000, 2_000):
+            before = room.stats.frames.received
+            assert room.requester.stills.request(max_bytes, 200)
+            await until(lambda: not room.requester.stills.waiting)
+            assert room.stats.frames.received > before
+        counts = room.requester.stills.counts
+        assert counts.requested == counts.received == asked + 2, counts
+        assert counts.bytes <= 42_000 + asked * LARGEST
+        camera = await page.evaluate(
+            "(({width, height}) => [width, height])(connections[0].getSenders()"
+            ".find((one) => one.track?.kind === 'video').track.getSettings())"
+        )
+        assert [stills[0].width, stills[0].height] == camera
+        assert camera[0] == 1280
+        assert stills[1].width < 1280
+        rows = await page.evaluate(STATS)
+        assert rows["outbound-rtp"]["width"] <= 640
+        assert await page.evaluate("document.getElementById('stills').textContent") == str(
+            asked + 2
+        )
+        sent = cv2.Laplacian(planes(stills[0])[0], cv2.CV_32F).std()
+        assert sent > 0.5 * cv2.Laplacian(planes(large[0])[0], cv2.CV_32F).std()
+        assert (
+            abs(
+                stills[0].to_ndarray(format="rgb24").mean((0, 1))
+                - large[0].to_ndarray(format="rgb24").mean((0, 1))
+            ).max()
+            < 12
+        )
+
+
 PUBLISH_TO_JANUS = """
 (async (server) => {
   const ask = async (url, body) => (await fetch(url, {method: "POST",
@@ -105,7 +157,7 @@ async def test_chromium_to_janus_to_join(generator, camera, tmp_path):
         serving(generator) as (_, base),  # a secure page to publish from
         chromium(camera, tmp_path / "profile", base + "/") as page,
     ):
-        await page.wait_for("document.readyState === 'complete'", 20)
+        await page.wait_for(READY, 20)
         server = url.removeprefix("janus+").split("?")[0]
         await page.evaluate(PUBLISH_TO_JANUS.replace("SERVER", f"'{server}'"))
         await page.wait_for("window.publisher.connectionState === 'connected'", 20)
@@ -134,7 +186,7 @@ async def test_a_page_that_asks_for_a_token_says_so(generator, camera, tmp_path)
         serving(generator, token="secret") as (server, base),
         chromium(camera, tmp_path / "profile", base + "/") as page,
     ):
-        await page.wait_for("document.readyState === 'complete'", 20)
+        await page.wait_for(READY, 20)
         await page.evaluate("document.getElementById('start').click()")
         await page.wait_for("!document.getElementById('message').hidden", 10)
         said = await page.evaluate("document.getElementById('message').textContent")
@@ -151,7 +203,7 @@ async def test_a_camera_that_is_denied_is_told(generator, camera, tmp_path):
         serving(generator) as (_, base),
         chromium(camera, tmp_path / "profile", base + "/", deny) as page,
     ):
-        await page.wait_for("document.readyState === 'complete'", 20)
+        await page.wait_for(READY, 20)
         await page.evaluate(
             "navigator.mediaDevices.getUserMedia = async () => "
             "{ throw new DOMException('no', 'NotAllowedError'); }"

@@ -1,0 +1,128 @@
+"""Asks the sender of a call for references, when and how the policy says."""
+
+import asyncio
+import time
+from collections.abc import Coroutine
+from typing import Any
+
+from aiortc import RTCDataChannel, RTCRtpReceiver
+
+from keyframes import Budget, Need, RequestPolicy, Way
+from keyframes.admission import BETTER
+from receiver.alignment import WHOLE
+from receiver.call import request_keyframe
+from receiver.decoding import DecodedFrame
+from receiver.enhancer import Enhancer
+from receiver.shots import region_of
+from receiver.stills import LABEL, Still, StillReceiver
+
+STILL_KBPS = 100.0
+"""Pace at which a still is to come: slow enough for a call that has 150 kbit/s."""
+REPAIR_EVERY = 1.0
+"""Seconds from one request for a key frame to the next while pictures are damaged."""
+
+
+class Requester:
+    """One call's requests: stills if the sender offers them, else key frames.
+
+    All methods belong into one event loop.
+
+    Attributes:
+        stills: the channel for stills, None if the sender opened none.
+        keyframes_requested: PLIs sent, for references and to repair damage.
+    """
+
+    def __init__(self, enhancer: Enhancer, budget: Budget | None = None) -> None:
+        """Asks for what `enhancer` needs, within `budget`."""
+        self.stills: StillReceiver | None = None
+        self.keyframes_requested = 0
+        self._enhancer = enhancer
+        self._policy = RequestPolicy(budget or Budget())
+        self._receiver: RTCRtpReceiver | None = None
+        self._keyframe_wanted: Need | None = None  # what the face lacked when it was asked for
+        self._repaired = 0.0
+        self._tasks: set[asyncio.Future[Any]] = set()
+
+    def listen_to(self, receiver: RTCRtpReceiver) -> None:
+        """Takes the receiver of the call's video: its sender can be asked for key frames."""
+        self._receiver = receiver
+
+    def take_channel(self, channel: RTCDataChannel) -> bool:
+        """Whether a data channel that the sender opened is the one for stills."""
+        if channel.label != LABEL or self.stills is not None:
+            return False
+        loop = asyncio.get_running_loop()
+
+        def on_still(still: Still) -> None:  # in the worker's thread
+            self._enhancer.add_still(still.picture, still.region)
+            loop.call_soon_threadsafe(self._arrived, still.size_bytes)
+
+        self.stills = StillReceiver(channel, on_still, lambda _, size: self._failed(size))
+        return True
+
+    def consider(self, frame: DecodedFrame) -> None:
+        """To be called once for every frame, after its enhancement."""
+        now = time.perf_counter()
+        if frame.damaged and now >= self._repaired + REPAIR_EVERY:
+            self._repaired = now
+            self._ask_keyframe()
+        need = self._enhancer.need
+        self._look_at_keyframe(frame, need, now)
+        ways: list[Way] = []
+        if self.stills is not None and self.stills.ready:
+            ways = ["still"]
+        elif self.stills is None and self._receiver is not None:
+            ways = ["pli"]
+        request = self._policy.decide(now, need, ways) if need is not None else None
+        if request is None:
+            return
+        if request.way == "pli":
+            self._keyframe_wanted = need
+            self._ask_keyframe()
+        elif not self._ask_still(frame, request.max_bytes):
+            self._failed(0)
+
+    def close(self) -> None:
+        """Asks for nothing any more."""
+        if self.stills is not None:
+            self.stills.close()
+        for task in self._tasks:
+            task.cancel()
+
+    def _look_at_keyframe(self, frame: DecodedFrame, need: Need | None, now: float) -> None:
+        """Tells the policy what a key frame that was asked for has cost, and whether it helped.
+
+        Real-time encoders make key frames worse than the pictures around them: asking such a
+        sender again would only cost its stream quality.
+        """
+        wanted = self._keyframe_wanted
+        if wanted is None or not frame.is_keyframe:
+            return
+        self._keyframe_wanted = None
+        size = frame.size_bytes or 0
+        known = need is not None and need.qp is not None and wanted.qp is not None
+        if known and need.qp <= wanted.qp - BETTER:  # type: ignore[union-attr,operator]
+            self._policy.arrived(now, size)
+        else:
+            self._policy.failed(now, size)
+
+    def _ask_keyframe(self) -> None:
+        if self._receiver is not None:
+            self.keyframes_requested += 1
+            self._later(request_keyframe(self._receiver))
+
+    def _ask_still(self, frame: DecodedFrame, max_bytes: int) -> bool:
+        faces = self._enhancer.faces
+        region = region_of(faces[0], frame.video.width, frame.video.height) if faces else WHOLE
+        return self.stills is not None and self.stills.request(max_bytes, STILL_KBPS, region)
+
+    def _arrived(self, size: int) -> None:
+        self._policy.arrived(time.perf_counter(), size)
+
+    def _failed(self, size: int) -> None:
+        self._policy.failed(time.perf_counter(), size)
+
+    def _later(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.ensure_future(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
