@@ -18,6 +18,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
+from receiver.album import load_people, save_people
 from receiver.demo import DemoResult, run_demo
 from receiver.doctor import examine
 from receiver.encoding import Encoding
@@ -101,7 +102,7 @@ def _add_demo(commands: Any) -> None:
         metavar="DIR",
         help="folder for demo.mp4 and demo.png (default demo-output)",
     )
-    _add_common(demo, _demo)
+    _add_enhancing(demo, _demo)
 
 
 def _add_enhance(commands: Any) -> None:
@@ -130,7 +131,7 @@ def _add_enhance(commands: Any) -> None:
         metavar="CRF",
         help="x264's quality of OUT, 0 (lossless) to 51 (default 12)",
     )
-    _add_common(enhance, _enhance)
+    _add_enhancing(enhance, _enhance)
 
 
 def _add_serve(commands: Any) -> None:
@@ -152,7 +153,7 @@ def _add_serve(commands: Any) -> None:
     server.add_argument(
         "--calls", type=_number(int, 1, 64), default=1, help="publishers at once (default 1)"
     )
-    _add_common(server, _serve)
+    _add_enhancing(server, _serve)
 
 
 def _add_join(commands: Any) -> None:
@@ -175,7 +176,13 @@ def _add_join(commands: Any) -> None:
         metavar="PORT",
         help="republish at http://127.0.0.1:PORT/whep/live",
     )
-    _add_common(join, _join)
+    join.add_argument(
+        "--keyframes",
+        type=Path,
+        metavar="FILE",
+        help="keep the references of those seen here, pictures of their faces, for the next call",
+    )
+    _add_enhancing(join, _join)
 
 
 def _add_send(commands: Any) -> None:
@@ -237,6 +244,21 @@ def _add_common(parser: Any, run: Callable[[argparse.Namespace], int]) -> None:
     _add_json(parser, run)
 
 
+def _add_enhancing(parser: Any, run: Callable[[argparse.Namespace], int]) -> None:
+    parser.add_argument(
+        "--admission",
+        choices=("quality", "i-frames"),
+        default="quality",
+        help="which pictures become references: those that came well, or every I-frame as in the "
+        "paper (default quality)",
+    )
+    _add_common(parser, run)
+
+
+def _enhancer(args: argparse.Namespace, generator: Generator, **more: Any) -> Enhancer:
+    return Enhancer(generator, admission=args.admission, **more)
+
+
 def _add_json(parser: Any, run: Callable[[argparse.Namespace], int]) -> None:
     parser.add_argument("--json", action="store_true", help="print one JSON object and no table")
     parser.set_defaults(run=run)
@@ -258,7 +280,7 @@ def _number(kind: type, low: float, high: float) -> Callable[[str], Any]:
 
 
 def _demo(args: argparse.Namespace) -> int:
-    enhancer = Enhancer(Generator(args.model, args.device))
+    enhancer = _enhancer(args, Generator(args.model, args.device))
     source = _source(args)
     try:
         args.output.mkdir(parents=True, exist_ok=True)
@@ -310,7 +332,8 @@ def _print_demo(args: argparse.Namespace, result: DemoResult) -> None:
         + f", {result.written} written",
         "bitrate": f"{result.kbps:.0f} kbit/s",
         "face PSNR": f"{psnr['received']:.2f} dB received, {psnr['restored']:.2f} dB restored",
-        "keyframes held": f"{result.keyframes}",
+        "references": f"{result.keyframes} held, {result.stills} stills at "
+        f"{result.stills_kbps:.0f} kbit/s",
         "model": f"{result.model} on {result.device}",
     }
     for name, times in result.stages_ms.items():
@@ -335,7 +358,7 @@ def _verdict(enhanced: int, skipped: int, received: int) -> str:
 
 def _enhance(args: argparse.Namespace) -> int:
     total = frame_total(args.input)
-    enhancer = Enhancer(Generator(args.model, args.device), strength=args.strength)
+    enhancer = _enhancer(args, Generator(args.model, args.device), strength=args.strength)
     with _progress(args) as bar:
         task = bar.add_task("enhancing", total=total)
         result = enhance_file(
@@ -376,7 +399,7 @@ def _serve(args: argparse.Namespace) -> int:
         else:
             print(f"Open {url} ({generator.model.name} on {generator.device}; Ctrl-C ends it)")
 
-    asyncio.run(serve(config, lambda: Enhancer(generator), ready))
+    asyncio.run(serve(config, lambda: _enhancer(args, generator), ready))
     return 0
 
 
@@ -389,12 +412,16 @@ def _join(args: argparse.Namespace) -> int:
         args.window = True
     if args.window and not Window.possible():
         raise InputError("there is no display for --window: leave it out")
-    enhancer = Enhancer(Generator(args.model, args.device))
+    enhancer = _enhancer(args, Generator(args.model, args.device))
+    if args.keyframes is not None:
+        load_people(enhancer.people, args.keyframes)
     enhancer.warm_up()
     window = Window("receiver join: q ends it") if args.window else None
     with contextlib.ExitStack() as outputs:
         call = _joining(args, enhancer, window, outputs)
         stats = asyncio.run(call) if window is None else _run_beside(window, call)
+    if args.keyframes is not None:
+        save_people(enhancer.people, args.keyframes)
     if args.json:
         print(json.dumps(_without_nan(stats)))
     else:

@@ -24,7 +24,9 @@ from receiver.enhancer import Enhancer
 from receiver.errors import ReceiverError
 from receiver.faces import Face
 from receiver.outputs import FileOutput, side_by_side, write_label
+from receiver.requester import Requester
 from receiver.sender import EncodedTrack, Source
+from receiver.stills import LABEL, StillSender, guard_channels
 from receiver.track import EnhancedVideoTrack
 
 PANELS = ["received", "restored", "original"]
@@ -55,6 +57,8 @@ class DemoResult:
     written: int
     face_psnr_db: dict[str, float]
     kbps: float
+    stills: int
+    stills_kbps: float
     keyframes: int
     device: str
     model: str
@@ -132,10 +136,16 @@ async def run_demo(
     sending, receiving = RTCPeerConnection(here), RTCPeerConnection(here)
     tracks: dict[str, MediaStreamTrack] = {}
     receiving.on("track", lambda track: tracks.update({track.kind: track}))
+    requester = Requester(enhancer)
+    stills = StillSender(sending.createDataChannel(LABEL), lambda: sender.newest)
     try:
         await connect(sending, receiving, sender, source.audio)
+        guard_channels(receiving, requester.take_channel, sender.stop)
+        (receiver,) = (one for one in receiving.getReceivers() if one.track is tracks["video"])
+        requester.listen_to(receiver)
 
         def on_frame(frame: DecodedFrame, output: av.VideoFrame) -> None:
+            requester.consider(frame)
             original = sender.sent.get(frame.video.pts or 0)
             if original is not None:
                 recorder.put(Moment((frame.video, output, original), enhancer.faces))
@@ -152,10 +162,18 @@ async def run_demo(
         await asyncio.sleep(0.2)  # what is still under way
     finally:
         sender.stop()
+        stills.close()
+        requester.close()
         await asyncio.gather(sending.close(), receiving.close())
         await asyncio.to_thread(recorder.close)
     await asyncio.gather(*consumers)
-    return demo_result(enhancer, recorder, sender, seconds)
+    stills_kbps = stills_bytes(requester) * 8 / 1000 / seconds
+    return demo_result(enhancer, recorder, sender, seconds, stills_kbps)
+
+
+def stills_bytes(requester: Requester) -> int:
+    """Bytes of the stills that came."""
+    return requester.stills.counts.bytes if requester.stills else 0
 
 
 async def connect(
@@ -202,7 +220,11 @@ async def consume(track: MediaStreamTrack, use: Callable[[Any], None]) -> None:
 
 
 def demo_result(
-    enhancer: Enhancer, recorder: Recorder, sender: EncodedTrack, seconds: float
+    enhancer: Enhancer,
+    recorder: Recorder,
+    sender: EncodedTrack,
+    seconds: float,
+    stills_kbps: float,
 ) -> DemoResult:
     """The figures, once everything has ended."""
     stats = enhancer.stats
@@ -222,6 +244,8 @@ def demo_result(
         written=recorder.written,
         face_psnr_db={name: round(value, 2) for name, value in psnr.items()},
         kbps=round(sender.bytes_sent * 8 / 1000 / seconds, 1),
+        stills=stats.admitted["still"],
+        stills_kbps=round(stills_kbps, 1),
         keyframes=stats.keyframes,
         device=enhancer.generator.device,
         model=enhancer.generator.model.name,
