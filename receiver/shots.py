@@ -27,7 +27,7 @@ STILL_QP = 18.0
 """The H.264 QP that a still of some 30 kB is worth."""
 SEARCHES = 2
 """Searches of a still, the coarse and the fine one."""
-MARGIN = 0.15
+MARGIN = 0.05
 """Of a crop's side: room around it in a still that is asked for."""
 SAME_PLACE = 0.2
 """Overlap of a still's face and a followed one beyond which they are one face."""

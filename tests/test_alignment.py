@@ -11,6 +11,7 @@ from receiver.alignment import (
     copy_frame,
     crop_from_frame,
     crop_of,
+    cut_frame,
     draw_landmarks,
     extract_crop,
     feather_mask,
@@ -150,3 +151,24 @@ def test_landmarks_are_white_dots_on_black():
     assert image[70, 50] == 1.0
     assert image[70, 60] == 0.0
     assert 4 < image.sum() < 40
+
+
+@pytest.mark.parametrize("pixel_format", ["yuv420p", "yuvj420p"])
+def test_a_part_of_a_frame_is_that_part(pixel_format):
+    rng = np.random.default_rng(0)
+    frame = av.VideoFrame(64, 48, pixel_format)
+    for plane in planes(frame):
+        plane[:] = rng.integers(0, 256, plane.shape)
+    frame.pts = 77
+    part = cut_frame(frame, 10, 20, 16, 8)
+    assert (part.width, part.height, part.pts, part.format.name) == (16, 8, 77, pixel_format)
+    for number, (to, of) in enumerate(zip(planes(part), planes(frame), strict=True)):
+        half = min(number, 1)
+        expected = of[20 >> half : 28 >> half, 10 >> half : 26 >> half]
+        assert np.array_equal(to, expected)
+
+
+def test_a_part_beyond_the_frame_is_moved_into_it(portrait):
+    part = cut_frame(portrait[0], 630, 470, 100, 100)
+    assert np.array_equal(planes(part)[0], planes(portrait[0])[0][380:, 540:])
+    assert cut_frame(portrait[0], 0, 0, 9999, 9999).width == 640

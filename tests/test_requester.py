@@ -1,0 +1,132 @@
+"""What is asked of a sender, and when."""
+
+import asyncio
+from dataclasses import replace
+from types import SimpleNamespace
+
+import av
+import pytest
+
+from keyframes import Budget, Need
+from keyframes.requests import KEYFRAME
+from receiver.call import request_keyframe
+from receiver.decoding import DecodedFrame
+from receiver.requester import Requester
+from receiver.stills import LABEL
+from tests.conftest import plain_frame
+
+
+class Receiver:
+    """Of aiortc's receiver what a PLI needs: streams with packets, and where it goes."""
+
+    def __init__(self) -> None:
+        self.asked: list[int] = []
+
+    async def getStats(self):  # noqa: N802
+        streams = {1: 10, 2: 5000, 3: 70}  # 3: retransmissions
+        report = {
+            f"in{ssrc}": SimpleNamespace(type="inbound-rtp", ssrc=ssrc, packetsReceived=packets)
+            for ssrc, packets in streams.items()
+        }
+        return report | {"out": SimpleNamespace(type="remote-outbound-rtp", ssrc=9)}
+
+    async def _send_rtcp_pli(self, ssrc: int) -> None:
+        self.asked.append(ssrc)
+
+
+class Channel:
+    """A data channel that takes no messages yet."""
+
+    label, readyState = LABEL, "connecting"  # noqa: N815
+
+    def on(self, event, use) -> None: ...
+
+    def close(self) -> None: ...
+
+
+@pytest.fixture
+def frame() -> DecodedFrame:
+    return DecodedFrame(plain_frame(), is_keyframe=False, qp=34.0, size_bytes=500)
+
+
+async def settled(requester: Requester) -> None:
+    while requester._tasks:
+        await asyncio.gather(*requester._tasks)
+
+
+def requester_for(need: Need | None, **more) -> tuple[Requester, Receiver, SimpleNamespace]:
+    enhancer = SimpleNamespace(need=need, faces=[])
+    requester, receiver = Requester(enhancer, **more), Receiver()
+    requester.listen_to(receiver)
+    return requester, receiver, enhancer
+
+
+async def test_a_pli_goes_to_the_stream_with_the_most_packets():
+    receiver = Receiver()
+    await request_keyframe(receiver)
+    assert receiver.asked == [2]
+
+
+async def test_without_stills_a_key_frame_is_asked_for_once_and_judged(frame):
+    requester, receiver, enhancer = requester_for(Need(None, 34.0))
+    for _ in range(5):
+        requester.consider(frame)
+    await settled(requester)
+    assert receiver.asked == [2]
+    assert requester._policy._outstanding.max_bytes == KEYFRAME
+    # It came, worse than what was there: as real-time encoders do. That counts as a failure.
+    enhancer.need = Need(None, 39.0)
+    requester.consider(replace(frame, is_keyframe=True, size_bytes=9000))
+    assert requester._policy._failures == 1
+    assert requester._policy._spent == 9000
+
+
+async def test_a_better_key_frame_is_an_answer(frame):
+    requester, _, enhancer = requester_for(Need(None, 36.0))
+    requester.consider(frame)
+    enhancer.need = Need(None, 29.0)
+    requester.consider(replace(frame, is_keyframe=True, size_bytes=14_000))
+    assert requester._policy._failures == 0
+    assert requester._policy._spent == 14_000
+    await settled(requester)
+
+
+async def test_who_offers_stills_is_asked_for_no_key_frames(frame):
+    requester, receiver, _ = requester_for(Need(None, 34.0))
+    assert requester.take_channel(Channel())
+    assert not requester.take_channel(Channel())  # one is enough
+    for _ in range(5):
+        requester.consider(frame)
+    await settled(requester)
+    assert receiver.asked == []
+    requester.close()
+
+
+async def test_channels_of_another_name_are_not_taken():
+    requester, _, _ = requester_for(None)
+    other = Channel()
+    other.label = "chat"
+    assert not requester.take_channel(other)
+
+
+async def test_damage_is_repaired_once_a_second_whatever_the_budget(frame):
+    requester, receiver, _ = requester_for(None, budget=Budget(requests=0))
+    for _ in range(10):
+        requester.consider(replace(frame, damaged=True))
+    await settled(requester)
+    assert receiver.asked == [2]
+    requester._repaired -= 1.0
+    requester.consider(replace(frame, damaged=True))
+    await settled(requester)
+    assert receiver.asked == [2, 2]
+    assert requester.keyframes_requested == 2
+
+
+async def test_a_face_that_lacks_nothing_costs_nothing(frame):
+    for need in (None, Need(3.0, 34.0), Need(None, 24.0)):
+        requester, receiver, _ = requester_for(need)
+        for _ in range(5):
+            requester.consider(frame)
+        await settled(requester)
+        assert receiver.asked == []
+    assert isinstance(frame.video, av.VideoFrame)
