@@ -22,7 +22,18 @@ from receiver.enhancer import Enhancer
 from receiver.generator import Device, Generator, cuda_problem
 from receiver.sender import Source, clip_source, portrait_source
 
-STAGES = ("decode", "faces", "crop", "choose", "warp", "landmarks", "generator", "copy", "paste")
+STAGES = (
+    "decode",
+    "faces",
+    "crop",
+    "admit",
+    "choose",
+    "warp",
+    "landmarks",
+    "generator",
+    "copy",
+    "paste",
+)
 """In the order in which a frame meets them; the rest of the time is in none of them."""
 
 

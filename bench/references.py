@@ -46,6 +46,7 @@ FACE = 220.0
 """Height in pixels of the detector's box that a larger face is shrunk to."""
 STILL_DELAY = 0.15
 """Seconds from asking for a still to its first byte: a round trip and the sender's encoder."""
+PLOT = Path("bench-output/references.png")
 JUDGED_EVERY, IDENTITY_EVERY = 2, 30
 """Faces judged: every second one, and by identity, which is slow, one a second."""
 
@@ -362,6 +363,7 @@ def main(arguments: list[str]) -> None:
         "--only", metavar="TEXT", default="", help="scenarios whose name holds TEXT"
     )
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures here too")
+    parser.add_argument("--plot", type=Path, default=PLOT, help=f"default {PLOT}")
     args = parser.parse_args(arguments)
     paths = sorted(path for path in args.clips.glob("*") if path.suffix in SUFFIXES)
     if not paths:
@@ -397,8 +399,8 @@ def main(arguments: list[str]) -> None:
         console.print(f"share of the raw references' gain, {name}: {by_way}")
     for result, figure in zip(worst(results), ("psnr_db", "vmaf_neg"), strict=True):
         console.print(f"worst against its input by {figure}: {result}")
-    plot(results, Path("bench-output/references.png"))
-    console.print("plot: bench-output/references.png")
+    plot(results, args.plot)
+    console.print(f"plot: {args.plot}")
 
 
 def face_height(frames: list[av.VideoFrame]) -> float:

@@ -6,7 +6,7 @@ from pathlib import Path
 import cv2
 import pytest
 
-from bench import latency, quality
+from bench import latency, quality, references
 from receiver.encoding import Encoding
 from receiver.generator import Generator
 from tests.conftest import write_clip
@@ -46,6 +46,30 @@ def test_quality_without_clips_says_so(tmp_path, capsys):
     with pytest.raises(SystemExit):
         quality.main([str(tmp_path)])
     assert "no videos in" in capsys.readouterr().err
+
+
+def test_references_are_compared_in_every_way(portrait, tmp_path, capsys):
+    write_clip(tmp_path / "portrait.mp4", portrait, with_audio=False, crf=6)
+    figures, plot = tmp_path / "references.json", tmp_path / "references.png"
+    files = ["--json", str(figures), "--plot", str(plot)]
+    references.main([str(tmp_path), "--seconds", "4", "--only", "browser 100", *files])
+    clips = json.loads(figures.read_text())["clips"]
+    assert [clip["way"] for clip in clips] == ["input", *references.WAYS]
+    by_way = {clip["way"]: clip for clip in clips}
+    assert {clip["faces"] for clip in clips} == {60}
+    assert by_way["raw"]["psnr_db"] > by_way["none"]["psnr_db"]
+    assert by_way["stills"]["psnr_db"] > by_way["none"]["psnr_db"]
+    assert by_way["stills"]["reference_kbps"] > 0
+    assert all(by_way[way]["reference_kbps"] == 0 for way in ("input", "none", "quality", "raw"))
+    assert "share of the raw references' gain" in capsys.readouterr().out
+    assert cv2.imread(str(plot)).shape[1] > 800
+
+
+def test_references_says_which_scenario_there_is_not(tmp_path, portrait, capsys):
+    write_clip(tmp_path / "portrait.mp4", portrait[:5], with_audio=False)
+    with pytest.raises(SystemExit):
+        references.main([str(tmp_path), "--only", "satellite"])
+    assert "no scenario's name holds 'satellite'" in capsys.readouterr().err
 
 
 @needs_clips
