@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from keyframes import Keyframe, KeyframeSet, People, Person
+from keyframes import Keyframe, People, Person
 from receiver.alignment import CROP
 from receiver.errors import InputError
 
@@ -66,25 +66,33 @@ def load_people(people: People, path: Path) -> int:
     if not path.exists():
         return 0
     try:
-        with np.load(path, allow_pickle=False) as file:
-            fields = {name: file[name] for name in FIELDS}
-            looks = file["looks"]
+        fields, looks = _read(path)
     except (OSError, KeyError, ValueError, EOFError, zipfile.BadZipFile) as error:
         raise InputError(f"{path} holds no references: give another --keyframes FILE") from error
-    expected = {name: (array, *FIELDS[name]) for name, array in fields.items()}
-    for array, kind, shape in [*expected.values(), (looks, *LOOKS)]:
-        if array.dtype != kind or array.shape[1:] != shape or array.ndim != len(shape) + 1:
-            raise InputError(f"{path} holds no references: give another --keyframes FILE")
-    numbers = {len(array) for array in fields.values()}
-    finite = np.isfinite(fields["landmarks"]).all() and np.isfinite(looks).all()
-    if len(numbers) != 1 or max(numbers) > MOST or len(looks) > MOST or not finite:
-        raise InputError(f"{path} holds no references: give another --keyframes FILE")
     for number, look in enumerate(looks):
         keyframes = people.empty_set()
         for place in np.flatnonzero(fields["person"] == number):
             keyframes.add(_keyframe(fields, int(place)))
-        people.add(_person(keyframes, look))
+        people.add(Person(keyframes, look, np.zeros((68, 2), np.float32)))
     return len(looks)
+
+
+def _read(path: Path) -> tuple[dict[str, Any], Any]:
+    """Raises ValueError, among others, for what `save_people` would not have written."""
+    with np.load(path, allow_pickle=False) as file:
+        fields = {name: file[name] for name in FIELDS}
+        looks = file["looks"]
+    expected = [(fields[name], *FIELDS[name]) for name in FIELDS]
+    for array, kind, shape in [*expected, (looks, *LOOKS)]:
+        if array.dtype != kind or array.ndim == 0 or array.shape[1:] != shape:
+            raise ValueError("type or shape")
+        if len(array) > MOST:
+            raise ValueError("too many")
+    if len({len(array) for array in fields.values()}) != 1:
+        raise ValueError("lengths")
+    if not (np.isfinite(fields["landmarks"]).all() and np.isfinite(looks).all()):
+        raise ValueError("not finite")
+    return fields, looks
 
 
 def _keyframe(fields: dict[str, Any], place: int) -> Keyframe:
@@ -96,7 +104,3 @@ def _keyframe(fields: dict[str, Any], place: int) -> Keyframe:
         "still",
         float(fields["sharpness"][place]),
     )
-
-
-def _person(keyframes: KeyframeSet, look: Any) -> Person:
-    return Person(keyframes, look, np.zeros((68, 2), np.float32))
