@@ -15,10 +15,13 @@ Picture: TypeAlias = NDArray[Any]
 
 Policy: TypeAlias = Literal["lfu", "max-distance"]
 
-REACH = 70.0
-"""Landmark distance in crop pixels beyond which a reference does more harm than good."""
-WORSE = 3.0
+REACH = 75.0
+"""Landmark distance in crop pixels beyond which even a raw picture does more harm than good."""
+WORSE = 4.0
 """QP steps by which a reference may be worse than the face, and still bring something new."""
+LEAST = 90.0
+"""Worth below which a face is better off without a reference: one as good as the face itself
+helps up to a distance of 52, one that is 16 steps better up to 70."""
 UNKNOWN = 6.0
 """QP steps by which a reference of unknown QP is taken to be better."""
 
@@ -53,9 +56,9 @@ def landmark_distance(a: Landmarks, b: Landmarks) -> float:
 def worth(keyframe: Keyframe, distance: float, qp: float) -> float:
     """What a keyframe is worth to a face of this QP at this landmark distance: more is better.
 
-    Measured on unseen people, what a reference adds falls linearly to nothing at a distance of
-    `REACH` and grows linearly with the QP steps by which it is the better picture, from about
-    nothing where it is `WORSE` steps worse. Zero or less: the face is better off without it.
+    Measured on unseen people, what a reference adds falls about linearly to nothing with the
+    distance and grows about linearly with the QP steps by which it is the better picture. Below
+    `LEAST` the face is better off without it.
     """
     better = UNKNOWN if keyframe.qp is None else qp - keyframe.qp
     return max(0.0, better + WORSE) * max(0.0, REACH - distance)
@@ -151,7 +154,7 @@ class KeyframeSet:
                 for keyframe, distance in zip(self._keyframes, distances, strict=True)
             ]
             place = int(np.argmax(worths))
-            if worths[place] <= 0.0:
+            if worths[place] < LEAST:
                 self._keyframes[nearest].uses += 1
                 return None
         self._keyframes[place].uses += 1

@@ -9,8 +9,8 @@ from typing import Literal, TypeAlias
 Way: TypeAlias = Literal["still", "pli"]
 """A still beside the stream, or an I-frame in it (RTCP's Picture Loss Indication)."""
 
-FAR = 40.0
-"""Landmark distance in crop pixels (5 a landmark) beyond which a nearer reference helps more."""
+FAR = 35.0
+"""Landmark distance in crop pixels (4 a landmark) beyond which a nearer reference helps more."""
 GOOD_QP = 28.0
 """Below it a face has come so well that no reference is worth its bits."""
 SETTLED = 0.2
@@ -33,7 +33,7 @@ LONGEST_BACKOFF: dict[Way, float] = {"still": 60.0, "pli": 600.0}
 than the pictures before them will hardly make better ones, and each spoils its stream a little."""
 EMPTY_SHARE = 0.5
 """Of the budget: what a face without any reference may use as fast as it can."""
-LARGEST = 16_000
+LARGEST = 12_000
 """Bytes of a still at most: a face of 300 px in good quality."""
 SMALLEST = 6_000
 """Bytes below which a still is not worth its request."""
@@ -51,7 +51,7 @@ class Budget:
     """
 
     kbps: float = 20.0
-    requests: int = 12
+    requests: int = 20
 
 
 @dataclass(frozen=True)
@@ -191,8 +191,8 @@ class RequestPolicy:
     def _pause(self, way: Way, need: Need) -> float:
         """Seconds from one request to the next, so that something is left for later poses.
 
-        The square of the part of the budget that is spent, times the window: of 30 kB stills and
-        the default budget the second comes 2 s after the first, then 10, 22 and 38 s pass.
+        The square of the part of the budget that is spent, times the window: of 10 kB stills and
+        the default budget the first three come 2 s apart, then 4, 7, 10 and 13 s pass.
         Stills for a face without any reference do not wait until half of the budget is spent.
         """
         requests = len(self._spendings) / self._window_requests

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from keyframes import Keyframe, KeyframeSet, landmark_distance, worth
-from keyframes.keyframe_set import REACH, WORSE
+from keyframes.keyframe_set import LEAST, REACH, WORSE
 
 CROP = np.zeros((1, 1, 3), np.uint8)
 
@@ -142,6 +142,12 @@ def test_worth_grows_with_quality_and_falls_with_distance(distance, better, step
     assert worth(keyframe, distance, 30.0 + better + step) >= here
     assert worth(keyframe, distance + step, 30.0 + better) <= here
     assert (here > 0) == (better > -WORSE and distance < REACH)
+    keyframes = KeyframeSet()
+    keyframes.add(keyframe)
+    at = face_at(distance / np.sqrt(68))
+    chosen = keyframes.choose(at, qp=30.0 + better)
+    exact = worth(keyframe, landmark_distance(keyframe.landmarks, at), 30.0 + better)
+    assert (chosen is not None) == (exact >= LEAST)
 
 
 def test_the_nearest_of_those_that_are_good_enough():
