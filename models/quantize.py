@@ -21,7 +21,7 @@ from onnxruntime.quantization import (
 )
 from torch import Tensor, nn
 
-from models.networks.lite import Fold, ResidualBlock
+from models.networks.lite import Align, Fold, ResidualBlock
 from receiver.generator import CHANNELS
 
 TAIL = 1e-4
@@ -85,16 +85,25 @@ class QuantizedConv2d(nn.Conv2d):
 def quantize(network: nn.Module) -> None:
     """Replaces the network's convolutions, in place, by rounding ones of the same weights.
 
-    Those that fold pixels into channels stay: they see the picture itself, and are cheap.
+    Those that fold pixels into channels stay: they see the picture itself, and are cheap. So do
+    those of the flow, whose few pixels out of hundreds of values want finer steps.
     """
+    apart = {
+        part
+        for module in network.modules()
+        if isinstance(module, Fold | Align)
+        for part in module.modules()
+    }
     for module in list(network.modules()):
-        if isinstance(module, Fold):
+        if module in apart:
             continue
         for name, child in list(module.named_children()):
             if isinstance(child, nn.Conv2d):
                 setattr(module, name, QuantizedConv2d(child))
     for block in network.modules():
-        if isinstance(block, ResidualBlock):  # the sum, too, is made of rounded values
+        if (
+            isinstance(block, ResidualBlock) and block not in apart
+        ):  # the sum, too, is made of rounded values
             block.register_forward_pre_hook(lambda block, inputs: (block.conv1.before(*inputs),))
 
 

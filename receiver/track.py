@@ -23,8 +23,9 @@ ATTEMPTS = 3
 """Enhancements by whose fastest the next is judged: the first after a pause is slow, and so is one
 that another program got in the way of."""
 
-RETRY_EVERY = 30
-"""Frames skipped, after which enhancement is tried again."""
+RETRY_AFTER = (3, 30)
+"""Frames skipped, after which enhancement is tried again: at first, and at most. It doubles with
+every try that fails, so that a moment's trouble costs a moment, and a slow machine is left alone."""
 
 
 Item = TypeVar("Item")
@@ -100,6 +101,7 @@ class EnhancedVideoTrack(MediaStreamTrack):
         self._drain = asyncio.ensure_future(self._drain_source())
         self._took: deque[float] = deque(maxlen=ATTEMPTS)
         self._skipped = 0  # since enhancement was tried again
+        self._retry_after = RETRY_AFTER[0]
         self._failed_before = False
 
     async def recv(self) -> av.VideoFrame:
@@ -151,8 +153,11 @@ class EnhancedVideoTrack(MediaStreamTrack):
             return frame.video
         loop = asyncio.get_running_loop()
         output = await loop.run_in_executor(self._worker, self._enhance, frame)
+        now = time.perf_counter()
         if output is not frame.video:
-            self._took.append(time.perf_counter() - began)
+            self._took.append(now - began)
+        if now <= arrived + self._deadline:
+            self._retry_after = RETRY_AFTER[0]
         return output
 
     def _expected(self) -> float:
@@ -162,9 +167,10 @@ class EnhancedVideoTrack(MediaStreamTrack):
     def _skip(self) -> None:
         self.stats.frames.skipped += 1
         self._skipped += 1
-        if self._skipped >= RETRY_EVERY:
+        if self._skipped >= self._retry_after:
             self._skipped = 0
-            self._took.clear()  # what was measured a second ago is old news
+            self._retry_after = min(2 * self._retry_after, RETRY_AFTER[1])
+            self._took.clear()  # what was measured then is old news
 
     def _enhance(self, frame: DecodedFrame) -> av.VideoFrame:
         try:

@@ -10,7 +10,7 @@ from aiortc.mediastreams import MediaStreamError, MediaStreamTrack
 
 from receiver.decoding import DecodedFrame
 from receiver.enhancer import Enhancer
-from receiver.track import RETRY_EVERY, EnhancedVideoTrack, NewestSlot
+from receiver.track import RETRY_AFTER, EnhancedVideoTrack, NewestSlot
 from tests.conftest import plain_frame
 
 
@@ -101,16 +101,29 @@ async def test_a_slow_consumer_gets_the_newest_and_nothing_piles_up(enhancer):
     track.stop()
 
 
-async def test_a_late_frame_goes_out_untouched_and_is_tried_again_later(generator, decoded):
+async def test_a_late_frame_goes_out_untouched_and_tries_become_rarer(generator, decoded):
     enhancer = SlowEnhancer(generator)
     SlowEnhancer.pause = 0.05
-    frames = fresh(decoded) + fresh(decoded)
-    track = EnhancedVideoTrack(ListTrack(frames[: RETRY_EVERY + 6], 0.06), enhancer, deadline=0.02)
+    sent = (fresh(decoded) + fresh(decoded))[:40]
+    track = EnhancedVideoTrack(ListTrack(sent, 0.08), enhancer, deadline=0.02)
     outputs = await read_all(track)
-    counts = track.stats.frames
-    assert len(outputs) + counts.dropped == RETRY_EVERY + 6
-    assert counts.skipped >= RETRY_EVERY - counts.dropped
-    assert 2 <= counts.enhanced <= 12  # the first ones, and the attempt after RETRY_EVERY
+    untouched = "".join("-" if any(one is frame for frame in sent) else "e" for one in outputs)
+    skipped = [len(run) for run in untouched.split("e") if run]
+    assert skipped[:2] == [RETRY_AFTER[0], 2 * RETRY_AFTER[0]]
+    assert sum(skipped) >= track.stats.frames.skipped > 15
+    assert track.stats.frames.enhanced == untouched.count("e")
+
+
+async def test_a_moments_trouble_costs_a_moment(generator, decoded):
+    enhancer = SlowEnhancer(generator)
+    track = EnhancedVideoTrack(ListTrack(fresh(decoded), 0.1), enhancer, deadline=0.09)
+    SlowEnhancer.pause = 0.1
+    outputs = [await track.recv() for _ in range(6)]
+    SlowEnhancer.pause = 0.0
+    outputs += await read_all(track)
+    assert track.stats.frames.skipped <= 2 * RETRY_AFTER[0]
+    assert len(outputs) + track.stats.frames.dropped == len(decoded)
+    assert outputs[-1].opaque is None  # restored again: a new frame
 
 
 class FailingEnhancer(Enhancer):

@@ -15,6 +15,8 @@ from torch import Tensor, nn
 
 FLOW_SCALE = 8.0
 """Crop pixels for one unit of the flow head's output."""
+FLOW_LIMIT = 4.0
+"""Units of the flow head's output, either way: farther off the landmarks never are."""
 
 
 @dataclass(frozen=True)
@@ -73,7 +75,8 @@ class Align(nn.Module):
     def forward(self, degraded: Tensor, reference: Tensor, landmarks: Tensor) -> Tensor:
         level1 = self.level1(F.leaky_relu(self.fold(degraded, reference, landmarks), 0.1))
         level2 = self.level2(self.down(level1))  # (N, b, H/16, W/16)
-        return FLOW_SCALE * self.flow(self.merge(level1 + double(self.up(level2))))
+        flow = self.flow(self.merge(level1 + double(self.up(level2))))
+        return FLOW_SCALE * flow.clamp(-FLOW_LIMIT, FLOW_LIMIT)
 
 
 class Restore(nn.Module):
