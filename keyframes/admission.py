@@ -1,6 +1,7 @@
 """Which pictures of a face may become references."""
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
@@ -34,7 +35,7 @@ class Shot:
         damaged: whether a loss came before it in its prediction chain.
         roll: degrees by which the face is tilted.
         enlarged: crop pixels for one pixel of the frame.
-        sharpness: see `Keyframe`.
+        sharpness: measures what `Keyframe` calls so; called only where it may decide.
     """
 
     landmarks: Landmarks
@@ -43,7 +44,7 @@ class Shot:
     damaged: bool = False
     roll: float = 0.0
     enlarged: float = 1.0
-    sharpness: float = 0.0
+    sharpness: Callable[[], float] = float
 
 
 @dataclass(frozen=True)
@@ -86,7 +87,7 @@ def admit(keyframes: KeyframeSet, shot: Shot, admission: Admission = "quality") 
 
 def _blurred(shot: Shot, known: Keyframe) -> bool:
     # A better picture of the same face has more detail, never less, unless it moved.
-    return shot.sharpness < BLURRED * known.sharpness
+    return shot.sharpness() < BLURRED * known.sharpness
 
 
 def crop_qp(qp: float, enlarged: float) -> float:

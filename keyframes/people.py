@@ -12,7 +12,7 @@ from keyframes.keyframe_set import KeyframeSet, Landmarks, Policy, landmark_dist
 Signature: TypeAlias = NDArray[np.float32]
 """192 numbers of length 1: the colours of a crop in 8x8 fields, each channel less its mean."""
 
-FIELDS, STEP = 8, 4
+FIELDS, STEP = 8, 8
 """Fields a side, and pixels from one that is looked at to the next."""
 CUT = 0.7
 """Likeness of successive frames below which another face has taken the first one's place; 98 % of

@@ -3,6 +3,7 @@
 import math
 from collections import deque
 from concurrent.futures import Executor
+from functools import partial
 
 import av
 import numpy as np
@@ -169,12 +170,12 @@ class Enhancer:
             frame.damaged,
             roll,
             enlarged,
-            sharpness(crop),
+            partial(sharpness, crop),
         )
         place = admit(keyframes, shot, self._admission)
         if place is not None:
             self.stats.admitted["stream"] += 1
-            keyframe = Keyframe(picture_of(crop), landmarks, shot.qp, "stream", shot.sharpness)
+            keyframe = Keyframe(picture_of(crop), landmarks, shot.qp, "stream", shot.sharpness())
             if place.instead_of is None:
                 keyframes.add(keyframe)
             else:

@@ -24,8 +24,8 @@ ATTEMPTS = 3
 that another program got in the way of."""
 
 RETRY_AFTER = (3, 30)
-"""Frames skipped, after which enhancement is tried again: at first, and at most. It doubles with
-every try that fails, so that a moment's trouble costs a moment, and a slow machine is left alone."""
+"""Frames skipped, after which enhancement is tried again: at first, and at most. They double with
+every try that fails: a moment's trouble costs a moment, and a slow machine is left alone."""
 
 
 Item = TypeVar("Item")

@@ -23,7 +23,8 @@ def held(*known: tuple[float, float | None], capacity: int = 10) -> KeyframeSet:
 
 
 def shot(position: float = 0.0, qp: float | None = 30.0, **more) -> Shot:
-    return Shot(face_at(position), qp, **{"is_keyframe": False, "sharpness": 10.0} | more)
+    sharp = more.pop("sharpness", 10.0)
+    return Shot(face_at(position), qp, **{"is_keyframe": False} | more, sharpness=lambda: sharp)
 
 
 def test_the_first_picture_is_taken():
