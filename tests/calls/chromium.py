@@ -105,6 +105,14 @@ async def start_call(page: Page) -> None:
     await page.wait_for("document.getElementById('restored').videoWidth > 0", 20)
 
 
+async def devtools_port(profile: Path) -> int:
+    """Waits for the file in which Chromium tells it: two lines, created empty and written after."""
+    told = profile / "DevToolsActivePort"
+    while not told.exists() or len(told.read_text().splitlines()) < 2:
+        await asyncio.sleep(0.1)
+    return int(told.read_text().splitlines()[0])
+
+
 @contextlib.asynccontextmanager
 async def chromium(camera: Path, profile: Path, url: str, *flags: str) -> AsyncIterator[Page]:
     """Opens `url` in a fresh browser whose camera is the y4m file `camera`."""
@@ -120,9 +128,7 @@ async def chromium(camera: Path, profile: Path, url: str, *flags: str) -> AsyncI
         try:
             async with aiohttp.ClientSession() as http:
                 async with asyncio.timeout(60):
-                    while not (profile / "DevToolsActivePort").exists():
-                        await asyncio.sleep(0.1)
-                    port = (profile / "DevToolsActivePort").read_text().split()[0]
+                    port = await devtools_port(profile)
                     targets: list[dict[str, str]] = []
                     while not targets:
                         response = await http.get(f"http://127.0.0.1:{port}/json")
