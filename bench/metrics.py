@@ -1,8 +1,12 @@
-"""What the benches judge faces by: each takes pictures of one size, 8-bit RGB, HxWx3."""
+"""What the benches judge faces by: pictures are of one size, 8-bit RGB, HxWx3.
+
+Metrics of a sequence take `cuts`: the places of pictures that do not follow the one before them.
+"""
 
 import json
 import subprocess
 import tempfile
+from collections.abc import Collection, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -11,13 +15,16 @@ import cv2
 import dlib
 import imageio_ffmpeg
 import numpy as np
+from numpy.typing import NDArray
 from skimage.metrics import structural_similarity
 
 from keyframes import Landmarks, Picture
-from receiver.faces import landmark_file
+from receiver.faces import Box, landmark_file
 
-VMAF_NEG = "version=vmaf_v0.6.1neg"
+VMAF, VMAF_NEG = "version=vmaf_v0.6.1", "version=vmaf_v0.6.1neg"
 DESCRIPTOR = "dlib_face_recognition_resnet_model_v1.dat"
+RESAMPLES = 10_000
+"""Draws of a bootstrap."""
 
 
 def psnr(original: Picture, picture: Picture) -> float:
@@ -27,12 +34,28 @@ def psnr(original: Picture, picture: Picture) -> float:
 
 def ssim(original: Picture, picture: Picture) -> float:
     """Structural similarity of the luma, at most 1."""
-    luma = [cv2.cvtColor(one, cv2.COLOR_RGB2GRAY) for one in (original, picture)]
-    return float(structural_similarity(*luma))
+    return float(structural_similarity(_luma(original), _luma(picture)))
 
 
 def vmaf_neg(originals: list[Picture], pictures: list[Picture]) -> list[float]:
     """VMAF-NEG of each of successive pictures, 0 to 100, by FFmpeg's libvmaf."""
+    frames = _libvmaf(originals, pictures, f"model={VMAF_NEG}")
+    return [float(frame["vmaf"]) for frame in frames]
+
+
+def vmaf_family(originals: list[Picture], pictures: list[Picture]) -> dict[str, list[float]]:
+    """`vmaf` and `vmaf_neg` (0 to 100), `ms_ssim` (luma, at most 1) of each, in one pass."""
+    # Within a filter's option a colon is escaped once for the option and once for the graph.
+    models = rf"model={VMAF}\\:name=vmaf|{VMAF_NEG}\\:name=vmaf_neg:feature=name=float_ms_ssim"
+    frames = _libvmaf(originals, pictures, models)
+    keys = {"vmaf": "vmaf", "vmaf_neg": "vmaf_neg", "ms_ssim": "float_ms_ssim"}
+    return {name: [float(frame[key]) for frame in frames] for name, key in keys.items()}
+
+
+def _libvmaf(
+    originals: list[Picture], pictures: list[Picture], options: str
+) -> list[dict[str, float]]:
+    """What libvmaf measures of each picture."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         inputs = []
@@ -44,14 +67,13 @@ def vmaf_neg(originals: list[Picture], pictures: list[Picture]) -> list[float]:
             height, width = sequence[0].shape[:2]
             inputs += f"-f rawvideo -pix_fmt yuv420p -s {width}x{height} -i {path}".split()
         log = folder / "vmaf.json"
-        graph = f"libvmaf=model={VMAF_NEG}:n_threads=2:log_fmt=json:log_path={log}"
+        graph = f"libvmaf={options}:n_threads=2:log_fmt=json:log_path={log}"
         command = [imageio_ffmpeg.get_ffmpeg_exe(), "-v", "error", *inputs]
         subprocess.run([*command, "-lavfi", graph, "-f", "null", "-"], check=True)
-        frames = json.loads(log.read_text())["frames"]
-    return [float(frame["metrics"]["vmaf"]) for frame in frames]
+        return [frame["metrics"] for frame in json.loads(log.read_text())["frames"]]
 
 
-def identity(picture: Picture, landmarks: Landmarks) -> np.ndarray[Any, Any]:
+def identity(picture: Picture, landmarks: Landmarks) -> NDArray[Any]:
     """dlib's 128 numbers of a face, 68x2 landmarks in the picture's pixels.
 
     Of one person they are mostly less than 0.6 apart (dlib's own threshold).
@@ -63,6 +85,87 @@ def identity(picture: Picture, landmarks: Landmarks) -> np.ndarray[Any, Any]:
     return np.array(_descriptor().compute_face_descriptor(np.ascontiguousarray(picture), shape))
 
 
+def flicker(
+    originals: list[Picture], pictures: list[Picture], cuts: Collection[int] = ()
+) -> float:
+    """How much more successive pictures differ than the originals do, motion taken out.
+
+    The previous picture is moved by the optical flow of the originals; what is left is the mean
+    absolute difference of the luma. The pictures' divided by the originals': 1 is as calm as the
+    original, above it flickers, below it is too smooth. 1 also where nothing of either changes.
+    """
+    ours = theirs = 0.0
+    for now in _following(len(originals), cuts):
+        before, after = (_luma(originals[i]) for i in (now - 1, now))
+        back = _flow().calc(after, before, None)
+        theirs += _moved_difference(before, after, back)
+        ours += _moved_difference(_luma(pictures[now - 1]), _luma(pictures[now]), back)
+    if ours == theirs:
+        return 1.0
+    return ours / theirs if theirs else float("inf")
+
+
+def _moved_difference(before: Picture, after: Picture, back: NDArray[Any]) -> float:
+    """Mean absolute difference of HxW luma; `back` (HxWx2) points from `after` to `before`."""
+    height, width = before.shape
+    x, y = np.meshgrid(np.arange(width, dtype=np.float32), np.arange(height, dtype=np.float32))
+    moved = cv2.remap(
+        before.astype(np.float32),
+        x + back[..., 0],
+        y + back[..., 1],
+        cv2.INTER_LINEAR,
+        borderMode=cv2.BORDER_REPLICATE,
+    )
+    return float(np.abs(after - moved).mean())
+
+
+def find_landmarks(picture: Picture, box: Box) -> Landmarks:
+    """68x2 landmarks of a face, without smoothing; its box is in the picture's pixels."""
+    left, top, right, bottom = np.round(box).astype(int).tolist()
+    shape = _predictor()(_luma(picture), dlib.rectangle(left, top, right - 1, bottom - 1))
+    return np.array([(point.x, point.y) for point in shape.parts()], np.float32)
+
+
+def landmark_jitter(
+    originals: Sequence[Landmarks], landmarks: Sequence[Landmarks], cuts: Collection[int] = ()
+) -> float:
+    """Pixels that a landmark moves from picture to picture beside the original's; 0 is best.
+
+    Mean over the 68 points of successive 68x2 arrays; a constant offset does not count.
+    """
+    offsets = np.asarray(landmarks, np.float64) - np.asarray(originals, np.float64)  # (n, 68, 2)
+    steps = [offsets[now] - offsets[now - 1] for now in _following(len(offsets), cuts)]
+    return float(np.linalg.norm(steps, axis=2).mean()) if steps else 0.0
+
+
+def bootstrap_interval(values: Sequence[float], seed: int = 0) -> tuple[float, float]:
+    """95 % interval of the mean: its percentiles over draws of as many values with replacement."""
+    rng = np.random.default_rng(seed)
+    draws = rng.choice(np.asarray(values, np.float64), (RESAMPLES, len(values)))
+    low, high = np.percentile(draws.mean(axis=1), [2.5, 97.5])
+    return float(low), float(high)
+
+
+def _following(count: int, cuts: Collection[int]) -> list[int]:
+    """Places of the pictures that follow the one before them."""
+    return [now for now in range(1, count) if now not in cuts]
+
+
+def _luma(picture: Picture) -> Picture:
+    grey: Picture = cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY)
+    return grey
+
+
 @lru_cache(maxsize=1)
 def _descriptor() -> Any:
     return dlib.face_recognition_model_v1(str(landmark_file().with_name(DESCRIPTOR)))
+
+
+@lru_cache(maxsize=1)
+def _predictor() -> Any:
+    return dlib.shape_predictor(str(landmark_file()))
+
+
+@lru_cache(maxsize=1)
+def _flow() -> Any:
+    return cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)

@@ -23,6 +23,7 @@ from torch.utils.data import DataLoader, Subset
 from torch.utils.tensorboard import SummaryWriter
 
 from models.dataset import Crops, ReferenceMix
+from models.losses import detail_loss, log_error
 from models.networks.lite import Lite, LiteConfig
 from models.quantize import measure, quantize
 from receiver.generator import CHANNELS
@@ -43,6 +44,7 @@ class TrainConfig:
     clip_gradient: float = 1.0
     ema: float = 0.999
     align_weight: float = 0.2
+    detail_weight: float = 0.1
     seed: int = 0
     workers: int = 1
     bfloat16: bool = True
@@ -148,7 +150,10 @@ class Trainer:
             if self.step % 100 == 0:
                 for name, value in losses.items():
                     log.add_scalar(name, value.item(), self.step)
-                show(f"loss {losses['loss'].item():.4f}, gain {losses['gain_db'].item():.2f} dB")
+                show(
+                    f"loss {losses['loss'].item():.4f}, gain {losses['gain_db'].item():.2f} dB, "
+                    f"detail {losses['detail'].item():.4f}"
+                )
             if self.step % 1000 == 0:
                 self._log_pictures(log, batch)
             if time.monotonic() - saved > 60 * self.config.checkpoint_minutes:
@@ -175,13 +180,15 @@ class Trainer:
             restored, aligned = self._forward(batch)
         restored, aligned = restored.float(), aligned.float()
         pixels = log_error(restored - target)
+        detail = detail_loss(restored, target)
         # Only where there is a reference can it be aligned.
         align = ((aligned - target).abs().mean(dim=(1, 2, 3)) * guided).mean()
         with torch.no_grad():
             before, after = ((x - target).square().mean() for x in (degraded, restored))
         return {
-            "loss": pixels + self.config.align_weight * align,
+            "loss": pixels + self.config.align_weight * align + self.config.detail_weight * detail,
             "pixels": pixels.detach(),
+            "detail": detail.detach(),
             "align": align.detach(),
             "gain_db": 10 * torch.log10(before / after),
         }
@@ -205,15 +212,6 @@ class Trainer:
         rows = [batch["degraded"], batch["reference"], aligned, restored, batch["target"]]
         sheet = torch.cat([torch.cat(list(row[:6]), dim=2) for row in rows], dim=1)
         log.add_image("degraded reference aligned restored target", sheet.clamp(0, 1), self.step)
-
-
-def log_error(difference: Tensor) -> Tensor:
-    """Mean over the samples of log(MSE + 1e-4), scaled to about an L1 loss's gradient: PSNR itself.
-
-    Every sample weighs alike, however hard it is; beyond 40 dB there is nothing more to gain.
-    """
-    errors = difference.square().mean(dim=(1, 2, 3))
-    return 0.0125 * torch.log(errors + 1e-4).mean()
 
 
 def main() -> None:

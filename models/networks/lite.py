@@ -17,6 +17,8 @@ FLOW_SCALE = 8.0
 """Crop pixels for one unit of the flow head's output."""
 FLOW_LIMIT = 4.0
 """Units of the flow head's output, either way: farther off the landmarks never are."""
+LIMIT = 4.0
+"""Of every feature, either way."""
 
 
 @dataclass(frozen=True)
@@ -30,7 +32,10 @@ class LiteConfig:
 
 
 class ResidualBlock(nn.Module):
-    """x + conv(act(conv(x))), the second convolution starting at zero: an identity at first."""
+    """x + conv(relu(conv(x))), the second convolution starting at zero: an identity at first.
+
+    All values are bounded, so that 8-bit integers can hold them: on some faces they once ran away.
+    """
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -38,7 +43,7 @@ class ResidualBlock(nn.Module):
         self.conv2 = zeroed(nn.Conv2d(channels, channels, 3, padding=1))
 
     def forward(self, x: Tensor) -> Tensor:
-        return x + self.conv2(F.leaky_relu(self.conv1(x), 0.1))
+        return bounded(x + self.conv2(self.conv1(x).clamp(0.0, LIMIT)))
 
 
 class Fold(nn.Module):
@@ -73,9 +78,9 @@ class Align(nn.Module):
         self.flow = zeroed(nn.Conv2d(a, 2, 3, padding=1))
 
     def forward(self, degraded: Tensor, reference: Tensor, landmarks: Tensor) -> Tensor:
-        level1 = self.level1(F.leaky_relu(self.fold(degraded, reference, landmarks), 0.1))
-        level2 = self.level2(self.down(level1))  # (N, b, H/16, W/16)
-        flow = self.flow(self.merge(level1 + double(self.up(level2))))
+        level1 = self.level1(bounded(self.fold(degraded, reference, landmarks)))
+        level2 = self.level2(bounded(self.down(level1)))  # (N, b, H/16, W/16)
+        flow = self.flow(self.merge(bounded(level1 + double(self.up(level2)))))
         return FLOW_SCALE * flow.clamp(-FLOW_LIMIT, FLOW_LIMIT)
 
 
@@ -104,11 +109,11 @@ class Restore(nn.Module):
         self.unfold = zeroed(nn.Conv2d(a, 4 * 4 * (3 + 1), 3, padding=1))  # residual and gate
 
     def forward(self, degraded: Tensor, reference: Tensor, landmarks: Tensor) -> Tensor:
-        level1 = self.level1(F.leaky_relu(self.fold(degraded, reference, landmarks), 0.1))
-        level2 = self.level2(self.down1(level1))  # (N, b, H/8, W/8)
-        level3 = self.level3(self.down2(level2))  # (N, c, H/16, W/16)
-        x = self.merge2(level2 + double(self.up2(level3)))
-        x = self.merge1(level1 + double(self.up1(x)))  # (N, a, H/4, W/4)
+        level1 = self.level1(bounded(self.fold(degraded, reference, landmarks)))
+        level2 = self.level2(bounded(self.down1(level1)))  # (N, b, H/8, W/8)
+        level3 = self.level3(bounded(self.down2(level2)))  # (N, c, H/16, W/16)
+        x = self.merge2(bounded(level2 + double(self.up2(level3))))
+        x = self.merge1(bounded(level1 + double(self.up1(x))))  # (N, a, H/4, W/4)
         change = shuffle4(self.unfold(x))  # (N, 4, H, W)
         residual, gate = change[:, :3], change[:, 3:]
         return degraded + residual + gate * (reference - degraded)
@@ -146,6 +151,11 @@ def zeroed(conv: nn.Conv2d) -> nn.Conv2d:
     if conv.bias is not None:
         nn.init.zeros_(conv.bias)
     return conv
+
+
+def bounded(x: Tensor) -> Tensor:
+    """Clipped to `LIMIT`, either way."""
+    return x.clamp(-LIMIT, LIMIT)
 
 
 def double(x: Tensor) -> Tensor:

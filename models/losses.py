@@ -1,0 +1,85 @@
+"""What a generator is trained for: pixels, and detail as VMAF-NEG counts it.
+
+Pictures are Nx3xHxW RGB, float in [0, 1]; every loss is a scalar, and 0 for two equal pictures.
+"""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+SCALES = 4
+VIEWING = 3.0 * 1080.0 * math.pi / 180.0
+"""Pixels a degree, from three heights away of a 1080p screen (VMAF's)."""
+WAVELET = (0.482962913144690, 0.836516303737469, 0.224143868041857, -0.129409522550921)
+"""Daubechies 2, low pass."""
+
+
+def log_error(difference: Tensor) -> Tensor:
+    """Mean over the samples of log(MSE + 1e-4), scaled to about an L1 loss's gradient: PSNR itself.
+
+    Every sample weighs alike, however hard it is; beyond 40 dB there is nothing more to gain.
+    Alone not 0 for equal pictures, but log(1e-4).
+    """
+    errors = difference.square().mean(dim=(1, 2, 3))
+    return 0.0125 * torch.log(errors + 1e-4).mean()
+
+
+def luma(picture: Tensor) -> Tensor:
+    """Nx3xHxW in [0, 1] to Nx1xHxW of 0 to 255 (BT.601)."""
+    weights = picture.new_tensor([0.299, 0.587, 0.114]).mul(255.0).view(1, 3, 1, 1)
+    return (picture * weights).sum(dim=1, keepdim=True)
+
+
+def detail_loss(restored: Tensor, target: Tensor) -> Tensor:
+    """1 - DLM: which share of the target's wavelet coefficients is there, none more than once.
+
+    Li et al., "Image Quality Assessment by Separately Evaluating Detail Losses and Additive
+    Impairments", 2011; gain limited to 1 as in VMAF-NEG. What is there without belonging there
+    masks what lies under it.
+    """
+    x, y = luma(target), luma(restored)
+    numerator = denominator = x.new_zeros(len(x))
+    for scale in range(SCALES):
+        x, wanted = _wavelet(x)
+        y, found = _wavelet(y)
+        sensitivity = wanted.new_tensor(_sensitivity(scale)).view(1, 3, 1, 1)
+        share = (found * wanted / (wanted.square() + 1e-3)).clamp(0.0, 1.0)
+        kept = share * wanted
+        added = ((found - kept) * sensitivity).abs()
+        mask = F.avg_pool2d(added.sum(dim=1, keepdim=True), 3, 1, 1) * 9.0 + added.sum(1, True)
+        seen = F.relu((kept * sensitivity).abs() - mask / 30.0)
+        floor = 3 * (x[0].numel() / 32.0) ** (1 / 3)
+        numerator = numerator + _cubic(seen) + floor
+        denominator = denominator + _cubic((wanted * sensitivity).abs()) + floor
+    return 1.0 - (numerator / denominator).mean()
+
+
+def _cubic(bands: Tensor) -> Tensor:
+    """Nx3xHxW to N: the sum over the bands of each one's 3-norm."""
+    return (bands.pow(3).sum(dim=(2, 3)) + 1e-6).pow(1 / 3).sum(dim=1)
+
+
+def _wavelet(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Nx1xHxW to its half-size approximation and Nx3 details: horizontal, vertical, diagonal."""
+    low = x.new_tensor(WAVELET)
+    high = low.flip(0) * x.new_tensor([1.0, -1.0, 1.0, -1.0])
+    kernels = torch.stack([torch.outer(a, b) for a in (low, high) for b in (low, high)])
+    bands = F.conv2d(F.pad(x, (1, 2, 1, 2), mode="reflect"), kernels[:, None], stride=2)
+    return bands[:, :1], bands[:, 1:]
+
+
+def _sensitivity(scale: int) -> list[float]:
+    """The eye's for three orientations (Watson et al., "Visibility of Wavelet Noise", 1997)."""
+    amplitudes = (
+        (0.67234, 0.67234, 0.72709),
+        (0.41317, 0.41317, 0.49428),
+        (0.22727, 0.22727, 0.28688),
+        (0.11792, 0.11792, 0.15214),
+    )[scale]
+    thresholds = (
+        0.495 * 10.0 ** (0.466 * math.log10(2.0 ** (scale + 1) * 0.401 * g / VIEWING) ** 2)
+        for g in (1.0, 1.0, 0.534)
+    )
+    return [a / (2.0 * t) for a, t in zip(amplitudes, thresholds, strict=True)]
