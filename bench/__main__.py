@@ -3,10 +3,11 @@
 import argparse
 import sys
 
-from bench import browser, latency, quality, references
+from bench import bitrate, browser, latency, quality, references
 from receiver.errors import ReceiverError
 
 BENCHES = {
+    "bitrate": bitrate.main,
     "browser": browser.main,
     "latency": latency.main,
     "quality": quality.main,
@@ -24,7 +25,7 @@ def main() -> None:
     try:
         BENCHES[name](sys.argv[2:])
     except ReceiverError as error:
-        sys.exit(f"bench {name}: {error}")
+        parser.exit(2, f"bench {name}: {error}\n")
     except KeyboardInterrupt:
         sys.exit(f"bench {name}: interrupted")
 

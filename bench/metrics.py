@@ -85,9 +85,7 @@ def identity(picture: Picture, landmarks: Landmarks) -> NDArray[Any]:
     return np.array(_descriptor().compute_face_descriptor(np.ascontiguousarray(picture), shape))
 
 
-def flicker(
-    originals: list[Picture], pictures: list[Picture], cuts: Collection[int] = ()
-) -> float:
+def flicker(originals: list[Picture], pictures: list[Picture], cuts: Collection[int] = ()) -> float:
     """How much more successive pictures differ than the originals do, motion taken out.
 
     The previous picture is moved by the optical flow of the originals; what is left is the mean
