@@ -21,13 +21,15 @@ from onnxruntime.quantization import (
 )
 from torch import Tensor, nn
 
-from models.networks.lite import Align, Fold, ResidualBlock
+from models.networks.lite import Fold, ResidualBlock
 from receiver.generator import CHANNELS
 
 TAIL = 1e-4
 """Share of a tensor's values beyond each end of its range."""
 WEIGHT_LEVELS = 64
 """Weights are -64 to 64: products of 8-bit weights overflow in processors without VNNI."""
+CLIPPED = ("conv1", "down", "down1", "down2")
+"""Convolutions of `lite` whose output goes straight into a clip."""
 MEASURED = 100_000
 """Values of a tensor, at most, that its range is measured on."""
 
@@ -64,12 +66,16 @@ class Levels(nn.Module):
 class QuantizedConv2d(nn.Conv2d):
     """A convolution whose input, weights (one range a channel) and output are rounded."""
 
-    def __init__(self, conv: nn.Conv2d) -> None:
-        """Shares the weights of `conv`, under the same names."""
+    def __init__(self, conv: nn.Conv2d, clipped: bool) -> None:
+        """Shares the weights of `conv`, under the same names.
+
+        `clipped`: its output is clipped before it is rounded, by whatever takes it in.
+        """
         shape: Any = conv.kernel_size, conv.stride, conv.padding
         super().__init__(conv.in_channels, conv.out_channels, *shape)
         self.weight, self.bias = conv.weight, conv.bias
-        self.before, self.after = Levels(), Levels()
+        self.before = Levels()
+        self.after = nn.Identity() if clipped else Levels()
 
     def forward(self, x: Tensor) -> Tensor:
         """As nn.Conv2d."""
@@ -85,25 +91,17 @@ class QuantizedConv2d(nn.Conv2d):
 def quantize(network: nn.Module) -> None:
     """Replaces the network's convolutions, in place, by rounding ones of the same weights.
 
-    Those that fold pixels into channels stay: they see the picture itself, and are cheap. So do
-    those of the flow, whose few pixels out of hundreds of values want finer steps.
+    Those that fold pixels into channels stay: they see the picture itself, and are cheap. So does
+    the flow's, whose few pixels out of 64 want finer steps.
     """
-    apart = {
-        part
-        for module in network.modules()
-        if isinstance(module, Fold | Align)
-        for part in module.modules()
-    }
     for module in list(network.modules()):
-        if module in apart:
+        if isinstance(module, Fold):
             continue
         for name, child in list(module.named_children()):
-            if isinstance(child, nn.Conv2d):
-                setattr(module, name, QuantizedConv2d(child))
+            if isinstance(child, nn.Conv2d) and name != "flow":
+                setattr(module, name, QuantizedConv2d(child, name in CLIPPED))
     for block in network.modules():
-        if (
-            isinstance(block, ResidualBlock) and block not in apart
-        ):  # the sum, too, is made of rounded values
+        if isinstance(block, ResidualBlock):  # the sum, too, is made of rounded values
             block.register_forward_pre_hook(lambda block, inputs: (block.conv1.before(*inputs),))
 
 
@@ -151,9 +149,10 @@ def write_int8(source: Path, target: Path, known: dict[str, tuple[float, float]]
             skipped.append(node.name)
             continue
         for tensor, side in ((node.input[0], "before"), (node.output[0], "after")):
-            low, high = known[f"{name}.{side}"]
-            bounds = {"rmin": np.float32(low), "rmax": np.float32(high)}
-            overrides.setdefault(tensor, [bounds])
+            if f"{name}.{side}" in known:
+                low, high = known[f"{name}.{side}"]
+                bounds = {"rmin": np.float32(low), "rmax": np.float32(high)}
+                overrides.setdefault(tensor, [bounds])
     with tempfile.TemporaryDirectory() as folder:
         unfinished = Path(folder) / target.name
         quantize_static(
@@ -161,7 +160,7 @@ def write_int8(source: Path, target: Path, known: dict[str, tuple[float, float]]
             str(unfinished),
             _OneSample(),
             quant_format=QuantFormat.QDQ,
-            op_types_to_quantize=["Conv"],
+            op_types_to_quantize=["Conv", "Clip"],
             nodes_to_exclude=skipped,
             per_channel=True,
             reduce_range=True,
