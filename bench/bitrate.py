@@ -27,6 +27,7 @@ from receiver.generator import Generator
 
 GRID = (30.0, 50.0, 75.0, 100.0, 150.0, 200.0, 300.0, 450.0, 700.0, 1000.0)
 """Target bitrates in kbit/s."""
+TICKS = (25, 50, 100, 200, 400, 800, 1600, 3200)
 METRICS = {"vmaf_neg": "VMAF-NEG", "psnr": "PSNR dB"}
 OUT = Path("bench-output/bitrate")
 
@@ -142,6 +143,7 @@ def plot(means: list[Mean], path: Path) -> None:
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(11, 7), layout="constrained")
+    rates = [rate for rate in TICKS if means[0].stream_kbps / 2 < rate < means[-1].kbps * 2]
     for (above, below), (metric, label) in zip(
         figure.subplots(2, 2, sharex=True).T, METRICS.items(), strict=True
     ):
@@ -163,7 +165,9 @@ def plot(means: list[Mean], path: Path) -> None:
         below.set_xlabel("kb/s")
         for axes in (above, below):
             axes.set_xscale("log")
-            axes.grid(alpha=0.3, which="both")
+            axes.set_xticks(rates, [f"{rate:.0f}" for rate in rates], minor=False)
+            axes.set_xticks([], minor=True)
+            axes.grid(alpha=0.3)
     figure.savefig(path, dpi=110)
 
 
