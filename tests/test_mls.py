@@ -1,6 +1,8 @@
 """The warp against affine moving least squares written out point by point."""
 
+import cv2
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
@@ -79,6 +81,21 @@ def test_the_coarse_grid_is_close_to_every_pixel_on_its_own(target):
     errors = np.abs(warped[ys.ravel(), xs.ravel(), :2] - exact)
     assert np.median(errors) < 0.6
     assert errors.max() < 8.0  # beside a landmark, where the map has its cusps
+
+
+@pytest.mark.parametrize("kind", [np.uint8, np.float32])
+def test_a_bent_picture_is_the_map_at_every_pixel(kind):
+    """For an affine move the grid loses nothing, and what remains is OpenCV's own sampling."""
+    image = np.random.default_rng(4).uniform(0, 255, (64, 96, 3)).astype(kind)
+    source = (PLACES @ [[0.97, 0.1], [-0.08, 1.04]] + (-7, 5)).astype(np.float32)
+    target = PLACES.astype(np.float32)
+    y, x = np.mgrid[0:64, 0:96]
+    exact = mls_map(source, target, np.column_stack([x.ravel(), y.ravel()]).astype(np.float64))
+    maps = exact.T.reshape(2, 64, 96).astype(np.float32)
+    expected = cv2.remap(image, *maps, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+    np.testing.assert_allclose(
+        warp(image, source, target).astype(float), expected, atol=1 if kind == np.uint8 else 0.1
+    )
 
 
 def test_shape_and_type_are_kept():
