@@ -42,6 +42,47 @@ def test_the_landmarks_lie_within_the_face(portrait):
     assert top < y < bottom
 
 
+def test_the_landmarks_are_those_of_dlib(portrait):
+    tracker, box = FaceTracker(), np.array([230.4, 161.2, 402.0, 333.5])
+    predict, found = tracker._predict, []
+    tracker._predict = lambda *arguments: found.append(predict(*arguments)) or found[0]
+    landmarks = tracker._landmarks(luma(portrait[0]), box)
+    assert landmarks.dtype == np.float32
+    assert landmarks.tolist() == [[point.x, point.y] for point in found[0].parts()]
+
+
+def test_landmarks_may_lie_outside_of_the_picture():
+    landmarks = FaceTracker()._landmarks(EMPTY, np.array([-90.0, -80.0, 60.0, 70.0]))
+    assert landmarks.shape == (68, 2)
+    assert landmarks.min() < 0
+
+
+def test_rows_may_be_padded(portrait):
+    """As those of decoded pictures are where the width is not a multiple of 64."""
+    whole = luma(portrait[0])
+    padded = np.zeros((480, 704), np.uint8)
+    padded[:, :640] = whole
+    (face,), (same,) = FaceTracker().track(whole), FaceTracker().track(padded[:, :640])
+    np.testing.assert_array_equal(face.landmarks, same.landmarks)
+    np.testing.assert_array_equal(face.box, same.box)
+
+
+def test_the_box_goes_where_the_landmarks_go(portrait):
+    """The detector's box moves, turns and grows with the measured landmarks."""
+    tracker = FaceTracker()
+    (first,) = tracker.track(luma(portrait[0]))
+    measured = tracker._landmarks(luma(portrait[0]), first.box)
+    turn, shift = 1.1 * np.exp(0.2j), 30 - 20j
+    moved = (measured @ (1, 1j)) * turn + shift
+    tracker._landmarks = lambda *_: np.stack([moved.real, moved.imag], axis=1).astype(np.float32)
+    tracker.track(luma(portrait[0]))
+    (face,) = tracker.track(luma(portrait[0]))
+    centre, expected = ((box[:2] + box[2:]) / 2 @ (1, 1j) for box in (face.box, first.box))
+    assert abs(centre - (expected * turn + shift)) < 0.1
+    sides, before = (box[2:] - box[:2] for box in (face.box, first.box))
+    np.testing.assert_allclose(sides, 1.1 * before, rtol=1e-3)
+
+
 def test_without_a_face_there_is_none():
     tracker = FaceTracker()
     assert [tracker.track(EMPTY) for _ in range(12)] == [[]] * 12
