@@ -20,6 +20,11 @@ EYE_X, EYE_Y = (0.38, 0.62), 0.45
 FEATHER = 24
 """Width in crop pixels of the border over which a pasted crop fades out."""
 
+_DOT = 5
+"""A landmark's dot does not reach farther from its centre's pixel than this many."""
+_AROUND = 2 * _DOT + 1
+"""Pixels around the landmark image in which dots may lie that are partly or wholly outside."""
+
 Affine: TypeAlias = NDArray[np.float64]
 """2x3: maps a point (x, y, 1)."""
 
@@ -179,11 +184,32 @@ def feather_mask() -> NDArray[np.float32]:
 
 def draw_landmarks(landmarks: Landmarks) -> NDArray[np.float32]:
     """68x2 crop landmarks as the generator's landmark image: 256x256 float32, white on black."""
-    image = np.zeros((CROP, CROP), np.uint8)
-    fixed = np.round(np.clip(landmarks, -CROP, 2 * CROP) * 16).astype(int)
-    for x, y in fixed.tolist():
-        cv2.circle(image, (x, y), 32, 255, cv2.FILLED, cv2.LINE_AA, shift=4)
-    return image.astype(np.float32) / 255.0
+    # np.clip takes three times as long for so few numbers.
+    near = np.maximum(np.minimum(landmarks, CROP + _DOT), -1 - _DOT)
+    whole, part = np.divmod(np.rint(near * 16).astype(np.intp) + 16 * _AROUND, 16)
+    width = CROP + 2 * _AROUND
+    pixels, shades = _dots(width)
+    places = (whole[:, 1] * width + whole[:, 0])[:, None] + pixels
+    dark = np.ones((width, width), np.float32)
+    np.multiply.at(dark.ravel(), places.ravel(), shades[part[:, 1] * 16 + part[:, 0]].ravel())
+    return 1.0 - dark[_AROUND:-_AROUND, _AROUND:-_AROUND]
+
+
+@lru_cache(maxsize=1)
+def _dots(width: int) -> tuple[NDArray[np.intp], NDArray[np.float32]]:
+    """A landmark's dot, of radius 2, at each sixteenth of a pixel down and across.
+
+    Returns:
+        Where its N pixels lie in a flat image of this width, seen from the centre's whole pixel,
+        and 256xN: by what each multiplies the darkness there, from 1 (none of it) to 0 (white).
+    """
+    drawn = np.zeros((256, 2 * _DOT + 1, 2 * _DOT + 1), np.uint8)
+    for index, dot in enumerate(drawn):
+        centre = (16 * _DOT + index % 16, 16 * _DOT + index // 16)
+        cv2.circle(dot, centre, 32, 255, cv2.FILLED, cv2.LINE_AA, shift=4)
+    rows, columns = np.nonzero(drawn.any(axis=0))
+    pixels = ((rows - _DOT) * width + columns - _DOT).astype(np.intp)
+    return pixels, np.float32(1.0) - drawn[:, rows, columns].astype(np.float32) / np.float32(255.0)
 
 
 def _sample(plane: Plane, affine: Affine, interpolation: int = cv2.INTER_LINEAR) -> Plane:

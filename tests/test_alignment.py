@@ -1,6 +1,7 @@
 """Crops out of a frame and back into it."""
 
 import av
+import cv2
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -151,6 +152,42 @@ def test_landmarks_are_white_dots_on_black():
     assert image[70, 50] == 1.0
     assert image[70, 60] == 0.0
     assert 4 < image.sum() < 40
+
+
+def circles(landmarks: np.ndarray) -> np.ndarray:
+    """The landmark image as the generators were trained with it: a circle after the other."""
+    image = np.zeros((CROP, CROP), np.uint8)
+    for x, y in np.round(landmarks * 16).astype(int).tolist():
+        cv2.circle(image, (x, y), 32, 255, cv2.FILLED, cv2.LINE_AA, shift=4)
+    return image / 255
+
+
+def test_a_dot_is_opencvs_circle_at_every_sixteenth_of_a_pixel():
+    for y, x in np.ndindex(16, 16):
+        landmarks = np.full((68, 2), -100, np.float32)
+        landmarks[30] = 60 + 9 * x + x / 16, 50 + y / 16
+        np.testing.assert_allclose(draw_landmarks(landmarks), circles(landmarks), atol=1e-6)
+
+
+def test_dots_that_overlap_are_as_opencv_draws_them():
+    rng = np.random.default_rng(2)
+    for _ in range(20):
+        landmarks = rng.uniform(100, 140, (68, 2)).astype(np.float32)
+        error = np.abs(draw_landmarks(landmarks) - circles(landmarks))
+        assert error.max() < 4 / 255  # OpenCV rounds after each
+        assert error.mean() < 0.1 / 255
+
+
+@pytest.mark.parametrize("place", [(-1e6, 50), (300, 1e9), (-11.5, -11.5), (268, 268)])
+def test_a_landmark_outside_is_not_to_be_seen(place):
+    assert draw_landmarks(np.full((68, 2), place, np.float32)).max() == 0
+
+
+def test_a_landmark_on_the_border_is_cut():
+    image = draw_landmarks(np.full((68, 2), (0, CROP - 1), np.float32))
+    assert image[CROP - 1, 0] == 1
+    assert image[CROP - 1, CROP // 2 :].max() == 0  # not wrapped to another row
+    assert image[: CROP - 6].max() == 0
 
 
 @pytest.mark.parametrize("pixel_format", ["yuv420p", "yuvj420p"])
