@@ -1,6 +1,8 @@
 """From the frame to an aligned 256x256 crop of a face, and back into the frame."""
 
+from collections.abc import Iterable
 from functools import lru_cache
+from math import ceil, floor, hypot
 from typing import Any, TypeAlias, cast
 
 import av
@@ -34,6 +36,9 @@ Plane: TypeAlias = NDArray[Any]
 Crop: TypeAlias = NDArray[np.float32]
 """3x256x256 RGB in [0, 1], a face with its eyes aligned: what a generator takes and gives."""
 
+Matrix: TypeAlias = list[list[float]]
+"""Rows of the weights of three channels: plain numbers, as OpenCV's functions take them."""
+
 Region: TypeAlias = tuple[float, float, float, float]
 """Left, top, right, bottom as fractions of a picture's width and height."""
 
@@ -45,11 +50,10 @@ PLANAR_420 = ("yuv420p", "yuvj420p")
 
 def crop_from_frame(landmarks: Landmarks) -> Affine:
     """The similarity that takes both eye centroids of 68x2 frame landmarks to their crop places."""
-    right = landmarks[36:42].mean(axis=0, dtype=np.float64)
-    left = landmarks[42:48].mean(axis=0, dtype=np.float64)
-    across = complex(*(left - right))
-    turn = (EYE_X[1] - EYE_X[0]) * CROP / (across or 1e-9)
-    offset = complex(EYE_X[0] * CROP, EYE_Y * CROP) - turn * complex(*right)
+    eyes = landmarks[36:48].reshape(2, 6, 2).mean(axis=1, dtype=np.float64).tolist()
+    right, left = (complex(x, y) for x, y in eyes)
+    turn = (EYE_X[1] - EYE_X[0]) * CROP / (left - right or 1e-9)
+    offset = complex(EYE_X[0] * CROP, EYE_Y * CROP) - turn * right
     return np.array([[turn.real, -turn.imag, offset.real], [turn.imag, turn.real, offset.imag]])
 
 
@@ -62,9 +66,9 @@ def transform(points: Landmarks, affine: Affine) -> Landmarks:
 def planes(frame: av.VideoFrame) -> tuple[Plane, Plane, Plane]:
     """The Y (HxW), U and V (half of each, rounded up) planes of a 4:2:0 frame, without a copy."""
     y, u, v = (
-        np.frombuffer(cast(Any, plane), np.uint8).reshape(-1, plane.line_size)[
-            : plane.height, : plane.width
-        ]
+        np.ndarray(
+            (plane.height, plane.width), np.uint8, cast(Any, plane), strides=(plane.line_size, 1)
+        )
         for plane in frame.planes
     )
     return y, u, v
@@ -114,15 +118,12 @@ def extract_crop(frame: av.VideoFrame, affine: Affine) -> Crop:
     """
     y, u, v = planes(frame)
     chroma = _at_half_size(affine)
-    yuv = np.empty((3, CROP * CROP), np.float32)
-    yuv[0] = _sample(y, affine, cv2.INTER_CUBIC).ravel()
-    yuv[1] = _sample(u, chroma).ravel()
-    yuv[2] = _sample(v, chroma).ravel()
-    matrix = _rgb_from_yuv(*_colours(frame))
-    rgb = _mixed(matrix[:, :3], yuv)
-    rgb += matrix[:, 3:]
+    yuv = (_sample(y, affine, cv2.INTER_CUBIC), _sample(u, chroma), _sample(v, chroma))
+    rgb = np.empty((3, CROP, CROP), np.float32)
+    for channel, (*weights, offset) in zip(rgb, _rgb_from_yuv(*_colours(frame)), strict=True):
+        _mix(yuv, weights, offset, channel)
     np.clip(rgb, 0.0, 1.0, out=rgb)
-    return rgb.reshape(3, CROP, CROP)
+    return rgb
 
 
 def picture_of(crop: Crop) -> Picture:
@@ -134,7 +135,10 @@ def picture_of(crop: Crop) -> Picture:
 
 def crop_of(picture: Picture) -> Crop:
     """A 256x256x3 uint8 RGB picture as a crop."""
-    return np.stack(cv2.split(picture)).astype(np.float32) * np.float32(1.0 / 255.0)
+    crop = np.empty((3, *picture.shape[:2]), np.float32)
+    for levels, channel in zip(cv2.split(picture), crop, strict=True):
+        np.multiply(levels, np.float32(1.0 / 255.0), out=channel)
+    return crop
 
 
 def psnr_db(a: Crop, b: Crop) -> float:
@@ -152,20 +156,19 @@ def paste_residual(frame: av.VideoFrame, residual: Crop, affine: Affine) -> None
         residual: restored crop minus degraded crop.
         affine: the crop's `crop_from_frame`.
     """
-    deltas = _mixed(_yuv_from_rgb(*_colours(frame)), residual.reshape(3, -1))
-    deltas *= feather_mask().ravel()
     chroma = _at_half_size(affine)
-    for plane, delta, to_crop in zip(
-        planes(frame), deltas.reshape(3, CROP, CROP), (affine, chroma, chroma), strict=True
+    delta = np.empty((CROP, CROP), np.float32)
+    for plane, weights, to_crop in zip(
+        planes(frame), _yuv_from_rgb(*_colours(frame)), (affine, chroma, chroma), strict=True
     ):
         left, top, right, bottom = _region(to_crop, plane.shape)
         if left >= right or top >= bottom:
             continue
-        in_region = to_crop.copy()
-        in_region[:, 2] += to_crop[:, :2] @ (left, top)
+        _mix(residual, weights, 0.0, delta)
+        cv2.multiply(delta, feather_mask(), dst=delta)
         moved = cv2.warpAffine(
             delta,
-            in_region,
+            _from_corner(to_crop, left, top),
             (right - left, bottom - top),
             flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP,
         )
@@ -214,7 +217,7 @@ def _dots(width: int) -> tuple[NDArray[np.intp], NDArray[np.float32]]:
 
 def _sample(plane: Plane, affine: Affine, interpolation: int = cv2.INTER_LINEAR) -> Plane:
     """One plane's 256x256 crop. A face larger than the crop is averaged down first."""
-    shrink = round(1.0 / max(np.hypot(affine[0, 0], affine[1, 0]), 1e-6))
+    shrink = round(1.0 / max(hypot(affine[0, 0], affine[1, 0]), 1e-6))
     if shrink > 1:
         left, top, right, bottom = _region(affine, plane.shape)
         width, height = (right - left) // shrink, (bottom - top) // shrink
@@ -223,8 +226,7 @@ def _sample(plane: Plane, affine: Affine, interpolation: int = cv2.INTER_LINEAR)
             plane = cv2.resize(part, (width, height), interpolation=cv2.INTER_AREA)
             # A small pixel's centre lies at shrink * i + (shrink - 1) / 2 of the large ones.
             middle = (shrink - 1) / 2
-            affine = affine.copy()
-            affine[:, 2] += affine[:, :2] @ (left + middle, top + middle)
+            affine = _from_corner(affine, left + middle, top + middle)
             affine[:, :2] *= shrink
     return cv2.warpAffine(
         plane, affine, (CROP, CROP), flags=interpolation, borderMode=cv2.BORDER_REPLICATE
@@ -233,20 +235,25 @@ def _sample(plane: Plane, affine: Affine, interpolation: int = cv2.INTER_LINEAR)
 
 def _region(affine: Affine, shape: tuple[int, ...]) -> tuple[int, int, int, int]:
     """Left, top, right, bottom (the latter two exclusive) of the crop in a plane of this shape."""
-    corners = np.array([[-1, -1], [CROP, -1], [-1, CROP], [CROP, CROP]], np.float64)
-    back = cv2.invertAffineTransform(affine)
-    corners = corners @ back[:, :2].T + back[:, 2]
-    left, top = np.floor(corners.min(axis=0)).astype(int).tolist()
-    right, bottom = np.ceil(corners.max(axis=0)).astype(int).tolist()
-    return max(left, 0), max(top, 0), min(right + 1, shape[1]), min(bottom + 1, shape[0])
+    (a, b, x), (c, d, y) = cv2.invertAffineTransform(affine).tolist()
+    middle, half = (CROP - 1) / 2, (CROP + 1) / 2
+    x, y = x + middle * (a + b), y + middle * (c + d)
+    width, height = half * (abs(a) + abs(b)), half * (abs(c) + abs(d))
+    left, top = max(floor(x - width), 0), max(floor(y - height), 0)
+    return left, top, min(ceil(x + width) + 1, shape[1]), min(ceil(y + height) + 1, shape[0])
 
 
 def _at_half_size(affine: Affine) -> Affine:
     """The same crop out of a chroma plane, whose samples lie in the middle of four luma ones."""
-    half = affine.copy()
-    half[:, 2] += affine[:, :2] @ (0.5, 0.5)
+    half = _from_corner(affine, 0.5, 0.5)
     half[:, :2] *= 2.0
     return half
+
+
+def _from_corner(affine: Affine, left: float, top: float) -> Affine:
+    """The same map for places that are counted from (left, top)."""
+    (a, b, x), (c, d, y) = affine.tolist()
+    return np.array([[a, b, x + a * left + b * top], [c, d, y + c * left + d * top]])
 
 
 def _colours(frame: av.VideoFrame) -> tuple[bool, bool]:
@@ -255,22 +262,22 @@ def _colours(frame: av.VideoFrame) -> tuple[bool, bool]:
     return frame.colorspace == Colorspace.ITU709, full_range
 
 
-def _mixed(matrix: NDArray[np.float32], channels: NDArray[np.float32]) -> NDArray[np.float32]:
-    """The product of a 3x3 matrix and 3xN channels.
+def _mix(
+    channels: Iterable[NDArray[Any]], weights: Iterable[float], offset: float, out: Plane
+) -> None:
+    """Puts the weighted sum of three channels, and an offset, into `out`.
 
     Not by `@`: BLAS would share out so large a product to threads that then spin for a while, and
     the generator, next in turn, would be a fifth slower.
     """
-    mixed = np.empty_like(channels)
-    for row, (a, b, c) in zip(mixed, matrix, strict=True):
-        np.multiply(channels[0], a, out=row)
-        row += channels[1] * b
-        row += channels[2] * c
-    return mixed
+    first, second, *others = (pair for pair in zip(channels, weights, strict=True) if pair[1])
+    cv2.addWeighted(*first, *second, offset, dst=out, dtype=cv2.CV_32F)
+    for channel, weight in others:
+        cv2.addWeighted(out, 1.0, channel, weight, 0.0, dst=out, dtype=cv2.CV_32F)
 
 
 @lru_cache(maxsize=4)
-def _rgb_from_yuv(bt709: bool, full_range: bool) -> NDArray[np.float32]:
+def _rgb_from_yuv(bt709: bool, full_range: bool) -> Matrix:
     """3x4: takes 8-bit Y, U, V, 1 to R, G, B in [0, 1] (ITU-T H.273, MatrixCoefficients)."""
     kr, kb = (0.2126, 0.0722) if bt709 else (0.299, 0.114)
     luma, chroma, black = (255.0, 255.0, 0.0) if full_range else (219.0, 224.0, 16.0)
@@ -284,10 +291,11 @@ def _rgb_from_yuv(bt709: bool, full_range: bool) -> NDArray[np.float32]:
         ]
     )
     offset = -matrix @ (black, 128.0, 128.0)
-    return np.column_stack([matrix, offset]).astype(np.float32)
+    return cast(Matrix, np.column_stack([matrix, offset]).tolist())
 
 
 @lru_cache(maxsize=4)
-def _yuv_from_rgb(bt709: bool, full_range: bool) -> NDArray[np.float32]:
+def _yuv_from_rgb(bt709: bool, full_range: bool) -> Matrix:
     """3x3: takes a difference of R, G, B in [0, 1] to one of 8-bit Y, U, V."""
-    return np.linalg.inv(_rgb_from_yuv(bt709, full_range)[:, :3])
+    rgb_from_yuv = np.array(_rgb_from_yuv(bt709, full_range))[:, :3]
+    return cast(Matrix, np.linalg.inv(rgb_from_yuv).tolist())

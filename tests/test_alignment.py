@@ -125,6 +125,63 @@ def test_colours_are_those_of_ffmpeg(portrait, colorspace, name, color_range):
     assert error.mean() < 2.0, name
 
 
+def luma_weights(colorspace: int) -> np.ndarray:
+    """Of R, G and B, as ITU-T H.273 has them for BT.709 (1) and BT.601 (5)."""
+    kr, kb = (0.2126, 0.0722) if colorspace == 1 else (0.299, 0.114)
+    return np.array([kr, 1 - kr - kb, kb])
+
+
+@pytest.mark.parametrize("colorspace", [1, 5])
+@pytest.mark.parametrize(
+    ("color_range", "steps", "black"), [(1, (219, 224), 16), (2, (255,) * 2, 0)]
+)
+def test_colours_follow_the_formula(colorspace, color_range, steps, black):
+    """Y' = Kr R + Kg G + Kb B, Cb = (B - Y') / (2 - 2 Kb), Cr likewise (H.273, equations 38 on)."""
+    frame = noise_frame(320, 300)
+    frame.colorspace, frame.color_range = colorspace, color_range
+    planes(frame)[1][:], planes(frame)[2][:] = 100, 150
+    rgb = extract_crop(frame, np.array([[1.0, 0.0, -20.0], [0.0, 1.0, -30.0]]))
+    kr, kg, kb = luma_weights(colorspace)
+    luma = (planes(frame)[0][30 : 30 + CROP, 20 : 20 + CROP].astype(float) - black) / steps[0]
+    blue = luma + (2 - 2 * kb) * (100 - 128) / steps[1]
+    red = luma + (2 - 2 * kr) * (150 - 128) / steps[1]
+    green = (luma - kr * red - kb * blue) / kg
+    np.testing.assert_allclose(rgb, np.clip([red, green, blue], 0, 1), atol=1e-5)
+
+
+@pytest.mark.parametrize("colorspace", [1, 5])
+@pytest.mark.parametrize(("color_range", "steps"), [(1, (219, 224)), (2, (255, 255))])
+def test_a_change_of_colour_follows_the_formula(colorspace, color_range, steps):
+    frame = plain_frame(320, 300)
+    frame.colorspace, frame.color_range = colorspace, color_range
+    pasted = copy_frame(frame)
+    change = np.array([0.15, -0.06, 0.1])
+    residual = np.broadcast_to(change[:, None, None], (3, CROP, CROP)).astype(np.float32)
+    paste_residual(pasted, residual, np.array([[1.0, 0.0, -20.0], [0.0, 1.0, -30.0]]))
+    kr, _, kb = luma_weights(colorspace)
+    luma = luma_weights(colorspace) @ change
+    expected = (
+        steps[0] * luma,
+        steps[1] * (change[2] - luma) / (2 - 2 * kb),
+        steps[1] * (change[0] - luma) / (2 - 2 * kr),
+    )
+    for before, after, gain in zip(planes(frame), planes(pasted), expected, strict=True):
+        y, x = (side // 2 for side in before.shape)
+        gained = (
+            after[y - 20 : y + 20, x - 20 : x + 20].astype(int)
+            - before[y - 20 : y + 20, x - 20 : x + 20]
+        )
+        assert (gained == round(gain)).all()
+
+
+def test_a_picture_becomes_a_crop_and_again_that_picture():
+    picture = np.random.default_rng(5).integers(0, 256, (CROP, CROP, 3)).astype(np.uint8)
+    crop = crop_of(picture)
+    assert crop.dtype == np.float32
+    np.testing.assert_array_equal(crop, picture.transpose(2, 0, 1) * np.float32(1 / 255))
+    np.testing.assert_array_equal(picture_of(crop), picture)
+
+
 def test_a_copy_is_another_frame_with_the_same_pixels(portrait):
     frame = portrait[3]
     frame.pts = 12345
@@ -133,6 +190,16 @@ def test_a_copy_is_another_frame_with_the_same_pixels(portrait):
     assert (copy.pts, copy.time_base) == (frame.pts, frame.time_base)
     planes(copy)[0][:] = 0
     assert not same_pixels(copy, frame)
+
+
+def test_rows_may_be_padded():
+    """Decoders pad rows otherwise than frames that are made here."""
+    padded = np.random.default_rng(1).integers(0, 256, (72, 128)).astype(np.uint8)
+    frame = av.VideoFrame.from_numpy_buffer(padded, "yuv420p", width=90)
+    copy = copy_frame(frame)
+    assert copy.planes[0].line_size != frame.planes[0].line_size == 128
+    assert np.array_equal(planes(copy)[0], padded[:48, :90])
+    assert same_pixels(copy, frame)
 
 
 def test_the_mask_is_whole_inside_and_gone_at_the_border():
