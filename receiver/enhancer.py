@@ -7,6 +7,7 @@ from functools import partial
 
 import av
 import numpy as np
+from numpy.typing import NDArray
 
 from keyframes import (
     Admission,
@@ -120,15 +121,17 @@ class Enhancer:
         self.stats.keyframes = sum(len(self.people[face.track_id].keyframes) for face in faces)
         references = [self._reference(*seen) for seen in zip(faces, crops, shots, strict=True)]
         with self.stats.stage("landmarks"):
-            drawn = np.stack([draw_landmarks(points)[None] for points in landmarks])
+            drawn = _batch([draw_landmarks(points)[None] for points in landmarks])
         with self.stats.stage("generator"):
-            restored = self.generator.restore(np.stack(crops), np.stack(references), drawn)
+            restored = self.generator.restore(_batch(crops), _batch(references), drawn)
             np.clip(restored, 0.0, 1.0, out=restored)
         with self.stats.stage("copy"):
             enhanced = copy_frame(video)
         with self.stats.stage("paste"):
             for face, crop, picture in zip(faces, crops, restored, strict=True):
-                residual = (picture - crop) * np.float32(self._strength)
+                residual = np.subtract(picture, crop, out=picture)
+                if self._strength < 1.0:
+                    residual *= self._strength
                 paste_residual(enhanced, residual, face.crop_from_frame)
         return enhanced
 
@@ -212,3 +215,8 @@ class Enhancer:
             return crop
         with self.stats.stage("warp"):
             return crop_of(warp(choice[0].crop, choice[0].landmarks, shot.landmarks))
+
+
+def _batch(pictures: list[NDArray[np.float32]]) -> NDArray[np.float32]:
+    """N pictures as one array; a single one, the usual case, without a copy."""
+    return pictures[0][None] if len(pictures) == 1 else np.stack(pictures)
