@@ -13,12 +13,13 @@ from collections import defaultdict, deque
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
 from fractions import Fraction
-from itertools import chain, islice
+from itertools import chain, compress, islice
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
 import av
 import numpy as np
+from numpy.typing import NDArray
 from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
@@ -58,7 +59,7 @@ class Scenario:
     """How a clip is sent: one encoding after the other, each for some seconds.
 
     Attributes:
-        turning: whether only clips are taken whose heads turn.
+        turning: whether only faces that are turned away from where they mostly look are judged.
     """
 
     name: str
@@ -186,16 +187,19 @@ def _cut(frame: av.VideoFrame, scale: float, centre: np.ndarray[Any, Any]) -> av
     return cut_frame(shrunk, left, top, *size)
 
 
-def is_turning(frames: list[av.VideoFrame]) -> bool:
-    """Whether the head turns: the tip of the nose moves against the eyes, whose place is fixed."""
-    tracker = FaceTracker()
-    faces = [face for frame in frames[::3] for face in tracker.track(planes(frame)[0])[:1]]
-    noses = [transform(face.landmarks, face.crop_from_frame)[30, 0] for face in faces]
-    return len(noses) > 10 and float(np.subtract(*np.percentile(noses, [95, 5]))) > TURN
+def turned(landmarks: list[Landmarks]) -> NDArray[np.bool_]:
+    """Which of a clip's faces are turned away from where it mostly looks.
+
+    The tip of the nose moves against the eyes, whose place in the crop is fixed.
+    """
+    noses = np.array([points[30, 0] for points in landmarks])
+    return np.asarray(np.abs(noses - np.median(noses)) > TURN)
 
 
-TURN = 20.0
-"""Crop pixels between the nose's places (5th to 95th percentile) from which on a head turns."""
+TURN = 12.0
+"""Crop pixels by which the nose is off its median place from which on a head counts as turned."""
+MIN_TURNED = 15
+"""Turned faces of a clip, at least, for it to say anything."""
 
 
 def send(frames: list[av.VideoFrame], rate: Fraction, scenario: Scenario) -> Sent:
@@ -233,6 +237,10 @@ def restore_clip(
             seen[name].pictures.append(picture_of(crop))
         landmarks = transform(faces[0].landmarks, faces[0].crop_from_frame)
         seen["landmarks"].pictures.append(landmarks)
+    if scenario.turning:
+        kept = turned(seen["landmarks"].pictures)
+        for faces_seen in seen.values():
+            faces_seen.pictures = list(compress(faces_seen.pictures, kept))
     return dict(seen)
 
 
@@ -380,16 +388,15 @@ def main(arguments: list[str]) -> None:
             frames, rate = call_view(path, longest)
             if not frames or face_height(frames) < args.min_face:
                 continue
-            turning = is_turning(frames)
             for scenario in chosen:
-                if scenario.turning and not turning:
-                    continue
                 seconds = sum(part for _, part in scenario.parts)
                 task = bar.add_task(f"{path.stem}, {scenario.name}", total=round(seconds * rate))
                 advance = lambda task=task: bar.advance(task)  # noqa: E731
                 seen = restore_clip(frames, rate, scenario, generator, advance)
-                results += judge(seen, scenario, path.stem, seconds)
                 bar.remove_task(task)
+                if scenario.turning and len(seen["landmarks"].pictures) < MIN_TURNED:
+                    continue
+                results += judge(seen, scenario, path.stem, seconds)
                 if args.json:
                     write(args.json, args.model, results)
     if not results:
