@@ -1,0 +1,323 @@
+"""The paper's generator: multi-scale features fused by ASFF blocks, brought in by SFT blocks.
+
+Agnolucci et al., "Perceptual Quality Improvement in Videoconferencing using Keyframes-based GAN",
+2023, section 3 and figure 3: "MSF w/ ASFF w/ SFT", and the variants of table 4. One backbone sees
+the degraded crop, the warped reference and the landmarks; at every scale an ASFF block takes from
+the reference what fits; a decoder that starts from the degraded crop's deepest features is
+modulated by the fused ones and grows to the crop's size. The authors pad circularly, which wraps
+the crop's borders; here is reflection. The backbone pads with zeros, as its weights were trained.
+"""
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from models.networks.backbones import BACKBONES
+from models.networks.spectral import spectral_norm
+
+DILATIONS = (4, 3, 2, 1)
+TAIL = {"vgg19": 64, "mobilenet-v3-large": 16, "mobilenet-v3-small": 16}
+"""Channels at the crop's own resolution, by backbone."""
+SLOPE = 0.2
+"""Of the LeakyReLUs."""
+
+
+@dataclass(frozen=True)
+class KeyframesGANConfig:
+    """The defaults are the paper's proposal, with its smallest backbone."""
+
+    backbone: str = "mobilenet-v3-small"  # or mobilenet-v3-large, vgg19
+    weights: str = ""  # torchvision's file for the backbone; VGG-19 is frozen if it has one
+    multi_scale: bool = True  # False: only the deepest features are fused and brought in
+    fusion: str = "asff"  # of degraded, reference and landmarks; or spade, none
+    modulation: str = "sft"  # of the decoder by the fused features; or spade, none
+
+    def __post_init__(self) -> None:
+        """Raises ValueError for a word that does not exist."""
+        words = {"backbone": tuple(BACKBONES), "fusion": tuple(FUSIONS)}
+        for name, known in (words | {"modulation": tuple(MODULATIONS)}).items():
+            if getattr(self, name) not in known:
+                raise ValueError(f"{name} is one of {', '.join(known)}, not {getattr(self, name)}")
+
+
+class KeyframesGAN(nn.Module):
+    """Signature of `receiver.generator.Generator`; H and W multiples of 32, at least 64."""
+
+    def __init__(self, config: KeyframesGANConfig | None = None) -> None:
+        super().__init__()
+        config = config or KeyframesGANConfig()
+        self.backbone = BACKBONES[config.backbone]()
+        if config.backbone == "vgg19" and config.weights:
+            self.backbone.requires_grad_(False)
+        widths = self.backbone.widths[::-1]  # deepest first, as the decoder goes
+        guided = widths if config.multi_scale else widths[:1]
+        after = (*widths[1:], TAIL[config.backbone])
+        self.fusions = nn.ModuleList(FUSIONS[config.fusion](width) for width in guided)
+        self.dilated = DilatedBlock(widths[0])
+        self.levels = nn.ModuleList(
+            Level(before, width, config.modulation if i < len(guided) else None)
+            for i, (before, width) in enumerate(zip(widths, after, strict=True))
+        )
+        self.tail = tail(after[-1])
+
+    def forward(self, degraded: Tensor, reference: Tensor, landmarks: Tensor) -> Tensor:
+        """Nx3xHxW, Nx3xHxW and Nx1xHxW in [0, 1]; returns Nx3xHxW, not clipped."""
+        pictures = (degraded, reference, landmarks.expand(-1, 3, -1, -1))
+        d, r, p = (self.backbone(picture)[::-1] for picture in pictures)
+        x = self.dilated(d[0])  # (N, 512, H/16, W/16) with VGG-19
+        for i, level in enumerate(self.levels):
+            fused = None
+            if i < len(self.fusions):
+                fused = self.fusions[i](d[i], adain(r[i], d[i]), p[i])
+            x = level(x, fused)
+        return degraded + self.tail(x)
+
+    def forward_aligned(
+        self, degraded: Tensor, reference: Tensor, landmarks: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """The restored crop, and the reference as it is: this network aligns nothing."""
+        return self(degraded, reference, landmarks), reference
+
+
+class Conv(nn.Conv2d):
+    """A convolution that keeps the size, padded by reflection."""
+
+    def __init__(
+        self, before: int, after: int, kernel: int = 3, dilation: int = 1, bias: bool = True
+    ) -> None:
+        super().__init__(before, after, kernel, dilation=dilation, bias=bias)
+        self.margin = kernel // 2 * dilation
+
+    def forward(self, x: Tensor) -> Tensor:
+        """NxCxHxW; the same size."""
+        return super().forward(reflected(x, self.margin))
+
+
+class ASFF(nn.Module):
+    """Adaptive spatial feature fusion: d + mask * (r - d), the mask from all three.
+
+    The published numbers of parameters fit if two of the four convolutions in front of a batch
+    normalisation have no bias. Which ones changes nothing: the normalisation takes it away again.
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.reduce = nn.ModuleList(Conv(channels, channels // 2, 1) for _ in range(3))
+        self.mask = nn.Sequential(
+            *normed(channels // 2 * 3, channels),
+            *normed(channels, channels),
+        )
+        self.degraded, self.reference = (
+            nn.Sequential(*normed(channels, channels, bias=False), Conv(channels, channels, 1))
+            for _ in range(2)
+        )
+
+    def forward(self, degraded: Tensor, reference: Tensor, landmarks: Tensor) -> Tensor:
+        """Three times NxCxHxW; the same shape."""
+        inputs = zip(self.reduce, (degraded, reference, landmarks), strict=True)
+        mask = self.mask(torch.cat([reduce(x) for reduce, x in inputs], dim=1))
+        d, r = self.degraded(degraded), self.reference(reference)
+        return d + mask * (r - d)
+
+
+class SPADE(nn.Module):
+    """Normalises x and gives each pixel the scale and shift that a condition asks for.
+
+    Park et al., "Semantic Image Synthesis with Spatially-Adaptive Normalization", CVPR 2019.
+    """
+
+    def __init__(self, condition: int, channels: int) -> None:
+        super().__init__()
+        self.shared = nn.Sequential(Conv(condition, channels), nn.ReLU())
+        self.scale = Conv(channels, channels)
+        self.shift = Conv(channels, channels)
+
+    def forward(self, x: Tensor, condition: Tensor) -> Tensor:
+        """NxCxHxW and NxDxHxW; NxCxHxW."""
+        shared = self.shared(condition)
+        return F.instance_norm(x) * (1.0 + self.scale(shared)) + self.shift(shared)
+
+
+class SPADEFusion(nn.Module):
+    """In the place of ASFF: reference and landmarks modulate the degraded features."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.spade = SPADE(2 * channels, channels)
+
+    def forward(self, degraded: Tensor, reference: Tensor, landmarks: Tensor) -> Tensor:
+        """Three times NxCxHxW; the same shape."""
+        return self.spade(degraded, torch.cat([reference, landmarks], dim=1))
+
+
+class ConcatFusion(nn.Module):
+    """Without ASFF: one convolution over all three."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.merge = nn.Sequential(*normed(3 * channels, channels))
+
+    def forward(self, degraded: Tensor, reference: Tensor, landmarks: Tensor) -> Tensor:
+        """Three times NxCxHxW; the same shape."""
+        merged: Tensor = self.merge(torch.cat([degraded, reference, landmarks], dim=1))
+        return merged
+
+
+class SFT(nn.Module):
+    """Spatial feature transform: x * scale + shift, both from the fused features.
+
+    Wang et al., "Recovering Realistic Texture in Image Super-resolution by Deep Spatial Feature
+    Transform", CVPR 2018.
+    """
+
+    def __init__(self, condition: int, channels: int) -> None:
+        super().__init__()
+        self.scale = nn.Sequential(*spectral_pair(condition, channels))
+        self.shift = nn.Sequential(*spectral_pair(condition, channels), nn.Sigmoid())
+
+    def forward(self, x: Tensor, condition: Tensor) -> Tensor:
+        """NxCxHxW and NxDxHxW; NxCxHxW."""
+        return x * self.scale(condition) + self.shift(condition)
+
+
+class ConcatModulation(nn.Module):
+    """Without SFT: one convolution over both."""
+
+    def __init__(self, condition: int, channels: int) -> None:
+        super().__init__()
+        self.merge = nn.Sequential(
+            spectral_norm(Conv(condition + channels, channels)), nn.LeakyReLU(SLOPE)
+        )
+
+    def forward(self, x: Tensor, condition: Tensor) -> Tensor:
+        """NxCxHxW and NxDxHxW; NxCxHxW."""
+        merged: Tensor = self.merge(torch.cat([x, condition], dim=1))
+        return merged
+
+
+FUSIONS: dict[str, type[nn.Module]] = {"asff": ASFF, "spade": SPADEFusion, "none": ConcatFusion}
+MODULATIONS: dict[str, type[nn.Module]] = {
+    "sft": SFT,
+    "spade": SPADE,
+    "none": ConcatModulation,
+}
+
+
+class Level(nn.Module):
+    """One step of the decoder: blurred, modulated by the fused features, doubled."""
+
+    def __init__(self, before: int, after: int, modulation: str | None) -> None:
+        super().__init__()
+        self.main = nn.Sequential(
+            Blur(before), spectral_norm(Conv(before, after)), nn.LeakyReLU(0.04)
+        )
+        self.modulate = MODULATIONS[modulation](before, after) if modulation else None
+        self.after = nn.Sequential(spectral_norm(Conv(after, after)), nn.LeakyReLU(SLOPE))
+
+    def forward(self, x: Tensor, fused: Tensor | None) -> Tensor:
+        """Twice NxCxHxW; Nx`after`x2Hx2W."""
+        x = self.main(x)
+        if self.modulate is not None:
+            x = self.modulate(x, fused)
+        x = F.interpolate(x, scale_factor=2.0, mode="bilinear", align_corners=False)
+        doubled: Tensor = self.after(x)
+        return doubled
+
+
+class DilatedBlock(nn.Module):
+    """x + what four views of it, each over another distance, say together."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.branches = nn.ModuleList(
+            nn.Sequential(*spectral_pair(channels, channels, dilation)) for dilation in DILATIONS
+        )
+        self.merge = spectral_norm(Conv(channels * len(DILATIONS), channels))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """NxCxHxW; the same shape."""
+        return x + self.merge(torch.cat([branch(x) for branch in self.branches], dim=1))
+
+
+class Blur(nn.Module):
+    """Each channel with [1 2 1] x [1 2 1] / 16, fixed."""
+
+    kernel: Tensor
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        row = torch.tensor([1.0, 2.0, 1.0]) / 4.0
+        kernel = torch.outer(row, row).expand(channels, 1, 3, 3).clone()
+        self.register_buffer("kernel", kernel, persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """NxCxHxW; the same shape."""
+        return F.conv2d(reflected(x, 1), self.kernel, groups=x.shape[1])
+
+
+class ResidualBlock(nn.Module):
+    """x + conv(LeakyReLU(conv(x)))."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.convs = nn.Sequential(
+            Conv(channels, channels), nn.LeakyReLU(SLOPE), Conv(channels, channels)
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """NxCxHxW; the same shape."""
+        return x + self.convs(x)
+
+
+def tail(channels: int) -> nn.Sequential:
+    """Features at the crop's resolution to what is added to it; at first nothing."""
+    last = Conv(channels, 3)
+    nn.init.zeros_(last.weight)
+    assert last.bias is not None
+    nn.init.zeros_(last.bias)
+    return nn.Sequential(
+        Conv(channels, channels),
+        nn.LeakyReLU(SLOPE),
+        ResidualBlock(channels),
+        ResidualBlock(channels),
+        last,
+    )
+
+
+def normed(before: int, after: int, bias: bool = True) -> list[nn.Module]:
+    """Convolution, batch normalisation, LeakyReLU."""
+    conv = Conv(before, after, bias=bias)
+    return [conv, nn.BatchNorm2d(after), nn.LeakyReLU(SLOPE)]
+
+
+def spectral_pair(before: int, after: int, dilation: int = 1) -> list[nn.Module]:
+    """Two convolutions with spectral norm and a LeakyReLU between them."""
+    first, second = Conv(before, after, 3, dilation), Conv(after, after, 3, dilation)
+    return [spectral_norm(first), nn.LeakyReLU(SLOPE), spectral_norm(second)]
+
+
+def adain(x: Tensor, like: Tensor) -> Tensor:
+    """x with each channel's mean and deviation over the picture those of `like`; both NxCxHxW.
+
+    Huang and Belongie, "Arbitrary Style Transfer in Real-time with Adaptive Instance
+    Normalization", ICCV 2017; in 32 bits, also under mixed precision.
+    """
+    (mean, std), (wanted_mean, wanted_std) = (_statistics(value.float()) for value in (x, like))
+    return ((x.float() - mean) / std * wanted_std + wanted_mean).to(x.dtype)
+
+
+def _statistics(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and (unbiased) standard deviation of each channel, NxCx1x1."""
+    variance = x.var(dim=(2, 3), keepdim=True, unbiased=True)
+    return x.mean(dim=(2, 3), keepdim=True), (variance + 1e-5).sqrt()
+
+
+def reflected(x: Tensor, margin: int) -> Tensor:
+    """NxCxHxW with `margin` more on each side; a side that is too short is reflected again."""
+    while margin > 0:
+        step = min(margin, x.shape[-1] - 1, x.shape[-2] - 1)
+        x = F.pad(x, (step, step, step, step), mode="reflect")
+        margin -= step
+    return x
