@@ -15,6 +15,13 @@ from receiver.alignment import CROP, draw_landmarks
 
 APART = 5
 """Samples of a shard between a picture and its reference, at the least."""
+BROKEN = (OSError, ValueError, EOFError, KeyError, TypeError)
+"""What reading a broken shard raises."""
+OFTEN = 0.2
+"""Probability of each of the paper's augmentations."""
+SHIFT = round(0.13 * CROP)
+HOLE = (16, 64)
+"""Sides of the paper's hole, in pixels."""
 
 
 @dataclass(frozen=True)
@@ -27,18 +34,51 @@ class ReferenceMix:
 
 
 class Shard:
-    """One shard, memory-mapped (see `models.prepare` for its arrays)."""
+    """One shard (see `models.prepare` for its arrays).
+
+    Pictures are mapped anew for each one that is read: neither memory nor open files grow with the
+    number of shards.
+    """
 
     def __init__(self, folder: Path) -> None:
-        self.clip: str = json.loads((folder / "shard.json").read_text())["clip"]
-        self.degraded = np.load(folder / "degraded.npy", mmap_mode="r")
-        self.target = np.load(folder / "target.npy", mmap_mode="r")
+        """Raises one of BROKEN if an array is missing, cut off or of another shape."""
+        about = json.loads((folder / "shard.json").read_text())
+        self.folder, self.clip, self.qp = folder, str(about["clip"]), list(about["qp"])
         self.landmarks = np.load(folder / "landmarks.npy")
-        self.raw = np.load(folder / "raw.npy", mmap_mode="r")
         self.raw_landmarks = np.load(folder / "raw_landmarks.npy")
+        count = len(self.qp)
+        for name, array in self._arrays().items():
+            size = (68, 2) if name.endswith("landmarks") else (CROP, CROP, 3)
+            if count == 0 or array.shape != (count, *size):
+                raise ValueError(f"{name}.npy is {array.shape} instead of {(count, *size)}")
 
     def __len__(self) -> int:
         return len(self.landmarks)
+
+    def picture(self, name: str, i: int) -> NDArray[np.uint8]:
+        """Picture i of `degraded`, `target` or `raw`, 256x256x3 RGB."""
+        return np.array(np.load(self.folder / f"{name}.npy", mmap_mode="r")[i])
+
+    def _arrays(self) -> dict[str, NDArray]:
+        names = ("degraded", "target", "raw")
+        pictures = {name: np.load(self.folder / f"{name}.npy", mmap_mode="r") for name in names}
+        return pictures | {"landmarks": self.landmarks, "raw_landmarks": self.raw_landmarks}
+
+
+def load_shards(folder: Path) -> list[Shard]:
+    """The shards of a folder; broken ones are named and passed over.
+
+    Raises FileNotFoundError if there are none.
+    """
+    shards = []
+    for path in sorted(path.parent for path in folder.glob("*/shard.json")):
+        try:
+            shards.append(Shard(path))
+        except BROKEN as error:
+            print(f"passed over {path}: {type(error).__name__}: {error}")
+    if not shards:
+        raise FileNotFoundError(f"no shards in {folder}: run python -m models.prepare first")
+    return shards
 
 
 class Crops(Dataset[dict[str, Tensor]]):
@@ -48,17 +88,26 @@ class Crops(Dataset[dict[str, Tensor]]):
     [0, 1], cut out at one random place, and `guided` (1 where there is a reference, else 0).
     """
 
-    def __init__(self, folder: Path, length: int, side: int, mix: ReferenceMix, seed: int) -> None:
-        """Raises FileNotFoundError if there are no shards in `folder`."""
-        paths = sorted(path.parent for path in folder.glob("*/shard.json"))
-        if not paths:
-            raise FileNotFoundError(f"no shards in {folder}: run python -m models.prepare first")
-        self.shards = [Shard(path) for path in paths]
+    def __init__(
+        self,
+        folder: Path,
+        length: int,
+        side: int,
+        mix: ReferenceMix,
+        seed: int,
+        augmentation: str = "mirror",
+    ) -> None:
+        """Raises FileNotFoundError if there are no shards in `folder`.
+
+        Args:
+            augmentation: a name of AUGMENTATIONS.
+        """
         self.by_clip: dict[str, list[Shard]] = {}
-        for shard in self.shards:
+        for shard in load_shards(folder):
             self.by_clip.setdefault(shard.clip, []).append(shard)
         self.clips = sorted(self.by_clip)
         self.length, self.side, self.mix, self.seed = length, side, mix, seed
+        self.augment = AUGMENTATIONS[augmentation]
 
     def __len__(self) -> int:
         return self.length
@@ -69,13 +118,14 @@ class Crops(Dataset[dict[str, Tensor]]):
         shard = shards[rng.integers(len(shards))]
         i = int(rng.integers(len(shard)))
         reference = self._reference(rng, shards, shard, i)
+        degraded = shard.picture("degraded", i)
         images = [
-            shard.degraded[i],
-            shard.degraded[i] if reference is None else reference,
-            shard.target[i],
+            degraded,
+            degraded if reference is None else reference,
+            shard.picture("target", i),
             draw_landmarks(shard.landmarks[i])[..., None],
         ]
-        images = _augmented(rng, images, self.side)
+        images = self.augment(rng, images, self.side)
         names = ("degraded", "reference", "target", "landmarks")
         sample = {name: _tensor(image) for name, image in zip(names, images, strict=True)}
         return sample | {"guided": torch.tensor(float(reference is not None))}
@@ -86,12 +136,12 @@ class Crops(Dataset[dict[str, Tensor]]):
         """A picture warped onto the landmarks of picture i, or None."""
         kind = rng.random()
         if kind < self.mix.raw:
-            pictures, landmarks, apart = shard.raw, shard.raw_landmarks, APART
+            source, pictures, landmarks, apart = shard, "raw", shard.raw_landmarks, APART
         elif kind < self.mix.raw + self.mix.decoded:
-            pictures, landmarks, apart = shard.degraded, shard.landmarks, APART
+            source, pictures, landmarks, apart = shard, "degraded", shard.landmarks, APART
         elif kind < self.mix.raw + self.mix.decoded + self.mix.other:
-            other = shards[rng.integers(len(shards))]
-            pictures, landmarks, apart = other.degraded, other.landmarks, 0
+            source = shards[rng.integers(len(shards))]
+            pictures, landmarks, apart = "degraded", source.landmarks, 0
         else:
             return None
         candidates = [j for j in range(len(landmarks)) if abs(i - j) >= apart]
@@ -100,18 +150,46 @@ class Crops(Dataset[dict[str, Tensor]]):
         # The nearest of a few, as out of a keyframe set that has filled more or less.
         few = rng.choice(candidates, size=min(len(candidates), int(rng.integers(1, 11))))
         j = min(few, key=lambda j: landmark_distance(landmarks[j], shard.landmarks[i]))
-        return warp(np.ascontiguousarray(pictures[j]), landmarks[j], shard.landmarks[i])
+        return warp(source.picture(pictures, int(j)), landmarks[j], shard.landmarks[i])
 
 
-def _augmented(rng: np.random.Generator, images: list[NDArray], side: int) -> list[NDArray]:
+def _mirrored(rng: np.random.Generator, images: list[NDArray], side: int) -> list[NDArray]:
     """The same random cut, mirroring and exposure for all; the last is the landmark image."""
-    top, left = (int(rng.integers(0, (CROP - side) // 16 + 1)) * 16 for _ in range(2))
-    cut = [image[top : top + side, left : left + side] for image in images]
+    cut = _cut(rng, images, side)
     if rng.random() < 0.5:
         cut = [image[:, ::-1] for image in cut]
     gain = rng.uniform(0.8, 1.15) * rng.uniform(0.93, 1.07, size=3)
     pictures = [np.clip(image * (gain.astype(np.float32) / 255.0), 0.0, 1.0) for image in cut[:-1]]
     return [*pictures, cut[-1]]
+
+
+def _paper(rng: np.random.Generator, images: list[NDArray], side: int) -> list[NDArray]:
+    """The paper's: a shift, a quarter turn and a hole, each now and then, the same for all."""
+    if rng.random() < OFTEN:
+        dx, dy = (int(value) for value in rng.integers(-SHIFT, SHIFT + 1, size=2))
+        margin = ((SHIFT, SHIFT), (SHIFT, SHIFT), (0, 0))
+        rows, columns = slice(SHIFT + dy, SHIFT + dy + CROP), slice(SHIFT + dx, SHIFT + dx + CROP)
+        images = [np.pad(image, margin, mode="reflect")[rows, columns] for image in images]
+    if rng.random() < OFTEN:
+        turns = int(rng.integers(1, 4))
+        images = [np.rot90(image, turns) for image in images]
+    if rng.random() < OFTEN:
+        height, width = (int(value) for value in rng.integers(HOLE[0], HOLE[1] + 1, size=2))
+        top, left = int(rng.integers(CROP - height + 1)), int(rng.integers(CROP - width + 1))
+        images = [image.copy() for image in images]
+        for image in images:
+            image[top : top + height, left : left + width] = 0
+    cut = _cut(rng, images, side)
+    return [*(image * np.float32(1.0 / 255.0) for image in cut[:-1]), cut[-1]]
+
+
+AUGMENTATIONS = {"mirror": _mirrored, "paper": _paper}
+
+
+def _cut(rng: np.random.Generator, images: list[NDArray], side: int) -> list[NDArray]:
+    """The same square of all, at a random place."""
+    top, left = (int(rng.integers(0, (CROP - side) // 16 + 1)) * 16 for _ in range(2))
+    return [image[top : top + side, left : left + side] for image in images]
 
 
 def _tensor(image: NDArray) -> Tensor:

@@ -1,6 +1,8 @@
-"""What a generator is trained for: pixels, and detail as VMAF-NEG counts it.
+"""What a generator is trained for: pixels, detail as VMAF-NEG counts it, features, realism.
 
-Pictures are Nx3xHxW RGB, float in [0, 1]; every loss is a scalar, and 0 for two equal pictures.
+Pictures are Nx3xHxW RGB, float in [0, 1]; every loss is a scalar, and 0 for two equal pictures
+where its docstring does not say otherwise. The paper (Agnolucci et al., 2023, section 3) sums
+300 times the MSE, 10 times the perceptual loss, the style loss and twice the adversarial one.
 """
 
 import math
@@ -9,6 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+SCALE_WEIGHTS = (4.0, 2.0, 1.0, 1.0)
+"""Of the discriminators, that of the largest scale first."""
 SCALES = 4
 VIEWING = 3.0 * 1080.0 * math.pi / 180.0
 """Pixels a degree, from three heights away of a 1080p screen (VMAF's)."""
@@ -54,6 +58,61 @@ def detail_loss(restored: Tensor, target: Tensor) -> Tensor:
         numerator = numerator + _cubic(seen) + floor
         denominator = denominator + _cubic((wanted * sensitivity).abs()) + floor
     return 1.0 - (numerator / denominator).mean()
+
+
+def perceptual_loss(found: list[Tensor], wanted: list[Tensor]) -> Tensor:
+    """Sum over the taps (NxCxHxW each) of the features' mean squared errors."""
+    return torch.stack([F.mse_loss(a, b) for a, b in zip(found, wanted, strict=True)]).sum()
+
+
+def style_loss(found: list[Tensor], wanted: list[Tensor]) -> Tensor:
+    """The same of the features' Gram matrices: what occurs together, wherever it is."""
+    return perceptual_loss([gram(x) for x in found], [gram(x) for x in wanted])
+
+
+def gram(x: Tensor) -> Tensor:
+    """NxCxHxW to NxCxC: the products of all channels with each other, over C * H * W."""
+    n, channels, height, width = x.shape
+    flat = x.reshape(n, channels, height * width)
+    return flat @ flat.transpose(1, 2) / (channels * height * width)
+
+
+def hinge_loss(real: list[Tensor], restored: list[Tensor]) -> Tensor:
+    """The discriminators': 0 where every real patch scores 1 and more, every restored -1 and less.
+
+    Args:
+        real, restored: their scores by scale, the largest first; any shapes.
+    """
+    losses = [
+        F.relu(1.0 - a).mean() + F.relu(1.0 + b).mean() for a, b in zip(real, restored, strict=True)
+    ]
+    return _weighted(losses)
+
+
+def adversarial_loss(restored: list[Tensor]) -> Tensor:
+    """The generator's: its patches' mean score, negative. Not 0 for two equal pictures."""
+    return _weighted([-scores.mean() for scores in restored])
+
+
+def matching_loss(real: list[list[Tensor]], restored: list[list[Tensor]]) -> Tensor:
+    """Mean difference of the discriminators' features (by scale and layer), scores left out.
+
+    Wang et al., "High-Resolution Image Synthesis and Semantic Manipulation with Conditional GANs",
+    CVPR 2018. It needs no weights: the substitute for the perceptual loss without VGG-19.
+    """
+    return _weighted(
+        [
+            torch.stack(
+                [F.l1_loss(b, a.detach()) for a, b in zip(one[:-1], two[:-1], strict=True)]
+            ).mean()
+            for one, two in zip(real, restored, strict=True)
+        ]
+    )
+
+
+def _weighted(losses: list[Tensor]) -> Tensor:
+    """Their sum with the weights of their scales."""
+    return torch.stack([w * loss for w, loss in zip(SCALE_WEIGHTS, losses, strict=False)]).sum()
 
 
 def _cubic(bands: Tensor) -> Tensor:

@@ -3,7 +3,16 @@
 import pytest
 import torch
 
-from models.losses import detail_loss, log_error
+from models.losses import (
+    adversarial_loss,
+    detail_loss,
+    gram,
+    hinge_loss,
+    log_error,
+    matching_loss,
+    perceptual_loss,
+    style_loss,
+)
 
 
 def picture(seed: int) -> torch.Tensor:
@@ -49,3 +58,43 @@ def test_log_error_falls_by_a_constant_per_decibel() -> None:
     zero = torch.zeros(1, 3, 8, 8)
     near, far = (log_error(zero + offset).item() for offset in (0.1, 1.0))
     assert far - near == pytest.approx(0.0125 * 4.5951, abs=1e-4)  # ln(1.0001 / 0.0101)
+
+
+def test_hinge_losses_are_exact() -> None:
+    real = [torch.tensor([2.0, 0.5]), torch.tensor([-1.0])]
+    restored = [torch.tensor([-3.0, 0.0]), torch.tensor([1.0])]
+    # Scales count 4 and 2: 4 * (0.25 + 0.5) + 2 * (2 + 2), and -(4 * -1.5 + 2 * 1).
+    assert hinge_loss(real, restored).item() == 11.0
+    assert adversarial_loss(restored).item() == 4.0
+    assert hinge_loss([torch.ones(3)], [-torch.ones(3)]).item() == 0.0
+
+
+def test_four_scales_weigh_4_2_1_1() -> None:
+    assert adversarial_loss([torch.ones(1)] * 4).item() == -8.0
+
+
+def test_gram_is_the_mean_product_of_channels() -> None:
+    x = torch.tensor([[[[1.0, 2.0]], [[3.0, 4.0]]]])  # (1, 2, 1, 2)
+    assert gram(x)[0].tolist() == [[5 / 4, 11 / 4], [11 / 4, 25 / 4]]
+
+
+def test_style_knows_what_and_not_where() -> None:
+    taps = [torch.rand(2, 4, 8, 8, generator=torch.Generator().manual_seed(3))]
+    mirrored = [tap.flip(3) for tap in taps]
+    assert style_loss(mirrored, taps).item() == pytest.approx(0.0, abs=1e-9)
+    assert perceptual_loss(mirrored, taps).item() > 0.01
+
+
+def test_perceptual_sums_over_the_taps() -> None:
+    taps = [torch.zeros(1, 2, 4, 4), torch.zeros(1, 3, 2, 2)]
+    assert perceptual_loss([tap + 0.5 for tap in taps], taps).item() == 0.5
+
+
+def test_matching_leaves_the_scores_out_and_the_real_alone() -> None:
+    real = [[torch.zeros(1, 2, 4, 4, requires_grad=True), torch.zeros(1, 1, 4, 4)]]
+    restored = [[torch.full((1, 2, 4, 4), 0.5, requires_grad=True), torch.ones(1, 1, 4, 4)]]
+    loss = matching_loss(real, restored)
+    assert loss.item() == 4 * 0.5
+    loss.backward()
+    assert restored[0][0].grad is not None
+    assert real[0][0].grad is None
