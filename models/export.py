@@ -2,7 +2,8 @@
 
 RUN is a folder that `models.train` wrote. Writes NAME.onnx, with the averaged weights, and its card
 NAME.json; the ONNX file is compared with PyTorch before it gets its name. A run that was trained in
-8-bit integers (`quantized = true`) also gives NAME-int8.onnx, for CPUs.
+8-bit integers (`quantized = true`) also gives NAME-int8.onnx, for CPUs; `--half` gives
+NAME-half.onnx, in 16-bit floats inside, for GPUs.
 """
 
 import argparse
@@ -15,11 +16,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import onnxruntime
 import torch
+from onnxruntime.transformers.float16 import convert_float_to_float16
 from torch import nn
+from torch.nn import functional as F
 
-from models.networks.lite import Lite
+from models.networks import build
+from models.networks.spectral import bake_spectral_norm
 from models.quantize import float_weights, ranges, write_int8
 from models.train import TrainConfig, load_config
 from receiver.alignment import CROP
@@ -27,6 +32,8 @@ from receiver.generator import CHANNELS, INT8, WEIGHTS
 
 TOLERANCE = 1e-4
 """Largest absolute difference between ONNX Runtime and PyTorch, for pixels in [0, 1]."""
+HALF_TOLERANCE = 1e-2
+HALF = "-half"
 
 
 def load_trained(run: Path) -> tuple[nn.Module, TrainConfig, dict[str, Any]]:
@@ -37,9 +44,10 @@ def load_trained(run: Path) -> tuple[nn.Module, TrainConfig, dict[str, Any]]:
     Raises FileNotFoundError if `run` holds no checkpoint, RuntimeError if its keys do not match.
     """
     config = load_config(run / "config.toml")
-    state = torch.load(run / "checkpoint.pt", weights_only=True)
-    network = Lite(config.network)
+    state = torch.load(run / "checkpoint.pt", weights_only=True, map_location="cpu")
+    network = build(config.network)
     network.load_state_dict(float_weights(state["ema"]))
+    bake_spectral_norm(network)
     return network.eval(), config, state
 
 
@@ -71,6 +79,33 @@ def export(network: nn.Module, path: Path) -> float:
     return difference
 
 
+def write_half(network: nn.Module, source: Path, target: Path) -> float:
+    """Writes the ONNX file `source` of `network` in 16-bit floats, its inputs and output in 32.
+
+    Returns its largest difference from PyTorch, for inputs as smooth as pictures. Raises
+    ValueError, leaving nothing behind, if that is above `HALF_TOLERANCE`.
+    """
+    half = convert_float_to_float16(onnx.load(source), keep_io_types=True)
+    # A tensor that several nodes want in 32 bits comes out of the converter cast several times,
+    # under one name.
+    once: dict[str, onnx.NodeProto] = {}
+    for node in half.graph.node:
+        once.setdefault(node.output[0], node)
+    nodes = list(once.values())
+    del half.graph.node[:]
+    half.graph.node.extend(nodes)
+    unfinished = target.with_suffix(".part")
+    onnx.save(half, unfinished)
+    blots = (torch.rand(2, channels, 16, 16) for channels in CHANNELS.values())
+    inputs = tuple(F.interpolate(x, size=(CROP, CROP), mode="bilinear") for x in blots)
+    difference = onnx_difference(network, unfinished, inputs)
+    if not difference <= HALF_TOLERANCE:
+        unfinished.unlink()
+        raise ValueError(f"in 16 bits it differs by {difference:.2e}, above {HALF_TOLERANCE:.0e}")
+    os.replace(unfinished, target)
+    return difference
+
+
 def onnx_difference(network: nn.Module, path: Path, inputs: tuple[torch.Tensor, ...]) -> float:
     """Largest absolute difference between an ONNX file on the CPU and PyTorch."""
     session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
@@ -80,14 +115,16 @@ def onnx_difference(network: nn.Module, path: Path, inputs: tuple[torch.Tensor, 
     return float(np.abs(session.run(["restored"], arrays)[0] - expected).max())
 
 
-def write_card(files: list[Path], config: TrainConfig, state: dict[str, Any]) -> None:
+def write_card(
+    files: list[Path], network: nn.Module, config: TrainConfig, state: dict[str, Any]
+) -> None:
     """What whoever uses the weights has to know of them, beside their ONNX files."""
     path = files[0]
     card = {
         "name": path.stem,
-        "network": "models/networks/lite.py",
+        "network": type(network).__module__.replace(".", "/") + ".py",
         "settings": vars(config.network) | {"reference_mix": vars(config.mix)},
-        "parameters": sum(value.numel() for value in float_weights(state["ema"]).values()),
+        "parameters": sum(parameter.numel() for parameter in network.parameters()),
         "sha256": {file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in files},
         "inputs": {name: ["n", channels, CROP, CROP] for name, channels in CHANNELS.items()},
         "output": {"restored": ["n", 3, CROP, CROP]},
@@ -105,21 +142,26 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
     parser.add_argument("run", type=Path, help="folder that models.train wrote")
-    parser.add_argument("--name", default="lite", help="name of the model (default lite)")
+    parser.add_argument("--name", help="name of the model (default: lite, or the backbone's)")
     parser.add_argument("--out", type=Path, default=WEIGHTS, help=f"folder (default {WEIGHTS})")
+    parser.add_argument("--half", action="store_true", help="also in 16-bit floats, for GPUs")
     args = parser.parse_args()
     try:
         network, config, state = load_trained(args.run)
     except (OSError, RuntimeError, KeyError) as error:
         parser.error(f"{args.run} holds no finished training: {error}")
     args.out.mkdir(parents=True, exist_ok=True)
-    path = args.out / f"{args.name}.onnx"
+    name = args.name or getattr(config.network, "backbone", "lite")
+    path = args.out / f"{name}.onnx"
     difference = export(network, path)
     files = [path]
     if config.quantized:
-        files.append(path.with_name(f"{args.name}{INT8}.onnx"))
+        files.append(path.with_name(f"{name}{INT8}.onnx"))
         write_int8(path, files[-1], ranges(state["ema"]))
-    write_card(files, config, state)
+    if args.half:
+        files.append(path.with_name(f"{name}{HALF}.onnx"))
+        write_half(network, path, files[-1])
+    write_card(files, network, config, state)
     for file in files:
         print(f"{file}: {file.stat().st_size / 1e6:.2f} MB")
     print(f"{path} differs from PyTorch by {difference:.1e}")

@@ -1,7 +1,9 @@
 """Trains a generator: `python -m models.train CONFIG DATA OUT`.
 
-Writes OUT/checkpoint.pt every few minutes and at Ctrl-C, goes on from it when started again, and
-logs losses and pictures for TensorBoard (`tensorboard --logdir OUT`).
+Writes OUT/checkpoint.pt every few minutes and when stopped (Ctrl-C, SIGTERM), goes on from it when
+started again, and logs losses and pictures for TensorBoard (`tensorboard --logdir OUT`). It uses
+CUDA where it is; several GPUs, or processes, share every batch when started as
+`torchrun --nproc-per-node 2 -m models.train CONFIG DATA OUT`.
 """
 
 import argparse
@@ -11,6 +13,7 @@ import shutil
 import signal
 import time
 import tomllib
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
@@ -19,17 +22,23 @@ from typing import Any
 import torch
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor, nn
+from torch.nn import functional as F
 from torch.utils.data import DataLoader, Subset
 from torch.utils.tensorboard import SummaryWriter
 
-from models.dataset import Crops, ReferenceMix
-from models.losses import detail_loss, log_error
-from models.networks.lite import Lite, LiteConfig
+from models.adversary import Adversary
+from models.dataset import AUGMENTATIONS, Crops, ReferenceMix
+from models.features import load_features
+from models.losses import detail_loss, log_error, perceptual_loss, style_loss
+from models.networks import NetworkConfig, build, read_network
+from models.networks.lite import LiteConfig
+from models.parallel import Processes
 from models.quantize import measure, quantize
 from receiver.generator import CHANNELS
 
 MEASURED_BATCHES = 16
 """Batches that a quantised network's ranges are measured on."""
+LOG_STEPS, PICTURE_STEPS = 100, 1000
 
 
 @dataclass(frozen=True)
@@ -37,29 +46,52 @@ class TrainConfig:
     """A file of `models/configs/`, read by `load_config`."""
 
     steps: int = 30_000
-    batch: int = 16
+    batch: int = 16  # of all processes together
     side: int = 128  # pixels of the training crops, cut from the 256x256 ones
     learning_rate: float = 5e-4
     warmup: int = 500
+    halve_at: tuple[int, ...] = ()  # steps that halve the learning rate; none: half a cosine
+    betas: tuple[float, float] = (0.9, 0.999)
+    weight_decay: float = 1e-4
     clip_gradient: float = 1.0
     ema: float = 0.999
+    pixel_weight: float = 1.0
     align_weight: float = 0.2
     detail_weight: float = 0.1
+    mse_weight: float = 0.0
+    perceptual_weight: float = 0.0
+    style_weight: float = 0.0
+    adversarial_weight: float = 0.0
+    matching_weight: float = 0.0
+    features: str = ""  # file of the perceptual and style losses: see models/features.py
+    scales: int = 4  # of the discriminators
+    augmentation: str = "mirror"  # or paper
     seed: int = 0
     workers: int = 1
     bfloat16: bool = True
     quantized: bool = False  # a last stage, in 8-bit integers: see models/quantize.py
     checkpoint_minutes: float = 3.0
     mix: ReferenceMix = field(default_factory=ReferenceMix)
-    network: LiteConfig = field(default_factory=LiteConfig)
+    network: NetworkConfig = field(default_factory=LiteConfig)
+
+    def __post_init__(self) -> None:
+        """Raises ValueError for settings that do not go together."""
+        if (self.perceptual_weight or self.style_weight) and not self.features:
+            raise ValueError("perceptual_weight and style_weight want a file of `features`")
+        if self.quantized and not isinstance(self.network, LiteConfig):
+            raise ValueError("quantized is for lite alone")
+        if self.augmentation not in AUGMENTATIONS:
+            known = ", ".join(AUGMENTATIONS)
+            raise ValueError(f"augmentation is one of {known}, not {self.augmentation}")
 
 
 def load_config(path: Path) -> TrainConfig:
-    """Reads a TOML file. Raises TypeError for a key that does not exist."""
+    """Reads a TOML file. Raises TypeError for a key that does not exist, ValueError for a value."""
     values: dict[str, Any] = tomllib.loads(path.read_text())
     mix = ReferenceMix(**values.pop("mix", {}))
-    widths = {key: tuple(value) for key, value in values.pop("network", {}).items()}
-    return TrainConfig(**values, mix=mix, network=LiteConfig(**widths))
+    network = read_network(values.pop("network", {}))
+    settings = {key: tuple(v) if isinstance(v, list) else v for key, v in values.items()}
+    return TrainConfig(**settings, mix=mix, network=network)
 
 
 class Trainer:
@@ -71,39 +103,70 @@ class Trainer:
         """`start` is another run's folder, whose averaged weights to begin with."""
         torch.manual_seed(config.seed)
         self.config, self.out = config, out
+        self.checkpoint = out / "checkpoint.pt"
         self.step, self.earlier_steps = 0, 0
         self.seconds = 0.0
-        self.network = Lite(config.network).to(memory_format=torch.channels_last)
-        if start is not None:
-            self._begin_with(start)
+        self.stopping = False
+        self.processes = Processes.join(on_cpu=config.quantized)
+        if config.batch % self.processes.count:
+            count, batch = self.processes.count, config.batch
+            raise ValueError(f"{count} processes cannot share a batch of {batch} alike")
+        self.network = build(config.network)
+        self._begin(start)
         if config.quantized:
             quantize(self.network)
+        self.network.to(self.processes.device, memory_format=torch.channels_last)
+        self._aligned = self.processes.wrap(_Aligned(self.network))
         self.optimizer = torch.optim.AdamW(
-            self.network.parameters(), lr=config.learning_rate, weight_decay=1e-4
+            [parameter for parameter in self.network.parameters() if parameter.requires_grad],
+            lr=config.learning_rate,
+            betas=config.betas,
+            weight_decay=config.weight_decay,
         )
         self.ema = {name: value.clone() for name, value in self.network.state_dict().items()}
-        self.crops = Crops(data, config.steps * config.batch, config.side, config.mix, config.seed)
+        self.features = self._features()
+        self.adversary = (
+            Adversary(config.scales, config.betas, config.bfloat16, self.processes)
+            if config.adversarial_weight or config.matching_weight
+            else None
+        )
+        length = config.steps * config.batch
+        self.crops = Crops(data, length, config.side, config.mix, config.seed, config.augmentation)
         out.mkdir(parents=True, exist_ok=True)
-        self.checkpoint = out / "checkpoint.pt"
         if self.checkpoint.exists():
             self._resume()
         elif config.quantized:
             self._measure_ranges()
 
     def run(self) -> None:
-        """Trains to the end of the schedule; saves before it passes an exception on."""
-        log = SummaryWriter(str(self.out), purge_step=self.step)
-        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
-        with Progress(*columns, TimeRemainingColumn(), TextColumn("{task.fields[loss]}")) as bar:
+        """Trains to the end of the schedule or until `stop`; saves, also before an exception."""
+        first = self.processes.rank == 0
+        log = SummaryWriter(str(self.out), purge_step=self.step) if first else None
+        bar = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[loss]}"),
+            disable=not first,
+        )
+        with bar:
             task = bar.add_task("training", total=self.config.steps, completed=self.step, loss="")
             try:
                 self._epoch(log, lambda loss: bar.update(task, completed=self.step, loss=loss))
             finally:
                 self.save()
-                log.close()
+                if log is not None:
+                    log.close()
+
+    def stop(self, *_: Any) -> None:
+        """Lets `run` end after the step at hand: a handler of signals."""
+        self.stopping = True
 
     def save(self) -> None:
         """Writes the checkpoint; an interruption leaves the older one whole."""
+        if self.processes.rank != 0:
+            return
         unfinished = self.checkpoint.with_suffix(".part")
         state = {
             "step": self.step,
@@ -114,11 +177,19 @@ class Trainer:
             "ema": self.ema,
             "clips": self.crops.clips,
         }
+        if self.adversary is not None:
+            state["adversary"] = self.adversary.state_dict()
         torch.save(state, unfinished)
         os.replace(unfinished, self.checkpoint)
 
-    def _begin_with(self, start: Path) -> None:
-        state = torch.load(start / "checkpoint.pt", weights_only=True)
+    def _begin(self, start: Path | None) -> None:
+        """With another run's weights, or a file's for the backbone, or none."""
+        if start is None:
+            weights = getattr(self.config.network, "weights", "")
+            if weights and not self.checkpoint.exists():
+                self.network.backbone.load(Path(weights))
+            return
+        state = torch.load(start / "checkpoint.pt", weights_only=True, map_location="cpu")
         result = self.network.load_state_dict(state["ema"], strict=False)
         self.seconds = state["seconds"]
         self.earlier_steps = state["step"] + state.get("earlier_steps", 0)
@@ -128,90 +199,168 @@ class Trainer:
             print(f"new parts, not in {start}: {len(result.missing_keys)} tensors")
 
     def _resume(self) -> None:
-        state = torch.load(self.checkpoint, weights_only=True)
+        device = self.processes.device
+        state = torch.load(self.checkpoint, weights_only=True, map_location=device)
         self.network.load_state_dict(state["network"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.ema, self.step, self.seconds = state["ema"], state["step"], state["seconds"]
         self.earlier_steps = state["earlier_steps"]
+        if self.adversary is not None:
+            self.adversary.load_state_dict(state["adversary"])
+
+    def _features(self) -> nn.Module | None:
+        if not self.config.features:
+            return None
+        return load_features(Path(self.config.features)).to(self.processes.device)
 
     def _measure_ranges(self) -> None:
         batches = islice(DataLoader(self.crops, self.config.batch), MEASURED_BATCHES)
         measure(self.network, (tuple(batch[name] for name in CHANNELS) for batch in batches))
         self.ema = {name: value.clone() for name, value in self.network.state_dict().items()}
 
-    def _epoch(self, log: SummaryWriter, show: Any) -> None:
-        rest = Subset(self.crops, range(self.step * self.config.batch, len(self.crops)))
-        loader = DataLoader(rest, self.config.batch, num_workers=self.config.workers)
+    def _loader(self) -> DataLoader[dict[str, Tensor]]:
+        """This process's share of all batches to come."""
+        batch, rank = self.config.batch, self.processes.rank
+        share = batch // self.processes.count
+        rest = range(self.step * batch, len(self.crops))
+        mine = [index for index in rest if index % batch // share == rank]
+        pinned = self.processes.device.type == "cuda"
+        return DataLoader(
+            Subset(self.crops, mine), share, num_workers=self.config.workers, pin_memory=pinned
+        )
+
+    def _epoch(self, log: SummaryWriter | None, show: Callable[[str], None]) -> None:
         began, saved, before = time.monotonic(), time.monotonic(), self.seconds
-        for batch in loader:
+        for batch in self._loader():
+            batch = {name: value.to(self.processes.device) for name, value in batch.items()}
             losses = self._update(batch)
             self.step += 1
             self.seconds = before + time.monotonic() - began
-            if self.step % 100 == 0:
-                for name, value in losses.items():
-                    log.add_scalar(name, value.item(), self.step)
-                show(
-                    f"loss {losses['loss'].item():.4f}, gain {losses['gain_db'].item():.2f} dB, "
-                    f"detail {losses['detail'].item():.4f}"
-                )
-            if self.step % 1000 == 0:
+            if self.step % LOG_STEPS == 0 or self.step in (1, self.config.steps):
+                means = self.processes.mean(losses)
+                means["gain_db"] = 10 * math.log10(means.pop("received") / means["mse"])
+                show(f"loss {means['loss']:.4f}, gain {means['gain_db']:.2f} dB")
+                for name, value in means.items() if log else ():
+                    log.add_scalar(name, value, self.step)
+            if self.step % PICTURE_STEPS == 0 and log:
                 self._log_pictures(log, batch)
             if time.monotonic() - saved > 60 * self.config.checkpoint_minutes:
                 self.save()
                 saved = time.monotonic()
+            if self.processes.any(self.stopping):
+                return
 
     def _update(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        learning_rate = self._learning_rate()
         for group in self.optimizer.param_groups:
-            group["lr"] = self._learning_rate()
+            group["lr"] = learning_rate
         self.optimizer.zero_grad(set_to_none=True)
-        losses = self._losses(batch)
+        restored, aligned = self._forward(batch)
+        losses = self._losses(batch, restored, aligned)
         losses["loss"].backward()
         nn.utils.clip_grad_norm_(self.network.parameters(), self.config.clip_gradient)
         self.optimizer.step()
-        decay = min(self.config.ema, (1 + self.step) / (10 + self.step))
-        with torch.no_grad():
-            for name, value in self.network.state_dict().items():
-                self.ema[name].lerp_(value, 1.0 - decay)
+        if self.adversary is not None:
+            losses["discriminator"] = self.adversary.learn(
+                restored.detach(), batch["target"], learning_rate
+            )
+        self._average()
         return losses
 
-    def _losses(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
-        degraded, target, guided = batch["degraded"], batch["target"], batch["guided"]
-        with torch.autocast("cpu", torch.bfloat16, enabled=self.config.bfloat16):
-            restored, aligned = self._forward(batch)
-        restored, aligned = restored.float(), aligned.float()
-        pixels = log_error(restored - target)
-        detail = detail_loss(restored, target)
-        # Only where there is a reference can it be aligned.
-        align = ((aligned - target).abs().mean(dim=(1, 2, 3)) * guided).mean()
-        with torch.no_grad():
-            before, after = ((x - target).square().mean() for x in (degraded, restored))
-        return {
-            "loss": pixels + self.config.align_weight * align + self.config.detail_weight * detail,
-            "pixels": pixels.detach(),
-            "detail": detail.detach(),
-            "align": align.detach(),
-            "gain_db": 10 * torch.log10(before / after),
-        }
+    @torch.no_grad()
+    def _average(self) -> None:
+        """Lets the averaged weights follow; buffers are taken as they are."""
+        decay = min(self.config.ema, (1 + self.step) / (10 + self.step))
+        weights = dict(self.network.named_parameters())
+        for name, value in self.network.state_dict().items():
+            if name in weights:
+                self.ema[name].lerp_(value, 1.0 - decay)
+            else:
+                self.ema[name].copy_(value)
 
     def _forward(self, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+        """Restored and aligned pictures, Nx3xSxS float32."""
         inputs = (batch[name].to(memory_format=torch.channels_last) for name in CHANNELS)
-        result: tuple[Tensor, Tensor] = self.network.forward_aligned(*inputs)
-        return result
+        device = self.processes.device.type
+        with torch.autocast(device, torch.bfloat16, enabled=self.config.bfloat16):
+            restored, aligned = self._aligned(*inputs)
+        return restored.float(), aligned.float()
+
+    def _losses(
+        self, batch: dict[str, Tensor], restored: Tensor, aligned: Tensor
+    ) -> dict[str, Tensor]:
+        """Each loss by its name, their weighted sum `loss`, and `received`, the MSE before."""
+        config, target = self.config, batch["target"]
+        # Only where there is a reference can it be aligned.
+        align = ((aligned - target).abs().mean(dim=(1, 2, 3)) * batch["guided"]).mean()
+        losses = {
+            "pixels": log_error(restored - target),
+            "detail": detail_loss(restored, target),
+            "align": align,
+            "mse": F.mse_loss(restored, target),
+            **self._feature_losses(restored, target),
+            **(self.adversary.losses(restored, target) if self.adversary else {}),
+        }
+        weights = {
+            "pixels": config.pixel_weight,
+            "detail": config.detail_weight,
+            "align": config.align_weight,
+            "mse": config.mse_weight,
+            "perceptual": config.perceptual_weight,
+            "style": config.style_weight,
+            "adversarial": config.adversarial_weight,
+            "matching": config.matching_weight,
+        }
+        # What has no weight is only logged.
+        weighted = [weights[name] * value for name, value in losses.items() if weights[name]]
+        return {name: value.detach() for name, value in losses.items()} | {
+            "loss": torch.stack(weighted).sum(),
+            "received": F.mse_loss(batch["degraded"], target),
+        }
+
+    def _feature_losses(self, restored: Tensor, target: Tensor) -> dict[str, Tensor]:
+        if self.features is None:
+            return {}
+        device = self.processes.device.type
+        with torch.autocast(device, torch.bfloat16, enabled=self.config.bfloat16):
+            with torch.no_grad():
+                wanted = [tap.float() for tap in self.features(target)]
+            found = [tap.float() for tap in self.features(restored)]
+        return {"perceptual": perceptual_loss(found, wanted), "style": style_loss(found, wanted)}
 
     def _learning_rate(self) -> float:
-        """Linear warm-up, then half a cosine down to a hundredth."""
+        """Linear warm-up; then halved step by step, or half a cosine down to a hundredth."""
         config = self.config
         if self.step < config.warmup:
             return config.learning_rate * (self.step + 1) / config.warmup
+        if config.halve_at:
+            return config.learning_rate * 0.5 ** sum(self.step >= at for at in config.halve_at)
         done = (self.step - config.warmup) / max(1, config.steps - config.warmup)
         return config.learning_rate * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * done)))
 
     @torch.no_grad()
     def _log_pictures(self, log: SummaryWriter, batch: dict[str, Tensor]) -> None:
-        restored, aligned = self._forward(batch)
+        # Not as in training, where batch statistics would want the other processes.
+        self.network.eval()
+        restored, aligned = self.network.forward_aligned(*(batch[name] for name in CHANNELS))
+        self.network.train()
         rows = [batch["degraded"], batch["reference"], aligned, restored, batch["target"]]
         sheet = torch.cat([torch.cat(list(row[:6]), dim=2) for row in rows], dim=1)
         log.add_image("degraded reference aligned restored target", sheet.clamp(0, 1), self.step)
+
+
+class _Aligned(nn.Module):
+    """A generator whose call is its `forward_aligned`: several processes share calls alone."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(
+        self, degraded: Tensor, reference: Tensor, landmarks: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        result: tuple[Tensor, Tensor] = self.network.forward_aligned(degraded, reference, landmarks)
+        return result
 
 
 def main() -> None:
@@ -228,15 +377,17 @@ def main() -> None:
     args = parser.parse_args()
     try:
         trainer = Trainer(load_config(args.config), args.data, args.out, args.start_from)
-        shutil.copyfile(args.config, args.out / "config.toml")
+        if trainer.processes.rank == 0:
+            shutil.copyfile(args.config, args.out / "config.toml")
     except (OSError, TypeError, ValueError, tomllib.TOMLDecodeError) as error:
         parser.error(str(error))
     # A training in the background is stopped by SIGTERM; both ways keep the checkpoint.
-    signal.signal(signal.SIGINT, signal.default_int_handler)
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
-    try:
-        trainer.run()
-    except KeyboardInterrupt:
+    signal.signal(signal.SIGINT, trainer.stop)
+    signal.signal(signal.SIGTERM, trainer.stop)
+    trainer.run()
+    if trainer.processes.rank != 0:
+        return
+    if trainer.step < trainer.config.steps:
         print(f"stopped at step {trainer.step}; the same command goes on from there")
     else:
         print(f"done after {trainer.seconds / 60:.0f} minutes: python -m models.export {args.out}")

@@ -164,10 +164,10 @@ def test_training_lowers_the_error(shards, tmp_path):
     trainer = Trainer(config, shards, tmp_path)
     batch = torch.utils.data.default_collate([trainer.crops[i] for i in range(16)])
     with torch.no_grad():
-        before = float(trainer._losses(batch)["pixels"])
+        before = float(trainer._losses(batch, *trainer._forward(batch))["pixels"])
     trainer.run()
     with torch.no_grad():
-        after = float(trainer._losses(batch)["pixels"])
+        after = float(trainer._losses(batch, *trainer._forward(batch))["pixels"])
     assert after < before
 
 
