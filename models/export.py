@@ -26,9 +26,10 @@ from torch.nn import functional as F
 from models.networks import build
 from models.networks.spectral import bake_spectral_norm
 from models.quantize import float_weights, ranges, write_int8
+from models.split import split_at_warp
 from models.train import TrainConfig, load_config
 from receiver.alignment import CROP
-from receiver.generator import CHANNELS, INT8, WEIGHTS
+from receiver.generator import ALIGN, CHANNELS, INT8, WEIGHTS
 
 TOLERANCE = 1e-4
 """Largest absolute difference between ONNX Runtime and PyTorch, for pixels in [0, 1]."""
@@ -158,6 +159,8 @@ def main() -> None:
     if config.quantized:
         files.append(path.with_name(f"{name}{INT8}.onnx"))
         write_int8(path, files[-1], ranges(state["ema"]))
+        files.append(files[-1].with_name(f"{files[-1].stem}{ALIGN}.onnx"))
+        split_at_warp(files[-2], files[-1])
     if args.half:
         files.append(path.with_name(f"{name}{HALF}.onnx"))
         write_half(network, path, files[-1])

@@ -141,6 +141,22 @@ def crop_of(picture: Picture) -> Crop:
     return crop
 
 
+def shifted(crop: Crop, flow: NDArray[np.float32]) -> Crop:
+    """Samples a crop bilinearly at each pixel's place plus `flow`, its border repeated beyond it.
+
+    Args:
+        flow: 2xhxw, x and y in crop pixels, enlarged bilinearly to the crop's size.
+    """
+    x, y = (cv2.resize(part, (CROP, CROP), interpolation=cv2.INTER_LINEAR) for part in flow)
+    places = np.arange(CROP, dtype=np.float32)
+    x += places
+    y += places[:, None]
+    moved = np.empty_like(crop)
+    for plane, to in zip(crop, moved, strict=True):
+        cv2.remap(plane, x, y, cv2.INTER_LINEAR, dst=to, borderMode=cv2.BORDER_REPLICATE)
+    return moved
+
+
 def psnr_db(a: Crop, b: Crop) -> float:
     """Peak signal-to-noise ratio of two crops over all three channels, in dB."""
     return float(cv2.PSNR(a.reshape(3, -1), b.reshape(3, -1), R=1.0))

@@ -31,7 +31,7 @@ def examine(model: str, device: Device) -> list[Finding]:
         Finding("onnxruntime", True, f"{onnxruntime.__version__}, built with {offered}"),
         Finding("cuda", problem is None, problem or "can be used", needed=device == "cuda"),
         _landmark_finding(),
-        *(_card_finding(Model.find(name, on_gpu)) for name in MODELS for on_gpu in (False, True)),
+        *(_card_finding(file) for name in MODELS for file in _files(name)),
         _session_finding(model, device),
         _codec_finding("h264 decoder", "h264", "r"),
         _codec_finding("h264 encoder", "libx264", "w"),
@@ -52,6 +52,11 @@ def _landmark_finding() -> Finding:
         return Finding("landmarks", True, str(landmark_file()))
     except ReceiverError as error:
         return Finding("landmarks", False, str(error))
+
+
+def _files(name: str) -> list[Model]:
+    found = [Model.find(name, on_gpu) for on_gpu in (False, True)]
+    return [*found, *(model.aligner for model in found if model.aligner is not None)]
 
 
 def _card_finding(model: Model) -> Finding:

@@ -15,19 +15,22 @@ import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
 
-from receiver.alignment import CROP
+from receiver.alignment import CROP, shifted
 from receiver.errors import DeviceError, ModelError
 
 Device: TypeAlias = Literal["auto", "cuda", "cpu"]
 
 WEIGHTS = Path(__file__).parent / "weights"
 MODELS = ("lite",)
-"""Names of the shipped generators. WEIGHTS holds two files of each, the same network: NAME.onnx in
-floating point for CUDA, NAME-int8.onnx for CPUs, and their card NAME.json."""
+"""Names of the shipped generators. WEIGHTS holds the same network twice, NAME.onnx in floating
+point for CUDA, NAME-int8.onnx and NAME-int8-align.onnx for CPUs, and their card NAME.json."""
 INT8 = "-int8"
+ALIGN = "-align"
+"""Ends the name of a file that gives the flow for the generator of the same name without it."""
 
 CHANNELS = {"degraded": 3, "reference": 3, "landmarks": 1}
-"""The inputs of every generator: Nx{channels}x256x256 float32; the output is `restored`."""
+"""The inputs of every generator: Nx{channels}x256x256 float32; the output is `restored`. An aligner
+has the same inputs and gives `flow`, Nx2xhxw, by which the reference is moved, in crop pixels."""
 
 
 @dataclass(frozen=True)
@@ -52,6 +55,13 @@ class Model:
             f"there is no model {name!r}: "
             f"give one of {', '.join(MODELS)} or the path of an ONNX file"
         )
+
+    @property
+    def aligner(self) -> "Model | None":
+        """The file that the reference has to be moved by first; None where the card names none."""
+        path = self.path.with_name(f"{self.path.stem}{ALIGN}.onnx")
+        named = path.name in ((self.card or {}).get("sha256") or {})
+        return Model(self.name, path) if named else None
 
     @property
     def sha256(self) -> str:
@@ -93,6 +103,8 @@ class Generator:
         on_gpu = device != "cpu" and problem is None
         self.model = Model.find(model, on_gpu)
         self._session = _open_session(self.model, on_gpu)
+        aligner = self.model.aligner
+        self._aligner = _open_session(aligner, on_gpu) if aligner else None
         # ONNX Runtime falls back to the CPU without an error: ask the session itself.
         self.device = "cuda" if self._session.get_providers()[0] == _CUDA else "cpu"
         if device == "cuda" and self.device != "cuda":
@@ -100,7 +112,9 @@ class Generator:
                 "CUDA was asked for and the session came up on the CPU: "
                 "see the lines of ONNX Runtime above, or use --device cpu"
             )
-        _check_signature(self._session, self.model)
+        _check_signature(self._session, self.model, "restored")
+        if self._aligner and aligner:
+            _check_signature(self._aligner, aligner, "flow")
 
     def restore(
         self,
@@ -110,6 +124,10 @@ class Generator:
     ) -> NDArray[np.float32]:
         """Nx3x256x256, Nx3x256x256 and Nx1x256x256 in [0, 1]; returns Nx3x256x256, not clipped."""
         inputs = {"degraded": degraded, "reference": reference, "landmarks": landmarks}
+        if self._aligner is not None:
+            flows = self._aligner.run(["flow"], inputs)[0]
+            moved = [shifted(*pair) for pair in zip(reference, flows, strict=True)]
+            inputs["reference"] = moved[0][None] if len(moved) == 1 else np.stack(moved)
         restored: NDArray[np.float32] = self._session.run(["restored"], inputs)[0]
         return restored
 
@@ -153,10 +171,10 @@ def _open_session(model: Model, on_gpu: bool) -> onnxruntime.InferenceSession:
         ) from error
 
 
-def _check_signature(session: onnxruntime.InferenceSession, model: Model) -> None:
+def _check_signature(session: onnxruntime.InferenceSession, model: Model, output: str) -> None:
     found = {value.name: value for value in session.get_inputs()}
     outputs = [value.name for value in session.get_outputs()]
-    good = set(found) == set(CHANNELS) and outputs == ["restored"]
+    good = set(found) == set(CHANNELS) and outputs == [output]
     for name, channels in CHANNELS.items() if good else ():
         value = found[name]
         good &= value.type == "tensor(float)" and value.shape[1:] == [channels, CROP, CROP]
@@ -165,5 +183,5 @@ def _check_signature(session: onnxruntime.InferenceSession, model: Model) -> Non
         raise ModelError(
             f"{model.path} is not a generator: it takes {described or 'nothing'} and gives "
             f"{', '.join(outputs)}, instead of degraded and reference Nx3x256x256, landmarks "
-            "Nx1x256x256 and restored; export one with python -m models.export"
+            f"Nx1x256x256 and {output}; export one with python -m models.export"
         )

@@ -19,6 +19,7 @@ from receiver.alignment import (
     paste_residual,
     picture_of,
     planes,
+    shifted,
     transform,
 )
 from tests.conftest import plain_frame, same_pixels
@@ -276,3 +277,12 @@ def test_a_part_beyond_the_frame_is_moved_into_it(portrait):
     part = cut_frame(portrait[0], 630, 470, 100, 100)
     assert np.array_equal(planes(part)[0], planes(portrait[0])[0][380:, 540:])
     assert cut_frame(portrait[0], 0, 0, 9999, 9999).width == 640
+
+
+def test_a_crop_is_shifted_by_the_flow():
+    crop = np.random.default_rng(0).random((3, 256, 256), np.float32)
+    flow = np.zeros((2, 32, 32), np.float32)
+    np.testing.assert_array_equal(shifted(crop, flow), crop)
+    flow[0], flow[1] = 3.0, -2.0
+    np.testing.assert_allclose(shifted(crop, flow)[:, 2:, :-3], crop[:, :-2, 3:], atol=1e-6)
+    np.testing.assert_allclose(shifted(crop, flow)[:, 0, :-3], crop[:, 0, 3:], atol=1e-6)

@@ -19,7 +19,8 @@ def test_the_wheel_holds_the_receiver_its_weights_and_keyframes_alone(tmp_path):
         "receiver",
         "keyframes",
     }
-    assert {"receiver/weights/lite.onnx", "receiver/weights/lite.json"} <= set(names)
+    files = ("lite.onnx", "lite-int8.onnx", "lite-int8-align.onnx", "lite.json")
+    assert {f"receiver/weights/{file}" for file in files} <= set(names)
     assert {"receiver/py.typed", "keyframes/py.typed"} <= set(names)
     metadata = next(name for name in names if name.endswith("METADATA"))
     lines = zipfile.ZipFile(wheel).read(metadata).decode().splitlines()
