@@ -1,6 +1,7 @@
 """Training samples out of the shards that `models.prepare` wrote."""
 
 import json
+import math
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from receiver.alignment import CROP, draw_landmarks
 
 APART = 5
 """Samples of a shard between a picture and its reference, at the least."""
+PICTURE = (CROP, CROP, 3)
 BROKEN = (OSError, ValueError, EOFError, KeyError, TypeError)
 """What reading a broken shard raises."""
 OFTEN = 0.2
@@ -36,8 +38,7 @@ class ReferenceMix:
 class Shard:
     """One shard (see `models.prepare` for its arrays).
 
-    Pictures are mapped anew for each one that is read: neither memory nor open files grow with the
-    number of shards.
+    Each picture is read when it is asked for: neither memory nor open files grow with the shards.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -46,23 +47,29 @@ class Shard:
         self.folder, self.clip, self.qp = folder, str(about["clip"]), list(about["qp"])
         self.landmarks = np.load(folder / "landmarks.npy")
         self.raw_landmarks = np.load(folder / "raw_landmarks.npy")
-        count = len(self.qp)
-        for name, array in self._arrays().items():
-            size = (68, 2) if name.endswith("landmarks") else (CROP, CROP, 3)
-            if count == 0 or array.shape != (count, *size):
-                raise ValueError(f"{name}.npy is {array.shape} instead of {(count, *size)}")
+        for name in ("landmarks", "raw_landmarks"):
+            self._check(name, getattr(self, name), (68, 2), np.float32)
+        self._begins = {}
+        for name in ("degraded", "target", "raw"):
+            pictures = np.load(folder / f"{name}.npy", mmap_mode="r")
+            self._check(name, pictures, PICTURE, np.uint8)
+            self._begins[name] = pictures.offset
 
     def __len__(self) -> int:
         return len(self.landmarks)
 
     def picture(self, name: str, i: int) -> NDArray[np.uint8]:
         """Picture i of `degraded`, `target` or `raw`, 256x256x3 RGB."""
-        return np.array(np.load(self.folder / f"{name}.npy", mmap_mode="r")[i])
+        size = math.prod(PICTURE)
+        begin = self._begins[name] + i * size
+        return np.fromfile(self.folder / f"{name}.npy", np.uint8, size, offset=begin).reshape(
+            PICTURE
+        )
 
-    def _arrays(self) -> dict[str, NDArray]:
-        names = ("degraded", "target", "raw")
-        pictures = {name: np.load(self.folder / f"{name}.npy", mmap_mode="r") for name in names}
-        return pictures | {"landmarks": self.landmarks, "raw_landmarks": self.raw_landmarks}
+    def _check(self, name: str, array: NDArray, size: tuple[int, ...], kind: type) -> None:
+        wanted = (len(self.qp), *size)
+        if not self.qp or array.shape != wanted or array.dtype != kind:
+            raise ValueError(f"{name}.npy is {array.dtype} {array.shape} instead of {wanted}")
 
 
 def load_shards(folder: Path) -> list[Shard]:

@@ -24,7 +24,7 @@ QPS = (26.0, 30.0, 34.0, 38.0, 42.0)
 """Between one level of quality and the next worse one; level 0 is the original picture."""
 LEVELS = len(QPS) + 2
 WIDTHS = (32, 48, 64, 96)
-SIDE = 96
+SIDE = 64
 BATCH = 32
 HELD_OUT = 10
 """Every so manieth clip judges the training."""
@@ -108,13 +108,15 @@ def train_features(data: Path, steps: int, seed: int = 0) -> tuple[QualityFeatur
     clips = sorted({shard.clip for shard in shards})
     unseen = set(clips[HELD_OUT - 1 :: HELD_OUT])
     seen = [shard for shard in shards if shard.clip not in unseen]
-    network = QualityFeatures()
+    network = QualityFeatures().to(memory_format=torch.channels_last)
     optimizer = torch.optim.AdamW(network.parameters(), lr=1e-3)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 2e-3, total_steps=steps)
     loader = DataLoader(QualityCrops(seen, steps * BATCH, seed), BATCH, num_workers=1)
     for pictures, levels in progress(loader, "learning to tell qualities apart"):
         optimizer.zero_grad()
-        F.cross_entropy(network.levels(pictures), levels).backward()
+        with torch.autocast("cpu", torch.bfloat16):
+            found = network.levels(pictures.to(memory_format=torch.channels_last))
+        F.cross_entropy(found.float(), levels).backward()
         optimizer.step()
         schedule.step()
     judging = [shard for shard in shards if shard.clip in unseen] or shards

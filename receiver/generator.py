@@ -155,7 +155,8 @@ def cuda_problem() -> str | None:
 def _open_session(model: Model, on_gpu: bool) -> onnxruntime.InferenceSession:
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
-    options.intra_op_num_threads = min(4, os.cpu_count() or 1)
+    # The other half of the cores is the call's: a thread that waits for a core keeps all waiting.
+    options.intra_op_num_threads = max(1, min(4, (os.cpu_count() or 1) // 2))
     # Spinning within a run is a quarter faster; between frames it would take the other cores
     # from the rest of the call.
     options.add_session_config_entry("session.force_spinning_stop", "1")

@@ -366,10 +366,10 @@ class Room:
         await asyncio.gather(*(task for task in self._tasks if task is not asyncio.current_task()))
 
     def delay(self) -> float:
-        """Seconds that the picture is late by, for the sound to wait."""
+        """Seconds for the sound to wait, so that it is never far from any picture."""
         watched = any(encoder.watched for encoder in self._encoders.values())
         stage = "picture delay" if watched else "added latency"
-        return min(0.2, self.stats.recent_seconds(stage))
+        return min(0.2, self.stats.middle_seconds(stage))
 
     def _spread(self, frame: DecodedFrame, output: av.VideoFrame) -> None:
         self.qp = frame.qp
