@@ -202,8 +202,8 @@ def main() -> None:
         for job in progress(as_completed(jobs), "preparing", total=len(jobs)):
             try:
                 crops += job.result()
-            except (av.FFmpegError, OSError, ValueError, IndexError) as error:
-                broken.append(f"{jobs[job]}: {error}")
+            except Exception as error:  # a clip can be broken in any way
+                broken.append(f"{jobs[job]}: {type(error).__name__}: {error}")
     print(f"{crops} crops of {len(paths) - len(broken)} clips in {args.out}")
     for line in broken:
         print(f"passed over {line}")
