@@ -226,7 +226,11 @@ class Trainer:
         mine = [index for index in rest if index % batch // share == rank]
         pinned = self.processes.device.type == "cuda"
         return DataLoader(
-            Subset(self.crops, mine), share, num_workers=self.config.workers, pin_memory=pinned
+            Subset(self.crops, mine),
+            share,
+            num_workers=self.config.workers,
+            pin_memory=pinned,
+            worker_init_fn=_outlast_signals,
         )
 
     def _epoch(self, log: SummaryWriter | None, show: Callable[[str], None]) -> None:
@@ -347,6 +351,12 @@ class Trainer:
         rows = [batch["degraded"], batch["reference"], aligned, restored, batch["target"]]
         sheet = torch.cat([torch.cat(list(row[:6]), dim=2) for row in rows], dim=1)
         log.add_image("degraded reference aligned restored target", sheet.clamp(0, 1), self.step)
+
+
+def _outlast_signals(_: int) -> None:
+    """Lets a worker that reads samples serve the step at hand: the trainer decides when to end."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
 
 class _Aligned(nn.Module):

@@ -2,9 +2,11 @@
 
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -130,6 +132,19 @@ def test_a_stopped_training_goes_on_as_if_nothing_had_been(data, tmp_path, confi
             assert torch.equal(states[1][name], value), name
         elif name != ".seconds":
             assert states[1][name] == value
+
+
+def test_a_signal_to_all_its_processes_ends_a_training_after_a_step(data, tmp_path):
+    config = tmp_path / "config.toml"
+    config.write_text("steps = 100000\nbatch = 2\nside = 64\nworkers = 1\ncheckpoint_minutes = 0\n")
+    command = [sys.executable, "-m", "models.train", str(config), str(data), str(tmp_path / "run")]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, start_new_session=True)
+    while not (tmp_path / "run" / "checkpoint.pt").exists() and process.poll() is None:
+        time.sleep(0.1)
+    os.killpg(process.pid, signal.SIGTERM)
+    said, _ = process.communicate(timeout=60)
+    assert process.returncode == 0
+    assert "the same command goes on from there" in said
 
 
 def test_the_adversarial_stage_teaches_both(data, tmp_path):
