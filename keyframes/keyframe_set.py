@@ -15,13 +15,13 @@ Picture: TypeAlias = NDArray[Any]
 
 Policy: TypeAlias = Literal["lfu", "max-distance"]
 
-REACH = 75.0
-"""Landmark distance in crop pixels beyond which even a raw picture does more harm than good."""
+REACH = 100.0
+"""Landmark distance in crop pixels beyond which even a raw picture brings nothing."""
 WORSE = 4.0
 """QP steps by which a reference may be worse than the face, and still bring something new."""
-LEAST = 90.0
+LEAST = 100.0
 """Worth below which a face is better off without a reference: one as good as the face itself
-helps up to a distance of 52, one that is 16 steps better up to 70."""
+helps up to a distance of 75, one that is 16 steps better up to 95."""
 UNKNOWN = 6.0
 """QP steps by which a reference of unknown QP is taken to be better."""
 
