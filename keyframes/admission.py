@@ -10,8 +10,8 @@ from keyframes.keyframe_set import Keyframe, KeyframeSet, Landmarks
 Admission: TypeAlias = Literal["quality", "i-frames"]
 """How references are admitted: by measured quality, or every key frame as in the paper."""
 
-SAME_POSE = 15.0
-"""Landmark distance in crop pixels within which two faces show one pose: 1.8 px a landmark."""
+SAME_POSE = 30.0
+"""Landmark distance in crop pixels within which two faces show one pose: 3.6 px a landmark."""
 BETTER = 3.0
 """QP steps by which a picture has to be better to take another's place."""
 WORSE = 3.0

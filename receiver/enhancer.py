@@ -21,7 +21,6 @@ from keyframes import (
     signature,
     warp,
 )
-from keyframes.admission import SAME_POSE
 from keyframes.people import CUT
 from keyframes.requests import Need
 from receiver.alignment import (
@@ -47,6 +46,9 @@ from receiver.stats import Stats
 
 MUCH_BETTER = 6.0
 """QP steps by which a reference has to be better than a face that is to lack nothing."""
+STILL_POSE = 15.0
+"""Landmark distance in crop pixels within which a still takes another reference's place: less than
+between pictures of the stream, since a sharp one repays every pixel that it is nearer."""
 STILLS_WAITING = 4
 """Stills whose faces wait for the next frame; of more, the oldest goes."""
 
@@ -197,7 +199,7 @@ class Enhancer:
                 keyframes = self.people[face.track_id].keyframes
                 self.stats.admitted["still"] += 1
                 nearest = keyframes.nearest(still.keyframe.landmarks)
-                if nearest is not None and nearest[1] <= SAME_POSE:
+                if nearest is not None and nearest[1] <= STILL_POSE:
                     keyframes.replace(nearest[0], still.keyframe)
                 else:
                     keyframes.add(still.keyframe)

@@ -304,8 +304,8 @@ def test_the_paper_s_augmentation_is_the_same_for_all_pictures(data):
 
 
 def test_features_learn_to_tell_qualities_apart_and_train_a_generator(data, tmp_path):
-    network, error = train_features(data, steps=3)
-    assert 0.0 <= error <= 6.0
+    network, told_apart = train_features(data, steps=60)
+    assert told_apart > 80  # the made-up originals have no noise at all
     path = tmp_path / "features.pt"
     torch.save(network.state_dict(), path)
     features = load_features(path)
