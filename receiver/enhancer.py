@@ -53,6 +53,21 @@ STILLS_WAITING = 4
 """Stills whose faces wait for the next frame; of more, the oldest goes."""
 
 
+GENTLE, GENTLE_QP, WHOLE_QP = 0.7, 34.0, 40.0
+"""Share of its change that is best without a reference at the first QP and below; all of it is at
+the second and above."""
+
+
+def share_unguided(qp: float | None) -> float:
+    """How much of what the generator changes without a reference is to be taken, by the face's QP.
+
+    The better a face came, the more of what is added to it is guessed.
+    """
+    if qp is None:
+        return 1.0
+    return float(np.interp(qp, (GENTLE_QP, WHOLE_QP), (GENTLE, 1.0)))
+
+
 class Enhancer:
     """Restores the faces of successive frames of one stream.
 
@@ -130,10 +145,12 @@ class Enhancer:
         with self.stats.stage("copy"):
             enhanced = copy_frame(video)
         with self.stats.stage("paste"):
-            for face, crop, picture in zip(faces, crops, restored, strict=True):
+            seen = zip(faces, shots, crops, references, restored, strict=True)
+            for face, shot, crop, reference, picture in seen:
                 residual = np.subtract(picture, crop, out=picture)
-                if self._strength < 1.0:
-                    residual *= self._strength
+                share = self._strength * (share_unguided(shot.qp) if reference is crop else 1.0)
+                if share < 1.0:
+                    residual *= np.float32(share)
                 paste_residual(enhanced, residual, face.crop_from_frame)
         return enhanced
 

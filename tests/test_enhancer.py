@@ -11,7 +11,7 @@ from keyframes import Keyframe, landmark_distance
 from receiver.alignment import copy_frame, planes
 from receiver.decoding import DecodedFrame
 from receiver.encoding import Encoding, open_decoder, through_codec
-from receiver.enhancer import Enhancer
+from receiver.enhancer import Enhancer, share_unguided
 from receiver.faces import CHECK_EVERY, MISSES
 from tests.conftest import RATE, plain_frame, same_pixels
 
@@ -218,3 +218,10 @@ def test_every_face_has_references_of_its_own(enhancer, portrait):
     crops = [next(iter(person.keyframes)).crop for person in enhancer.people]
     assert len(crops) == 2
     assert not np.array_equal(crops[0], crops[1])
+
+
+@pytest.mark.parametrize(
+    ("qp", "share"), [(None, 1.0), (10.0, 0.7), (34.0, 0.7), (37.0, 0.85), (40.0, 1.0), (51.0, 1.0)]
+)
+def test_a_face_that_came_well_is_changed_less_without_a_reference(qp, share):
+    assert share_unguided(qp) == pytest.approx(share)
