@@ -9,8 +9,8 @@ from typing import Literal, TypeAlias
 Way: TypeAlias = Literal["still", "pli"]
 """A still beside the stream, or an I-frame in it (RTCP's Picture Loss Indication)."""
 
-FAR = 20.0
-"""Landmark distance in crop pixels (2.4 a landmark) beyond which a nearer reference helps more."""
+FAR = 35.0
+"""Landmark distance in crop pixels (4 a landmark) beyond which a nearer reference helps more."""
 GOOD_QP = 28.0
 """Below it a face has come so well that no reference is worth its bits."""
 SETTLED = 0.2
