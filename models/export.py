@@ -72,12 +72,22 @@ def export(network: nn.Module, path: Path) -> float:
             verbose=False,
         )
     program.save(str(unfinished), external_data=False)
+    _forget_sources(unfinished)
     difference = onnx_difference(network, unfinished, inputs)
     if not difference <= TOLERANCE:
         unfinished.unlink()
         raise ValueError(f"ONNX differs from PyTorch by {difference:.2e}, above {TOLERANCE:.0e}")
     os.replace(unfinished, path)
     return difference
+
+
+def _forget_sources(path: Path) -> None:
+    """Takes out of an ONNX file which lines of which files on this machine its nodes came from."""
+    model = onnx.load(path)
+    for part in (model, model.graph, *model.graph.node, *model.graph.value_info):
+        part.ClearField("metadata_props")
+        part.ClearField("doc_string")
+    onnx.save(model, path)
 
 
 def write_half(network: nn.Module, source: Path, target: Path) -> float:
