@@ -18,7 +18,7 @@ import numpy as np
 from rich.console import Console
 from rich.progress import Progress
 
-from bench.calls import Seen, clips_in, encoding_of, framed, kbps_of, min_face_of, seconds_of, watch
+from bench.clips import Seen, clips_in, encoding_of, framed, kbps_of, min_face_of, seconds_of, watch
 from bench.finished import Finished
 from bench.metrics import bootstrap_interval, psnr, vmaf_neg
 from bench.quality import markdown, sha256, shown

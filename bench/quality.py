@@ -23,7 +23,7 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
-from bench.calls import (
+from bench.clips import (
     PROTOCOLS,
     Seen,
     clips_in,
