@@ -6,6 +6,7 @@ import time
 from typing import Any, cast
 
 import aiortc.codecs
+import aiortc.rtcpeerconnection
 import aiortc.rtcrtpreceiver
 import aiortc.rtp
 import av
@@ -25,6 +26,7 @@ from aiortc.rtcrtpparameters import RTCRtpCodecParameters
 from receiver.damage import DamageWatch
 from receiver.decoding import Arrival
 from receiver.encoding import open_decoder
+from receiver.transport import SteadyReceiver
 
 PROFILES = ("4d001f", "64001f", "640c1f")
 """profile-level-id of Main, High and Constrained High at level 3.1 (RFC 6184, section 8.1)."""
@@ -90,7 +92,8 @@ class ObservingDecoder(H264Decoder):
 def prepare_aiortc() -> None:
     """Fits aiortc for real calls, from now on, in this whole process; once or many times alike.
 
-    - H.264 is decoded with `ObservingDecoder`, from frames of `ObservingJitterBuffer`.
+    - H.264 is decoded with `ObservingDecoder`, and received by `SteadyReceiver`; where that uses
+      aiortc's own transport, from frames of `ObservingJitterBuffer`.
     - H.264's Main and High profiles are spoken too (cameras, OBS, SFUs), not only Baseline.
     - Peers with an RSA certificate (GStreamer) can connect, not only those with ECDSA.
     - The level of sound that is sent is computed by numpy: aiortc's loop over every sample takes a
@@ -100,6 +103,7 @@ def prepare_aiortc() -> None:
     """
     setattr(aiortc.codecs, "H264Decoder", ObservingDecoder)  # noqa: B010
     setattr(aiortc.rtcrtpreceiver, "JitterBuffer", ObservingJitterBuffer)  # noqa: B010
+    setattr(aiortc.rtcpeerconnection, "RTCRtpReceiver", SteadyReceiver)  # noqa: B010
     setattr(aiortc.rtp, "compute_audio_level_dbov", audio_level)  # noqa: B010
     _speak_profiles(aiortc.codecs.CODECS["video"])
     if RTCCertificate._create_ssl_context is not _ssl_context_for_rsa:

@@ -153,6 +153,7 @@ def _add_serve(commands: Any) -> None:
     server.add_argument(
         "--calls", type=_number(int, 1, 64), default=1, help="publishers at once (default 1)"
     )
+    _add_stock_transport(server)
     _add_enhancing(server, _serve)
 
 
@@ -182,6 +183,7 @@ def _add_join(commands: Any) -> None:
         metavar="FILE",
         help="keep the references of those seen here, pictures of their faces, for the next call",
     )
+    _add_stock_transport(join)
     _add_enhancing(join, _join)
 
 
@@ -242,6 +244,14 @@ def _add_common(parser: Any, run: Callable[[argparse.Namespace], int]) -> None:
         help="where it runs; auto takes CUDA if it is there (default auto)",
     )
     _add_json(parser, run)
+
+
+def _add_stock_transport(parser: Any) -> None:
+    parser.add_argument(
+        "--stock-transport",
+        action="store_true",
+        help="receive by aiortc's own jitter buffer, NACKs and REMB, to compare with",
+    )
 
 
 def _add_enhancing(parser: Any, run: Callable[[argparse.Namespace], int]) -> None:
@@ -389,6 +399,7 @@ def _serve(args: argparse.Namespace) -> int:
         tls_key=args.tls_key,
         cors=args.cors,
         rooms=args.calls,
+        stock_transport=args.stock_transport,
     )
     generator = Generator(args.model, args.device)
     Enhancer(generator).warm_up()  # the first caller should not wait for what is slow once
@@ -450,7 +461,15 @@ async def _joining(
     def say(sentence: str) -> None:
         print(f"receiver: {sentence}", file=sys.stderr)
 
-    joined = Joined(args.url, args.token, enhancer, say=say, shows=shows, file=file)
+    joined = Joined(
+        args.url,
+        args.token,
+        enhancer,
+        say=say,
+        shows=shows,
+        file=file,
+        stock_transport=args.stock_transport,
+    )
     watching = None
     if window is not None:
         joined.room.outputs.append(window.put)

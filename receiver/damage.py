@@ -8,7 +8,8 @@ from dataclasses import dataclass
 
 START_CODE = b"\x00\x00\x01"
 SLICE, PARTITIONS, IDR_SLICE, SPS = 1, (2, 3, 4), 5, 7
-"""nal_unit_type (table 7-1)."""
+BEFORE_SLICES = (6, 7, 8, 9)
+"""nal_unit_type (table 7-1); the last are SEI, SPS, PPS and access unit delimiter."""
 HIGH_PROFILES = frozenset({44, 83, 86, 100, 110, 118, 122, 128, 134, 135, 138, 139, 244})
 """profile_idc of those whose SPS tells of chroma and scaling lists (7.3.2.1.1)."""
 SLICE_BYTES = 32
@@ -93,6 +94,21 @@ class DamageWatch:
             return first_mb_in_slice != 0
         is_gap &= not self._parameters.gaps_allowed
         return self._damaged or first_mb_in_slice != 0 or is_gap
+
+
+def begins_picture(data: bytes, *, keyframe: bool = False) -> bool:
+    """Whether an RTP payload in Annex B form is the beginning of an access unit (7.4.1.2.3).
+
+    With `keyframe` whether of one that a decoder can begin with: its SPS comes first.
+    """
+    at = data.find(START_CODE, 0, len(START_CODE) + 1) + len(START_CODE)
+    if at < len(START_CODE) or len(data) < at + 2:
+        return False
+    kind = data[at] & 0x1F
+    if keyframe:
+        return kind == SPS
+    is_first_slice = kind in (SLICE, IDR_SLICE) and bool(data[at + 1] & 0x80)  # ue(0) is a one
+    return kind in BEFORE_SLICES or is_first_slice
 
 
 @dataclass(frozen=True, slots=True)

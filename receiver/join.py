@@ -43,6 +43,7 @@ class Joined:
         say: Callable[[str], None],
         shows: list[Show],
         file: FileOutput | None = None,
+        stock_transport: bool = False,
     ) -> None:
         """To be made inside a running event loop.
 
@@ -50,8 +51,10 @@ class Joined:
             say: is told in a sentence when the call comes and goes.
             shows: are given every picture; must be quick.
             file: is given every picture and the sound, with times that go on across sessions.
+            stock_transport: receive by aiortc's own transport, to compare with.
         """
-        self.room = Room("live", enhancer, RTCConfiguration(iceServers=[]))
+        here = RTCConfiguration(iceServers=[])
+        self.room = Room("live", enhancer, here, stock_transport=stock_transport)
         self.sessions = 0
         self._url, self._token, self._say = url, token, say
         self._file = file

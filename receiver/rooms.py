@@ -28,6 +28,7 @@ from receiver.sender import VideoPacket
 from receiver.stats import Stats
 from receiver.stills import guard_channels
 from receiver.track import EnhancedVideoTrack, NewestSlot, arrival_time
+from receiver.transport import SteadyReceiver
 
 View: TypeAlias = Literal["restored", "both"]
 """What a viewer sees: the restored picture, or received and restored side by side."""
@@ -259,9 +260,18 @@ class Room:
         closed: set once the room has ended.
         outputs: are given every picture that leaves, in the event loop; must be quick.
         requester: asks the publisher for references.
+        receiver: of the publisher's video, None before it comes.
     """
 
-    def __init__(self, name: str, enhancer: Enhancer, ice: RTCConfiguration) -> None:
+    def __init__(
+        self,
+        name: str,
+        enhancer: Enhancer,
+        ice: RTCConfiguration,
+        *,
+        stock_transport: bool = False,
+    ) -> None:
+        """With `stock_transport` the video comes by aiortc's own transport, to compare with."""
         self.name = name
         self.stats = enhancer.stats
         self.publisher_id = secrets.token_urlsafe(12)
@@ -269,7 +279,8 @@ class Room:
         self.closed = asyncio.Event()
         self.outputs: list[Callable[[av.VideoFrame], Any]] = []
         self.requester = Requester(enhancer)
-        self._enhancer, self._ice = enhancer, ice
+        self.receiver: SteadyReceiver | None = None
+        self._enhancer, self._ice, self._stock_transport = enhancer, ice, stock_transport
         self._publisher: RTCPeerConnection | None = None
         self._viewers: dict[str, RTCPeerConnection] = {}
         self._relay = MediaRelay()
@@ -304,6 +315,10 @@ class Room:
         else:
             (receiver,) = (one for one in connection.getReceivers() if one.track is track)
             self.requester.listen_to(receiver)
+            if isinstance(receiver, SteadyReceiver):
+                self.receiver = receiver
+                if self._stock_transport:
+                    receiver.use_stock_transport()
             enhanced = EnhancedVideoTrack(track, self._enhancer, on_frame=self._spread)
             self._later(read_to_the_end(enhanced))
 

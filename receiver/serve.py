@@ -46,6 +46,7 @@ class ServeConfig:
         rooms: publishers at once.
         viewers: viewers a room.
         ice: STUN and TURN servers; none by default, so nothing outside is asked.
+        stock_transport: receive by aiortc's own transport, to compare with.
     """
 
     host: str = "127.0.0.1"
@@ -57,6 +58,7 @@ class ServeConfig:
     rooms: int = 1
     viewers: int = 16
     ice: RTCConfiguration = field(default_factory=lambda: RTCConfiguration(iceServers=[]))
+    stock_transport: bool = False
 
     def __post_init__(self) -> None:
         """Raises InputError for an address that would be open to strangers, or half a TLS pair."""
@@ -162,7 +164,8 @@ class Server:
             response = _refusal(503, f"{len(self.rooms)} calls are all that this server takes")
             response.headers["Retry-After"] = str(RETRY_AFTER)
             return response
-        room = Room(name, self._make_enhancer(), self.config.ice)
+        config = self.config
+        room = Room(name, self._make_enhancer(), config.ice, stock_transport=config.stock_transport)
         self.rooms[name] = room
         try:
             answer = await room.publish(offer)
@@ -231,6 +234,7 @@ def room_stats(room: Room) -> dict[str, Any]:
         "viewers": room.viewer_count,
         "qp": room.qp,
         "stills": stills,
+        "transport": room.receiver and room.receiver.transport_stats(),
     }
 
 
@@ -250,6 +254,11 @@ class _RoomCollector(Collector):
         stills = GaugeMetricFamily(
             "receiver_stills", "Stills asked of the publisher, and bytes.", labels=["room", "what"]
         )
+        transport = GaugeMetricFamily(
+            "receiver_transport",
+            "Of the publisher's video: packets asked for, recovered and late, holes, kbit/s told.",
+            labels=["room", "what"],
+        )
         now = {
             name: GaugeMetricFamily(f"receiver_{name}", about, labels=["room"])
             for name, about in (
@@ -267,9 +276,12 @@ class _RoomCollector(Collector):
                 seconds.add_metric([room.name, stage, "0.95"], times["p95"] / 1e3)
             for what, count in (stats["stills"] or {}).items():
                 stills.add_metric([room.name, what], count)
+            for what, value in (stats["transport"] or {}).items():
+                if value is not None:
+                    transport.add_metric([room.name, what], value)
             for name, metric in now.items():
                 metric.add_metric([room.name], stats[name])
-        yield from (frames, seconds, stills, *now.values())
+        yield from (frames, seconds, stills, transport, *now.values())
 
 
 async def _sdp_body(request: web.Request) -> str:

@@ -1,0 +1,153 @@
+"""A call's video over networks that lose and delay: what aiortc's receiver lacks.
+
+`docs/upstream.md` tells what was measured with the stock one, and why each part is here.
+"""
+
+import asyncio
+import time
+from collections.abc import Coroutine
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from aiortc.jitterbuffer import JitterFrame
+from aiortc.rtcdtlstransport import RTCDtlsTransport
+from aiortc.rtcrtpreceiver import RTCRtpReceiver
+from aiortc.rtp import RtpPacket
+
+from receiver.assembly import FrameAssembler
+from receiver.bandwidth import BandwidthEstimate
+
+LOOK_EVERY = 0.01
+"""Seconds from one look at the missing packets to the next, while there are any."""
+
+
+@dataclass(frozen=True)
+class TransportStats:
+    """What became of one video's packets.
+
+    Attributes:
+        asked_for: NACKs for single packets.
+        recovered: packets that were missing and came.
+        late: packets that came too late, or twice.
+        holes: skipped, each with a request for a key frame.
+        round_trip_ms: from a NACK to its answer, None before any.
+        told_kbps: what the sender was told to send at most.
+        queue_ms: how long the latest packets waited in a queue of the network.
+    """
+
+    asked_for: int
+    recovered: int
+    late: int
+    holes: int
+    round_trip_ms: float | None
+    told_kbps: float
+    queue_ms: float
+
+
+class SteadyReceiver(RTCRtpReceiver):
+    """aiortc's receiver with another jitter buffer, NACKs and REMB for video (H.264 alone).
+
+    - A frame goes to the decoder with its last packet, not with the first of the next one, and all
+      frames that are whole go at once.
+    - A missing packet is asked for until it comes; after `assembly.PATIENCE` the hole is skipped
+      and a key frame asked for.
+    - The sender is told `BandwidthEstimate`'s rate.
+
+    Whatever comes from the network is handled in the event loop, so nothing here takes long.
+    """
+
+    def __init__(self, kind: str, transport: RTCDtlsTransport) -> None:
+        super().__init__(kind, transport)
+        self._assembler = FrameAssembler()
+        self._bandwidth = BandwidthEstimate()
+        self._ssrc = 0
+        self._timer: asyncio.TimerHandle | None = None
+        self._tasks: set[asyncio.Future[None]] = set()
+        self._stock = {name: self._part(name) for name in _PARTS}
+        if kind == "video":
+            self._replace("jitter_buffer", self)
+            self._replace("nack_generator", None)  # `add` asks
+            self._replace("remote_bitrate_estimator", self._bandwidth)
+
+    def use_stock_transport(self) -> None:
+        """Puts aiortc's own parts back, to compare with; before anything has come."""
+        for name, part in self._stock.items():
+            self._replace(name, part)
+
+    def transport_stats(self) -> dict[str, Any] | None:
+        """`TransportStats`, ready for JSON; None with the stock transport and for sound."""
+        if self._part("jitter_buffer") is not self:
+            return None
+        assembler, estimate = self._assembler, self._bandwidth
+        round_trip = assembler.round_trip
+        return asdict(
+            TransportStats(
+                asked_for=assembler.asked_for,
+                recovered=assembler.recovered,
+                late=assembler.late,
+                holes=assembler.holes,
+                round_trip_ms=None if round_trip is None else round(1e3 * round_trip, 1),
+                told_kbps=round(estimate.kbps, 1),
+                queue_ms=round(estimate.queue_ms, 1),
+            )
+        )
+
+    def add(self, packet: RtpPacket) -> tuple[bool, JitterFrame | None]:
+        """Takes a packet as aiortc's jitter buffer does; what is whole goes to the decoder.
+
+        Returns whether a key frame is to be asked for, and never a frame.
+        """
+        self._ssrc = packet.ssrc
+        holes = self._assembler.holes
+        self._assembler.add(packet, time.monotonic())
+        self._look()
+        return self._assembler.holes > holes and self._assembler.needs_keyframe, None
+
+    async def stop(self) -> None:
+        """Irreversibly stops the receiver."""
+        self._rest()
+        await super().stop()
+
+    def _look(self) -> None:
+        """Sends on what is whole, asks for what is missing, and looks again while anything is."""
+        now = time.monotonic()
+        for unit in self._assembler.take(now):
+            codec = self._part("codecs").get(unit.payload_type)
+            if codec is not None and self._part("decoder_thread"):
+                unit.timestamp = self._part("timestamp_mapper").map(unit.timestamp)
+                self._part("decoder_queue").put((codec, unit))
+        missing = self._assembler.to_ask_for(now)
+        if missing:
+            self._later(self._send_rtcp_nack(self._ssrc, missing))
+        if self._assembler.is_waiting and self._timer is None:
+            self._timer = asyncio.get_running_loop().call_later(LOOK_EVERY, self._look_again)
+
+    def _look_again(self) -> None:
+        self._timer = None
+        if not self._part("decoder_thread"):
+            return  # the call has ended
+        holes = self._assembler.holes
+        self._look()
+        if self._assembler.holes > holes and self._assembler.needs_keyframe:
+            self._later(self._send_rtcp_pli(self._ssrc))
+
+    def _rest(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        for task in self._tasks:
+            task.cancel()
+
+    def _later(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.ensure_future(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    def _part(self, name: str) -> Any:
+        return getattr(self, f"_RTCRtpReceiver__{name}")
+
+    def _replace(self, name: str, part: Any) -> None:
+        setattr(self, f"_RTCRtpReceiver__{name}", part)
+
+
+_PARTS = ("jitter_buffer", "nack_generator", "remote_bitrate_estimator")

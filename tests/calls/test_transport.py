@@ -1,0 +1,147 @@
+"""Real calls that lose packets: between SRTP and the receiver, by their numbers."""
+
+import asyncio
+import random
+
+import aiortc.rtcpeerconnection
+import pytest
+from aiortc import RTCPeerConnection
+from aiortc.rtcrtpreceiver import NackGenerator, RTCRtpReceiver
+from aiortc.rtp import RtpPacket
+
+from receiver.call import ObservingJitterBuffer, prepare_aiortc
+from receiver.decoding import DecodedFrame
+from receiver.demo import connect
+from receiver.encoding import Encoding
+from receiver.sender import EncodedTrack, portrait_source
+from receiver.transport import SteadyReceiver
+
+RATE = 30
+
+
+class LossyCall:
+    """A call within this process whose video packets `lose(number, is_repair)` may take away.
+
+    Numbers count the packets as they were first sent, from nought; repairs bear the number of the
+    packet that they repeat.
+    """
+
+    def __init__(self, lose, *, stock=False):
+        self._lose, self._stock = lose, stock
+        self.frames, self.times = [], []
+
+    async def __aenter__(self):
+        prepare_aiortc()
+        self.sender = EncodedTrack(portrait_source(), Encoding(kbps=150, keyframe_every=10_000))
+        self.sending, self.receiving = RTCPeerConnection(), RTCPeerConnection()
+        tracks = []
+        self.receiving.on("track", tracks.append)
+        await connect(self.sending, self.receiving, self.sender, None)
+        (self.receiver,) = self.receiving.getReceivers()
+        if self._stock:
+            self.receiver.use_stock_transport()
+        transport = self.receiver.transport
+        handle = transport._handle_rtp_data
+        first, media = None, None
+
+        async def lossy(data, arrival_time_ms):
+            nonlocal first, media
+            packet = RtpPacket.parse(data, transport._rtp_header_extensions_map)
+            if first is None:
+                first, media = packet.sequence_number, packet.ssrc
+            is_repair = packet.ssrc != media
+            number = packet.sequence_number
+            if is_repair:
+                if len(packet.payload) < 2:
+                    return
+                number = int.from_bytes(packet.payload[:2], "big")  # RFC 4588, section 4
+            if not self._lose((number - first) % (1 << 16), is_repair):
+                await handle(data, arrival_time_ms)
+
+        transport._handle_rtp_data = lossy
+        self._reading = asyncio.ensure_future(self._read(tracks[0]))
+        self.sender.begin()
+        return self
+
+    async def __aexit__(self, *_):
+        self.sender.stop()
+        await asyncio.gather(self.sending.close(), self.receiving.close())
+        self._reading.cancel()
+
+    async def _read(self, track):
+        while True:
+            self.frames.append(DecodedFrame.from_video(await track.recv()))
+            self.times.append(asyncio.get_running_loop().time())
+
+    async def until(self, count):
+        """Waits for so many frames."""
+        async with asyncio.timeout(20):
+            while len(self.frames) < count:
+                await asyncio.sleep(0.02)
+
+
+async def test_what_is_lost_on_the_way_comes_again_and_no_frame_is_missing():
+    chance = random.Random(7)
+    async with LossyCall(lambda number, repair: number > 3 and chance.random() < 0.1) as call:
+        await call.until(120)
+        stats = call.receiver.transport_stats()
+    assert [frame.video.pts for frame in call.frames] == [3000 * n for n in range(len(call.frames))]
+    assert not any(frame.damaged for frame in call.frames)
+    assert stats["recovered"] > 5
+    assert stats["holes"] == 0
+    assert 0 < stats["round_trip_ms"] < 500
+
+
+async def test_one_packet_that_never_comes_is_a_short_gap_and_a_key_frame():
+    async with LossyCall(lambda number, repair: number == 45) as call:
+        await call.until(120)
+        stats = call.receiver.transport_stats()
+    assert stats["holes"] == 1
+    assert stats["asked_for"] > 2
+    (healed,) = [n for n, frame in enumerate(call.frames) if frame.is_keyframe and n > 0]
+    damaged = [n for n, frame in enumerate(call.frames) if frame.damaged]
+    assert damaged == list(range(damaged[0], healed)) if damaged else True
+    numbers = [frame.video.pts // 3000 for frame in call.frames]
+    assert len(range(numbers[0], numbers[-1] + 1)) - len(numbers) in (1, 2)
+    longest = max(b - a for a, b in zip(call.times, call.times[1:], strict=False))
+    assert 0.2 < longest < 1.5  # a quarter of a second where nothing else keeps the machine busy
+
+
+async def test_aiortcs_own_transport_can_be_compared_with():
+    """It waits for the packet until 512 others have come: for seventeen seconds."""
+    async with LossyCall(lambda number, repair: number == 45, stock=True) as call:
+        await call.until(20)
+        await asyncio.sleep(3)
+        assert call.receiver.transport_stats() is None
+        assert len(call.frames) < 60
+
+
+async def test_what_is_hooked_of_aiortcs_receiver_is_where_it_was():
+    """aiortc promises none of these names; if one moves, `SteadyReceiver` has to move along."""
+    prepare_aiortc()
+    assert aiortc.rtcpeerconnection.RTCRtpReceiver is SteadyReceiver
+    connection = RTCPeerConnection()
+    video = connection.addTransceiver("video", direction="recvonly").receiver
+    sound = connection.addTransceiver("audio", direction="recvonly").receiver
+    assert isinstance(video, SteadyReceiver)
+    parts = vars(video)
+    for name in ("codecs", "decoder_queue", "decoder_thread", "timestamp_mapper"):
+        assert f"_RTCRtpReceiver__{name}" in parts
+    assert parts["_RTCRtpReceiver__jitter_buffer"] is video
+    assert isinstance(vars(sound)["_RTCRtpReceiver__jitter_buffer"], ObservingJitterBuffer)
+    video.use_stock_transport()
+    assert isinstance(parts["_RTCRtpReceiver__jitter_buffer"], ObservingJitterBuffer)
+    assert isinstance(parts["_RTCRtpReceiver__nack_generator"], NackGenerator)
+    assert parts["_RTCRtpReceiver__remote_bitrate_estimator"].__class__.__module__ == "aiortc.rate"
+    for name in ("_send_rtcp_nack", "_send_rtcp_pli", "_handle_rtp_packet"):
+        assert asyncio.iscoroutinefunction(getattr(RTCRtpReceiver, name))
+    await connection.close()
+
+
+@pytest.mark.parametrize("kind", ["audio", "video"])
+async def test_a_receiver_that_never_started_stops(kind):
+    prepare_aiortc()
+    connection = RTCPeerConnection()
+    receiver = connection.addTransceiver(kind, direction="recvonly").receiver
+    await receiver.stop()
+    await connection.close()
