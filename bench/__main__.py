@@ -3,12 +3,13 @@
 import argparse
 import sys
 
-from bench import bitrate, browser, latency, quality, references
+from bench import bitrate, browser, calls, latency, quality, references
 from receiver.errors import ReceiverError
 
 BENCHES = {
     "bitrate": bitrate.main,
     "browser": browser.main,
+    "calls": calls.main,
     "latency": latency.main,
     "quality": quality.main,
     "references": references.main,
