@@ -35,7 +35,7 @@ from receiver.encoding import Encoding
 from receiver.enhancer import Enhancer
 from receiver.faces import FaceTracker
 from receiver.generator import Generator
-from receiver.requester import STILL_KBPS
+from receiver.requester import StillPace
 from receiver.shots import region_of
 from receiver.stills import decode_still, encode_still, part_of
 
@@ -119,6 +119,7 @@ class Call:
     """One receiver, restoring in one way; is given a clip's frames one after the other."""
 
     def __init__(self, way: Way, generator: Generator) -> None:
+        """`way` says where its references come from."""
         admission: Any = "i-frames" if way == "i-frames" else "quality"
         self.enhancer = Enhancer(generator, admission=admission)
         self.faces = Faces()
@@ -126,10 +127,12 @@ class Call:
         self._policy = RequestPolicy()
         self._coming: deque[tuple[float, bytes, str, Region]] = deque()
         self._next_raw = 0.0
+        self._pace = StillPace()
 
     def see(self, now: float, raw: av.VideoFrame, decoded: DecodedFrame) -> av.VideoFrame:
         """Restores a frame; no frame is its own reference."""
         seen = decoded
+        self._pace.see(now, decoded.size_bytes)
         if self._way in ("none", "raw"):  # nothing of the stream is to become a reference
             seen = DecodedFrame(decoded.video, decoded.is_keyframe, decoded.qp, damaged=True)
         restored = self.enhancer.enhance(seen)
@@ -153,7 +156,9 @@ class Call:
             self.faces.requests += 1
             region = region_of(self.enhancer.faces[0], raw.width, raw.height)
             data, mime = encode_still(part_of(raw, region), request.max_bytes)
-            arrives = now + STILL_DELAY + len(data) * 8 / (STILL_KBPS * 1000)
+            arrives = (
+                now + STILL_DELAY + len(data) * 8 / (self._pace.kbps(link_was_full=True) * 1000)
+            )
             self._coming.append((arrives, data, mime, region))
 
 

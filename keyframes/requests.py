@@ -9,7 +9,7 @@ from typing import Literal, TypeAlias
 Way: TypeAlias = Literal["still", "pli"]
 """A still beside the stream, or an I-frame in it (RTCP's Picture Loss Indication)."""
 
-FAR = 35.0
+FAR = 20.0
 """Landmark distance in crop pixels (4 a landmark) beyond which a nearer reference helps more."""
 GOOD_QP = 28.0
 """Below it a face has come so well that no reference is worth its bits."""
@@ -33,8 +33,9 @@ LONGEST_BACKOFF: dict[Way, float] = {"still": 60.0, "pli": 600.0}
 than the pictures before them will hardly make better ones, and each spoils its stream a little."""
 EMPTY_SHARE = 0.5
 """Of the budget: what a face without any reference may use as fast as it can."""
-LARGEST = 12_000
-"""Bytes of a still at most: a face of 300 px in good quality."""
+LARGEST = 8_000
+"""Bytes of a still at most: a face of 250 px in good quality. More stills bring more than larger
+ones."""
 SMALLEST = 6_000
 """Bytes below which a still is not worth its request."""
 KEYFRAME = 12_000
@@ -191,15 +192,15 @@ class RequestPolicy:
     def _pause(self, way: Way, need: Need) -> float:
         """Seconds from one request to the next, so that something is left for later poses.
 
-        The square of the part of the budget that is spent, times the window: of 10 kB stills and
-        the default budget the first three come 2 s apart, then 4, 7, 10 and 13 s pass.
+        The cube of the part of the budget that is spent, times the window: of 8 kB stills and the
+        default budget the first seven come 2 s apart, then 3, 5, 7, 9 and 12 s pass.
         Stills for a face without any reference do not wait until half of the budget is spent.
         """
         requests = len(self._spendings) / self._window_requests
         share = max(requests, self._spent / self._window_bytes)
         if way == "still" and need.distance is None and share < EMPTY_SHARE:
             return GAP[way]
-        return max(GAP[way], share * share * WINDOW)
+        return max(GAP[way], share**3 * WINDOW)
 
     def _backoff(self, way: Way) -> float:
         """Seconds from requests that failed to the next: 2, 4, 8 ... gaps."""

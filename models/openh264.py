@@ -7,7 +7,7 @@ import subprocess
 import threading
 from collections import deque
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from itertools import chain
 
@@ -56,7 +56,8 @@ def _through_openh264(
                 for decoded in decoder.decode(packet):
                     raw = sent.popleft()
                     raw.pts, raw.time_base = round(index * 90000 / rate), Fraction(1, 90000)
-                    yield raw, DecodedFrame.from_video(decoded), packet.size
+                    frame = DecodedFrame.from_video(decoded)
+                    yield raw, replace(frame, size_bytes=packet.size), packet.size
         finally:
             encoder.kill()
             writer.join()

@@ -20,6 +20,10 @@ HOPELESS = 128
 """Missing packets in a row that nobody waits for: the network was away."""
 JUMP = 1000
 """Sequence numbers between two packets that make it another stream."""
+MOST_PACKETS = 2048
+"""Packets that may wait to be a whole frame: some 2.5 MB, a hundred times a call's key frame."""
+MOST_MISSING = 1024
+"""Missing packets that are waited for at once; of more, the oldest are given up."""
 FORGOTTEN = 512
 """Packets given up whose late coming still tells the round trip."""
 
@@ -81,7 +85,7 @@ class FrameAssembler:
         number = self._number_of(packet)
         if self._next < 0:
             self._begin(number)
-        elif abs(number - self._newest) > JUMP:
+        elif abs(number - self._newest) > JUMP or len(self._packets) == MOST_PACKETS:
             self._begin(number)
             self._count_hole()
         if number < self._next or number in self._packets:
@@ -182,7 +186,7 @@ class FrameAssembler:
             return False
         oldest = next(iter(self._missing))
         keyframe = self._is_whole(self._keyframe) and self._keyframe > oldest
-        hopeless = self._run_of_missing(oldest) > HOPELESS
+        hopeless = self._run_of_missing(oldest) > HOPELESS or len(self._missing) > MOST_MISSING
         if not (keyframe or hopeless or now >= self._missing[oldest].since + self._patience):
             return False
         self._drop_before(self._keyframe if keyframe else self._beginning_after(oldest))

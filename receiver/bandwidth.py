@@ -39,6 +39,10 @@ class BandwidthEstimate:
     aiortc's takes every late packet for a full link, so a busy computer alone brings a sender down
     to 30 kbit/s. This one takes the fastest packet of each tenth of a second, and lowers the rate
     only for a queue that stays.
+
+    Attributes:
+        kbps: what the sender should send at most.
+        link_was_full: whether a queue has stood so far.
     """
 
     def __init__(self) -> None:
@@ -50,7 +54,7 @@ class BandwidthEstimate:
         self._decided = self._told = -float("inf")
         self._told_kbps = 0.0
         self._queue_before = 0.0
-        self._growth = GROWTH[0]
+        self.link_was_full = False
 
     @property
     def queue_ms(self) -> float:
@@ -101,10 +105,10 @@ class BandwidthEstimate:
             if queue > before - DECIDE_MS / EMPTIED_IN_MS * before:  # it is not going away
                 share = max(LEAST_SHARE, 0.9 - queue / EMPTIED_IN_MS)
                 self.kbps = min(self.kbps, max(FLOOR_KBPS, share * incoming))
-            self._growth = GROWTH[1]
+            self.link_was_full = True
         elif queue < QUEUE_MS[0]:
             most = max(self.kbps, AHEAD * incoming + START_KBPS)
-            grown = self.kbps * self._growth ** (elapsed_ms / 1000)
+            grown = self.kbps * GROWTH[self.link_was_full] ** (elapsed_ms / 1000)
             self.kbps = min(grown, most, CEILING_KBPS)
 
 

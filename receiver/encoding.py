@@ -1,7 +1,7 @@
 """H.264 as a camera in a call would send it: for demo, benches and training."""
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 
 import av
@@ -65,5 +65,6 @@ def through_codec(
         frame.pts, frame.time_base = round(index * 90000 / rate), encoder.time_base
         frame.pict_type = av.video.frame.PictureType.NONE
         packets = encoder.encode(frame)
+        size = sum(packet.size for packet in packets)
         for decoded in (picture for packet in packets for picture in decoder.decode(packet)):
-            yield frame, DecodedFrame.from_video(decoded), sum(packet.size for packet in packets)
+            yield frame, replace(DecodedFrame.from_video(decoded), size_bytes=size), size

@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+from collections import deque
 from collections.abc import Coroutine
 from typing import Any
 
@@ -15,11 +16,38 @@ from receiver.decoding import DecodedFrame
 from receiver.enhancer import Enhancer
 from receiver.shots import region_of
 from receiver.stills import LABEL, Still, StillReceiver
+from receiver.transport import SteadyReceiver
 
-STILL_KBPS = 200.0
-"""Pace at which a still is to come: half a second for 12 kB. A pose does not last much longer."""
+STILL_SHARE = 0.5
+"""Pace of a still on a link that has been full in this call, of the video's rate: it takes its time
+then."""
+STILL_KBPS = (24.0, 200.0)
+"""kbit/s of a still at least and at most: it is there within the policy's `TIME_OUT`, and in a
+third of a second where there is room. A pose does not last much longer."""
+RATE_SECONDS = 2.0
+"""Seconds over which the video's rate is taken."""
 REPAIR_EVERY = 1.0
 """Seconds from one request for a key frame to the next while pictures are damaged."""
+
+
+class StillPace:
+    """How fast a still may come beside a video, from what the video takes itself."""
+
+    def __init__(self) -> None:
+        self._sizes: deque[tuple[float, int]] = deque()  # (seconds, bytes) of the latest frames
+
+    def see(self, now: float, size_bytes: int | None) -> None:
+        """Takes the video's next frame."""
+        self._sizes.append((now, size_bytes or 0))
+        while self._sizes[0][0] <= now - RATE_SECONDS:
+            self._sizes.popleft()
+
+    def kbps(self, *, link_was_full: bool) -> float:
+        """The pace in kbit/s."""
+        if not link_was_full:
+            return STILL_KBPS[1]
+        video_kbps = 8 * sum(size for _, size in self._sizes) / 1000 / RATE_SECONDS
+        return min(max(STILL_KBPS[0], STILL_SHARE * video_kbps), STILL_KBPS[1])
 
 
 class Requester:
@@ -41,6 +69,7 @@ class Requester:
         self._receiver: RTCRtpReceiver | None = None
         self._keyframe_wanted: Need | None = None  # what the face lacked when it was asked for
         self._repaired = 0.0
+        self._pace = StillPace()
         self._tasks: set[asyncio.Future[Any]] = set()
 
     def listen_to(self, receiver: RTCRtpReceiver) -> None:
@@ -63,6 +92,7 @@ class Requester:
     def consider(self, frame: DecodedFrame) -> None:
         """To be called once for every frame, after its enhancement."""
         now = time.perf_counter()
+        self._pace.see(now, frame.size_bytes)
         if frame.damaged and now >= self._repaired + REPAIR_EVERY:
             self._repaired = now
             self._ask_keyframe()
@@ -114,7 +144,10 @@ class Requester:
     def _ask_still(self, frame: DecodedFrame, max_bytes: int) -> bool:
         faces = self._enhancer.faces
         region = region_of(faces[0], frame.video.width, frame.video.height) if faces else WHOLE
-        return self.stills is not None and self.stills.request(max_bytes, STILL_KBPS, region)
+        receiver = self._receiver
+        was_full = isinstance(receiver, SteadyReceiver) and receiver.link_was_full
+        kbps = self._pace.kbps(link_was_full=was_full)
+        return self.stills is not None and self.stills.request(max_bytes, kbps, region)
 
     def _arrived(self, size: int) -> None:
         self._policy.arrived(time.perf_counter(), size)

@@ -74,6 +74,11 @@ class SteadyReceiver(RTCRtpReceiver):
         for name, part in self._stock.items():
             self._replace(name, part)
 
+    @property
+    def link_was_full(self) -> bool:
+        """Whether packets have waited in a queue of the network in this call."""
+        return self._bandwidth.link_was_full
+
     def transport_stats(self) -> dict[str, Any] | None:
         """`TransportStats`, ready for JSON; None with the stock transport and for sound."""
         if self._part("jitter_buffer") is not self:

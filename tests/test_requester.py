@@ -11,7 +11,7 @@ from keyframes import Budget, Need
 from keyframes.requests import KEYFRAME
 from receiver.call import request_keyframe
 from receiver.decoding import DecodedFrame
-from receiver.requester import Requester
+from receiver.requester import STILL_KBPS, Requester, StillPace
 from receiver.stills import LABEL
 from tests.conftest import plain_frame
 
@@ -130,3 +130,17 @@ async def test_a_face_that_lacks_nothing_costs_nothing(frame):
         await settled(requester)
         assert receiver.asked == []
     assert isinstance(frame.video, av.VideoFrame)
+
+
+def test_on_a_link_that_was_full_a_still_takes_half_of_what_the_video_takes_within_bounds():
+    pace = StillPace()
+    assert pace.kbps(link_was_full=True) == STILL_KBPS[0]
+    for number in range(300):  # ten seconds
+        pace.see(number / 30, 500)  # 120 kbit/s
+    assert pace.kbps(link_was_full=True) == pytest.approx(60, rel=0.02)
+    assert pace.kbps(link_was_full=False) == STILL_KBPS[1]
+    for number in range(300, 400):
+        pace.see(number / 30, 5000)
+    assert pace.kbps(link_was_full=True) == STILL_KBPS[1]
+    pace.see(1000.0, None)
+    assert pace.kbps(link_was_full=True) == STILL_KBPS[0]
