@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from importlib.util import find_spec
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 import cv2
@@ -134,7 +135,7 @@ class FaceTracker:
 
     def __init__(self) -> None:
         """Raises MissingError if the landmark file is missing."""
-        self._detect: Any = dlib.get_frontal_face_detector()
+        self._detect = _detector()
         self._predict = _predictor(str(landmark_file()))
         self._executor: Executor | None = None
         self._detection: _Detection | None = None
@@ -263,7 +264,7 @@ class FaceTracker:
     def _boxes(self, reduced: NDArray[Any], scale: Box) -> list[Box]:
         return [
             np.array([found.left(), found.top(), found.right() + 1, found.bottom() + 1]) * scale
-            for found in self._detect(reduced, 0)
+            for found in self._detect(reduced)
         ]
 
     def _landmarks(self, luma: NDArray[np.uint8], box: Box) -> Landmarks:
@@ -272,6 +273,21 @@ class FaceTracker:
         # As text: two calls a point for its numbers take 0.1 ms more.
         points = str(shape.parts()).removeprefix("points[(").removesuffix(")]")
         return np.fromstring(points.replace("), (", ","), np.float32, sep=",").reshape(-1, 2)
+
+
+@lru_cache(maxsize=1)
+def _detector() -> Callable[[NDArray[Any]], Any]:
+    """Shared by every tracker: to make one takes a third of a second, in which nothing else runs.
+
+    The detector has a state of its own, and nobody promises that Python's lock is held in it.
+    """
+    detector, lock = dlib.get_frontal_face_detector(), Lock()
+
+    def detect(picture: NDArray[Any]) -> Any:
+        with lock:
+            return detector(picture, 0)
+
+    return detect
 
 
 @lru_cache(maxsize=1)
