@@ -142,5 +142,5 @@ def test_a_missing_landmark_file_says_how_to_get_it(monkeypatch):
 
 
 def test_trackers_share_one_detector():
-    """Making one takes a third of a second with Python's lock held, and every still has a tracker."""
+    """Making one takes a third of a second with Python's lock held; every still has a tracker."""
     assert FaceTracker()._detect is FaceTracker()._detect
