@@ -1,7 +1,6 @@
 """A file that keeps people's references from one call to the next."""
 
 import os
-import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -67,7 +66,7 @@ def load_people(people: People, path: Path) -> int:
         return 0
     try:
         fields, looks = _read(path)
-    except (OSError, KeyError, ValueError, EOFError, zipfile.BadZipFile) as error:
+    except Exception as error:  # numpy, zipfile and zlib raise whatever they stumble over
         raise InputError(f"{path} holds no references: give another --keyframes FILE") from error
     for number, look in enumerate(looks):
         keyframes = people.empty_set()

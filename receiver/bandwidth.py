@@ -29,6 +29,8 @@ EMPTIED_IN_MS = 1000.0
 """Milliseconds in which a queue is to be gone after the rate was lowered."""
 LEAST_SHARE = 0.4
 """Of what came through a full link: what is told at least, however long its queue."""
+MOST_SOURCES = 16
+"""Streams that a rate is told for; REMB has room for 255, and a call has two or three."""
 DECIDE_MS, TELL_MS = 100.0, 500.0
 """Milliseconds from one decision to the next; from telling a rate to telling the same again."""
 
@@ -75,6 +77,8 @@ class BandwidthEstimate:
         """
         now = float(arrival_time_ms)
         self._ssrcs.add(ssrc)
+        if len(self._ssrcs) > MOST_SOURCES:
+            self._ssrcs = {ssrc}
         self._bytes.append((now, payload_size))
         while self._bytes[0][0] < now - RATE_MS:
             self._bytes.popleft()

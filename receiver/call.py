@@ -32,6 +32,8 @@ PROFILES = ("4d001f", "64001f", "640c1f")
 """profile-level-id of Main, High and Constrained High at level 3.1 (RFC 6184, section 8.1)."""
 FIRST_PAYLOAD_TYPE = 114
 """Of the dynamic ones (96 to 127) those that aiortc leaves free."""
+MAX_PIXELS = 36864 * 256
+"""Most pixels of a picture: those of H.264's level 5.1, 4096x2304 for one (table A-1)."""
 CIPHERS = (
     b"ECDHE-ECDSA-AES128-GCM-SHA256:ECDHE-ECDSA-CHACHA20-POLY1305:"
     b"ECDHE-RSA-AES128-GCM-SHA256:ECDHE-RSA-CHACHA20-POLY1305:"
@@ -71,6 +73,8 @@ class ObservingDecoder(H264Decoder):
     def __init__(self) -> None:
         self.codec = open_decoder()
         self.codec.copy_opaque = True
+        # A few bytes of SPS would make FFmpeg allocate 16384x16384 pixels several times over.
+        self.codec.options = {**self.codec.options, "max_pixels": str(MAX_PIXELS)}
         self._watch = DamageWatch()
 
     def decode(self, encoded_frame: JitterFrame) -> list[av.frame.Frame]:

@@ -229,5 +229,8 @@ def _skip_order_count(bits: _Bits) -> None:
         bits.u(1)  # delta_pic_order_always_zero_flag
         bits.ue()  # offset_for_non_ref_pic
         bits.ue()  # offset_for_top_to_bottom_field
-        for _ in range(bits.ue()):
+        cycle = bits.ue()  # num_ref_frames_in_pic_order_cnt_cycle
+        if cycle > 255:
+            raise ValueError(f"an order count of {cycle} frames is above 255")
+        for _ in range(cycle):
             bits.ue()  # offset_for_ref_frame

@@ -11,12 +11,15 @@ from typing import Any
 
 from aiortc.jitterbuffer import JitterFrame
 from aiortc.rtcdtlstransport import RTCDtlsTransport
+from aiortc.rtcrtpparameters import RTCRtpCodecParameters
 from aiortc.rtcrtpreceiver import RTCRtpReceiver
 from aiortc.rtp import RtpPacket
 
-from receiver.assembly import FrameAssembler
+from receiver.assembly import AccessUnit, FrameAssembler
 from receiver.bandwidth import BandwidthEstimate
 
+BACKLOG = 90
+"""Frames that may wait for the decoder: three seconds. Of more, the newest are left out."""
 LOOK_EVERY = 0.01
 """Seconds from one look at the missing packets to the next, while there are any."""
 
@@ -61,6 +64,7 @@ class SteadyReceiver(RTCRtpReceiver):
         self._assembler = FrameAssembler()
         self._bandwidth = BandwidthEstimate()
         self._ssrc = 0
+        self._left_out = False
         self._timer: asyncio.TimerHandle | None = None
         self._tasks: set[asyncio.Future[None]] = set()
         self._stock = {name: self._part(name) for name in _PARTS}
@@ -119,13 +123,24 @@ class SteadyReceiver(RTCRtpReceiver):
         for unit in self._assembler.take(now):
             codec = self._part("codecs").get(unit.payload_type)
             if codec is not None and self._part("decoder_thread"):
-                unit.timestamp = self._part("timestamp_mapper").map(unit.timestamp)
-                self._part("decoder_queue").put((codec, unit))
+                self._decode(codec, unit)
         missing = self._assembler.to_ask_for(now)
         if missing:
             self._later(self._send_rtcp_nack(self._ssrc, missing))
         if self._assembler.is_waiting and self._timer is None:
             self._timer = asyncio.get_running_loop().call_later(LOOK_EVERY, self._look_again)
+
+    def _decode(self, codec: RTCRtpCodecParameters, unit: AccessUnit) -> None:
+        """Hands a frame to the decoder, unless that is far behind; what follows then is damaged."""
+        waiting = self._part("decoder_queue")
+        if waiting.qsize() >= BACKLOG:
+            self._left_out = True
+            return
+        if self._left_out:
+            self._left_out, unit.lost_before = False, True
+            self._later(self._send_rtcp_pli(self._ssrc))
+        unit.timestamp = self._part("timestamp_mapper").map(unit.timestamp)
+        waiting.put((codec, unit))
 
     def _look_again(self) -> None:
         self._timer = None

@@ -1,8 +1,11 @@
 """References outlive a call in a file, if the user wants it."""
 
+import contextlib
+
 import numpy as np
 import pytest
 
+from bench.mutations import Mutator
 from keyframes import People
 from receiver.album import FIELDS, load_people, save_people
 from receiver.enhancer import Enhancer
@@ -77,3 +80,15 @@ def test_a_file_that_is_none_is_named(seen, tmp_path, damage):
     with pytest.raises(InputError, match="holds no references: give another --keyframes FILE"):
         load_people(People(), path)
     assert set(arrays) == {*FIELDS, "looks"}
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_whatever_is_changed_in_a_file_it_is_used_or_named(seen, tmp_path, seed):
+    """Found by fuzzing: zlib.error came through."""
+    path, mutated = tmp_path / "file", Mutator(seed)
+    save_people(seen.people, path)
+    whole = path.read_bytes()
+    for _ in range(10):
+        path.write_bytes(mutated([whole]))
+        with contextlib.suppress(InputError):
+            load_people(People(), path)

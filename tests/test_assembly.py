@@ -5,7 +5,13 @@ from aiortc.rtp import RtpPacket
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from receiver.assembly import HOPELESS, PATIENCE, FrameAssembler
+from receiver.assembly import (
+    HOPELESS,
+    MOST_MISSING,
+    MOST_PACKETS,
+    PATIENCE,
+    FrameAssembler,
+)
 
 IDR = b"\x00\x00\x00\x01\x67sps\x00\x00\x00\x01\x65\x88idr"
 SLICE = b"\x00\x00\x00\x01\x41\x9a"
@@ -250,3 +256,27 @@ def test_padding_is_no_picture_and_no_hole():
     line.add(*packets[:3], *padding, *packets[3:])
     assert line.frames == [0, 1]
     assert line.holes == []
+
+
+def test_a_frame_without_an_end_does_not_fill_the_memory():
+    line = Line()
+    line.add(packet(0, 0, IDR, True))
+    for number in range(1, 3 * MOST_PACKETS):
+        line.assembler.add(packet(number, 1, MIDDLE), 0.0)
+        assert len(line.assembler._packets) <= MOST_PACKETS
+    line.look()
+    assert line.assembler.holes == 2
+    assert line.assembler.needs_keyframe
+    line.add(packet(3 * MOST_PACKETS, 2, IDR, True))
+    assert line.frames == [0, 1, 2]
+    assert line.holes == [1]
+    assert not line.assembler.needs_keyframe
+
+
+def test_more_holes_than_can_be_asked_for_are_given_up():
+    line = Line()
+    for number in range(0, 100 * HOPELESS, HOPELESS):
+        line.add(packet(number, number, SLICE, True))
+        assert len(line.assembler.to_ask_for(line.now)) <= MOST_MISSING
+        assert len(line.assembler._missing) <= MOST_MISSING
+    assert line.assembler.holes > 80

@@ -2,7 +2,13 @@
 
 import random
 
-from receiver.bandwidth import CEILING_KBPS, FLOOR_KBPS, START_KBPS, BandwidthEstimate
+from receiver.bandwidth import (
+    CEILING_KBPS,
+    FLOOR_KBPS,
+    MOST_SOURCES,
+    START_KBPS,
+    BandwidthEstimate,
+)
 
 PACKET = 250
 """Bytes."""
@@ -112,3 +118,10 @@ def test_a_slow_clock_of_the_sender_is_no_queue():
         answer = estimate.add(number * 10, round(sent * (1 << 18) / 1000) % (1 << 24), 100, 7)
         told += [answer[0]] if answer else []
     assert min(told) >= 1000 * START_KBPS
+
+
+def test_a_sender_of_ever_new_streams_is_told_of_few():
+    estimate = BandwidthEstimate()
+    told = [estimate.add(1000 * n, 0, PACKET, ssrc=n) for n in range(1000)]
+    assert all(len(ssrcs) <= MOST_SOURCES for _, ssrcs in filter(None, told))
+    assert told[-1][1][-1] == 999

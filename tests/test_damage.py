@@ -345,6 +345,16 @@ def test_a_header_that_is_cut_off_is_damage(stream):
             assert watch.see(unit[:cut], False)
 
 
+def test_an_order_count_without_an_end_costs_no_time():
+    """Each byte of it would be eight numbers to read, however many are announced."""
+    bits = f"{66:08b}" + "0" * 8 + f"{31:08b}" + ue(0) + ue(0) + ue(1) + "0" + se(0) + se(0)
+    with pytest.raises(ValueError, match="above 255"):
+        SequenceParameters.parse(nal_unit(0x67, bits + ue(256) + "1" * 8000)[5:])
+    assert SequenceParameters.parse(
+        nal_unit(0x67, bits + ue(255) + ue(0) * 255 + ue(1) + "0" + ue(3) + ue(3) + "1")[5:]
+    ).frames_only
+
+
 # The whole way: RTP packets with losses, the jitter buffer, the decoder.
 
 
@@ -555,6 +565,22 @@ def test_parameter_sets_alone_are_refused_but_no_loss(portrait):
         decoder.decode(JitterFrame(units[0][:idr], 0))
     (picture,) = decoder.decode(JitterFrame(units[0][idr:], 3000))
     assert not picture.opaque.damaged
+
+
+def test_a_picture_of_any_size_that_h264_can_tell_does_not_fill_the_memory():
+    """16000x16000 pixels in forty bytes."""
+    for side, fits in ((40, True), (192, True), (193, False), (1000, False)):
+        bits = f"{66:08b}" + "0" * 8 + f"{51:08b}" + ue(0) + ue(0) + ue(2) + ue(1) + "0"
+        sps = nal_unit(0x67, bits + ue(side - 1) + ue(side - 1) + "1" + "1" + "0" + "0")
+        pps = nal_unit(0x68, ue(0) + ue(0) + "00" + ue(0) * 3 + "000" + se(0) * 3 + "000")
+        idr = nal_unit(0x65, ue(0) + ue(7) + ue(0) + "0000" + ue(0) + "00" + se(0) + "1011" * 40)
+        decoder = ObservingDecoder()
+        if fits:
+            (picture,) = decoder.decode(JitterFrame(sps + pps + idr, 0))
+            assert (picture.width, picture.height) == (16 * side, 16 * side)
+        else:
+            with pytest.raises(av.FFmpegError):
+                decoder.decode(JitterFrame(sps + pps + idr, 0))
 
 
 def test_a_foreign_opaque_is_no_arrival():
