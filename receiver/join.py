@@ -4,15 +4,12 @@ import asyncio
 import contextlib
 import signal
 from collections.abc import Callable
-from dataclasses import dataclass, field
-from fractions import Fraction
 from typing import Any
 
 import av
 from aiortc import RTCConfiguration, RTCPeerConnection
 from aiortc.mediastreams import MediaStreamError, MediaStreamTrack
 
-from receiver.alignment import copy_frame
 from receiver.enhancer import Enhancer
 from receiver.errors import InputError
 from receiver.outputs import FileOutput
@@ -50,7 +47,7 @@ class Joined:
         Args:
             say: is told in a sentence when the call comes and goes.
             shows: are given every picture; must be quick.
-            file: is given every picture and the sound, with times that go on across sessions.
+            file: is given every picture and the sound.
             stock_transport: receive by aiortc's own transport, to compare with.
         """
         here = RTCConfiguration(iceServers=[])
@@ -58,13 +55,12 @@ class Joined:
         self.sessions = 0
         self._url, self._token, self._say = url, token, say
         self._file = file
-        self._clock = _Clock()
         self._stop = asyncio.Event()
         self._listening: set[asyncio.Future[None]] = set()
         self.first_restored_s: float | None = None
         self.room.outputs.extend(shows)
         if file is not None:
-            self.room.outputs.append(lambda frame: file.put(self._clock.restamp(frame)))
+            self.room.outputs.append(file.put)
 
     def stop(self) -> None:
         """Ends the call; `run` returns soon after."""
@@ -98,7 +94,6 @@ class Joined:
     async def _session(self) -> None:
         """One connection, until it breaks off or the call is to end."""
         gone = asyncio.Event()
-        self._clock.begin_session()
         async with open_session(self._url, self._token, self._on_track) as connection:
             connection.on("connectionstatechange", lambda: self._check(connection, gone))
             self._check(connection, gone)
@@ -125,33 +120,7 @@ class Joined:
     async def _listen(self, sound: MediaStreamTrack, file: FileOutput) -> None:
         with contextlib.suppress(MediaStreamError):
             while True:
-                file.put(self._clock.restamp(await sound.recv()))
-
-
-@dataclass
-class _Clock:
-    """Times that go on when a new session begins again at nought."""
-
-    ended: Fraction = Fraction(0)  # where the earlier sessions ended
-    latest: Fraction = Fraction(0)
-    starts: dict[type, Fraction] = field(default_factory=dict)
-
-    def begin_session(self) -> None:
-        self.ended = self.latest + Fraction(1, 30) if self.latest else Fraction(0)
-        self.starts.clear()
-
-    def restamp(self, frame: Any) -> Any:
-        """The frame as it goes to the file: sound and picture from the session's start on."""
-        base = frame.time_base or Fraction(1, 90000)
-        time = (frame.pts or 0) * base
-        start = self.starts.setdefault(type(frame), time)
-        time = self.ended + time - start
-        self.latest = max(self.latest, time)
-        if isinstance(frame, av.VideoFrame):
-            frame = copy_frame(frame)  # others use this one too, with its own time
-        frame.pts = round(time / base)
-        frame.time_base = base
-        return frame
+                file.put(await sound.recv())
 
 
 async def join(joined: Joined) -> None:

@@ -1,10 +1,12 @@
 """Where pictures go: video files, panels side by side, a window."""
 
 import contextlib
+import logging
 import os
 import queue
 import sys
 import threading
+import time
 from collections.abc import Callable
 from fractions import Fraction
 from pathlib import Path
@@ -15,27 +17,41 @@ import av
 import cv2
 
 from keyframes import Picture
-from receiver.alignment import planes
+from receiver.alignment import copy_frame, planes
 from receiver.errors import InputError, MissingError
+
+logger = logging.getLogger(__name__)
 
 BACKLOG = 90
 """Pictures and pieces of sound that may wait for a file."""
+JUMP = 3.0
+"""Seconds by which what comes may part from the clock before its own times are not believed any
+more; and the longest pause that a recording keeps."""
+LIVE = {"movflags": "hybrid_fragmented", "frag_duration": "1000000"}
+"""Muxer options by which an .mp4 that breaks off plays up to its last second; .mkv ignores them."""
 
 
 class VideoFile:
     """Writes a video under a temporary name; it gets its own name when it is whole.
 
-    As a context manager: leaving with an exception removes what was written.
+    As a context manager: leaving with an exception removes what was written, or, of one that is
+    `live`, leaves under its own name what can be played.
+
+    Attributes:
+        kept: whether the file is there, whole or not.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, live: bool = False) -> None:
         """Raises InputError if the folder cannot be written or the ending is of no container."""
         self.path = path
+        self.kept = False
+        self._live = live
         # The ending stays, because the container is chosen by it.
         self._unfinished = path.with_name(f".{path.stem}.part{path.suffix}")
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            self.container = av.open(str(self._unfinished), "w")
+            options = LIVE if live else {}
+            self.container = av.open(str(self._unfinished), "w", container_options=options)
         except (av.FFmpegError, ValueError) as error:
             raise InputError(
                 f"{path} names no video container that can be written: end it in .mp4 or .mkv"
@@ -56,11 +72,24 @@ class VideoFile:
             with contextlib.suppress(*((Exception,) if kind else ())):  # the first error counts
                 self.container.close()
             if kind is None and self._unfinished.exists():  # libav makes no file without a stream
-                os.replace(self._unfinished, self.path)
+                self._keep()
         except (av.FFmpegError, OSError) as failure:
             raise InputError(f"{self.path} cannot be written: {failure.strerror}") from failure
         finally:
+            if self._live and not self.kept and _plays(self._unfinished):
+                self._keep()
             self._unfinished.unlink(missing_ok=True)
+
+    def _keep(self) -> None:
+        os.replace(self._unfinished, self.path)
+        self.kept = True
+
+
+def _plays(path: Path) -> bool:
+    """Whether a file holds a picture that can be decoded."""
+    with contextlib.suppress(av.FFmpegError, OSError), av.open(str(path)) as container:
+        return any(True for _ in container.decode(container.streams.video))
+    return False
 
 
 def add_h264(
@@ -116,6 +145,43 @@ def _label_width(label: str) -> int:
     return int(cv2.getTextSize(label, cv2.FONT_HERSHEY_SIMPLEX, 0.5, 1)[0][0]) // 2 * 2 + 14
 
 
+class Timeline:
+    """Gives pictures and sound their times in a recording, whatever happens to their own.
+
+    Its clock begins with the first item and runs while something comes. Items keep their own
+    times as long as these go on with the clock; where they jump, or another session begins at
+    nought, they go on from the clock.
+    """
+
+    def __init__(self) -> None:
+        self._arrived: float | None = None
+        self._now = Fraction(0)
+        self._offsets: dict[type, Fraction] = {}
+        self._ends: dict[type, Fraction] = {}
+
+    def place(self, frame: Any, arrived: float) -> None:
+        """Gives the next frame its pts; it keeps its time base.
+
+        Args:
+            frame: a picture or a piece of sound, with pts.
+            arrived: when it came, in seconds of `time.perf_counter`.
+        """
+        passed = arrived - (arrived if self._arrived is None else self._arrived)
+        self._arrived, self._now = arrived, self._now + Fraction(min(max(passed, 0.0), JUMP))
+        base = Fraction(frame.time_base or Fraction(1, 90000))
+        lasts = Fraction(1, 1000)  # at least: the rest is for the next picture to say
+        if isinstance(frame, av.AudioFrame):
+            lasts = Fraction(frame.samples, frame.sample_rate)
+        kind, own = type(frame), (frame.pts or 0) * base
+        end = self._ends.get(kind, Fraction(0))
+        time = own + self._offsets.get(kind, self._now - own)
+        if time + lasts <= end or abs(time - self._now) > JUMP:
+            time = self._now
+        time = max(time, end)
+        self._offsets[kind], self._ends[kind] = time - own, time + lasts
+        frame.pts, frame.time_base = -int(-time // base), base
+
+
 class FileOutput:
     """A thread that writes pictures and sound to a video file; a slow disk never slows the call.
 
@@ -124,7 +190,7 @@ class FileOutput:
     """
 
     def __init__(self, path: Path, rate: Fraction, has_sound: bool, crf: float = 20.0) -> None:
-        """`rate` is the frames a second to be expected; times come from the frames' own pts."""
+        """`rate` is the frames a second to be expected; times come as `Timeline` says."""
         self.written = 0
         self._path, self._rate, self._has_sound, self._crf = path, rate, has_sound, crf
         self._queue: queue.Queue[Any] = queue.Queue(BACKLOG)
@@ -133,13 +199,19 @@ class FileOutput:
         self._thread.start()
 
     def put(self, item: Any) -> None:
-        """Takes a yuv420p frame with pts or a piece of sound; never waits, drops when behind."""
+        """Takes a yuv420p frame with pts or a piece of sound; never waits, drops when behind.
+
+        It is only read: others may use it too.
+        """
         if self._error is None:
             with contextlib.suppress(queue.Full):
-                self._queue.put_nowait(item)
+                self._queue.put_nowait((item, time.perf_counter()))
 
     def close(self) -> None:
-        """Waits until everything is written. Raises InputError if the file cannot be."""
+        """Waits until everything is written.
+
+        Raises InputError if the file could not be, or not to its end; what plays of it is kept.
+        """
         if self._error is None:
             self._queue.put(None)
         self._thread.join()
@@ -147,47 +219,62 @@ class FileOutput:
             raise self._error
 
     def picture(self, item: Any) -> av.VideoFrame:
-        """What to write for a video item; runs in the thread."""
-        frame: av.VideoFrame = item
-        return frame
+        """A new picture to write for a video item; runs in the thread."""
+        return copy_frame(item)
 
     def _run(self) -> None:
         if sys.platform == "linux":  # where a thread has a priority of its own
             os.nice(10)  # a file can wait, the call cannot
+        file: VideoFile | None = None
         try:
-            self._write()
+            file = VideoFile(self._path, live=True)
+            with file:
+                self._write(file)
         except (av.FFmpegError, OSError) as error:
-            self._error = InputError(f"{self._path} cannot be written: {error}")
+            kept = "what came before is in it" if file and file.kept else "nothing of it is left"
+            reason = error.strerror or error
+            self._error = InputError(f"{self._path} cannot be written: {reason}; {kept}")
         except Exception as error:
             self._error = error
         if self._error is not None:  # close() raises it in the caller's thread
+            logger.error("recording has ended: %s", self._error)
             with contextlib.suppress(queue.Empty):
                 while True:
                     self._queue.get_nowait()
 
-    def _write(self) -> None:
+    def _write(self, file: VideoFile) -> None:
         video: av.VideoStream | None = None
-        size = (0, 0)
-        with VideoFile(self._path) as file:
-            sound = file.container.add_stream("aac", rate=48000) if self._has_sound else None
-            while (item := self._queue.get()) is not None:
-                if isinstance(item, av.AudioFrame):
-                    if sound is not None and video is not None:
-                        file.container.mux(sound.encode(item))
-                    continue
-                picture = self.picture(item)
-                if video is None:
-                    size = even(picture.width), even(picture.height)
-                    base = Fraction(1, 90000)
-                    video = add_h264(file.container, size, self._rate, base, self._crf, "ultrafast")
-                # A call changes its resolution now and then, a file never does.
-                fitting = picture.reformat(*size, "yuv420p")
-                fitting.pict_type = av.video.frame.PictureType.NONE
-                file.container.mux(video.encode(fitting))
-                self.written += 1
-            for stream in (video, sound):
-                if stream is not None:
-                    file.container.mux(stream.encode(None))
+        sound = file.container.add_stream("aac", rate=48000) if self._has_sound else None
+        timeline, size = Timeline(), (0, 0)
+        while (taken := self._queue.get()) is not None:
+            item, arrived = taken
+            if isinstance(item, av.AudioFrame):
+                if sound is not None and video is not None:
+                    piece = _copy_sound(item)
+                    timeline.place(piece, arrived)
+                    file.container.mux(sound.encode(piece))
+                continue
+            picture = self.picture(item)
+            timeline.place(picture, arrived)
+            if video is None:
+                size = even(picture.width), even(picture.height)
+                base = Fraction(1, 90000)
+                video = add_h264(file.container, size, self._rate, base, self._crf, "ultrafast")
+            # A call changes its resolution now and then, a file never does.
+            fitting = picture.reformat(*size, "yuv420p")
+            fitting.pict_type = av.video.frame.PictureType.NONE
+            file.container.mux(video.encode(fitting))
+            self.written += 1
+        for stream in (video, sound):
+            if stream is not None:
+                file.container.mux(stream.encode(None))
+        file.container.close()  # what the disk refuses at last is an error like any other
+
+
+def _copy_sound(piece: av.AudioFrame) -> av.AudioFrame:
+    copy = av.AudioFrame.from_ndarray(piece.to_ndarray(), piece.format.name, piece.layout.name)
+    copy.sample_rate, copy.pts, copy.time_base = piece.sample_rate, piece.pts, piece.time_base
+    return copy
 
 
 class VirtualCamera:
