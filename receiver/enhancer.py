@@ -24,7 +24,6 @@ from keyframes import (
 from keyframes.people import CUT
 from keyframes.requests import Need
 from receiver.alignment import (
-    CROP,
     PLANAR_420,
     WHOLE,
     Crop,
@@ -111,6 +110,7 @@ class Enhancer:
         self.need: Need | None = None
         self._strength, self._admission = strength, admission
         self._tracker = FaceTracker()
+        self._executor: Executor | None = None
         self._stills: deque[list[StillFace]] = deque(maxlen=STILLS_WAITING)
 
     def enhance(self, frame: DecodedFrame) -> av.VideoFrame:
@@ -141,6 +141,7 @@ class Enhancer:
             drawn = _batch([draw_landmarks(points)[None] for points in landmarks])
         with self.stats.stage("generator"):
             restored = self.generator.restore(_batch(crops), _batch(references), drawn)
+            self.stats.device = self.generator.device
             np.clip(restored, 0.0, 1.0, out=restored)
         with self.stats.stage("copy"):
             enhanced = copy_frame(video)
@@ -156,11 +157,26 @@ class Enhancer:
 
     def warm_up(self) -> None:
         """Runs the network once: the first run is several times as slow as the others."""
-        crop = np.zeros((1, 3, CROP, CROP), np.float32)
-        self.generator.restore(crop, crop, crop[:, :1])
+        self.generator.warm_up()
+
+    def recover(self) -> None:
+        """Begins anew with all that a failure may have left in disorder; references are kept.
+
+        Takes as long as opening a session; not to be called beside `enhance`. Raises
+        MissingError for the landmark file, else as `Generator.rebuild`; what could not be made
+        anew goes on as it is.
+        """
+        self.people.only(())  # the new tracker's ids have nothing to do with the old one's
+        try:
+            self.generator.rebuild()
+        finally:
+            self._tracker = FaceTracker()
+            if self._executor is not None:
+                self._tracker.detect_in(self._executor)
 
     def detect_in(self, executor: Executor) -> None:
         """Lets faces be searched for beside the frames, see `FaceTracker.detect_in`."""
+        self._executor = executor
         self._tracker.detect_in(executor)
 
     def add_reference(self, track_id: int, keyframe: Keyframe) -> None:

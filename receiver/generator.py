@@ -87,34 +87,97 @@ class Model:
         return card
 
 
-class Generator:
-    """Restores face crops, guided by references.
+@dataclass(frozen=True)
+class _Network:
+    """A generator and its aligner, if it has one, with the sessions that they run in."""
 
-    Attributes:
-        model: which one it is.
-        device: 'cuda' or 'cpu', as the session really runs.
-    """
+    model: Model
+    aligner: Model | None
+    session: onnxruntime.InferenceSession
+    alignment: onnxruntime.InferenceSession | None
+
+    @classmethod
+    def open(cls, model: Model, aligner: Model | None, device: Device) -> "_Network":
+        """Raises ModelError for unusable files, DeviceError for CUDA that does not come up."""
+        on_gpu = device != "cpu"
+        session = _open_session(model, on_gpu)
+        alignment = _open_session(aligner, on_gpu) if aligner else None
+        network = cls(model, aligner, session, alignment)
+        if device == "cuda" and network.device != "cuda":
+            raise DeviceError(
+                "CUDA was asked for and the session came up on the CPU: "
+                "see the lines of ONNX Runtime above, or use --device cpu"
+            )
+        _check_signature(session, model, "restored")
+        if alignment and aligner:
+            _check_signature(alignment, aligner, "flow")
+        return network
+
+    @property
+    def device(self) -> Literal["cuda", "cpu"]:
+        """Where it runs; ONNX Runtime falls back to the CPU without an error."""
+        return "cuda" if self.session.get_providers()[0] == _CUDA else "cpu"
+
+    def restore(self, inputs: dict[str, NDArray[np.float32]]) -> NDArray[np.float32]:
+        """See `Generator.restore`."""
+        if self.alignment is not None:
+            reference = inputs["reference"]
+            flows = self.alignment.run(["flow"], inputs)[0]
+            moved = [shifted(*pair) for pair in zip(reference, flows, strict=True)]
+            inputs = inputs | {"reference": moved[0][None] if len(moved) == 1 else np.stack(moved)}
+        restored: NDArray[np.float32] = self.session.run(["restored"], inputs)[0]
+        return restored
+
+    def warm_up(self) -> None:
+        """See `Generator.warm_up`."""
+        self.restore(
+            {name: np.zeros((1, n, CROP, CROP), np.float32) for name, n in CHANNELS.items()}
+        )
+
+
+class Generator:
+    """Restores face crops, guided by references."""
 
     def __init__(self, model: str = "lite", device: Device = "auto") -> None:
         """Raises ModelError for an unusable model, DeviceError if CUDA is asked for and absent."""
         problem = None if device == "cpu" else cuda_problem()
         if device == "cuda" and problem:
             raise DeviceError(f"CUDA was asked for and is not there: {problem}")
-        on_gpu = device != "cpu" and problem is None
-        self.model = Model.find(model, on_gpu)
-        self._session = _open_session(self.model, on_gpu)
-        aligner = self.model.aligner
-        self._aligner = _open_session(aligner, on_gpu) if aligner else None
-        # ONNX Runtime falls back to the CPU without an error: ask the session itself.
-        self.device = "cuda" if self._session.get_providers()[0] == _CUDA else "cpu"
-        if device == "cuda" and self.device != "cuda":
-            raise DeviceError(
-                "CUDA was asked for and the session came up on the CPU: "
-                "see the lines of ONNX Runtime above, or use --device cpu"
-            )
-        _check_signature(self._session, self.model, "restored")
-        if self._aligner and aligner:
-            _check_signature(self._aligner, aligner, "flow")
+        self._name, self._asked = model, device
+        found = Model.find(model, on_gpu=device != "cpu" and problem is None)
+        self._network = _Network.open(found, found.aligner, "cpu" if problem else device)
+
+    @property
+    def model(self) -> Model:
+        """Which one it is."""
+        return self._network.model
+
+    @property
+    def device(self) -> Literal["cuda", "cpu"]:
+        """Where it really runs."""
+        return self._network.device
+
+    def rebuild(self) -> None:
+        """Opens the network anew, from the same files; may be called from any thread.
+
+        One made for 'auto' goes on on the CPU where CUDA has gone, one made for 'cuda' stays with
+        it. Raises ModelError, DeviceError or what ONNX Runtime raises; the old network stays then.
+        """
+        old = self._network
+        try:
+            fresh = _Network.open(old.model, old.aligner, old.device)
+            fresh.warm_up()
+        except Exception:
+            if old.device == "cpu" or self._asked == "cuda":
+                raise
+            model = Model.find(self._name)
+            fresh = _Network.open(model, model.aligner, "cpu")
+            fresh.warm_up()
+        self._network = fresh
+
+    def warm_up(self) -> None:
+        """Runs the network once: the first run is several times as slow as the others."""
+        self._network.warm_up()
 
     def restore(
         self,
@@ -123,13 +186,9 @@ class Generator:
         landmarks: NDArray[np.float32],
     ) -> NDArray[np.float32]:
         """Nx3x256x256, Nx3x256x256 and Nx1x256x256 in [0, 1]; returns Nx3x256x256, not clipped."""
-        inputs = {"degraded": degraded, "reference": reference, "landmarks": landmarks}
-        if self._aligner is not None:
-            flows = self._aligner.run(["flow"], inputs)[0]
-            moved = [shifted(*pair) for pair in zip(reference, flows, strict=True)]
-            inputs["reference"] = moved[0][None] if len(moved) == 1 else np.stack(moved)
-        restored: NDArray[np.float32] = self._session.run(["restored"], inputs)[0]
-        return restored
+        return self._network.restore(
+            {"degraded": degraded, "reference": reference, "landmarks": landmarks}
+        )
 
 
 _CUDA = "CUDAExecutionProvider"
@@ -162,7 +221,9 @@ def _open_session(model: Model, on_gpu: bool) -> onnxruntime.InferenceSession:
     options.add_session_config_entry("session.force_spinning_stop", "1")
     providers = [_CUDA, "CPUExecutionProvider"] if on_gpu else ["CPUExecutionProvider"]
     try:
-        return onnxruntime.InferenceSession(str(model.path), options, providers=providers)
+        session = onnxruntime.InferenceSession(str(model.path), options, providers=providers)
+        session.disable_fallback()  # a run that fails is to be seen: see Generator.rebuild
+        return session
     except Exception as error:  # ONNX Runtime's exceptions have no common base but this
         if not model.path.is_file():
             raise ModelError(f"the model file {model.path} is missing") from error

@@ -115,10 +115,11 @@ class ViewerTrack(MediaStreamTrack):
             while not self._packets.empty():
                 self._packets.get_nowait()
             self._waits_for_keyframe = True
-            self._encoder.request_keyframe()
 
     async def recv(self) -> "VideoPacket":
         """The next packet. Raises MediaStreamError at the end."""
+        if self._waits_for_keyframe:  # asked for here: one who never reads costs the others nothing
+            self._encoder.request_keyframe()
         packet = await self._packets.get() if self.readyState == "live" else None
         if packet is None:
             self.stop()
@@ -189,9 +190,10 @@ class SharedEncoder:
         loop = asyncio.get_running_loop()
         while (newest := await self._slot.take()) is not None:
             pictures = newest.pictures
-            for packet in await loop.run_in_executor(self._worker, self._encode, pictures):
-                for viewer in list(self._viewers):
-                    viewer.put(packet)
+            with self._stats.faults.guard("encoding", self):
+                for packet in await loop.run_in_executor(self._worker, self._encode, pictures):
+                    for viewer in list(self._viewers):
+                        viewer.put(packet)
             self._stats.add("picture delay", time.perf_counter() - newest.arrived)
 
     def _encode(self, pictures: list[av.VideoFrame]) -> "list[VideoPacket]":
@@ -203,7 +205,10 @@ class SharedEncoder:
         wanted, self._keyframe_wanted = self._keyframe_wanted, False
         kinds = av.video.frame.PictureType
         picture.pict_type = kinds.I if wanted else kinds.NONE
-        return list(self._codec.encode(picture))
+        codec, self._codec = self._codec, None  # one that raises is not used again
+        packets = list(codec.encode(picture))
+        self._codec = codec
+        return packets
 
 
 class DelayedAudioTrack(MediaStreamTrack):
@@ -258,7 +263,8 @@ class Room:
         publisher_id: names the publishing session in its URL.
         qp: mean luma QP of the last picture received, None where unknown.
         closed: set once the room has ended.
-        outputs: are given every picture that leaves, in the event loop; must be quick.
+        outputs: are given every picture that leaves, in the event loop; must be quick. What one
+            raises is noted in `stats.faults` and does not concern the others.
         requester: asks the publisher for references.
         receiver: of the publisher's video, None before it comes.
     """
@@ -388,9 +394,12 @@ class Room:
 
     def _spread(self, frame: DecodedFrame, output: av.VideoFrame) -> None:
         self.qp = frame.qp
-        self.requester.consider(frame)
+        faults = self.stats.faults
+        with faults.guard("requests"):
+            self.requester.consider(frame)
         for take in self.outputs:
-            take(output)
+            with faults.guard("output", take):
+                take(output)
         for view, encoder in self._encoders.items():
             if encoder.watched:
                 both = view == "both"

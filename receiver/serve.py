@@ -251,6 +251,9 @@ class _RoomCollector(Collector):
         seconds = GaugeMetricFamily(
             "receiver_stage_seconds", "Time a stage.", labels=["room", "stage", "quantile"]
         )
+        faults = GaugeMetricFamily(
+            "receiver_faults", "Failures that the call went on without.", labels=["room", "what"]
+        )
         stills = GaugeMetricFamily(
             "receiver_stills", "Stills asked of the publisher, and bytes.", labels=["room", "what"]
         )
@@ -265,12 +268,15 @@ class _RoomCollector(Collector):
                 ("fps", "Frames a second that leave."),
                 ("keyframes", "Keyframes held."),
                 ("viewers", "Viewers."),
+                ("healthy", "1 where nothing fails now, else 0."),
             )
         }
         for room in list(self._rooms.values()):
             stats = room_stats(room)
             for what, count in stats["frames"].items():
                 frames.add_metric([room.name, what], count)
+            for what, count in stats["faults"].items():
+                faults.add_metric([room.name, what], count)
             for stage, times in stats["stages_ms"].items():
                 seconds.add_metric([room.name, stage, "0.5"], times["median"] / 1e3)
                 seconds.add_metric([room.name, stage, "0.95"], times["p95"] / 1e3)
@@ -281,7 +287,7 @@ class _RoomCollector(Collector):
                     transport.add_metric([room.name, what], value)
             for name, metric in now.items():
                 metric.add_metric([room.name], stats[name])
-        yield from (frames, seconds, stills, transport, *now.values())
+        yield from (frames, seconds, faults, stills, transport, *now.values())
 
 
 async def _sdp_body(request: web.Request) -> str:

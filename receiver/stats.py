@@ -1,5 +1,6 @@
-"""What happened to the frames and how long each stage took."""
+"""What happened to the frames, how long each stage took, and what went wrong."""
 
+import logging
 import time
 from collections import defaultdict, deque
 from collections.abc import Iterator
@@ -9,8 +10,13 @@ from typing import Any
 
 import numpy as np
 
+logger = logging.getLogger(__name__)
+
 WINDOW = 3000
 """Timings kept a stage: the last hundred seconds at 30 fps."""
+
+HEALED_AFTER = 30
+"""Successes in a row after which a fault is over: a second at 30 fps."""
 
 
 @dataclass
@@ -25,6 +31,67 @@ class FrameCounts:
     dropped: int = 0  # replaced by a newer one before their turn
 
 
+class Faults:
+    """What failed in a running call: always counted, told when it begins and when it is over.
+
+    Nothing here ever raises or waits: a call goes on without what fails.
+
+    Attributes:
+        counts: failures since the start, by what failed.
+    """
+
+    def __init__(self) -> None:
+        self.counts: dict[str, int] = {}
+        self._told: set[tuple[str, object, type[Exception]]] = set()
+        self._successes: dict[tuple[str, object], int] = {}  # in a row, of what is failing now
+
+    @property
+    def healthy(self) -> bool:
+        """Whether nothing is failing now."""
+        return not self._successes
+
+    @contextmanager
+    def guard(self, what: str, whose: object = None) -> Iterator[None]:
+        """Keeps the block's exceptions in, as `failed`; without one it is `worked`.
+
+        Args:
+            what: failed, in a word.
+            whose: tells several of a kind apart.
+        """
+        try:
+            yield
+        except Exception as error:
+            self.failed(what, error, whose)
+        else:
+            self.worked(what, whose)
+
+    def count(self, what: str, error: Exception, whose: object = None) -> None:
+        """Counts a failure that does not last; told once for each type of error."""
+        self.counts[what] = self.counts.get(what, 0) + 1
+        kind = what, whose, type(error)
+        if kind not in self._told:
+            self._told.add(kind)
+            logger.error("%s failed; the call goes on without it", what, exc_info=error)
+
+    def failed(self, what: str, error: Exception, whose: object = None) -> None:
+        """Counts a failure; it lasts until `HEALED_AFTER` successes in a row."""
+        self.count(what, error, whose)
+        self._successes[what, whose] = 0
+
+    def worked(self, what: str, whose: object = None) -> bool:
+        """Notes a success; returns whether nothing of this kind is failing now."""
+        key = what, whose
+        if key not in self._successes:
+            return True
+        self._successes[key] += 1
+        if self._successes[key] < HEALED_AFTER:
+            return False
+        del self._successes[key]
+        self._told = {kind for kind in self._told if kind[:2] != key}
+        logger.warning("%s works again; it had failed %d times", what, self.counts[what])
+        return True
+
+
 class Stats:
     """Counts and timings of one enhanced stream; cheap enough to stay on always.
 
@@ -34,6 +101,7 @@ class Stats:
         first_restored_s: seconds from the start to the first restored frame, None before it.
         keyframes: held now, over the faces on screen.
         admitted: keyframes so far by their source, and stills that were nobody's.
+        faults: what failed, and whether it still does.
     """
 
     def __init__(self, device: str) -> None:
@@ -43,6 +111,7 @@ class Stats:
         self._began = time.perf_counter()
         self.keyframes = 0
         self.admitted = {"stream": 0, "still": 0, "nobody's": 0}
+        self.faults = Faults()
         self._seconds: dict[str, deque[float]] = defaultdict(lambda: deque(maxlen=WINDOW))
         self._leaving: deque[float] = deque(maxlen=WINDOW)
 
@@ -113,5 +182,7 @@ class Stats:
             "frames": asdict(self.frames),
             "keyframes": self.keyframes,
             "admitted": dict(self.admitted),
+            "faults": dict(self.faults.counts),
+            "healthy": self.faults.healthy,
             "stages_ms": stages,
         }

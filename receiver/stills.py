@@ -477,6 +477,10 @@ class StillSender:
         except StillError as error:
             self._refuse(number, str(error))
             return
+        except Exception:
+            logger.exception("a still could not be made")
+            self._refuse(number, "it could not be made")
+            return
         announced = {
             "type": "still",
             "id": number,

@@ -1,7 +1,6 @@
 """The plugin: wraps any aiortc video track and gives it back with its faces restored."""
 
 import asyncio
-import logging
 import time
 from collections import deque
 from collections.abc import Callable
@@ -14,8 +13,6 @@ from aiortc.mediastreams import MediaStreamError, MediaStreamTrack
 from receiver.decoding import Arrival, DecodedFrame
 from receiver.enhancer import Enhancer
 
-logger = logging.getLogger(__name__)
-
 DEADLINE = 0.033
 """Seconds after its arrival within which a frame has to leave: one frame at 30 fps."""
 
@@ -27,8 +24,16 @@ RETRY_AFTER = (3, 30)
 """Frames skipped, after which enhancement is tried again: at first, and at most. They double with
 every try that fails: a moment's trouble costs a moment, and a slow machine is left alone."""
 
+FAILURES = 3
+"""Failures in a row after which the enhancer is begun anew."""
+
+RECOVER_AFTER = (1.0, 30.0)
+"""Seconds before the enhancer is begun anew once more, where the first time, at once, did not help:
+at first, and at most. They double until restoring works again."""
+
 
 Item = TypeVar("Item")
+Result = TypeVar("Result")
 
 
 class NewestSlot(Generic[Item]):
@@ -68,7 +73,8 @@ class EnhancedVideoTrack(MediaStreamTrack):
     The source is drained all the time into a slot of one, so nothing piles up in front of it, and
     enhancement runs in a thread of its own, so the event loop stays free. A frame that would come
     out later than `DEADLINE` after its arrival goes out untouched, and so does one whose
-    enhancement failed: the stream never waits and never breaks. pts and time base are the source's.
+    enhancement failed: the stream never waits and never breaks. An enhancer that goes on failing is
+    begun anew beside the frames, which pass meanwhile. pts and time base are the source's.
     """
 
     kind = "video"
@@ -88,7 +94,7 @@ class EnhancedVideoTrack(MediaStreamTrack):
             enhancer: used by this track alone from now on.
             deadline: seconds after a frame's arrival within which it has to leave.
             on_frame: is given every frame that leaves, as received and as it leaves, in the event
-                loop; must be quick.
+                loop; must be quick. What it raises is noted in `stats.faults`.
         """
         super().__init__()
         self.stats = enhancer.stats
@@ -102,16 +108,20 @@ class EnhancedVideoTrack(MediaStreamTrack):
         self._took: deque[float] = deque(maxlen=ATTEMPTS)
         self._skipped = 0  # since enhancement was tried again
         self._retry_after = RETRY_AFTER[0]
-        self._failed_before = False
+        self._failures = 0  # in a row
+        self._recovery: asyncio.Future[None] | None = None
+        self._recover_after = 0.0  # seconds
 
     async def recv(self) -> av.VideoFrame:
         """The next frame. Raises MediaStreamError once the source has ended."""
         video = await self._slot.take() if self.readyState == "live" else None
-        if video is None:
+        if video is None or self.readyState != "live":
             self.stop()
             raise MediaStreamError
         arrived = arrival_time(video)
-        frame = DecodedFrame.from_video(video)
+        frame = DecodedFrame(video, bool(video.key_frame), qp=None)
+        with self.stats.faults.guard("reading"):
+            frame = DecodedFrame.from_video(video)
         output = await self._enhance_in_time(frame, arrived)
         counts = self.stats.frames
         counts.enhanced += output is not video
@@ -119,7 +129,8 @@ class EnhancedVideoTrack(MediaStreamTrack):
         self.stats.add("added latency", time.perf_counter() - arrived)
         self.stats.left(output is not video)
         if self._on_frame is not None:
-            self._on_frame(frame, output)
+            with self.stats.faults.guard("output"):
+                self._on_frame(frame, output)
         return output
 
     def stop(self) -> None:
@@ -128,6 +139,8 @@ class EnhancedVideoTrack(MediaStreamTrack):
             return
         super().stop()
         self._drain.cancel()
+        if self._recovery is not None:
+            self._recovery.cancel()
         self._slot.close()
         self._source.stop()
         self._worker.submit(self._detector.shutdown, wait=False)  # a last frame may need it
@@ -147,12 +160,15 @@ class EnhancedVideoTrack(MediaStreamTrack):
             self._slot.close()
 
     async def _enhance_in_time(self, frame: DecodedFrame, arrived: float) -> av.VideoFrame:
+        if self._recovery is not None and not self._recovery.done():
+            return frame.video
         began = time.perf_counter()
         if began + self._expected() > arrived + self._deadline:
             self._skip()
             return frame.video
-        loop = asyncio.get_running_loop()
-        output = await loop.run_in_executor(self._worker, self._enhance, frame)
+        output = await self._in_worker(self._enhance, frame)
+        if self._failures >= FAILURES:
+            self._recovery = asyncio.ensure_future(self._recover())
         now = time.perf_counter()
         if output is not frame.video:
             self._took.append(now - began)
@@ -172,15 +188,31 @@ class EnhancedVideoTrack(MediaStreamTrack):
             self._retry_after = min(2 * self._retry_after, RETRY_AFTER[1])
             self._took.clear()  # what was measured then is old news
 
+    async def _in_worker(self, work: Callable[..., Result], *of: Any) -> Result:
+        return await asyncio.get_running_loop().run_in_executor(self._worker, work, *of)
+
     def _enhance(self, frame: DecodedFrame) -> av.VideoFrame:
         try:
-            return self._enhancer.enhance(frame)
-        except Exception:
+            output = self._enhancer.enhance(frame)
+        except Exception as error:
+            self._failures += 1
             self.stats.frames.failed += 1
-            if not self._failed_before:
-                logger.exception("enhancement failed; such frames go out untouched")
-            self._failed_before = True
+            self.stats.faults.failed("restoring", error)
             return frame.video
+        self._failures = 0
+        if self.stats.faults.worked("restoring"):
+            self._recover_after = 0.0
+        return output
+
+    async def _recover(self) -> None:
+        """Begins the enhancer anew, the later the less it has helped."""
+        await asyncio.sleep(self._recover_after)
+        self._recover_after = min(max(2 * self._recover_after, RECOVER_AFTER[0]), RECOVER_AFTER[1])
+        try:
+            await self._in_worker(self._enhancer.recover)
+        except Exception as error:
+            self.stats.faults.count("recovery", error)
+        self._failures = FAILURES - 1  # one more, and it did not help
 
 
 def arrival_time(video: av.VideoFrame) -> float:

@@ -31,7 +31,7 @@ def test_it_restores_one_crop_or_several(generator):
 
 def test_it_says_where_it_runs(generator):
     assert generator.device == "cpu"
-    assert generator._session.get_providers()[0] == "CPUExecutionProvider"
+    assert generator._network.session.get_providers()[0] == "CPUExecutionProvider"
 
 
 @pytest.mark.parametrize("name", MODELS)

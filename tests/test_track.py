@@ -145,7 +145,7 @@ async def test_a_failure_passes_the_frame_on_and_is_told_once(generator, caplog)
         outputs = await read_all(track)
     assert len(outputs) + track.stats.frames.dropped == 10
     assert track.stats.frames.failed == (len(outputs) + 1) // 2
-    assert len([record for record in caplog.records if "untouched" in record.message]) == 1
+    assert len([record for record in caplog.records if "restoring failed" in record.message]) == 1
 
 
 async def test_stopping_the_track_stops_its_source(enhancer):

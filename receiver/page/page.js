@@ -17,6 +17,14 @@ function tell(sentence) {
   $("message").hidden = !sentence;
 }
 
+// While restoring fails; the picture itself goes on.
+function tellFault({ healthy, faults }) {
+  const times = (!healthy && faults.restoring) || 0;
+  $("fault").textContent = `Restoring has failed ${times === 1 ? "once" : `${times} times`}; ` +
+    "the picture is shown as received.";
+  $("fault").hidden = !times;
+}
+
 function headers(more = {}) {
   return token ? { Authorization: `Bearer ${token}`, ...more } : more;
 }
@@ -239,6 +247,7 @@ async function poll() {
   $("qp").textContent = stats.qp === null ? "–" : stats.qp.toFixed(0);
   $("keyframes").textContent = stats.keyframes;
   $("device").textContent = stats.device;
+  tellFault(stats);
   for (const report of (await publisher.getStats()).values()) {
     if (report.type !== "outbound-rtp" || report.kind !== "video") continue;
     if (lastSent) {
@@ -276,6 +285,7 @@ function stop(sentence = "") {
   }
   publisher = null;
   lastSent = null;
+  $("fault").hidden = true;
   $("start").textContent = "Start";
   tell(sentence);
 }

@@ -1,0 +1,108 @@
+"""Real calls in which something fails."""
+
+import asyncio
+
+import av
+from aiortc.rtp import is_rtcp
+
+from receiver.call import h264_codecs
+from receiver.encoding import Encoding
+from receiver.sender import EncodedTrack, VideoPacket, portrait_source
+from tests.calls.peer import Peer, serving
+from tests.calls.test_join import until
+from tests.test_faults import raising
+
+
+class Jumping(EncodedTrack):
+    """A sender whose clock is set ahead in mid-stream, and back again."""
+
+    AHEAD = 3600 * 90000
+
+    async def recv(self) -> VideoPacket:
+        packet = await super().recv()
+        if self.frames_sent % 60 >= 30:
+            packet.pts = packet.pts + self.AHEAD
+        return packet
+
+
+async def publish(peer: Peer, track: EncodedTrack) -> None:
+    peer.sender = track
+    peer.connection.addTrack(track)
+    peer.connection.getTransceivers()[0].setCodecPreferences(h264_codecs())
+    await peer.negotiate("/whip/room")
+    await peer.connected()
+    track.begin()
+
+
+async def test_a_senders_clock_that_jumps_ends_nothing(generator, http):
+    async with serving(generator) as (server, base):
+        publisher, viewer = Peer(http, base), Peer(http, base)
+        jumping = Jumping(portrait_source(), Encoding(kbps=200, keyframe_every=30))
+        await publish(publisher, jumping)
+        room = server.rooms["room"]
+        left: list[av.VideoFrame] = []
+        room.outputs.append(left.append)
+        await viewer.watch()
+        for _ in range(4):  # one jump lies between each and the next
+            begun, sent = len(left), jumping.frames_sent
+            await until(lambda sent=sent: jumping.frames_sent >= sent + 30, 60)
+            await until(lambda begun=begun: len(left) > begun, 60)
+            await viewer.frames(1)
+        stamps = [frame.pts for frame in left]
+        assert max(stamps) - min(stamps) >= Jumping.AHEAD
+        assert room.stats.snapshot()["faults"] == {}
+        await publisher.close()
+        await viewer.close()
+
+
+async def test_restoring_that_fails_is_told_and_heals(generator, http, monkeypatch):
+    async with serving(generator) as (server, base):
+        publisher, viewer = Peer(http, base), Peer(http, base)
+        await publisher.publish()
+        await viewer.watch()
+        stats = server.rooms["room"].stats
+        await until(lambda: stats.frames.enhanced > 0, 60)
+        with monkeypatch.context() as patch:
+            patch.setattr(generator, "restore", raising(generator.restore, lambda: True))
+            await until(lambda: stats.frames.failed >= 3, 60)
+            passed = stats.frames.passed
+            await until(lambda: stats.frames.passed > passed + 5, 60)
+            await viewer.frames(3)
+            told = (await (await http.get(base + "/stats")).json())["room"]
+            assert (told["healthy"], told["faults"]["restoring"] >= 3) == (False, True)
+            metrics = await (await http.get(base + "/metrics")).text()
+            assert 'receiver_healthy{room="room"} 0.0' in metrics
+            assert 'receiver_faults{room="room",what="restoring"}' in metrics
+        enhanced = stats.frames.enhanced
+        await until(lambda: stats.frames.enhanced > enhanced, 60)
+        await until(lambda: stats.faults.healthy, 100)
+        await publisher.close()
+        await viewer.close()
+
+
+async def test_a_viewer_whose_transport_stalls_is_alone_with_it(generator, http):
+    async with serving(generator) as (server, base):
+        publisher, stalled, viewer = (Peer(http, base) for _ in range(3))
+        await publisher.publish()
+        await stalled.watch()
+        await stalled.frames(3)
+        room = server.rooms["room"]
+        (connection,) = room._viewers.values()
+        (sender,) = (one for one in connection.getSenders() if one.kind == "video")
+
+        send = sender.transport._send_rtp
+
+        async def hardly(data: bytes) -> None:
+            await (send(data) if is_rtcp(data) else asyncio.Event().wait())
+
+        sender.transport._send_rtp = hardly
+        await viewer.watch()
+        stuck = sender.track
+        await until(lambda: stuck._packets.full(), 60)
+        await viewer.frames(60)
+        assert stuck._packets.qsize() <= stuck._packets.maxsize
+        assert (await http.delete(base + stalled.location)).status == 200
+        assert room.viewer_count == 1
+        await viewer.frames(3)
+        for peer in (publisher, stalled, viewer):
+            await peer.close()
