@@ -15,6 +15,7 @@ from dataclasses import asdict, dataclass, field, replace
 from importlib.resources import files
 from pathlib import Path
 from typing import Any, TypeAlias
+from urllib.parse import quote, urlsplit
 
 from aiohttp import web
 from aiortc import RTCConfiguration
@@ -97,6 +98,13 @@ def _is_loopback(host: str) -> bool:
     return host == "localhost"
 
 
+def _host_of(request: web.Request) -> str:
+    """By which name the server was asked; empty where that is no name."""
+    with contextlib.suppress(ValueError):
+        return urlsplit(f"//{request.host}").hostname or ""
+    return ""
+
+
 class Server:
     """The rooms and their HTTP side."""
 
@@ -131,6 +139,9 @@ class Server:
         if request.method == "OPTIONS":
             response: web.StreamResponse = web.Response(status=204)
             response.headers["Accept-Post"] = "application/sdp"
+        elif self.config.token is None and not _is_loopback(_host_of(request)):
+            # A page can make its own name resolve to this machine: then it would be no stranger.
+            response = _refusal(421, "this server answers to localhost alone: open it by that name")
         elif request.path not in open_paths and not self._allowed(request):
             response = _refusal(401, "a Bearer token is needed: send it as Authorization")
             response.headers["WWW-Authenticate"] = "Bearer"
@@ -153,7 +164,7 @@ class Server:
             return True
         given = request.headers.get("Authorization", "")
         expected = f"Bearer {self.config.token}"
-        return hmac.compare_digest(given.encode(), expected.encode())
+        return hmac.compare_digest(given.encode(errors="surrogateescape"), expected.encode())
 
     async def _publish(self, request: web.Request) -> web.Response:
         offer = read_offer(await _sdp_body(request))
@@ -175,11 +186,12 @@ class Server:
             raise
         forgetting = asyncio.ensure_future(self._forget(room))
         forgetting.add_done_callback(lambda task: task.exception())
-        return _created(f"/whip/{name}/{room.publisher_id}", answer)
+        return _created(f"/whip/{quote(name, safe='')}/{room.publisher_id}", answer)
 
     async def _unpublish(self, request: web.Request) -> web.Response:
         room = self._room(request)
-        if not hmac.compare_digest(room.publisher_id, request.match_info["session"]):
+        session = request.match_info["session"].encode()
+        if not hmac.compare_digest(room.publisher_id.encode(), session):
             raise web.HTTPNotFound(text="there is no such session")
         await room.close()
         return web.Response()
@@ -196,7 +208,7 @@ class Server:
             return response
         known: View = "both" if view == "both" else "restored"
         session, answer = await room.view(offer, known)
-        return _created(f"/whep/{room.name}/{session}", answer)
+        return _created(f"/whep/{quote(room.name, safe='')}/{session}", answer)
 
     async def _leave(self, request: web.Request) -> web.Response:
         if not await self._room(request).leave(request.match_info["session"]):
@@ -296,7 +308,7 @@ async def _sdp_body(request: web.Request) -> str:
         raise web.HTTPUnsupportedMediaType(text="send the offer as Content-Type: application/sdp")
     try:
         return await request.text()
-    except UnicodeDecodeError:
+    except (ValueError, LookupError):  # no text, or in a charset that there is not
         raise web.HTTPBadRequest(text="the body is no text") from None
 
 

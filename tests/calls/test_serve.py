@@ -158,6 +158,51 @@ async def test_other_requests_that_cannot_be_met(generator, http):
         await asyncio.gather(publisher.close(), second.close(), viewer.close())
 
 
+async def test_odd_requests_are_told_what_is_wrong_with_them(generator, http):
+    """Found by fuzzing: each was an HTTP 500."""
+    async with serving(generator) as (server, base):
+        for charset in ("undefined", "idna", "nosuch"):
+            headers = {"Content-Type": f"application/sdp; charset={charset}"}
+            response = await http.post(base + "/whip/a", data=b"v=0\xff", headers=headers)
+            assert response.status in (400, 415)
+        publisher = Peer(http, base)
+        receive_h264(publisher.connection)
+        response = await publisher.negotiate("/whip/née b%0A")
+        assert (response.status, publisher.location[:22]) == (201, "/whip/n%C3%A9e%20b%0A/")
+        assert (await http.delete(base + "/whip/n%C3%A9e%20b%0A/%C3%A9")).status == 404
+        assert len(server.rooms) == 1
+        await publisher.close()
+    async with serving(generator, token="secret") as (_, base):
+        reader, writer = await asyncio.open_connection("127.0.0.1", int(base.rsplit(":", 1)[1]))
+        writer.write(b"GET /stats HTTP/1.1\r\nHost: a\r\nAuthorization: Bearer \xff\r\n\r\n")
+        assert (await reader.readline()).startswith(b"HTTP/1.1 401 ")
+        writer.close()
+
+
+@pytest.mark.parametrize(
+    ("host", "status"),
+    [
+        ("localhost", 200),
+        ("127.0.0.1:80", 200),
+        ("[::1]:8080", 200),
+        ("evil.example", 421),
+        ("localhost.evil.example:8080", 421),
+        ("", 421),
+        ("[", 421),
+    ],
+)
+async def test_a_name_that_was_made_to_resolve_to_this_machine_is_refused(
+    generator, http, host, status
+):
+    """DNS rebinding: to the browser that page would be of the server's own origin."""
+    async with serving(generator) as (_, base):
+        response = await http.get(base + "/stats", headers={"Host": host})
+        assert response.status == status
+    async with serving(generator, token="secret") as (_, base):
+        good = {"Host": host, "Authorization": "Bearer secret"}
+        assert (await http.get(base + "/stats", headers=good)).status == 200
+
+
 async def test_without_the_token_there_is_only_the_page(generator, http):
     async with serving(generator, token="secret") as (_, base):
         for path in ("/", "/page.js", "/page.css"):
