@@ -3,16 +3,18 @@
 import argparse
 import sys
 
-from bench import bitrate, browser, calls, latency, quality, references
+from bench import bitrate, browser, calls, fuzz, latency, quality, references, soak
 from receiver.errors import ReceiverError
 
 BENCHES = {
     "bitrate": bitrate.main,
     "browser": browser.main,
     "calls": calls.main,
+    "fuzz": fuzz.main,
     "latency": latency.main,
     "quality": quality.main,
     "references": references.main,
+    "soak": soak.main,
 }
 
 

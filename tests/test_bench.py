@@ -7,7 +7,7 @@ import cv2
 import numpy as np
 import pytest
 
-from bench import bitrate, calls, latency, references
+from bench import bitrate, calls, latency, references, soak
 from bench.metrics import psnr
 from receiver.generator import Generator
 from tests.conftest import write_clip
@@ -138,3 +138,25 @@ def test_bitrate_wants_a_curve(tmp_path, capsys):
         bitrate.main([str(tmp_path), "--kbps", "60"])
     assert stopped.value.code == 2
     assert "--kbps 60 alone is no curve: give two or more" in capsys.readouterr().err
+
+
+def test_a_soak_samples_judges_and_plots(tmp_path, capsys):
+    soak.main(["--minutes", "0.06", "--out", str(tmp_path)])
+    figures = json.loads((tmp_path / "soak.json").read_text())
+    assert figures["samples"][-1]["frames"] > 0
+    assert figures["verdict"] == {"growth_mb_an_hour": None, "changed": []}
+    assert "ended within its warm-up" in " ".join(capsys.readouterr().out.split())
+    assert cv2.imread(str(tmp_path / "soak.png")).shape[1] > 800
+
+
+def test_a_soak_tells_what_grows():
+    def sample(second, rss_mb, handles):
+        return soak.Sample(second, rss_mb, 8, handles, 0.0, 0, 0, 0, 0, 30 * second)
+
+    steady = [sample(n, 700 + 300 * (n < 60) + n * 10 / 3600, 16) for n in range(600)]
+    assert soak.judge(steady).growth_mb_an_hour == {"rss_mb": 10.0, "gpu_mb": 0.0}
+    assert soak.judge(steady).holds
+    grown = [sample(n, 700 + n * 30 / 3600, 16 + n // 500) for n in range(600)]
+    assert soak.judge(grown).growth_mb_an_hour["rss_mb"] == 30.0
+    assert soak.judge(grown).changed == ["handles"]
+    assert not soak.judge(grown).holds
