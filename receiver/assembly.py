@@ -7,13 +7,14 @@ from typing import cast
 from aiortc.jitterbuffer import JitterFrame
 from aiortc.rtp import RtpPacket
 
-from receiver.damage import begins_picture
+from receiver.damage import begins_picture, holds_keyframe
 
 PATIENCE = (0.25, 0.6)
 """Seconds that a missing packet is waited for, at least and at most: two round trips in between."""
 ASK_EVERY = (0.02, 0.1)
-"""Seconds after which a missing packet is asked for again, at least and at most: two thirds of a
-round trip in between, since the request may be lost as well as its answer."""
+"""Seconds after which a missing packet is asked for again, at least and at most: two fifths of a
+round trip in between, since the request may be lost as well as its answer. Browsers send a packet
+again once in a round trip, however often they are asked."""
 ASK_EVERY_AT_FIRST = 0.05
 """Seconds, while no answer has told the round trip."""
 HOPELESS = 128
@@ -126,7 +127,7 @@ class FrameAssembler:
     def _ask_every(self) -> float:
         if self.round_trip is None:
             return ASK_EVERY_AT_FIRST
-        return min(max(ASK_EVERY[0], self.round_trip / 1.5), ASK_EVERY[1])
+        return min(max(ASK_EVERY[0], 0.4 * self.round_trip), ASK_EVERY[1])
 
     @property
     def _patience(self) -> float:
@@ -177,7 +178,7 @@ class FrameAssembler:
             self._released = first.timestamp
         lost_before = self._lost
         self._lost &= not data
-        self.needs_keyframe &= not begins_picture(data, keyframe=True)
+        self.needs_keyframe &= not holds_keyframe(data)
         return AccessUnit(data, first.timestamp, first.payload_type, lost_before)
 
     def _skip_hole(self, now: float) -> bool:

@@ -7,12 +7,13 @@ WRAP_MS = 64_000.0
 SLOT_MS = 100.0
 """Milliseconds of packets of which only the fastest counts: the others waited for this computer's
 own scheduler as well."""
-SLOTS = 2
-"""Slots in a row whose packets must all have waited before a queue is believed in."""
-BASE_MS = 30_000.0
-"""Milliseconds whose fastest packet is taken for one that found no queue; clocks drift."""
-QUEUE_MS = (30.0, 60.0)
-"""Milliseconds in the queue below which the rate may grow, and above which it falls."""
+SLOTS = (2, 4)
+"""Slots in a row whose packets must all have waited before a long queue is believed in, and before
+a short one: a key frame alone fills a narrow link for some tenths of a second."""
+BASE_MS = 15_000.0
+"""Milliseconds whose fastest packet is taken for one without a queue: clocks drift, ways change."""
+QUEUE_MS = (150.0, 60.0)
+"""Milliseconds that make a long queue and a short one; below that the rate grows."""
 RATE_MS = 500.0
 """Milliseconds over which the incoming rate is measured."""
 START_KBPS = 600.0
@@ -27,12 +28,14 @@ AHEAD = 2.5
 it may proves nothing."""
 EMPTIED_IN_MS = 1000.0
 """Milliseconds in which a queue is to be gone after the rate was lowered."""
-LEAST_SHARE = 0.4
-"""Of what came through a full link: what is told at least, however long its queue."""
+LEAST_SHARE, MOST_SHARE = 0.4, 0.95
+"""Of what came through a full link: what is told, by the length of its queue."""
 MOST_SOURCES = 16
 """Streams that a rate is told for; REMB has room for 255, and a call has two or three."""
 DECIDE_MS, TELL_MS = 100.0, 500.0
 """Milliseconds from one decision to the next; from telling a rate to telling the same again."""
+HOLD_MS = 400.0
+"""Milliseconds from lowering the rate to lowering it again: as long as it takes to be heard."""
 
 
 class BandwidthEstimate:
@@ -55,14 +58,14 @@ class BandwidthEstimate:
         self._bytes: deque[tuple[float, int]] = deque()  # (arrival in ms, size)
         self._decided = self._told = -float("inf")
         self._told_kbps = 0.0
-        self._queue_before = 0.0
+        self._lowered = -float("inf")
+        self._began = float("inf")
         self.link_was_full = False
 
     @property
     def queue_ms(self) -> float:
         """Milliseconds that even the fastest of the latest packets waited somewhere."""
-        latest = [delay for _, delay in list(self._slots)[-SLOTS:]]
-        return min(latest) - min(delay for _, delay in self._slots) if len(latest) == SLOTS else 0.0
+        return self._standing_ms(SLOTS[0])
 
     def add(
         self, arrival_time_ms: int, abs_send_time: int, payload_size: int, ssrc: int
@@ -76,6 +79,7 @@ class BandwidthEstimate:
             ssrc: the packet's.
         """
         now = float(arrival_time_ms)
+        self._began = min(self._began, now)
         self._ssrcs.add(ssrc)
         if len(self._ssrcs) > MOST_SOURCES:
             self._ssrcs = {ssrc}
@@ -87,11 +91,16 @@ class BandwidthEstimate:
             return None
         elapsed_ms = min(now - self._decided, 1000.0) if self._told_kbps else 0.0
         self._decided = now
-        self._decide(elapsed_ms)
+        self._decide(now, elapsed_ms)
         if abs(self.kbps / max(self._told_kbps, 1.0) - 1) < 0.02 and now - self._told < TELL_MS:
             return None
         self._told, self._told_kbps = now, self.kbps
         return round(1000 * self.kbps), sorted(self._ssrcs)
+
+    def _standing_ms(self, slots: int) -> float:
+        """Milliseconds that even the fastest packet of so many slots waited."""
+        latest = [delay for _, delay in list(self._slots)[-slots:]]
+        return min(latest) - min(delay for _, delay in self._slots) if len(latest) == slots else 0.0
 
     def _note_delay(self, now: float, delay: float) -> None:
         if not self._slots or now >= self._slots[-1][0] + SLOT_MS:
@@ -101,16 +110,17 @@ class BandwidthEstimate:
         while self._slots[0][0] < now - BASE_MS:
             self._slots.popleft()
 
-    def _decide(self, elapsed_ms: float) -> None:
-        queue, before = self.queue_ms, self._queue_before
-        self._queue_before = queue
-        incoming = 8 * sum(size for _, size in self._bytes) / RATE_MS  # bit/ms is kbit/s
-        if queue > QUEUE_MS[1]:
-            if queue > before - DECIDE_MS / EMPTIED_IN_MS * before:  # it is not going away
-                share = max(LEAST_SHARE, 0.9 - queue / EMPTIED_IN_MS)
-                self.kbps = min(self.kbps, max(FLOOR_KBPS, share * incoming))
+    def _decide(self, now: float, elapsed_ms: float) -> None:
+        queue, standing = (self._standing_ms(slots) for slots in SLOTS)
+        span = min(RATE_MS, max(now - self._began, DECIDE_MS))
+        incoming = 8 * sum(size for _, size in self._bytes) / span  # bit/ms is kbit/s
+        if queue > QUEUE_MS[0] or standing > QUEUE_MS[1]:
             self.link_was_full = True
-        elif queue < QUEUE_MS[0]:
+            if now >= self._lowered + HOLD_MS:
+                self._lowered = now
+                share = max(LEAST_SHARE, MOST_SHARE - queue / EMPTIED_IN_MS)
+                self.kbps = min(self.kbps, max(FLOOR_KBPS, share * incoming))
+        elif queue < QUEUE_MS[1]:
             most = max(self.kbps, AHEAD * incoming + START_KBPS)
             grown = self.kbps * GROWTH[self.link_was_full] ** (elapsed_ms / 1000)
             self.kbps = min(grown, most, CEILING_KBPS)

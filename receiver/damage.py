@@ -111,6 +111,14 @@ def begins_picture(data: bytes, *, keyframe: bool = False) -> bool:
     return kind in BEFORE_SLICES or is_first_slice
 
 
+def holds_keyframe(data: bytes) -> bool:
+    """Whether an access unit holds an IDR picture."""
+    try:
+        return any(data[start] & 0x1F == IDR_SLICE for start in _nal_units(data))
+    except ValueError:
+        return False
+
+
 @dataclass(frozen=True, slots=True)
 class SequenceParameters:
     """What an SPS says of frame_num (7.4.2.1.1).

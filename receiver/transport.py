@@ -20,6 +20,8 @@ from receiver.bandwidth import BandwidthEstimate
 
 BACKLOG = 90
 """Frames that may wait for the decoder: three seconds. Of more, the newest are left out."""
+KEYFRAME_EVERY = 0.5
+"""Seconds from one request for a key frame to the next: each fills a narrow link anew."""
 LOOK_EVERY = 0.01
 """Seconds from one look at the missing packets to the next, while there are any."""
 
@@ -64,6 +66,7 @@ class SteadyReceiver(RTCRtpReceiver):
         self._assembler = FrameAssembler()
         self._bandwidth = BandwidthEstimate()
         self._ssrc = 0
+        self._keyframe_asked = -KEYFRAME_EVERY  # seconds
         self._left_out = False
         self._timer: asyncio.TimerHandle | None = None
         self._tasks: set[asyncio.Future[None]] = set()
@@ -107,10 +110,9 @@ class SteadyReceiver(RTCRtpReceiver):
         Returns whether a key frame is to be asked for, and never a frame.
         """
         self._ssrc = packet.ssrc
-        holes = self._assembler.holes
         self._assembler.add(packet, time.monotonic())
         self._look()
-        return self._assembler.holes > holes and self._assembler.needs_keyframe, None
+        return self._is_time_to_ask_for_a_keyframe(), None
 
     async def stop(self) -> None:
         """Irreversibly stops the receiver."""
@@ -146,10 +148,17 @@ class SteadyReceiver(RTCRtpReceiver):
         self._timer = None
         if not self._part("decoder_thread"):
             return  # the call has ended
-        holes = self._assembler.holes
         self._look()
-        if self._assembler.holes > holes and self._assembler.needs_keyframe:
+        if self._is_time_to_ask_for_a_keyframe():
             self._later(self._send_rtcp_pli(self._ssrc))
+
+    def _is_time_to_ask_for_a_keyframe(self) -> bool:
+        """Whether a hole was skipped and the last request, if any, may have been lost."""
+        now = time.monotonic()
+        if not self._assembler.needs_keyframe or now < self._keyframe_asked + KEYFRAME_EVERY:
+            return False
+        self._keyframe_asked = now
+        return True
 
     def _rest(self) -> None:
         if self._timer is not None:
