@@ -15,7 +15,6 @@ from dataclasses import dataclass, field
 from itertools import count as endless
 from pathlib import Path
 
-import av
 from rich.console import Console
 from rich.progress import Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
@@ -180,7 +179,6 @@ def main(arguments: list[str]) -> None:
     unknown = [name for name in names if name not in TARGETS]
     if unknown:
         raise InputError(f"there is no target {unknown[0]!r}: give some of {', '.join(TARGETS)}")
-    av.logging.set_level(av.logging.PANIC)
     logging.getLogger("aioice").setLevel(logging.CRITICAL)
     seconds = args.seconds or (None if args.count else SECONDS)
     if args.replay:

@@ -243,8 +243,8 @@ def arrivals(sent: list[RtpPacket], fates: bytes) -> list[tuple[float, RtpPacket
 
 
 def same_pixels(a: av.VideoFrame, b: av.VideoFrame) -> bool:
-    """Whether two 4:2:0 frames are alike to the bit."""
-    if (a.width, a.height, a.format.name) != (b.width, b.height, b.format.name):
+    """Whether two 4:2:0 frames are alike to the bit; FFmpeg keeps an older picture's range."""
+    if (a.width, a.height) != (b.width, b.height) or a.format.name not in PLANAR_420:
         return False
     return all(np.array_equal(*pair) for pair in zip(planes(a), planes(b), strict=True))
 

@@ -41,7 +41,9 @@ INTERRUPTED = 130
 def main() -> None:
     """Runs the command line and exits: 0 well, 1 something is missing, 2 bad input."""
     args = parse(sys.argv[1:])
-    av.logging.set_level(av.logging.PANIC)  # FFmpeg's own words would stand between ours
+    # FFmpeg's own words would stand between ours. Any level but None hands them to Python, where a
+    # decoder's thread that says something while the decoder is freed waits for ever.
+    av.logging.set_level(None)
     try:
         sys.exit(args.run(args))
     except ReceiverError as error:

@@ -109,7 +109,7 @@ def open_video(path: Path) -> av.container.InputContainer:
     if not path.is_file():
         raise InputError(f"there is no file {path}: check the path")
     try:
-        container = av.open(str(path))
+        container = av.open(str(path), metadata_errors="replace")
     except (av.FFmpegError, OSError) as error:
         raise InputError(f"{path} is no video that can be read: give another file") from error
     if not container.streams.video:

@@ -10,6 +10,7 @@ import av
 import pytest
 
 import receiver
+from receiver import cli
 from receiver.cli import _verdict
 from receiver.doctor import examine
 
@@ -224,3 +225,11 @@ def test_the_public_names_are_these():
         "receive_h264",
     ]
     assert all(hasattr(receiver, name) for name in receiver.__all__)
+
+
+def test_ffmpegs_words_are_not_handed_to_python(monkeypatch, tmp_path):
+    """A decoder's thread that has something to say would wait for the thread that frees it."""
+    monkeypatch.setattr("sys.argv", ["receiver", "enhance", str(tmp_path / "none"), "out.mp4"])
+    with pytest.raises(SystemExit):
+        cli.main()
+    assert av.logging.get_level() is None

@@ -230,3 +230,10 @@ def test_an_interruption_leaves_no_half_file(clip, generator, tmp_path):
         enhance_file(clip, tmp_path / "out.mp4", Interrupted(generator))
     assert [path.name for path in tmp_path.iterdir()] == ["out.mp4"]
     assert (tmp_path / "out.mp4").read_text() == "an older result"
+
+
+def test_metadata_in_an_old_encoding_is_no_reason_to_refuse_a_file(clip, enhancer, tmp_path):
+    """Found by fuzzing: UnicodeDecodeError came through."""
+    source = tmp_path / "latin1.mp4"
+    source.write_bytes(clip.read_bytes().replace(b"isomiso2", b"isom\xe9so2", 1))
+    assert enhance_file(source, tmp_path / "out.mp4", enhancer).frames["received"] == 40
