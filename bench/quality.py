@@ -397,7 +397,10 @@ def main(arguments: list[str]) -> None:
     for name in args.encoding:
         encoding_of(name)
     clips = clips_in(args.clips)
-    models = {name: Generator(name, "cpu") for name in dict.fromkeys(args.model or ["lite"])}
+    opened = [Generator(name, "cpu") for name in dict.fromkeys(args.model or ["lite"])]
+    models = {generator.model.name: generator for generator in opened}
+    if len(models) < len(opened):
+        parser.error(f"two of the models have one name: {', '.join(args.model)}; rename a file")
     lpips = LPIPS(args.lpips_weights) if args.lpips_weights else None
     finished = Finished(args.out / "results.jsonl")
     jobs = jobs_of(args, clips, models)

@@ -81,9 +81,19 @@ class Model:
 
     @property
     def card(self) -> dict[str, Any] | None:
-        """What the card beside the file says, None where there is none."""
+        """What the card beside the file says, None where there is none.
+
+        Raises ModelError for a file that is no card.
+        """
         path = self.path.with_name(f"{self.name}.json")
-        card: dict[str, Any] | None = json.loads(path.read_text()) if path.is_file() else None
+        if not path.is_file():
+            return None
+        try:
+            card = json.loads(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError, RecursionError) as error:
+            raise ModelError(f"{path} is no card that can be read: {error}") from error
+        if not (isinstance(card, dict) and isinstance(card.get("sha256", {}), dict | type(None))):
+            raise ModelError(f"{path} is no card: it has to be a JSON object")
         return card
 
 

@@ -291,6 +291,7 @@ class Room:
         self._viewers: dict[str, RTCPeerConnection] = {}
         self._relay = MediaRelay()
         self._sound: DelayedAudioTrack | None = None
+        self._enhanced: EnhancedVideoTrack | None = None
         self._encoders: dict[View, SharedEncoder] = {}
         self._tasks: set[asyncio.Future[Any]] = set()
 
@@ -325,8 +326,8 @@ class Room:
                 self.receiver = receiver
                 if self._stock_transport:
                     receiver.use_stock_transport()
-            enhanced = EnhancedVideoTrack(track, self._enhancer, on_frame=self._spread)
-            self._later(read_to_the_end(enhanced))
+            self._enhanced = EnhancedVideoTrack(track, self._enhancer, on_frame=self._spread)
+            self._later(read_to_the_end(self._enhanced))
 
     def sound(self) -> MediaStreamTrack | None:
         """The sound, in step with the picture, for one more who listens."""
@@ -381,9 +382,12 @@ class Room:
             await encoder.close()
         await asyncio.gather(*(self.leave(session) for session in list(self._viewers)))
         if self._publisher is not None:
-            await self._publisher.close()
-        if self._sound is not None:
-            self._sound.stop()
+            with contextlib.suppress(AttributeError):  # aiortc's, half of whose parts are made
+                await self._publisher.close()
+        # aiortc ends no track of a peer that never came: whoever reads it would wait for ever.
+        for track in (self._sound, self._enhanced):
+            if track is not None:
+                track.stop()
         await asyncio.gather(*(task for task in self._tasks if task is not asyncio.current_task()))
 
     def delay(self) -> float:

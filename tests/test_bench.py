@@ -7,7 +7,7 @@ import cv2
 import numpy as np
 import pytest
 
-from bench import bitrate, calls, latency, references, soak
+from bench import bitrate, clips, latency, references, soak
 from bench.metrics import psnr
 from receiver.generator import Generator
 from tests.conftest import write_clip
@@ -59,9 +59,9 @@ def test_references_says_which_scenario_there_is_not(tmp_path, portrait, capsys)
 @pytest.mark.parametrize("name", ["mp_vlogger.mp4", "sr_striped_shirt.mp4", "std_foreman_2.264"])
 def test_unseen_people_look_better_under_every_protocol(generator: Generator, name):
     """At the README's setting: x264 zerolatency at CRF 42, faces of 120 px and more."""
-    frames, rate = calls.framed(CLIPS / name, 2.0)
-    encoding = calls.encoding_of("crf42")
-    seen = calls.watch(frames, rate, encoding, generator, calls.PROTOCOLS, 120.0, lambda: None)
+    frames, rate = clips.framed(CLIPS / name, 2.0)
+    encoding = clips.encoding_of("crf42")
+    seen = clips.watch(frames, rate, encoding, generator, clips.PROTOCOLS, 120.0, lambda: None)
     originals = seen.pictures.pop("original")
     mean = {
         way: np.mean([psnr(*pair) for pair in zip(originals, pictures, strict=True)])
@@ -117,7 +117,7 @@ def test_bitrate_writes_all_and_is_not_run_again(portrait, tmp_path, monkeypatch
     write_clip(tmp_path / "portrait.mp4", portrait[:30], with_audio=False, crf=6)
     out = tmp_path / "out"
     grid = ["--kbps", "60", "--kbps", "400", "--encoder", "x264"]
-    command = [str(tmp_path), "--seconds", "1", *grid, "--out", str(out)]
+    command = [str(tmp_path), "--seconds", "3", *grid, "--out", str(out)]
     bitrate.main(command)
     figures = json.loads((out / "bitrate.json").read_text())
     low, high = figures["clips"]

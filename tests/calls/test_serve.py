@@ -159,7 +159,7 @@ async def test_other_requests_that_cannot_be_met(generator, http):
 
 
 async def test_odd_requests_are_told_what_is_wrong_with_them(generator, http):
-    """Found by fuzzing: each was an HTTP 500."""
+    """Each was an HTTP 500."""
     async with serving(generator) as (server, base):
         for charset in ("undefined", "idna", "nosuch"):
             headers = {"Content-Type": f"application/sdp; charset={charset}"}
