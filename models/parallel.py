@@ -33,6 +33,12 @@ class Processes:
             dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
         return cls(rank, count, device)
 
+    def leave(self) -> None:
+        """Parts from the others, when all have come so far: one that only goes may end in abort."""
+        if self.count > 1:
+            dist.barrier()
+            dist.destroy_process_group()
+
     def wrap(self, module: nn.Module) -> nn.Module:
         """The same module, its gradients averaged over the processes; call it, not the module."""
         if self.count == 1:

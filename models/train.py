@@ -395,6 +395,7 @@ def main() -> None:
     signal.signal(signal.SIGINT, trainer.stop)
     signal.signal(signal.SIGTERM, trainer.stop)
     trainer.run()
+    trainer.processes.leave()
     if trainer.processes.rank != 0:
         return
     if trainer.step < trainer.config.steps:

@@ -450,18 +450,19 @@ async def _joining(
     outputs: contextlib.ExitStack,
 ) -> dict[str, Any]:
     """The call itself; returns its figures. What it writes to is closed with `outputs`."""
+
+    def say(sentence: str) -> None:
+        print(f"receiver: {sentence}", file=sys.stderr)
+
     shows: list[Callable[[av.VideoFrame], Any]] = []
     file = camera = None
     if args.record is not None:
-        file = FileOutput(args.record, Fraction(30), has_sound=True)
+        file = FileOutput(args.record, Fraction(30), has_sound=True, say=say)
         outputs.callback(file.close)
     if args.virtual_camera:
         camera = VirtualCamera()
         outputs.callback(camera.close)
         shows.append(camera.put)
-
-    def say(sentence: str) -> None:
-        print(f"receiver: {sentence}", file=sys.stderr)
 
     joined = Joined(
         args.url,

@@ -1,7 +1,6 @@
 """Where pictures go: video files, panels side by side, a window."""
 
 import contextlib
-import logging
 import os
 import queue
 import sys
@@ -19,8 +18,6 @@ import cv2
 from keyframes import Picture
 from receiver.alignment import copy_frame, planes
 from receiver.errors import InputError, MissingError
-
-logger = logging.getLogger(__name__)
 
 BACKLOG = 90
 """Pictures and pieces of sound that may wait for a file."""
@@ -189,9 +186,25 @@ class FileOutput:
         written: pictures in the file.
     """
 
-    def __init__(self, path: Path, rate: Fraction, has_sound: bool, crf: float = 20.0) -> None:
-        """`rate` is the frames a second to be expected; times come as `Timeline` says."""
+    def __init__(
+        self,
+        path: Path,
+        rate: Fraction,
+        has_sound: bool,
+        crf: float = 20.0,
+        *,
+        say: Callable[[str], None] | None = None,
+    ) -> None:
+        """
+        Args:
+            path: of the file.
+            rate: frames a second to be expected; times come as `Timeline` says.
+            has_sound: whether there is any.
+            crf: x264's.
+            say: is told in a sentence, in another thread, when writing ends before `close`.
+        """
         self.written = 0
+        self._say = say
         self._path, self._rate, self._has_sound, self._crf = path, rate, has_sound, crf
         self._queue: queue.Queue[Any] = queue.Queue(BACKLOG)
         self._error: Exception | None = None
@@ -237,7 +250,8 @@ class FileOutput:
         except Exception as error:
             self._error = error
         if self._error is not None:  # close() raises it in the caller's thread
-            logger.error("recording has ended: %s", self._error)
+            if self._say is not None:
+                self._say(f"recording has ended: {self._error}")
             with contextlib.suppress(queue.Empty):
                 while True:
                     self._queue.get_nowait()
