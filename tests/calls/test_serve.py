@@ -45,7 +45,7 @@ async def test_one_publisher_and_two_viewers(generator, http):
             assert piece.sample_rate == 48000
         stats = await (await http.get(base + "/stats")).json()
         assert stats["room"]["viewers"] == 2
-        assert stats["room"]["frames"]["received"] > 20
+        assert stats["room"]["frames"]["received"] >= 20  # all that were shown
         assert 20 < stats["room"]["qp"] <= 51
         metrics = await (await http.get(base + "/metrics")).text()
         assert 'receiver_frames{room="room",what="received"}' in metrics
