@@ -7,6 +7,7 @@ from typing import Any
 import av
 import numpy as np
 from av.codec.context import Flags2
+from av.sidedata.sidedata import SideDataContainer
 from numpy.typing import NDArray
 
 _BLOCK = np.dtype([("x", "<i4"), ("y", "<i4"), ("w", "<i4"), ("h", "<i4"), ("dqp", "<i4")])
@@ -76,7 +77,7 @@ class DecodedFrame:
     @cached_property
     def motion_vectors(self) -> NDArray[Any] | None:
         """FFmpeg's AVMotionVector records as a structured array; None on an intra picture."""
-        side_data: Any = self.video.side_data.get("MOTION_VECTORS")
+        side_data = _side_data(self.video, "MOTION_VECTORS")
         return None if side_data is None else side_data.to_ndarray()
 
 
@@ -87,10 +88,20 @@ def _mean_qp(video: av.VideoFrame) -> float | None:
 
 def _blocks(video: av.VideoFrame) -> tuple[NDArray[Any], int] | None:
     """The picture's macroblocks as `_BLOCK` records, and the QP that theirs are relative to."""
-    side_data: Any = video.side_data.get("VIDEO_ENC_PARAMS")
+    side_data = _side_data(video, "VIDEO_ENC_PARAMS")
     if side_data is None or not side_data.nb_blocks:
         return None
     blocks = np.frombuffer(
         side_data, dtype=_BLOCK, count=side_data.nb_blocks, offset=side_data.blocks_offset
     )
     return blocks, side_data.qp
+
+
+def _side_data(video: av.VideoFrame, name: str) -> Any:
+    """A frame's side data of this type, None without any.
+
+    Not by `video.side_data`: frame and side data would hold each other, and every picture stay in
+    memory until the garbage collector finds it; those that it once let live, for hours.
+    """
+    container: Any = SideDataContainer
+    return container(video).get(name)

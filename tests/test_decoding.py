@@ -1,8 +1,10 @@
 """What a decoded frame tells of itself."""
 
+import gc
 from fractions import Fraction
 
 import av
+import numpy as np
 import pytest
 
 from receiver.decoding import DecodedFrame
@@ -59,3 +61,23 @@ def test_no_frame_is_held_back(portrait):
 def test_the_encoder_keeps_to_its_bitrate(portrait, kbps):
     sizes = [size for *_, size in through_codec(portrait, Encoding(kbps=kbps), RATE)]
     assert sum(sizes) * 8 / 1000 / (len(portrait) / 30) < 1.25 * kbps
+
+
+def test_a_picture_is_gone_with_its_last_user(portrait):
+    """Not when the garbage collector comes by: that may be hours later."""
+    pictures = portrait[:6]
+    gc.collect()
+    gc.disable()
+    try:
+        before = pictures_alive()
+        for frame in decode_all(pictures, {"g": "3"}):
+            assert frame.qp_within(np.array([0.0, 0.0, 64.0, 64.0])) is not None
+            assert (frame.motion_vectors is None) == frame.is_keyframe
+        del frame
+        assert pictures_alive() == before
+    finally:
+        gc.enable()
+
+
+def pictures_alive() -> int:
+    return sum(isinstance(one, av.VideoFrame) for one in gc.get_objects())
