@@ -4,7 +4,7 @@ import asyncio
 import time
 from collections import deque
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any, Generic, TypeVar
 
 import av
@@ -12,6 +12,7 @@ from aiortc.mediastreams import MediaStreamError, MediaStreamTrack
 
 from receiver.decoding import Arrival, DecodedFrame
 from receiver.enhancer import Enhancer
+from receiver.worker import Worker
 
 DEADLINE = 0.033
 """Seconds after its arrival within which a frame has to leave: one frame at 30 fps."""
@@ -30,6 +31,17 @@ FAILURES = 3
 RECOVER_AFTER = (1.0, 30.0)
 """Seconds before the enhancer is begun anew once more, where the first time, at once, did not help:
 at first, and at most. They double until restoring works again."""
+
+WAITS_MOST = 1.0
+"""Seconds that a frame waits for its own enhancement at most (or `deadline`, if that is longer);
+the next ones pass at once, as long as the enhancer is not through with it."""
+
+HANGS_AFTER = (3.0, 30.0)
+"""Seconds after which an enhancement, or a search for faces, is taken to hang (at least as long as
+a frame waits): usually, and the first one and beginning anew, which load and compile."""
+
+MOST_HANGING = 3
+"""Threads that may hang at once; with one more, restoring is given up for good."""
 
 
 Item = TypeVar("Item")
@@ -73,8 +85,9 @@ class EnhancedVideoTrack(MediaStreamTrack):
     The source is drained all the time into a slot of one, so nothing piles up in front of it, and
     enhancement runs in a thread of its own, so the event loop stays free. A frame that would come
     out later than `DEADLINE` after its arrival goes out untouched, and so does one whose
-    enhancement failed: the stream never waits and never breaks. An enhancer that goes on failing is
-    begun anew beside the frames, which pass meanwhile. pts and time base are the source's.
+    enhancement failed: the stream never breaks, and waits for `WAITS_MOST` at most. An enhancer
+    that goes on failing is begun anew beside the frames, which pass meanwhile; one that hangs, in a
+    new thread. pts and time base are the source's.
     """
 
     kind = "video"
@@ -101,9 +114,12 @@ class EnhancedVideoTrack(MediaStreamTrack):
         self._source, self._enhancer = source, enhancer
         self._deadline, self._on_frame = deadline, on_frame
         self._slot: NewestSlot[av.VideoFrame] = NewestSlot()
-        self._worker = ThreadPoolExecutor(1, thread_name_prefix="enhancer")
-        self._detector = ThreadPoolExecutor(1, thread_name_prefix="detector")
-        enhancer.detect_in(self._detector)
+        self._waits_most = max(WAITS_MOST, deadline)
+        self._abandoned: list[Worker] = []  # whose work hung when last seen
+        self._given_up = False  # for good
+        self._has_run = False  # since it was begun
+        self._under_way: asyncio.Future[av.VideoFrame] | None = None
+        self._begin_workers()
         self._drain = asyncio.ensure_future(self._drain_source())
         self._took: deque[float] = deque(maxlen=ATTEMPTS)
         self._skipped = 0  # since enhancement was tried again
@@ -143,8 +159,9 @@ class EnhancedVideoTrack(MediaStreamTrack):
             self._recovery.cancel()
         self._slot.close()
         self._source.stop()
-        self._worker.submit(self._detector.shutdown, wait=False)  # a last frame may need it
-        self._worker.shutdown(wait=False)
+        if not self._given_up:
+            self._worker.submit(self._detector.shutdown, wait=False)  # a last frame may need it
+            self._worker.shutdown(wait=False)
 
     async def _drain_source(self) -> None:
         try:
@@ -160,13 +177,13 @@ class EnhancedVideoTrack(MediaStreamTrack):
             self._slot.close()
 
     async def _enhance_in_time(self, frame: DecodedFrame, arrived: float) -> av.VideoFrame:
-        if self._recovery is not None and not self._recovery.done():
+        if not self._is_ready():
             return frame.video
         began = time.perf_counter()
         if began + self._expected() > arrived + self._deadline:
             self._skip()
             return frame.video
-        output = await self._in_worker(self._enhance, frame)
+        output = await self._enhanced_or_untouched(frame)
         if self._failures >= FAILURES:
             self._recovery = asyncio.ensure_future(self._recover())
         now = time.perf_counter()
@@ -175,6 +192,31 @@ class EnhancedVideoTrack(MediaStreamTrack):
         if now <= arrived + self._deadline:
             self._retry_after = RETRY_AFTER[0]
         return output
+
+    def _is_ready(self) -> bool:
+        """Whether the enhancer can take a frame; one that hangs is left to itself here."""
+        if self._given_up or (self._recovery is not None and not self._recovery.done()):
+            return False
+        if max(self._worker.busy_s, self._detector.busy_s) > self._hangs_after():
+            self._leave_hanging()
+            return False
+        if self._under_way is not None and self._under_way.done():
+            self._under_way, self._has_run = None, True
+        return self._under_way is None
+
+    def _hangs_after(self) -> float:
+        return max(self._waits_most, HANGS_AFTER[0 if self._has_run else 1])
+
+    async def _enhanced_or_untouched(self, frame: DecodedFrame) -> av.VideoFrame:
+        """What becomes of a frame within `_waits_most`: what is ready later comes too late."""
+        work = self._under_way = self._in_worker(partial(self._enhance, self._worker, frame))
+        await asyncio.wait((work,), timeout=self._waits_most)
+        if not work.done():
+            self.stats.frames.skipped += 1
+            self._took.append(self._waits_most)
+            return frame.video
+        self._under_way, self._has_run = None, True
+        return work.result()
 
     def _expected(self) -> float:
         """Seconds that enhancement takes when all goes well, as far as is known."""
@@ -188,31 +230,65 @@ class EnhancedVideoTrack(MediaStreamTrack):
             self._retry_after = min(2 * self._retry_after, RETRY_AFTER[1])
             self._took.clear()  # what was measured then is old news
 
-    async def _in_worker(self, work: Callable[..., Result], *of: Any) -> Result:
-        return await asyncio.get_running_loop().run_in_executor(self._worker, work, *of)
+    def _in_worker(self, work: Callable[[], Result]) -> asyncio.Future[Result]:
+        return asyncio.get_running_loop().run_in_executor(self._worker, work)
 
-    def _enhance(self, frame: DecodedFrame) -> av.VideoFrame:
+    def _enhance(self, worker: Worker, frame: DecodedFrame) -> av.VideoFrame:
+        """In `worker`, which may have been abandoned by the time that this ends."""
         try:
             output = self._enhancer.enhance(frame)
         except Exception as error:
-            self._failures += 1
-            self.stats.frames.failed += 1
-            self.stats.faults.failed("restoring", error)
+            if worker is self._worker:
+                self._failed(error)
             return frame.video
-        self._failures = 0
-        if self.stats.faults.worked("restoring"):
-            self._recover_after = 0.0
+        if worker is self._worker:
+            self._failures = 0
+            if self.stats.faults.worked("restoring"):
+                self._recover_after = 0.0
         return output
+
+    def _failed(self, error: Exception) -> None:
+        self._failures += 1
+        self.stats.frames.failed += 1
+        self.stats.faults.failed("restoring", error)
 
     async def _recover(self) -> None:
         """Begins the enhancer anew, the later the less it has helped."""
         await asyncio.sleep(self._recover_after)
         self._recover_after = min(max(2 * self._recover_after, RECOVER_AFTER[0]), RECOVER_AFTER[1])
+        self._has_run = False
         try:
-            await self._in_worker(self._enhancer.recover)
+            await asyncio.wait_for(self._in_worker(self._enhancer.recover), self._hangs_after())
+        except TimeoutError:
+            self._leave_hanging()
         except Exception as error:
             self.stats.faults.count("recovery", error)
         self._failures = FAILURES - 1  # one more, and it did not help
+
+    def _begin_workers(self) -> None:
+        self._worker, self._detector = Worker("enhancer"), Worker("detector")
+        self._enhancer.detect_in(self._detector)
+
+    def _leave_hanging(self) -> None:
+        """Leaves threads that hang to themselves; the enhancer is begun anew in others.
+
+        One that goes on after all may still disturb what its successor does with a frame or two:
+        no more than any other failure, and what it makes itself nobody takes.
+        """
+        hanging = [*self._abandoned, self._worker, self._detector]
+        self._abandoned = [one for one in hanging if one.busy_s]
+        for worker in (self._worker, self._detector):
+            worker.abandon()
+        if self._under_way is not None:
+            self._under_way.cancel()  # its thread may end when the event loop is gone
+            self._under_way = None
+        self._failed(TimeoutError(f"no answer within {self._hangs_after():g} s"))
+        if len(self._abandoned) > MOST_HANGING:
+            self._given_up = True
+            self.stats.faults.failed("hanging", TimeoutError("given up for good"))
+            return
+        self._begin_workers()
+        self._recovery = asyncio.ensure_future(self._recover())
 
 
 def arrival_time(video: av.VideoFrame) -> float:
