@@ -42,6 +42,7 @@ from receiver.faces import Face, FaceTracker
 from receiver.generator import Generator
 from receiver.shots import StillFace, faces_of_still, scale_and_roll, sharpness
 from receiver.stats import Stats
+from receiver.temporal import TemporalFilter
 
 MUCH_BETTER = 6.0
 """QP steps by which a reference has to be better than a face that is to lack nothing."""
@@ -112,6 +113,7 @@ class Enhancer:
         self._tracker = FaceTracker()
         self._executor: Executor | None = None
         self._stills: deque[list[StillFace]] = deque(maxlen=STILLS_WAITING)
+        self._filters: dict[int, TemporalFilter] = {}  # by track id
 
     def enhance(self, frame: DecodedFrame) -> av.VideoFrame:
         """Returns the frame with its faces restored, pts and time base unchanged.
@@ -143,6 +145,8 @@ class Enhancer:
             restored = self.generator.restore(_batch(crops), _batch(references), drawn)
             self.stats.device = self.generator.device
             np.clip(restored, 0.0, 1.0, out=restored)
+        with self.stats.stage("temporal"):
+            self._calm(faces, restored, crops)
         with self.stats.stage("copy"):
             enhanced = copy_frame(video)
         with self.stats.stage("paste"):
@@ -166,6 +170,7 @@ class Enhancer:
         MissingError for the landmark file, else as `Generator.rebuild`; what could not be made
         anew goes on as it is.
         """
+        self._filters.clear()
         self.people.only(())  # the new tracker's ids have nothing to do with the old one's
         try:
             self.generator.rebuild()
@@ -236,6 +241,13 @@ class Enhancer:
                     keyframes.replace(nearest[0], still.keyframe)
                 else:
                     keyframes.add(still.keyframe)
+
+    def _calm(self, faces: list[Face], restored: NDArray[np.float32], crops: list[Crop]) -> None:
+        """Takes the shimmer out of restored faces, in place."""
+        seen = [self._filters.get(face.track_id) or TemporalFilter() for face in faces]
+        self._filters = {face.track_id: one for face, one in zip(faces, seen, strict=True)}
+        for calm, picture, crop in zip(seen, restored, crops, strict=True):
+            calm(picture, crop)
 
     def _reference(self, face: Face, crop: Crop, shot: Shot) -> Crop:
         """The nearest helpful keyframe bent onto the face; the crop itself where there is none."""

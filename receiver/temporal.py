@@ -1,0 +1,92 @@
+"""Keeps a restored face calm: what did not change in the picture received does not change here.
+
+Every face is restored by itself, and the traces of compression differ from frame to frame, so the
+restored face shimmers even where the person is still. This is a recursive filter along the motion:
+the frame before, moved to where the face is now, is mixed in wherever the received picture moved
+alike agrees.
+"""
+
+from typing import Any
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from receiver.alignment import CROP, Crop
+
+SHARE = 0.85
+"""Of the frame before, at most."""
+DISAGREE = 14.0 / 255.0
+"""Difference of the received luma from which on nothing of the frame before is mixed in."""
+AROUND = 5
+"""Side in pixels of the square over which that difference is averaged."""
+FLOW_SIDE = 64
+"""Pixels to which the crop is reduced to see its motion: the flow is as good as at 128."""
+NOTHING_IN_COMMON = 0.1
+"""Mean share below which it is another picture: a cut, or another face."""
+
+_Plane = NDArray[np.float32]
+
+_PLACES: NDArray[np.float32] = np.indices((CROP, CROP), np.float32)[::-1]
+"""Each pixel's x and y."""
+
+
+class TemporalFilter:
+    """Of one face; forget it with the face."""
+
+    def __init__(self) -> None:
+        self._flow: Any = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_ULTRAFAST)
+        self._before: tuple[Crop, _Plane, NDArray[np.uint8]] | None = None
+
+    def __call__(self, restored: Crop, degraded: Crop) -> Crop:
+        """The restored crop without its shimmer, in place; the first one comes back as it is.
+
+        Args:
+            restored, degraded: 3x256x256 in [0, 1], of the frame after the one given before.
+        """
+        received = _luma(degraded)
+        seen = _reduced(_luma(restored))
+        if self._before is not None:
+            before, received_before, seen_before = self._before
+            back = self._flow.calc(seen, seen_before, None)  # 64x64x2, in its pixels
+            flow = cv2.resize(back, (CROP, CROP), interpolation=cv2.INTER_LINEAR)
+            flow *= CROP / FLOW_SIDE
+            x, y = flow[..., 0] + _PLACES[0], flow[..., 1] + _PLACES[1]
+            share = _agreement(_moved(received_before, x, y), received)
+            if float(share.mean()) >= NOTHING_IN_COMMON:
+                for plane, old in zip(restored, before, strict=True):
+                    change = _moved(old, x, y)
+                    change -= plane
+                    change *= share
+                    plane += change
+        self._before = restored.copy(), received, seen
+        return restored
+
+
+def _agreement(moved: _Plane, received: _Plane) -> _Plane:
+    """How much of the frame before is to be taken, HxW of 0 to `SHARE`."""
+    share: Any = cv2.blur(cv2.absdiff(moved, received), (AROUND, AROUND))
+    share *= -SHARE / DISAGREE
+    share += SHARE
+    result: _Plane = np.maximum(share, 0.0, out=share)
+    return result
+
+
+def _moved(plane: _Plane, x: _Plane, y: _Plane) -> _Plane:
+    moved: Any = cv2.remap(plane, x, y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+    result: _Plane = moved
+    return result
+
+
+def _luma(crop: Crop) -> _Plane:
+    """256x256, BT.601."""
+    red, green, blue = crop
+    luma: Any = cv2.addWeighted(red, 0.299, green, 0.587, 0.0)
+    result: _Plane = cv2.addWeighted(luma, 1.0, blue, 0.114, 0.0, dst=luma)
+    return result
+
+
+def _reduced(luma: _Plane) -> NDArray[np.uint8]:
+    small: Any = cv2.resize(luma, (FLOW_SIDE, FLOW_SIDE), interpolation=cv2.INTER_AREA)
+    result: NDArray[np.uint8] = np.clip(small * 255.0, 0.0, 255.0).astype(np.uint8)
+    return result

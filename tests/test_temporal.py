@@ -1,0 +1,73 @@
+"""What was calm is calm, what moved is sharp, and another picture leaves no ghost."""
+
+import numpy as np
+import pytest
+
+from receiver.alignment import CROP
+from receiver.temporal import TemporalFilter
+
+
+@pytest.fixture
+def rng():
+    return np.random.default_rng(0)
+
+
+def smooth_picture(rng, shift=0):
+    """3x256x256 in [0, 1] with structure at several scales, moved to the right by whole pixels."""
+    wide = np.zeros((CROP, CROP + 32), np.float32)
+    for cells in (4, 16, 48):
+        coarse = rng.random((cells, cells)).astype(np.float32)
+        rows = np.linspace(0, cells - 1.001, CROP)
+        columns = np.linspace(0, cells - 1.001, CROP + 32)
+        wide += coarse[rows.astype(int)][:, columns.astype(int)] / 3
+    return np.stack([wide[:, 16 - shift : 16 - shift + CROP]] * 3).copy()
+
+
+def noisy(rng, picture):
+    noise = rng.normal(0.0, 0.03, picture.shape).astype(np.float32)
+    return np.clip(picture + noise, 0.0, 1.0)
+
+
+def test_the_first_picture_stays_as_it_is(rng):
+    picture = smooth_picture(rng)
+    before = picture.copy()
+    assert np.array_equal(TemporalFilter()(picture, before.copy()), before)
+
+
+def test_shimmer_over_a_still_picture_goes(rng):
+    picture, calm = smooth_picture(rng), TemporalFilter()
+    outputs, inputs = [], []
+    for _ in range(12):
+        inputs.append(noisy(rng, picture))
+        outputs.append(calm(inputs[-1].copy(), picture.copy()).copy())
+    steps = [np.abs(np.diff(np.stack(them), axis=0))[4:].mean() for them in (inputs, outputs)]
+    assert steps[1] < 0.4 * steps[0]
+    errors = [np.abs(them[-1] - picture).mean() for them in (inputs, outputs)]
+    assert errors[1] < 0.6 * errors[0]
+
+
+def test_a_moving_picture_stays_sharp():
+    calm = TemporalFilter()
+    for shift in range(0, 12, 2):
+        picture = smooth_picture(np.random.default_rng(1), shift)
+        output = calm(picture.copy(), picture.copy())
+        inner = np.abs(output - picture)[:, 24:-24, 24:-24]
+        assert inner.mean() < 0.01
+
+
+def test_another_picture_leaves_no_ghost(rng):
+    calm = TemporalFilter()
+    calm(smooth_picture(rng), smooth_picture(rng))
+    other = 1.0 - smooth_picture(np.random.default_rng(7))
+    assert np.abs(calm(other.copy(), other.copy()) - other).mean() < 0.01
+
+
+def test_pictures_that_change_at_once_where_the_received_one_does(rng):
+    """The received picture decides, not the restored one: a blink is no shimmer."""
+    calm, picture = TemporalFilter(), smooth_picture(rng)
+    calm(picture.copy(), picture.copy())
+    blink = picture.copy()
+    blink[:, 100:140, 100:140] = 1.0 - blink[:, 100:140, 100:140]
+    output = calm(blink.copy(), blink.copy())
+    changed = np.abs(blink - picture)[:, 106:134, 106:134] > 0.2
+    assert np.abs(output - blink)[:, 106:134, 106:134][changed].mean() < 0.02
