@@ -103,44 +103,50 @@ class Crops(Dataset[dict[str, Tensor]]):
         mix: ReferenceMix,
         seed: int,
         augmentation: str = "mirror",
+        pairs: bool = False,
     ) -> None:
         """Raises FileNotFoundError if there are no shards in `folder`.
 
         Args:
             augmentation: a name of AUGMENTATIONS.
+            pairs: samples 2n and 2n + 1 are successive pictures of one shard, with one reference
+                and the same augmentation.
         """
         self.by_clip: dict[str, list[Shard]] = {}
         for shard in load_shards(folder):
             self.by_clip.setdefault(shard.clip, []).append(shard)
         self.clips = sorted(self.by_clip)
         self.length, self.side, self.mix, self.seed = length, side, mix, seed
+        self.pairs = pairs
         self.augment = AUGMENTATIONS[augmentation]
 
     def __len__(self) -> int:
         return self.length
 
     def __getitem__(self, index: int) -> dict[str, Tensor]:
-        rng = np.random.default_rng((self.seed, index))
+        rng = np.random.default_rng((self.seed, index // 2 if self.pairs else index))
         shards = self.by_clip[self.clips[rng.integers(len(self.clips))]]
         shard = shards[rng.integers(len(shards))]
         i = int(rng.integers(len(shard)))
-        reference = self._reference(rng, shards, shard, i)
+        chosen = self._choose(rng, shards, shard, i)
+        if self.pairs and index % 2:
+            i = min(i + 1, len(shard) - 1)
         degraded = shard.picture("degraded", i)
         images = [
             degraded,
-            degraded if reference is None else reference,
+            degraded if chosen is None else chosen.warped(shard.landmarks[i]),
             shard.picture("target", i),
             draw_landmarks(shard.landmarks[i])[..., None],
         ]
         images = self.augment(rng, images, self.side)
         names = ("degraded", "reference", "target", "landmarks")
         sample = {name: _tensor(image) for name, image in zip(names, images, strict=True)}
-        return sample | {"guided": torch.tensor(float(reference is not None))}
+        return sample | {"guided": torch.tensor(float(chosen is not None))}
 
-    def _reference(
+    def _choose(
         self, rng: np.random.Generator, shards: list[Shard], shard: Shard, i: int
-    ) -> NDArray[np.uint8] | None:
-        """A picture warped onto the landmarks of picture i, or None."""
+    ) -> "_Chosen | None":
+        """A reference for picture i of a shard, or None."""
         kind = rng.random()
         if kind < self.mix.raw:
             source, pictures, landmarks, apart = shard, "raw", shard.raw_landmarks, APART
@@ -157,7 +163,19 @@ class Crops(Dataset[dict[str, Tensor]]):
         # The nearest of a few, as out of a keyframe set that has filled more or less.
         few = rng.choice(candidates, size=min(len(candidates), int(rng.integers(1, 11))))
         j = min(few, key=lambda j: landmark_distance(landmarks[j], shard.landmarks[i]))
-        return warp(source.picture(pictures, int(j)), landmarks[j], shard.landmarks[i])
+        return _Chosen(source.picture(pictures, int(j)), landmarks[j])
+
+
+@dataclass(frozen=True)
+class _Chosen:
+    """A reference, 256x256x3 uint8, with its 68x2 landmarks."""
+
+    picture: NDArray[np.uint8]
+    landmarks: NDArray[np.float32]
+
+    def warped(self, landmarks: NDArray[np.float32]) -> NDArray[np.uint8]:
+        """Bent onto the landmarks of another picture."""
+        return warp(self.picture, self.landmarks, landmarks)
 
 
 def _mirrored(rng: np.random.Generator, images: list[NDArray], side: int) -> list[NDArray]:

@@ -60,6 +60,15 @@ def detail_loss(restored: Tensor, target: Tensor) -> Tensor:
     return 1.0 - (numerator / denominator).mean()
 
 
+def temporal_loss(restored: Tensor, target: Tensor) -> Tensor:
+    """Mean absolute change of the error from samples 2n to 2n + 1: what the eye sees as flicker.
+
+    An error that stays the same costs nothing here.
+    """
+    error = restored - target
+    return (error[1::2] - error[0::2]).abs().mean()
+
+
 def perceptual_loss(found: list[Tensor], wanted: list[Tensor]) -> Tensor:
     """Sum over the taps (NxCxHxW each) of the features' mean squared errors."""
     return torch.stack([F.mse_loss(a, b) for a, b in zip(found, wanted, strict=True)]).sum()

@@ -7,6 +7,7 @@ CUDA where it is; several GPUs, or processes, share every batch when started as
 """
 
 import argparse
+import json
 import math
 import os
 import shutil
@@ -19,7 +20,10 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+import onnx
 import torch
+from google.protobuf.message import DecodeError
+from onnx import numpy_helper
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -29,7 +33,7 @@ from torch.utils.tensorboard import SummaryWriter
 from models.adversary import Adversary
 from models.dataset import AUGMENTATIONS, Crops, ReferenceMix
 from models.features import load_features
-from models.losses import detail_loss, log_error, perceptual_loss, style_loss
+from models.losses import detail_loss, log_error, perceptual_loss, style_loss, temporal_loss
 from models.networks import NetworkConfig, build, read_network
 from models.networks.lite import LiteConfig
 from models.parallel import Processes
@@ -63,6 +67,7 @@ class TrainConfig:
     style_weight: float = 0.0
     adversarial_weight: float = 0.0
     matching_weight: float = 0.0
+    temporal_weight: float = 0.0  # with it, samples come in pairs of successive pictures
     features: str = ""  # file of the perceptual and style losses: see models/features.py
     scales: int = 4  # of the discriminators
     augmentation: str = "mirror"  # or paper
@@ -80,6 +85,8 @@ class TrainConfig:
             raise ValueError("perceptual_weight and style_weight want a file of `features`")
         if self.quantized and not isinstance(self.network, LiteConfig):
             raise ValueError("quantized is for lite alone")
+        if self.temporal_weight and self.batch % 2:
+            raise ValueError(f"temporal_weight wants pairs: {self.batch} is an odd batch")
         if self.augmentation not in AUGMENTATIONS:
             known = ", ".join(AUGMENTATIONS)
             raise ValueError(f"augmentation is one of {known}, not {self.augmentation}")
@@ -100,7 +107,7 @@ class Trainer:
     def __init__(
         self, config: TrainConfig, data: Path, out: Path, start: Path | None = None
     ) -> None:
-        """`start` is another run's folder, whose averaged weights to begin with."""
+        """`start` is what to begin with: another run's folder, or an exported ONNX file."""
         torch.manual_seed(config.seed)
         self.config, self.out = config, out
         self.checkpoint = out / "checkpoint.pt"
@@ -131,7 +138,10 @@ class Trainer:
             else None
         )
         length = config.steps * config.batch
-        self.crops = Crops(data, length, config.side, config.mix, config.seed, config.augmentation)
+        pairs = config.temporal_weight > 0.0
+        self.crops = Crops(
+            data, length, config.side, config.mix, config.seed, config.augmentation, pairs
+        )
         out.mkdir(parents=True, exist_ok=True)
         if self.checkpoint.exists():
             self._resume()
@@ -189,10 +199,14 @@ class Trainer:
             if weights and not self.checkpoint.exists():
                 self.network.backbone.load(Path(weights))
             return
-        state = torch.load(start / "checkpoint.pt", weights_only=True, map_location="cpu")
-        result = self.network.load_state_dict(state["ema"], strict=False)
-        self.seconds = state["seconds"]
-        self.earlier_steps = state["step"] + state.get("earlier_steps", 0)
+        if start.suffix == ".onnx":
+            weights, self.earlier_steps, minutes = read_exported(start)
+            self.seconds = 60.0 * minutes
+        else:
+            state = torch.load(start / "checkpoint.pt", weights_only=True, map_location="cpu")
+            weights, self.seconds = state["ema"], state["seconds"]
+            self.earlier_steps = state["step"] + state.get("earlier_steps", 0)
+        result = self.network.load_state_dict(weights, strict=False)
         if result.unexpected_keys:
             raise ValueError(f"{start} has parts that the network lacks: {result.unexpected_keys}")
         if result.missing_keys:
@@ -302,6 +316,7 @@ class Trainer:
             "detail": detail_loss(restored, target),
             "align": align,
             "mse": F.mse_loss(restored, target),
+            **({"temporal": temporal_loss(restored, target)} if config.temporal_weight else {}),
             **self._feature_losses(restored, target),
             **(self.adversary.losses(restored, target) if self.adversary else {}),
         }
@@ -314,6 +329,7 @@ class Trainer:
             "style": config.style_weight,
             "adversarial": config.adversarial_weight,
             "matching": config.matching_weight,
+            "temporal": config.temporal_weight,
         }
         # What has no weight is only logged.
         weighted = [weights[name] * value for name, value in losses.items() if weights[name]]
@@ -353,6 +369,25 @@ class Trainer:
         log.add_image("degraded reference aligned restored target", sheet.clamp(0, 1), self.step)
 
 
+def read_exported(path: Path) -> tuple[dict[str, Tensor], int, float]:
+    """Weights by name, steps and minutes of what `models.export` wrote in floats, with its card.
+
+    Raises OSError or ValueError for a file that is none.
+    """
+    try:
+        graph = onnx.load(path).graph
+    except DecodeError as error:
+        raise ValueError(f"{path} is no ONNX file: {error}") from error
+    # What belongs to no layer are constants of the exporter's.
+    weights = {
+        one.name: torch.from_numpy(numpy_helper.to_array(one).copy())
+        for one in graph.initializer
+        if "." in one.name
+    }
+    card = json.loads(path.with_suffix(".json").read_text())
+    return weights, int(card["steps"]), float(card["training_minutes"])
+
+
 def _outlast_signals(_: int) -> None:
     """Lets a worker that reads samples serve the step at hand: the trainer decides when to end."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -382,7 +417,11 @@ def main() -> None:
     parser.add_argument("data", type=Path, help="folder of shards, from python -m models.prepare")
     parser.add_argument("out", type=Path, help="folder for checkpoint and logs")
     parser.add_argument(
-        "--start-from", type=Path, metavar="RUN", help="begin with another run's weights"
+        "--start-from",
+        type=Path,
+        metavar="RUN|ONNX",
+        help="begin with another run's weights, or those of a float ONNX file such as\n"
+        "receiver/weights/lite.onnx",
     )
     args = parser.parse_args()
     try:
