@@ -9,6 +9,7 @@ import os
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from threading import Lock
 from typing import Any, Literal, TypeAlias
 
 import numpy as np
@@ -16,6 +17,7 @@ import onnxruntime
 from numpy.typing import NDArray
 
 from receiver.alignment import CROP, shifted
+from receiver.batching import Line, LineClosedError
 from receiver.errors import DeviceError, ModelError
 
 Device: TypeAlias = Literal["auto", "cuda", "cpu"]
@@ -31,6 +33,11 @@ ALIGN = "-align"
 CHANNELS = {"degraded": 3, "reference": 3, "landmarks": 1}
 """The inputs of every generator: Nx{channels}x256x256 float32; the output is `restored`. An aligner
 has the same inputs and gives `flow`, Nx2xhxw, by which the reference is moved, in crop pixels."""
+
+BATCH = 8
+"""Faces in one run at most, if several calls share a generator: two calls of four."""
+WAITS_FOR_ANOTHER = 5.0
+"""Seconds for which a rebuild waits for another that is under way; one that hangs is left alone."""
 
 
 @dataclass(frozen=True)
@@ -107,11 +114,13 @@ class _Network:
     alignment: onnxruntime.InferenceSession | None
 
     @classmethod
-    def open(cls, model: Model, aligner: Model | None, device: Device) -> "_Network":
+    def open(
+        cls, model: Model, aligner: Model | None, device: Device, threads: int | None = None
+    ) -> "_Network":
         """Raises ModelError for unusable files, DeviceError for CUDA that does not come up."""
         on_gpu = device != "cpu"
-        session = _open_session(model, on_gpu)
-        alignment = _open_session(aligner, on_gpu) if aligner else None
+        session = _open_session(model, on_gpu, threads)
+        alignment = _open_session(aligner, on_gpu, threads) if aligner else None
         network = cls(model, aligner, session, alignment)
         if device == "cuda" and network.device != "cuda":
             raise DeviceError(
@@ -146,16 +155,35 @@ class _Network:
 
 
 class Generator:
-    """Restores face crops, guided by references."""
+    """Restores face crops, guided by references. One serves any number of calls and threads.
 
-    def __init__(self, model: str = "lite", device: Device = "auto") -> None:
-        """Raises ModelError for an unusable model, DeviceError if CUDA is asked for and absent."""
+    Attributes:
+        batch: faces of several calls in one run at most; 1 where it gains nothing to run them
+            together, so that they go one after the other.
+    """
+
+    def __init__(
+        self, model: str = "lite", device: Device = "auto", threads: int | None = None
+    ) -> None:
+        """
+        Args:
+            model: see `Model.find`.
+            device: where it runs; `auto` is CUDA where that is there.
+            threads: of a run on the CPU; half of the cores, at most four, if not given.
+
+        Raises:
+            ModelError: for an unusable model.
+            DeviceError: if CUDA is asked for and absent.
+        """
         problem = None if device == "cpu" else cuda_problem()
         if device == "cuda" and problem:
             raise DeviceError(f"CUDA was asked for and is not there: {problem}")
-        self._name, self._asked = model, device
+        self.batch = BATCH
+        self._name, self._asked, self._threads = model, device, threads
+        self._changing = Lock()
+        self._line = Line(self._run)
         found = Model.find(model, on_gpu=device != "cpu" and problem is None)
-        self._network = _Network.open(found, found.aligner, "cpu" if problem else device)
+        self._network = self._open(found, "cpu" if problem else device)
 
     @property
     def model(self) -> Model:
@@ -167,23 +195,38 @@ class Generator:
         """Where it really runs."""
         return self._network.device
 
+    @property
+    def name(self) -> str:
+        """By which it was asked for: a shipped one's, or a path."""
+        return self._name
+
+    def switch(self, model: Model) -> None:
+        """Goes over to another file on the same device, which is opened beside the one in use.
+
+        May be called from any thread; a run under way ends as it began. Raises as `rebuild`.
+        """
+        with self._changing:
+            if model != self.model:
+                self._network = self._open(model, self.device, warm=True)
+
     def rebuild(self) -> None:
         """Opens the network anew, from the same files; may be called from any thread.
 
-        One made for 'auto' goes on on the CPU where CUDA has gone, one made for 'cuda' stays with
-        it. Raises ModelError, DeviceError or what ONNX Runtime raises; the old network stays then.
+        Several who call it at the same time get one new network. Who waits for a run of the old
+        one, which may hang, goes over to it. One made for 'auto' goes on on the CPU where CUDA has
+        gone, one made for 'cuda' stays with it. Raises ModelError, DeviceError or what ONNX Runtime
+        raises; the old network stays then.
         """
         old = self._network
+        alone = self._changing.acquire(timeout=WAITS_FOR_ANOTHER)
         try:
-            fresh = _Network.open(old.model, old.aligner, old.device)
-            fresh.warm_up()
-        except Exception:
-            if old.device == "cpu" or self._asked == "cuda":
-                raise
-            model = Model.find(self._name)
-            fresh = _Network.open(model, model.aligner, "cpu")
-            fresh.warm_up()
-        self._network = fresh
+            if self._network is old:
+                self._network = self._opened_anew(old)
+                line, self._line = self._line, Line(self._run)
+                line.close()
+        finally:
+            if alone:
+                self._changing.release()
 
     def warm_up(self) -> None:
         """Runs the network once: the first run is several times as slow as the others."""
@@ -195,10 +238,32 @@ class Generator:
         reference: NDArray[np.float32],
         landmarks: NDArray[np.float32],
     ) -> NDArray[np.float32]:
-        """Nx3x256x256, Nx3x256x256 and Nx1x256x256 in [0, 1]; returns Nx3x256x256, not clipped."""
-        return self._network.restore(
-            {"degraded": degraded, "reference": reference, "landmarks": landmarks}
-        )
+        """Nx3x256x256, Nx3x256x256 and Nx1x256x256 in [0, 1]; returns Nx3x256x256, not clipped.
+
+        May be called from any thread. Whose faces wait for a run that is under way may be restored
+        in one run with others, `batch` at most; what that raises is raised to all of them.
+        """
+        inputs = {"degraded": degraded, "reference": reference, "landmarks": landmarks}
+        while True:
+            with contextlib.suppress(LineClosedError):  # `rebuild` has put another in its place
+                return self._line(inputs, self.batch)
+
+    def _run(self, inputs: dict[str, NDArray[np.float32]]) -> NDArray[np.float32]:
+        return self._network.restore(inputs)
+
+    def _open(self, model: Model, device: Device, warm: bool = False) -> _Network:
+        network = _Network.open(model, model.aligner, device, self._threads)
+        if warm:
+            network.warm_up()
+        return network
+
+    def _opened_anew(self, old: _Network) -> _Network:
+        try:
+            return self._open(old.model, old.device, warm=True)
+        except Exception:
+            if old.device == "cpu" or self._asked == "cuda":
+                raise
+            return self._open(Model.find(self._name), "cpu", warm=True)
 
 
 _CUDA = "CUDAExecutionProvider"
@@ -221,11 +286,20 @@ def cuda_problem() -> str | None:
     return None
 
 
-def _open_session(model: Model, on_gpu: bool) -> onnxruntime.InferenceSession:
+def threads_in_a_call() -> int:
+    """Of a run on the CPU, where other work of a call is done at the same time.
+
+    Half of the cores are that work's: a thread that waits for a core keeps all waiting.
+    """
+    return max(1, min(4, (os.cpu_count() or 1) // 2))
+
+
+def _open_session(
+    model: Model, on_gpu: bool, threads: int | None = None
+) -> onnxruntime.InferenceSession:
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
-    # The other half of the cores is the call's: a thread that waits for a core keeps all waiting.
-    options.intra_op_num_threads = max(1, min(4, (os.cpu_count() or 1) // 2))
+    options.intra_op_num_threads = threads or threads_in_a_call()
     # Spinning within a run is a quarter faster; between frames it would take the other cores
     # from the rest of the call.
     options.add_session_config_entry("session.force_spinning_stop", "1")

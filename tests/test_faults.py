@@ -280,10 +280,10 @@ def cuda_gone(monkeypatch) -> asyncio.Event:
     """CUDA is there, until this is set: then none of its sessions runs or can be opened."""
     gone, open_session = asyncio.Event(), receiver.generator._open_session
 
-    def opening(model: Any, on_gpu: bool) -> Any:
+    def opening(model: Any, on_gpu: bool, threads: int | None) -> Any:
         if on_gpu and gone.is_set():
             raise ModelError("CUDA failure 999")
-        session = open_session(model, False)
+        session = open_session(model, False, threads)
         return OnCuda(session, gone) if on_gpu else session
 
     monkeypatch.setattr(receiver.generator, "_open_session", opening)

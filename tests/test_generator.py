@@ -1,6 +1,10 @@
 """The session: which device, which file, which signature."""
 
 import hashlib
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 import numpy as np
 import onnx
@@ -8,10 +12,14 @@ import onnxruntime
 import pytest
 from onnx import TensorProto, helper
 
+import receiver.generator
 from receiver.alignment import draw_landmarks, extract_crop, planes, transform
+from receiver.decoding import DecodedFrame
+from receiver.enhancer import Enhancer
 from receiver.errors import DeviceError, ModelError
 from receiver.faces import FaceTracker
 from receiver.generator import CHANNELS, MODELS, WEIGHTS, Generator, Model, cuda_problem
+from tests.conftest import same_pixels
 
 
 def inputs(count: int) -> list[np.ndarray]:
@@ -135,3 +143,109 @@ def test_cuda_is_used_where_it_is():
     assert on_gpu.device == "cuda"
     arrays = inputs(2)
     np.testing.assert_allclose(on_gpu.restore(*arrays), on_cpu.restore(*arrays), atol=1e-2)
+
+
+# Shared by several calls
+
+
+def test_two_calls_that_share_it_see_what_each_sees_alone(decoded):
+    """To the bit, batched or not: in 8-bit integers nothing depends on what else is in a run."""
+    generator = Generator("lite", "cpu")
+    streams = [decoded[:12], decoded[12:24]]
+    alone = [in_step(generator, [frames])[0] for frames in streams]
+    for batch in (1, 8):
+        generator.batch = batch
+        together = in_step(generator, streams)
+        for one, other in zip(alone, together, strict=True):
+            assert all(map(same_pixels, one, other))
+
+
+def in_step(generator: Generator, streams: list[list[DecodedFrame]]) -> list[list]:
+    """Every stream by an enhancer and a thread of its own, frame by frame at the same moment."""
+    start = threading.Barrier(len(streams))
+
+    def enhance(frames: list[DecodedFrame]) -> list:
+        enhancer, outputs = Enhancer(generator), []
+        for frame in frames:
+            start.wait(10)
+            outputs.append(enhancer.enhance(frame))
+        return outputs
+
+    with ThreadPoolExecutor(len(streams)) as pool:
+        return list(pool.map(enhance, streams, timeout=60))
+
+
+def test_several_calls_that_recover_together_open_one_session(monkeypatch):
+    generator, opened = Generator("lite", "cpu"), []
+    before, open_network = generator._network, receiver.generator._Network.open
+    asking = [threading.Thread(target=generator.rebuild) for _ in range(4)]
+
+    def opening(*of):
+        opened.append(of)
+        for thread in asking[1:] if len(opened) == 1 else ():
+            thread.start()
+            time.sleep(0.05)  # it waits for this one to end, and cannot tell
+        return open_network(*of)
+
+    monkeypatch.setattr(receiver.generator._Network, "open", opening)
+    asking[0].start()
+    for thread in asking:
+        thread.join(30)
+    assert len(opened) == 1
+    assert generator._network is not before
+    generator.rebuild()  # at another time it is another failure
+    assert len(opened) == 2
+
+
+class Hanging:
+    """A session whose runs hang until they are let go, and fail then."""
+
+    def __init__(self) -> None:
+        self.began, self.go_on = threading.Event(), threading.Event()
+
+    def get_providers(self):
+        return ["CPUExecutionProvider"]
+
+    def run(self, *_):
+        self.began.set()
+        self.go_on.wait(10)
+        raise RuntimeError("too late")
+
+
+def test_who_waits_for_a_run_that_hangs_goes_over_to_the_new_network():
+    generator = Generator("lite", "cpu")
+    arrays, good = inputs(1), generator._network
+    hanging = Hanging()
+    generator._network = replace(good, session=hanging, alignment=None)
+    with ThreadPoolExecutor(2) as pool:
+        stuck = pool.submit(generator.restore, *arrays)
+        assert hanging.began.wait(10)
+        waiting = pool.submit(generator.restore, *arrays)
+        generator.rebuild()
+        np.testing.assert_array_equal(waiting.result(10), good.restore(named(arrays)))
+        hanging.go_on.set()
+        with pytest.raises(RuntimeError, match="too late"):
+            stuck.result(10)
+
+
+def named(arrays: list[np.ndarray]) -> dict[str, np.ndarray]:
+    return dict(zip(CHANNELS, arrays, strict=True))
+
+
+def test_it_goes_over_to_another_file_and_stays_where_that_fails(tmp_path):
+    generator = Generator("lite", "cpu")
+    floats = Model.find("lite", on_gpu=True)
+    generator.switch(floats)
+    assert generator.model == floats
+    arrays = inputs(1)
+    floating = Generator(str(floats.path), "cpu").restore(*arrays)
+    np.testing.assert_array_equal(generator.restore(*arrays), floating)
+    with pytest.raises(ModelError, match=r"gone\.onnx is missing"):
+        generator.switch(Model("gone", tmp_path / "gone.onnx"))
+    assert generator.model == floats
+
+
+def test_threads_change_nothing_but_time(generator):
+    arrays = inputs(1)
+    restored = Generator("lite", "cpu", threads=2).restore(*arrays)
+    np.testing.assert_allclose(restored, generator.restore(*arrays), atol=1e-5)
