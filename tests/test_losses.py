@@ -12,6 +12,7 @@ from models.losses import (
     matching_loss,
     perceptual_loss,
     style_loss,
+    temporal_loss,
 )
 
 
@@ -98,3 +99,10 @@ def test_matching_leaves_the_scores_out_and_the_real_alone() -> None:
     loss.backward()
     assert restored[0][0].grad is not None
     assert real[0][0].grad is None
+
+
+def test_an_error_that_stays_is_no_flicker() -> None:
+    target = torch.cat([picture(0), picture(1)])  # two pairs
+    assert temporal_loss(target + 0.1, target).item() == pytest.approx(0.0, abs=1e-6)
+    flickering = target + torch.tensor([0.1, -0.1, 0.1, -0.1]).view(4, 1, 1, 1)
+    assert temporal_loss(flickering, target).item() == pytest.approx(0.2)

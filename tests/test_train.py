@@ -102,6 +102,51 @@ def test_settings_that_do_not_go_together_are_refused():
         TrainConfig(quantized=True, network=KeyframesGANConfig())
     with pytest.raises(ValueError, match="augmentation is one of mirror, paper, not flip"):
         TrainConfig(augmentation="flip")
+    with pytest.raises(ValueError, match="wants pairs: 3 is an odd batch"):
+        TrainConfig(temporal_weight=0.1, batch=3)
+
+
+def test_pairs_are_successive_pictures_cut_and_guided_alike(data):
+    crops = Crops(data, 10, 64, ReferenceMix(1.0, 0.0, 0.0), 0, pairs=True)
+    shards = [shard for those in crops.by_clip.values() for shard in those]
+    originals = {
+        (shard.clip, number, i): shard.picture("target", i)
+        for number, shard in enumerate(shards)
+        for i in range(len(shard))
+    }
+    for n in range(5):
+        first, second = crops[2 * n], crops[2 * n + 1]
+        assert first["guided"] == second["guided"]
+        places = [place(sample["target"], originals) for sample in (first, second)]
+        assert places[0][:2] == places[1][:2]
+        assert places[1][2] == min(places[0][2] + 1, 7)
+
+
+def place(cut: torch.Tensor, originals: dict) -> tuple[str, int, int]:
+    """Whose cut (3xSxS, mirrored or not, in another exposure) it is: the best correlated."""
+
+    def likeness(picture: np.ndarray) -> float:
+        found = cut.numpy().transpose(1, 2, 0)
+        pairs = [
+            np.corrcoef(picture[top : top + 64, left : left + 64].ravel(), one.ravel())[0, 1]
+            for one in (found, found[:, ::-1])
+            for top in range(0, 193, 16)
+            for left in range(0, 193, 16)
+        ]
+        return max(pairs)
+
+    return max(originals, key=lambda name: likeness(originals[name]))
+
+
+def test_a_training_goes_on_from_shipped_weights(data, tmp_path):
+    shipped = Path(__file__).parent.parent / "receiver" / "weights" / "lite.onnx"
+    trainer = Trainer(replace(SMALL, temporal_weight=0.1), data, tmp_path / "run", shipped)
+    card = json.loads(shipped.with_suffix(".json").read_text())
+    assert trainer.earlier_steps == card["steps"]
+    inputs = tuple(torch.rand(1, channels, 256, 256) for channels in CHANNELS.values())
+    assert onnx_difference(trainer.network.eval(), shipped, inputs) < TOLERANCE
+    trainer.run()
+    assert len(scalars(tmp_path / "run")["temporal"]) == 2
 
 
 @pytest.mark.parametrize("config", [replace(SMALL, matching_weight=0.1), PAPER])
