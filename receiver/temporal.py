@@ -22,6 +22,8 @@ AROUND = 5
 """Side in pixels of the square over which that difference is averaged."""
 FLOW_SIDE = 64
 """Pixels to which the crop is reduced to see its motion: the flow is as good as at 128."""
+PATCH_STRIDE = 6
+"""Pixels of those between the patches that are looked for: half of the default's time."""
 NOTHING_IN_COMMON = 0.1
 """Mean share below which it is another picture: a cut, or another face."""
 
@@ -36,7 +38,8 @@ class TemporalFilter:
 
     def __init__(self) -> None:
         self._flow: Any = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_ULTRAFAST)
-        self._before: tuple[Crop, _Plane, NDArray[np.uint8]] | None = None
+        self._flow.setPatchStride(PATCH_STRIDE)
+        self._before: tuple[Any, NDArray[np.uint8]] | None = None
 
     def __call__(self, restored: Crop, degraded: Crop) -> Crop:
         """The restored crop without its shimmer, in place; the first one comes back as it is.
@@ -47,19 +50,17 @@ class TemporalFilter:
         received = _luma(degraded)
         seen = _reduced(_luma(restored))
         if self._before is not None:
-            before, received_before, seen_before = self._before
+            before, seen_before = self._before
             back = self._flow.calc(seen, seen_before, None)  # 64x64x2, in its pixels
-            flow = cv2.resize(back, (CROP, CROP), interpolation=cv2.INTER_LINEAR)
-            flow *= CROP / FLOW_SIDE
-            x, y = flow[..., 0] + _PLACES[0], flow[..., 1] + _PLACES[1]
-            share = _agreement(_moved(received_before, x, y), received)
+            *planes, received_moved = cv2.split(_moved(before, back))
+            share = _agreement(received_moved, received)
             if float(share.mean()) >= NOTHING_IN_COMMON:
-                for plane, old in zip(restored, before, strict=True):
-                    change = _moved(old, x, y)
+                for plane, change in zip(restored, planes, strict=True):
                     change -= plane
                     change *= share
                     plane += change
-        self._before = restored.copy(), received, seen
+        # The four in one picture: it is moved in a third of the time.
+        self._before = cv2.merge([*restored, received]), seen  # 256x256x4
         return restored
 
 
@@ -72,10 +73,12 @@ def _agreement(moved: _Plane, received: _Plane) -> _Plane:
     return result
 
 
-def _moved(plane: _Plane, x: _Plane, y: _Plane) -> _Plane:
-    moved: Any = cv2.remap(plane, x, y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
-    result: _Plane = moved
-    return result
+def _moved(picture: NDArray[np.float32], back: NDArray[np.float32]) -> Any:
+    """A picture of 256x256 where a flow of 64x64 that points back to it says."""
+    flow: Any = cv2.resize(back, (CROP, CROP), interpolation=cv2.INTER_LINEAR)
+    flow *= CROP / FLOW_SIDE
+    x, y = flow[..., 0] + _PLACES[0], flow[..., 1] + _PLACES[1]
+    return cv2.remap(picture, x, y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
 
 
 def _luma(crop: Crop) -> _Plane:
