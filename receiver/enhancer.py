@@ -38,7 +38,7 @@ from receiver.alignment import (
     transform,
 )
 from receiver.decoding import DecodedFrame
-from receiver.faces import Face, FaceTracker
+from receiver.faces import DetectionRate, Face, FaceTracker
 from receiver.generator import Generator
 from receiver.shots import StillFace, faces_of_still, scale_and_roll, sharpness
 from receiver.stats import Stats
@@ -175,9 +175,13 @@ class Enhancer:
         try:
             self.generator.rebuild()
         finally:
-            self._tracker = FaceTracker()
+            self._tracker = FaceTracker(self._tracker.rate)
             if self._executor is not None:
                 self._tracker.detect_in(self._executor)
+
+    def set_detection(self, rate: DetectionRate) -> None:
+        """How often faces are searched for and checked from now on; from any thread."""
+        self._tracker.rate = rate
 
     def detect_in(self, executor: Executor) -> None:
         """Lets faces be searched for beside the frames, see `FaceTracker.detect_in`."""

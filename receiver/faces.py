@@ -41,6 +41,24 @@ Box = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
+class DetectionRate:
+    """How often the face detector runs while a face is being followed.
+
+    Attributes:
+        search_every: frames between searches of the whole frame.
+        check_every: frames between checks that there still is a face.
+    """
+
+    search_every: int = SEARCH_EVERY
+    check_every: int = CHECK_EVERY
+
+    def __post_init__(self) -> None:
+        """Raises ValueError for less than every frame."""
+        if min(self.search_every, self.check_every) < 1:
+            raise ValueError(f"{self} has to be 1 frame and more")
+
+
+@dataclass(frozen=True)
 class Face:
     """One face of a frame.
 
@@ -131,10 +149,14 @@ class FaceTracker:
 
     dlib's HOG detector searches a reduced frame every second or so; between searches each face's
     box moves along with its landmarks and is checked with the detector on its own surroundings.
+
+    Attributes:
+        rate: how often; may be changed at any time, from any thread.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, rate: DetectionRate | None = None) -> None:
         """Raises MissingError if the landmark file is missing."""
+        self.rate = rate or DetectionRate()
         self._detect = _detector()
         self._predict = _predictor(str(landmark_file()))
         self._executor: Executor | None = None
@@ -168,7 +190,7 @@ class FaceTracker:
         if self._detection is None and self._frames >= self._next_search:
             self._search(luma)
         for track in list(self._tracks):
-            due = (self._frames + track.track_id) % CHECK_EVERY == 0
+            due = (self._frames + track.track_id) % self.rate.check_every == 0
             if due and self._detection is None:
                 self._check(luma, track)
         faces = [self._follow(luma, track) for track in self._tracks]
@@ -186,7 +208,8 @@ class FaceTracker:
         fine_every = FINE_EVERY if self._tracks else FINE_EVERY_EMPTY
         fine = self._searches % fine_every == fine_every - 1
         self._searches += 1
-        self._next_search = self._frames + (SEARCH_EVERY if self._tracks else SEARCH_EVERY_EMPTY)
+        every = self.rate.search_every if self._tracks else SEARCH_EVERY_EMPTY
+        self._next_search = self._frames + every
 
         def use(boxes: list[Box]) -> None:
             for box in boxes:
@@ -200,7 +223,7 @@ class FaceTracker:
     def _begin(self, box: Box) -> None:
         self._tracks.append(_Track(self._next_id, box))
         self._next_id += 1
-        self._next_search = max(self._next_search, self._frames + SEARCH_EVERY)
+        self._next_search = max(self._next_search, self._frames + self.rate.search_every)
 
     def _check(self, luma: NDArray[np.uint8], track: _Track) -> None:
         """Asks the detector whether there still is a face where one is followed."""

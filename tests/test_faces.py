@@ -10,6 +10,7 @@ from receiver.faces import (
     CHECK_EVERY,
     MISSES,
     SEARCH_EVERY_EMPTY,
+    DetectionRate,
     FaceTracker,
     OneEuroFilter,
     landmark_file,
@@ -95,6 +96,29 @@ def test_a_face_that_leaves_is_given_up_and_found_again_as_another(portrait):
     assert found[-1] == []
     back = [tracker.track(luma(portrait[0])) for _ in range(2 * SEARCH_EVERY_EMPTY)]
     assert [face.track_id for face in back[-1]] == [1]
+
+
+def test_the_rate_says_how_often_the_detector_runs(portrait):
+    tracker, runs = FaceTracker(DetectionRate(search_every=10, check_every=5)), []
+    detect = tracker._detect
+    tracker._detect = lambda picture: runs.append(picture.shape[1]) or detect(picture)
+    for _ in range(31):
+        tracker.track(luma(portrait[0]))
+    assert sum(width >= 320 for width in runs) == 1 + 3
+    assert sum(width < 320 for width in runs) >= 6
+    tracker.rate = DetectionRate(search_every=1000, check_every=1000)
+    for _ in range(10):
+        tracker.track(luma(portrait[0]))  # the search that was due already
+    runs.clear()
+    for _ in range(100):
+        tracker.track(luma(portrait[0]))
+    assert runs == []
+
+
+@pytest.mark.parametrize("rate", [(0, 10), (30, 0), (-1, 10)])
+def test_a_rate_of_no_frames_is_refused(rate):
+    with pytest.raises(ValueError, match="1 frame and more"):
+        DetectionRate(*rate)
 
 
 def test_two_faces_have_two_ids(portrait):
