@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import logging
 import secrets
 import time
 from collections.abc import Callable, Coroutine
@@ -44,6 +45,15 @@ PENDING = 30
 """Packets that wait for a slow viewer; beyond that it goes on from the next key frame."""
 SOUND_PENDING = 50
 """Pieces of 20 ms of sound that wait to be in step with the picture."""
+SILENT_AFTER = 15.0
+"""Seconds without a packet after which a publisher is taken to be gone, and its name is free again.
+One that shows nothing still sends RTCP. ICE notices it too, but not before half a minute (RFC 7675:
+aioice asks every 4 to 6 s, and six times)."""
+LISTENS_A_SILENCE = 15
+"""Looks at what came, within `SILENT_AFTER`: as many in a row that find nothing new are a silence.
+A clock would take a computer that stood still for a silent publisher."""
+
+logger = logging.getLogger(__name__)
 
 
 class OfferError(InputError):
@@ -307,6 +317,8 @@ class Room:
         def on_state() -> None:
             if connection.connectionState in GONE:
                 self._later(self.close())
+            elif connection.connectionState == "connected":
+                self._later(self._listen(connection))
 
         receive_h264(connection)
         connection.on("track", lambda track: self.attach(track, connection))
@@ -396,6 +408,18 @@ class Room:
         stage = "picture delay" if watched else "added latency"
         return min(0.2, self.stats.middle_seconds(stage))
 
+    async def _listen(self, publisher: RTCPeerConnection) -> None:
+        """Ends the room once its publisher has been silent for long."""
+        heard, silent = -1, 0
+        while silent < LISTENS_A_SILENCE:
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self.closed.wait(), SILENT_AFTER / LISTENS_A_SILENCE)
+                return
+            before, heard = heard, await packets_received(publisher)
+            silent = silent + 1 if heard == before else 0
+        logger.warning("%s ends: nothing came from its publisher for %g s", self.name, SILENT_AFTER)
+        self._later(self.close())
+
     def _spread(self, frame: DecodedFrame, output: av.VideoFrame) -> None:
         self.qp = frame.qp
         faults = self.stats.faults
@@ -414,6 +438,13 @@ class Room:
         task = asyncio.ensure_future(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+
+
+async def packets_received(connection: RTCPeerConnection) -> int:
+    """Of any kind, STUN's apart."""
+    report = await connection.getStats()
+    transports = [row for row in report.values() if row.type == "transport"]
+    return sum(int(row.packetsReceived) for row in transports)
 
 
 async def read_to_the_end(track: MediaStreamTrack) -> None:

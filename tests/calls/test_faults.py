@@ -1,16 +1,22 @@
 """Real calls in which something fails."""
 
 import asyncio
+import threading
 
 import av
+import pytest
+from aiortc.mediastreams import MediaStreamError
 from aiortc.rtp import is_rtcp
 
+import receiver.rooms
 from receiver.call import h264_codecs
 from receiver.encoding import Encoding
 from receiver.sender import EncodedTrack, VideoPacket, portrait_source
+from receiver.serve import Server
 from tests.calls.peer import Peer, serving
 from tests.calls.test_join import until
-from tests.test_faults import raising
+from tests.calls.test_send import sending
+from tests.test_faults import raising, told
 
 
 class Jumping(EncodedTrack):
@@ -106,3 +112,51 @@ async def test_a_viewer_whose_transport_stalls_is_alone_with_it(generator, http)
         await viewer.frames(3)
         for peer in (publisher, stalled, viewer):
             await peer.close()
+
+
+async def test_a_publisher_that_is_killed_is_missed(generator, http, clip, monkeypatch, caplog):
+    """Its process says no farewell; room, viewers, threads and tasks end all the same."""
+    monkeypatch.setattr(receiver.rooms, "SILENT_AFTER", 3.0)
+    async with serving(generator) as (server, base):
+        for _ in range(2):  # and the name is free again
+            before = threads_and_tasks()
+            await publish_and_be_killed(server, http, base, str(clip))
+            await until(lambda before=before: threads_and_tasks() <= before, 60)
+    assert told(caplog, "nothing came from its publisher") == 2
+
+
+async def publish_and_be_killed(server: Server, http, base: str, clip: str) -> None:
+    viewer = Peer(http, base)
+    async with sending(clip, base + "/whip/room") as process:
+        await until(lambda: "room" in server.rooms, 60)
+        stats = server.rooms["room"].stats
+        await until(lambda: stats.frames.received > 0, 60)
+        await viewer.watch()
+        await viewer.frames(1)
+        process.kill()
+        await process.wait()
+        await until(lambda: not server.rooms, 60)
+    with pytest.raises(MediaStreamError):
+        await viewer.frames(1000)
+    await until(lambda: viewer.connection.connectionState == "closed", 60)
+    await viewer.close()
+
+
+async def test_a_publisher_that_shows_nothing_is_no_silence(generator, http, monkeypatch):
+    monkeypatch.setattr(receiver.rooms, "SILENT_AFTER", 5.0)
+    async with serving(generator) as (server, base):
+        publisher = Peer(http, base)
+        await publisher.publish()
+        room = server.rooms["room"]
+        await until(lambda: room.stats.frames.received > 0, 60)
+        paused, publisher.sender.recv = publisher.sender.recv, asyncio.Event().wait
+        received = room.stats.frames.received
+        await asyncio.sleep(8)
+        assert not room.closed.is_set()
+        assert room.stats.frames.received < received + 10
+        publisher.sender.recv = paused
+        await publisher.close()
+
+
+def threads_and_tasks() -> tuple[int, int]:
+    return threading.active_count(), len(asyncio.all_tasks())
