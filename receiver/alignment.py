@@ -22,6 +22,11 @@ EYE_X, EYE_Y = (0.38, 0.62), 0.45
 FEATHER = 24
 """Width in crop pixels of the border over which a pasted crop fades out."""
 
+EYES_APART = (1.0, 10_000.0)
+"""Pixels of the frame between the eyes of a face that can be cropped, at least and at most."""
+FARTHEST = 1e5
+"""Pixels from the frame's corner to a point of a face that can be cropped, at most."""
+
 _DOT = 5
 """A landmark's dot does not reach farther from its centre's pixel than this many."""
 _AROUND = 2 * _DOT + 1
@@ -55,6 +60,31 @@ def crop_from_frame(landmarks: Landmarks) -> Affine:
     turn = (EYE_X[1] - EYE_X[0]) * CROP / (left - right or 1e-9)
     offset = complex(EYE_X[0] * CROP, EYE_Y * CROP) - turn * right
     return np.array([[turn.real, -turn.imag, offset.real], [turn.imag, turn.real, offset.imag]])
+
+
+def can_be_cropped(
+    landmarks: Landmarks, box: NDArray[np.float64], affine: Affine, width: int, height: int
+) -> bool:
+    """Whether a tracker's face is one, and in a frame of this size: trackers may lose their mind.
+
+    Args:
+        landmarks: 68x2, in pixels of the frame.
+        box: left, top, right, bottom in pixels of the frame.
+        affine: the face's `crop_from_frame`.
+    """
+    # A NaN is not below anything.
+    if not (abs(landmarks).max() < FARTHEST and abs(box).max() < FARTHEST):
+        return False
+    left, top, right, bottom = box.tolist()
+    if not (max(left, 0.0) < min(right, width) and max(top, 0.0) < min(bottom, height)):
+        return False
+    (a, b, _), (c, d, _) = affine.tolist()
+    enlarged = a * d - b * c  # squared
+    most, least = (((EYE_X[1] - EYE_X[0]) * CROP / apart) ** 2 for apart in EYES_APART)
+    if not (least <= enlarged <= most and abs(a - d) + abs(b + c) <= 1e-6 * most):
+        return False
+    x, y = affine[:, :2] @ landmarks[36:48].mean(axis=0, dtype=np.float64) + affine[:, 2]
+    return bool(0.0 <= x <= CROP and 0.0 <= y <= CROP)
 
 
 def transform(points: Landmarks, affine: Affine) -> Landmarks:
