@@ -28,6 +28,7 @@ from receiver.alignment import (
     WHOLE,
     Crop,
     Region,
+    can_be_cropped,
     copy_frame,
     crop_of,
     draw_landmarks,
@@ -125,7 +126,13 @@ class Enhancer:
         if video.format.name not in PLANAR_420 or min(video.width, video.height) < 2:
             return video
         with self.stats.stage("faces"):
-            self.faces = faces = self._tracker.track(planes(video)[0])
+            self.faces = faces = [
+                face
+                for face in self._tracker.track(planes(video)[0])
+                if can_be_cropped(
+                    face.landmarks, face.box, face.crop_from_frame, video.width, video.height
+                )
+            ]
         self.people.only(face.track_id for face in faces)
         if not faces or self._strength == 0.0:
             return video
