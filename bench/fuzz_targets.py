@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import json
 import logging
+import math
 import multiprocessing
 import struct
 import tempfile
@@ -589,29 +590,55 @@ SIDES = (0, 1, 2, 3, 15, 16, 17, 64, 97, 120, 160, 255, 256, 320, 477, 480, 640,
 LARGE = ((3840, 2160), (7680, 4320), (4320, 7680), (7680, 1), (1, 4320))
 
 
+RECIPE = 32
+"""Bytes that say what a frame and its faces are like."""
+WRONG = (math.nan, math.inf, -math.inf, 3e38, -1e30, 1e6)
+"""Numbers that a tracker gives which lost its mind."""
+
+
 def frames_seeds() -> list[bytes]:
-    """Recipes of a frame and its faces, see `frames`; with and without the portrait in it."""
-    return [bytes(32), bytes([0, 16, 15, 1, 0, 0, 0, 0]) + bytes(24), bytes(range(32))]
+    """Recipes of a frame and its faces, see `frames`: all that a byte can ask for is among them."""
+    chance = np.random.default_rng(0)
+    known = [bytes(RECIPE), bytes([0, 16, 15, 1, 0, 0, 0, 0]) + bytes(24), bytes(range(RECIPE))]
+    return known + [chance.bytes(RECIPE) for _ in range(2000)]
 
 
 def frames(data: bytes) -> None:
-    """Whatever a frame is like, it comes out in its size and time; untouched if not 8-bit 4:2:0."""
-    recipe = data.ljust(32, b"\0")
+    """Whatever a frame and its faces are like, it comes out in its size and time.
+
+    It is untouched if it is not 8-bit 4:2:0 or no face in it can be used; what is damaged, or no
+    picture of a face, does not become a reference.
+    """
+    recipe = data.ljust(RECIPE, b"\0")
     video = _frame(recipe)
     if video is None:
         return
     enhancer = _enhancer(recipe[5] & 1 == 0)
+    before, damaged = enhancer.stats.admitted["stream"], bool(recipe[17] & 1)
     if recipe[6]:
         faces = _faces(recipe, video)
         with patch.object(enhancer._tracker, "track", lambda luma: faces):
-            output = enhancer.enhance(DecodedFrame(video, True, 30.0))
+            output = enhancer.enhance(DecodedFrame(video, True, 30.0, damaged))
     else:
-        output = enhancer.enhance(DecodedFrame(video, bool(recipe[7] & 1), None))
+        faces = None
+        output = enhancer.enhance(DecodedFrame(video, bool(recipe[7] & 1), None, damaged))
     shape = (video.width, video.height, video.format.name, video.pts, video.time_base)
     after = (output.width, output.height, output.format.name, output.pts, output.time_base)
     check(after == shape, f"{shape} became {after}")
     if video.format.name not in PLANAR_420 or min(video.width, video.height) < 2:
         check(output is video, "what is not 8-bit 4:2:0 passes untouched")
+    if faces is not None and recipe[18] % 8 == 7:
+        check(output is video, "a frame whose faces are no faces passes untouched")
+    if enhancer.stats.admitted["stream"] != before:
+        check(not damaged, "what is damaged is no reference")
+        _check_references(enhancer)
+
+
+def _check_references(enhancer: Enhancer) -> None:
+    for person in enhancer.people:
+        check(bool(np.isfinite(person.signature).all()), "a person's look is numbers")
+        for keyframe in person.keyframes:
+            check(bool(np.isfinite(keyframe.landmarks).all()), "a reference's points are numbers")
 
 
 @cache
@@ -642,18 +669,25 @@ def _frame(recipe: bytes) -> av.VideoFrame | None:
 
 
 def _faces(recipe: bytes, video: av.VideoFrame) -> list[Face]:
-    """Up to twenty, inside and outside, upright and not, some with their points in one place."""
+    """Up to twenty, inside and outside, upright and not, some with their points in one place.
+
+    As trackers give them, or one that is out of its mind would: half of the recipes have something
+    wrong in some faces, an eighth in all.
+    """
     chance = np.random.default_rng(list(recipe))
     found = []
-    for number in range(recipe[6] % 21):
+    for number in range(recipe[6] % (21 if recipe[6] > 200 else 4)):
         spread = chance.choice([0.0, 0.3, 1.0, 40.0, 400.0, 1e4])
         centre = chance.normal(0.5, 0.5, 2) * (video.width, video.height)
         points = (centre + spread * chance.normal(size=(68, 2))).astype(np.float32)
         if recipe[15] & 1:
             points = np.rint(points)  # as dlib gives them
         box = np.concatenate([points.min(axis=0), points.max(axis=0)]).astype(np.float64)
-        track = int(recipe[16] % 4 + number)
-        found.append(Face(points, box, track, crop_from_frame(points)))
+        affine = crop_from_frame(points)
+        if recipe[18] % 8 == 7 or (recipe[18] % 8 >= 4 and chance.random() < 0.5):
+            wrong = (points, points, box, affine)[chance.integers(4)]
+            wrong.flat[chance.integers(wrong.size)] = chance.choice(WRONG)
+        found.append(Face(points, box, int(recipe[16] % 4 + number), affine))
     return found
 
 
