@@ -160,6 +160,7 @@ class Generator:
     Attributes:
         batch: faces of several calls in one run at most; 1 where it gains nothing to run them
             together, so that they go one after the other.
+        threads: of a run on the CPU.
     """
 
     def __init__(
@@ -179,7 +180,8 @@ class Generator:
         if device == "cuda" and problem:
             raise DeviceError(f"CUDA was asked for and is not there: {problem}")
         self.batch = BATCH
-        self._name, self._asked, self._threads = model, device, threads
+        self.threads = threads or _threads_in_a_call()
+        self._name, self._asked = model, device
         self._changing = Lock()
         self._line = Line(self._run)
         found = Model.find(model, on_gpu=device != "cpu" and problem is None)
@@ -252,7 +254,7 @@ class Generator:
         return self._network.restore(inputs)
 
     def _open(self, model: Model, device: Device, warm: bool = False) -> _Network:
-        network = _Network.open(model, model.aligner, device, self._threads)
+        network = _Network.open(model, model.aligner, device, self.threads)
         if warm:
             network.warm_up()
         return network
@@ -286,7 +288,7 @@ def cuda_problem() -> str | None:
     return None
 
 
-def threads_in_a_call() -> int:
+def _threads_in_a_call() -> int:
     """Of a run on the CPU, where other work of a call is done at the same time.
 
     Half of the cores are that work's: a thread that waits for a core keeps all waiting.
@@ -299,7 +301,7 @@ def _open_session(
 ) -> onnxruntime.InferenceSession:
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
-    options.intra_op_num_threads = threads or threads_in_a_call()
+    options.intra_op_num_threads = threads or _threads_in_a_call()
     # Spinning within a run is a quarter faster; between frames it would take the other cores
     # from the rest of the call.
     options.add_session_config_entry("session.force_spinning_stop", "1")
