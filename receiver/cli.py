@@ -8,7 +8,7 @@ import math
 import sys
 from collections.abc import Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from fractions import Fraction
 from pathlib import Path
 from typing import Any, TypeVar
@@ -19,6 +19,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 from receiver.album import load_people, save_people
+from receiver.capacity import calls_carried, cores_here, in_words, measure
 from receiver.demo import DemoResult, run_demo
 from receiver.doctor import examine
 from receiver.encoding import Encoding
@@ -28,6 +29,7 @@ from receiver.files import enhance_file, frame_total
 from receiver.generator import MODELS, Generator
 from receiver.join import Joined, join
 from receiver.outputs import FileOutput, VirtualCamera, Window
+from receiver.quality import Quality
 from receiver.send import send
 from receiver.sender import Source, camera_source, clip_source, portrait_source
 from receiver.serve import ServeConfig, Server, listening, serve
@@ -133,7 +135,12 @@ def _add_enhance(commands: Any) -> None:
         metavar="CRF",
         help="x264's quality of OUT, 0 (lossless) to 51 (default 12)",
     )
-    _add_enhancing(enhance, _enhance)
+    _add_enhancing(
+        enhance,
+        _enhance,
+        "a file has no deadline, so auto is best: floating point on the CPU too, which makes it "
+        "less than twice as slow, and on all cores (default auto)",
+    )
 
 
 def _add_serve(commands: Any) -> None:
@@ -153,7 +160,12 @@ def _add_serve(commands: Any) -> None:
     server.add_argument("--tls-key", type=Path, metavar="PEM", help="its key")
     server.add_argument("--cors", action="store_true", help="let pages of other origins use it")
     server.add_argument(
-        "--calls", type=_number(int, 1, 64), default=1, help="publishers at once (default 1)"
+        "--calls",
+        type=_calls,
+        default="auto",
+        metavar="N|auto",
+        help="publishers at once, 1 to 64; auto is as many as this machine is measured to carry "
+        "at the start (default auto)",
     )
     _add_stock_transport(server)
     _add_enhancing(server, _serve)
@@ -256,7 +268,12 @@ def _add_stock_transport(parser: Any) -> None:
     )
 
 
-def _add_enhancing(parser: Any, run: Callable[[argparse.Namespace], int]) -> None:
+def _add_enhancing(
+    parser: Any,
+    run: Callable[[argparse.Namespace], int],
+    auto: str = "auto measures this machine at the start and while it runs, and takes the most "
+    "that a frame's 33 ms have room for (default auto)",
+) -> None:
     parser.add_argument(
         "--admission",
         choices=("quality", "i-frames"),
@@ -264,11 +281,24 @@ def _add_enhancing(parser: Any, run: Callable[[argparse.Namespace], int]) -> Non
         help="which pictures become references: those that came well, or every I-frame as in the "
         "paper (default quality)",
     )
+    parser.add_argument(
+        "--quality",
+        choices=("auto", "best", "fast"),
+        default="auto",
+        help="how exactly the generator calculates on a CPU (best: floating point, else 8-bit "
+        f"integers) and how often faces are searched for; {auto}",
+    )
     _add_common(parser, run)
 
 
 def _enhancer(args: argparse.Namespace, generator: Generator, **more: Any) -> Enhancer:
     return Enhancer(generator, admission=args.admission, **more)
+
+
+def _quality(args: argparse.Namespace, generator: Generator) -> Quality:
+    """The generator at the quality that was asked for."""
+    measured = measure(generator) if args.quality == "auto" else None
+    return Quality(generator, args.quality, measured)
 
 
 def _add_json(parser: Any, run: Callable[[argparse.Namespace], int]) -> None:
@@ -291,13 +321,20 @@ def _number(kind: type, low: float, high: float) -> Callable[[str], Any]:
     return parse_number
 
 
+def _calls(text: str) -> Any:
+    """A number of calls, or `auto`."""
+    return text if text == "auto" else _number(int, 1, 64)(text)
+
+
 def _demo(args: argparse.Namespace) -> int:
-    enhancer = _enhancer(args, Generator(args.model, args.device))
+    generator = Generator(args.model, args.device)
     source = _source(args)
     try:
         args.output.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise ReceiverError(f"{args.output} cannot be a folder: {error.strerror}") from error
+    quality = _quality(args, generator)
+    enhancer = quality.watch(_enhancer(args, generator))
     window = Window("receiver demo: q ends it") if Window.possible() and not args.json else None
     with _progress(args) as bar:
         task = bar.add_task("calling", total=args.seconds)
@@ -310,8 +347,9 @@ def _demo(args: argparse.Namespace) -> int:
             lambda seconds: bar.update(task, completed=seconds),
             window.put if window else None,
         )
-        result = asyncio.run(call) if window is None else _run_beside(window, call)
-    _print_demo(args, result)
+        watched = quality.beside(call)
+        result = asyncio.run(watched) if window is None else _run_beside(window, watched)
+    _print_demo(args, result, quality)
     return 0
 
 
@@ -331,9 +369,9 @@ def _source(args: argparse.Namespace) -> Source:
     return portrait_source()
 
 
-def _print_demo(args: argparse.Namespace, result: DemoResult) -> None:
+def _print_demo(args: argparse.Namespace, result: DemoResult, quality: Quality) -> None:
     if args.json:
-        print(json.dumps(_without_nan(asdict(result))))
+        print(json.dumps(_without_nan(asdict(result)) | {"quality": quality.snapshot()}))
         return
     psnr, frames = result.face_psnr_db, result.frames
     rows = {
@@ -346,7 +384,7 @@ def _print_demo(args: argparse.Namespace, result: DemoResult) -> None:
         "face PSNR": f"{psnr['received']:.2f} dB received, {psnr['restored']:.2f} dB restored",
         "references": f"{result.keyframes} held, {result.stills} stills at "
         f"{result.stills_kbps:.0f} kbit/s",
-        "model": f"{result.model} on {result.device}",
+        "model": f"{result.model} on {result.device}, {quality.level.name} quality",
     }
     for name, times in result.stages_ms.items():
         if name != "added latency":
@@ -370,7 +408,9 @@ def _verdict(enhanced: int, skipped: int, received: int) -> str:
 
 def _enhance(args: argparse.Namespace) -> int:
     total = frame_total(args.input)
-    enhancer = _enhancer(args, Generator(args.model, args.device), strength=args.strength)
+    generator = Generator(args.model, args.device, threads=cores_here())
+    quality = Quality(generator, "fast" if args.quality == "fast" else "best", None)
+    enhancer = quality.watch(_enhancer(args, generator, strength=args.strength))
     with _progress(args) as bar:
         task = bar.add_task("enhancing", total=total)
         result = enhance_file(
@@ -400,19 +440,32 @@ def _serve(args: argparse.Namespace) -> int:
         tls_cert=args.tls_cert,
         tls_key=args.tls_key,
         cors=args.cors,
-        rooms=args.calls,
         stock_transport=args.stock_transport,
     )
     generator = Generator(args.model, args.device)
-    Enhancer(generator).warm_up()  # the first caller should not wait for what is slow once
+    # By the cheaper generator where there are two: more calls go before better ones.
+    measured = measure(generator) if args.quality == "auto" else None
+    quality = Quality(generator, args.quality, measured)
+    measured = measured or measure(generator)
+    generator.batch = measured.batch
+    carried = calls_carried(measured, cores_here())
+    is_measured = args.calls == "auto"
+    calls = carried if is_measured else args.calls
 
     def ready(url: str) -> None:
         if args.json:
-            print(json.dumps({"url": url, "device": generator.device}), flush=True)
+            said = {"url": url, "device": generator.device, "calls": calls, "carries": carried}
+            print(json.dumps(said | {"quality": quality.level.name}), flush=True)
         else:
             print(f"Open {url} ({generator.model.name} on {generator.device}; Ctrl-C ends it)")
+            print(f"This machine carries {in_words(measured, cores_here())}.", flush=True)
 
-    asyncio.run(serve(config, lambda: _enhancer(args, generator), ready))
+    server = Server(
+        replace(config, rooms=calls, is_measured=is_measured),
+        lambda: quality.watch(_enhancer(args, generator)),
+        quality,
+    )
+    asyncio.run(quality.beside(serve(server, ready)))
     return 0
 
 
@@ -425,18 +478,20 @@ def _join(args: argparse.Namespace) -> int:
         args.window = True
     if args.window and not Window.possible():
         raise InputError("there is no display for --window: leave it out")
-    enhancer = _enhancer(args, Generator(args.model, args.device))
+    generator = Generator(args.model, args.device)
+    quality = _quality(args, generator)
+    enhancer = quality.watch(_enhancer(args, generator))
     if args.keyframes is not None:
         load_people(enhancer.people, args.keyframes)
     enhancer.warm_up()
     window = Window("receiver join: q ends it") if args.window else None
     with contextlib.ExitStack() as outputs:
-        call = _joining(args, enhancer, window, outputs)
+        call = quality.beside(_joining(args, enhancer, window, outputs))
         stats = asyncio.run(call) if window is None else _run_beside(window, call)
     if args.keyframes is not None:
         save_people(enhancer.people, args.keyframes)
     if args.json:
-        print(json.dumps(_without_nan(stats)))
+        print(json.dumps(_without_nan(stats) | {"quality": quality.snapshot()}))
     else:
         counts = stats["frames"]
         print(f"{counts['received']} frames received, {counts['enhanced']} restored")

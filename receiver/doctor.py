@@ -6,10 +6,12 @@ from dataclasses import dataclass
 import av
 import onnxruntime
 
+from receiver.capacity import cores_here, in_words, measure
 from receiver.errors import ReceiverError
 from receiver.faces import landmark_file
 from receiver.generator import MODELS, Device, Generator, Model, cuda_problem
 from receiver.outputs import Window
+from receiver.quality import Quality
 
 
 @dataclass(frozen=True)
@@ -32,7 +34,7 @@ def examine(model: str, device: Device) -> list[Finding]:
         Finding("cuda", problem is None, problem or "can be used", needed=device == "cuda"),
         _landmark_finding(),
         *(_card_finding(file) for name in MODELS for file in _files(name)),
-        _session_finding(model, device),
+        *_session_findings(model, device),
         _codec_finding("h264 decoder", "h264", "r"),
         _codec_finding("h264 encoder", "libx264", "w"),
         _codec_finding("opus decoder", "libopus", "r"),
@@ -72,12 +74,23 @@ def _card_finding(model: Model) -> Finding:
     return Finding(name, True, f"SHA-256 {found}, as on its card")
 
 
-def _session_finding(model: str, device: Device) -> Finding:
+def _session_findings(model: str, device: Device) -> list[Finding]:
+    """Whether the model runs, how many calls it carries here and at what quality."""
     try:
         generator = Generator(model, device)
     except ReceiverError as error:
-        return Finding(f"model {model}", False, str(error))
-    return Finding(f"model {model}", True, f"runs on {generator.device}")
+        return [Finding(f"model {model}", False, str(error))]
+    runs = Finding(f"model {model}", True, f"runs on {generator.device}")
+    try:
+        measured = measure(generator)
+        level = Quality(generator, "auto", measured).level.name
+    except Exception as error:  # also what ONNX Runtime raises, which has no common base
+        return [runs, Finding("capacity", False, f"cannot be measured: {error}", needed=False)]
+    return [
+        runs,
+        Finding("capacity", True, in_words(measured, cores_here())),
+        Finding("quality", True, f"--quality auto begins with {level}"),
+    ]
 
 
 def _codec_finding(name: str, codec: str, mode: str) -> Finding:

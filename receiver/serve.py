@@ -25,6 +25,7 @@ from prometheus_client.registry import Collector
 
 from receiver.enhancer import Enhancer
 from receiver.errors import InputError
+from receiver.quality import Quality
 from receiver.rooms import VIEWS, OfferError, Room, View, read_offer
 
 MAX_BODY = 64 * 1024
@@ -45,6 +46,8 @@ class ServeConfig:
         tls_cert, tls_key: PEM files; browsers give a camera to HTTPS or localhost pages alone.
         cors: whether pages of other origins may use the server.
         rooms: publishers at once.
+        is_measured: whether that many is what this machine was measured to carry, rather than what
+            somebody chose: a refused publisher is told.
         viewers: viewers a room.
         ice: STUN and TURN servers; none by default, so nothing outside is asked.
         stock_transport: receive by aiortc's own transport, to compare with.
@@ -57,6 +60,7 @@ class ServeConfig:
     tls_key: Path | None = None
     cors: bool = False
     rooms: int = 1
+    is_measured: bool = False
     viewers: int = 16
     ice: RTCConfiguration = field(default_factory=lambda: RTCConfiguration(iceServers=[]))
     stock_transport: bool = False
@@ -108,13 +112,20 @@ def _host_of(request: web.Request) -> str:
 class Server:
     """The rooms and their HTTP side."""
 
-    def __init__(self, config: ServeConfig, make_enhancer: Callable[[], Enhancer]) -> None:
-        """`make_enhancer` is called once a room."""
+    def __init__(
+        self,
+        config: ServeConfig,
+        make_enhancer: Callable[[], Enhancer],
+        quality: Quality | None = None,
+    ) -> None:
+        """`make_enhancer` is called once a room. `quality` is that of all of them, for figures."""
         self.config = config
+        self._quality = quality
         self.rooms: dict[str, Room] = {}
         self._make_enhancer = make_enhancer
         self._registry = CollectorRegistry(auto_describe=False)
         self._registry.register(_RoomCollector(self.rooms))
+        self._registry.register(_ServerCollector(config.rooms, quality))
 
     def app(self) -> web.Application:
         """The aiohttp application; closing it ends all calls."""
@@ -172,7 +183,7 @@ class Server:
         if name in self.rooms:
             return _refusal(409, f"{name} is being published already: use another name")
         if len(self.rooms) >= self.config.rooms:
-            response = _refusal(503, f"{len(self.rooms)} calls are all that this server takes")
+            response = _refusal(503, self._why_full())
             response.headers["Retry-After"] = str(RETRY_AFTER)
             return response
         config = self.config
@@ -187,6 +198,15 @@ class Server:
         forgetting = asyncio.ensure_future(self._forget(room))
         forgetting.add_done_callback(lambda task: task.exception())
         return _created(f"/whip/{quote(name, safe='')}/{room.publisher_id}", answer)
+
+    def _why_full(self) -> str:
+        most = self.config.rooms
+        calls = f"{most} calls" if most > 1 else "one call"
+        if self.config.is_measured:
+            why = f"this machine was measured to carry {calls} at 30 frames a second"
+        else:
+            why = f"{calls} at once is all that this server was told to take"
+        return f"{why}, and that many are under way: try again later"
 
     async def _unpublish(self, request: web.Request) -> web.Response:
         room = self._room(request)
@@ -216,7 +236,10 @@ class Server:
         return web.Response()
 
     async def _stats(self, request: web.Request) -> web.Response:
-        return web.json_response({name: room_stats(room) for name, room in self.rooms.items()})
+        more = {} if self._quality is None else {"quality": self._quality.snapshot()}
+        return web.json_response(
+            {name: room_stats(room) | more for name, room in self.rooms.items()}
+        )
 
     async def _metrics(self, request: web.Request) -> web.Response:
         return web.Response(
@@ -302,6 +325,26 @@ class _RoomCollector(Collector):
         yield from (frames, seconds, faults, stills, transport, *now.values())
 
 
+class _ServerCollector(Collector):
+    """What is the same for all rooms."""
+
+    def __init__(self, capacity: int, quality: Quality | None) -> None:
+        self._capacity, self._quality = capacity, quality
+
+    def collect(self) -> Iterator[Metric]:
+        yield GaugeMetricFamily("receiver_capacity", "Calls at once.", value=self._capacity)
+        if self._quality is not None:
+            about = "1 for the quality that all calls have now."
+            level = GaugeMetricFamily("receiver_quality", about, labels=["level"])
+            level.add_metric([self._quality.level.name], 1)
+            yield level
+            yield GaugeMetricFamily(
+                "receiver_quality_changes",
+                "Changes of it since the start.",
+                value=self._quality.changes,
+            )
+
+
 async def _sdp_body(request: web.Request) -> str:
     """Raises HTTP 415 for another content type, 413 for too large a body, 400 for no text."""
     if request.content_type != "application/sdp":
@@ -330,9 +373,7 @@ def _static(text: str, kind: str) -> Handler:
     return handler
 
 
-async def serve(
-    config: ServeConfig, make_enhancer: Callable[[], Enhancer], ready: Callable[[str], None]
-) -> None:
+async def serve(server: Server, ready: Callable[[str], None]) -> None:
     """Serves until Ctrl-C or SIGTERM; every call is ended before it returns.
 
     Args:
@@ -346,7 +387,7 @@ async def serve(
     for how in (signal.SIGINT, signal.SIGTERM):
         with contextlib.suppress(NotImplementedError):  # Windows
             loop.add_signal_handler(how, stop.set)
-    async with listening(Server(config, make_enhancer)) as url:
+    async with listening(server) as url:
         ready(url)
         await stop.wait()
 

@@ -11,8 +11,11 @@ import pytest
 
 import receiver
 from receiver import cli
+from receiver.capacity import Measured
 from receiver.cli import _verdict
 from receiver.doctor import examine
+from receiver.generator import Generator
+from receiver.quality import LEVELS
 
 
 def run(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -59,6 +62,9 @@ def demo_output(tmp_path) -> Path:
         (["demo", "--clip", "a", "--camera", "0"], ["not allowed with"]),
         (["demo", "--model", "nosuch"], ["there is no model 'nosuch'", "lite"]),
         (["demo", "--device", "tpu"], ["--device", "'tpu'"]),
+        (["demo", "--quality", "middling"], ["--quality", "'middling'", "auto"]),
+        (["serve", "--calls", "0"], ["--calls", "'0'", "from 1 to 64"]),
+        (["serve", "--calls", "many"], ["--calls", "'many'", "from 1 to 64"]),
         (["enhance", "no.mp4", "out.mp4"], ["there is no file no.mp4"]),
         (["enhance", "a", "b", "--strength", "1.5"], ["--strength", "'1.5'", "from 0 to 1"]),
         (["enhance", "a", "b", "--crf", "52"], ["--crf", "'52'", "from 0 to 51"]),
@@ -174,6 +180,8 @@ def test_doctor_finds_all_that_is_needed():
     assert findings["landmarks"]["says"].endswith("shape_predictor_68_face_landmarks.dat")
     assert findings["model lite"]["says"] == "runs on cpu"
     assert findings["h264 decoder"]["fine"]
+    assert " at 30 frames a second: a face takes " in findings["capacity"]["says"]
+    assert findings["quality"]["says"].split()[-1] in {level.name for level in LEVELS}
 
 
 def test_doctor_fails_when_what_was_asked_for_is_missing():
@@ -233,3 +241,63 @@ def test_ffmpegs_words_are_not_handed_to_python(monkeypatch, tmp_path):
     with pytest.raises(SystemExit):
         cli.main()
     assert av.logging.get_level() is None
+
+
+class EnoughError(Exception):
+    """Instead of a server that runs until somebody stops it."""
+
+
+@pytest.mark.parametrize(
+    ("options", "calls", "is_measured", "level"),
+    [
+        ([], 2, True, "best"),
+        (["--calls", "5"], 5, False, "best"),
+        (["--quality", "fast"], 2, True, "sparing"),
+    ],
+)
+def test_serve_takes_as_many_calls_as_were_measured_or_told(
+    monkeypatch, capsys, options, calls, is_measured, level
+):
+    """All share one generator, whose batches are bounded by what was measured too."""
+    generators = []
+    quick = Measured(frame_s=0.012, generator_s=0.007, pair_s=0.014)
+    monkeypatch.setattr(cli, "measure", lambda generator: generators.append(generator) or quick)
+    monkeypatch.setattr(cli, "cores_here", lambda: 2)
+    monkeypatch.setattr("receiver.quality.generator_seconds", lambda _: 0.008)
+
+    async def serve(server, ready):
+        ready("http://127.0.0.1:1/")
+        assert (server.config.rooms, server.config.is_measured) == (calls, is_measured)
+        made = [server._make_enhancer() for _ in range(2)]
+        assert {one.generator for one in made} == set(generators)
+        raise EnoughError
+
+    monkeypatch.setattr(cli, "serve", serve)
+    args = cli.parse(["serve", "--device", "cpu", *options])
+    with pytest.raises(EnoughError):
+        args.run(args)
+    assert "This machine carries 2 calls at 30 frames a second: a face takes 12.0 ms" in (
+        capsys.readouterr().out
+    )
+    assert generators[0].batch == 1
+    on_floats = generators[0].model.path.name == "lite.onnx"
+    assert on_floats == (level == "best")
+
+
+@pytest.mark.parametrize(
+    ("options", "file"), [([], "lite.onnx"), (["--quality", "fast"], "lite-int8.onnx")]
+)
+def test_enhance_has_no_deadline_and_takes_the_best_on_all_cores(monkeypatch, options, file):
+    used: list[Generator] = []
+
+    def enhance_file(source, target, enhancer, **_):
+        used.append(enhancer.generator)
+        raise EnoughError
+
+    monkeypatch.setattr(cli, "enhance_file", enhance_file)
+    monkeypatch.setattr(cli, "frame_total", lambda _: 1)
+    monkeypatch.setattr(cli, "cores_here", lambda: 3)
+    args = cli.parse(["enhance", "in.mp4", "out.mp4", "--device", "cpu", "--json", *options])
+    with pytest.raises(EnoughError):
+        args.run(args)
+    assert (used[0].model.path.name, used[0].threads) == (file, 3)

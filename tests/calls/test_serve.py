@@ -19,6 +19,8 @@ from cryptography.x509.oid import NameOID
 from receiver.call import receive_h264
 from receiver.enhancer import Enhancer
 from receiver.errors import InputError
+from receiver.generator import Generator
+from receiver.quality import Quality
 from receiver.serve import MAX_BODY, ServeConfig, Server, listening
 from tests.calls.peer import SDP, Peer, serving
 from tests.conftest import same_pixels
@@ -154,8 +156,42 @@ async def test_other_requests_that_cannot_be_met(generator, http):
             base + "/whip/other", data=second.connection.localDescription.sdp, headers=SDP
         )
         assert (response.status, response.headers["Retry-After"]) == (503, "30")
+        assert await response.text() == (
+            "one call at once is all that this server was told to take, "
+            "and that many are under way: try again later\n"
+        )
         assert (await http.delete(base + "/whip/room/wrong")).status == 404
         await asyncio.gather(publisher.close(), second.close(), viewer.close())
+
+
+async def test_one_call_more_than_was_measured_is_refused_until_one_ends(generator, http):
+    quality = Quality(Generator("lite", "cpu"), "fast", None)
+    config = ServeConfig(port=0, rooms=2, is_measured=True)
+    server = Server(config, lambda: quality.watch(Enhancer(generator)), quality)
+    async with listening(server) as url:
+        base = url.rstrip("/")
+        publishers = [Peer(http, base) for _ in range(2)]
+        for name, publisher in zip("ab", publishers, strict=True):
+            assert (await publisher.publish(name)).status == 201
+        third = Peer(http, base)
+        receive_h264(third.connection)
+        response = await third.negotiate("/whip/c")
+        assert (response.status, response.headers["Retry-After"]) == (503, "30")
+        assert await response.text() == (
+            "this machine was measured to carry 2 calls at 30 frames a second, "
+            "and that many are under way: try again later\n"
+        )
+        stats = await (await http.get(base + "/stats")).json()
+        assert set(stats) == {"a", "b"}
+        assert stats["a"]["quality"] == {"level": "sparing", "changes": 0}
+        metrics = await (await http.get(base + "/metrics")).text()
+        assert "receiver_capacity 2.0" in metrics
+        assert 'receiver_quality{level="sparing"} 1.0' in metrics
+        assert "receiver_quality_changes 0.0" in metrics
+        assert (await http.delete(base + publishers[0].location)).status == 200
+        offer = third.connection.localDescription.sdp
+        assert (await http.post(base + "/whip/c", data=offer, headers=SDP)).status == 201
+        await asyncio.gather(*(peer.close() for peer in (*publishers, third)))
 
 
 async def test_odd_requests_are_told_what_is_wrong_with_them(generator, http):
