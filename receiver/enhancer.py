@@ -153,7 +153,7 @@ class Enhancer:
             self.stats.device = self.generator.device
             np.clip(restored, 0.0, 1.0, out=restored)
         with self.stats.stage("temporal"):
-            self._calm(faces, restored, crops)
+            self._calm(faces, shots, restored, crops)
         with self.stats.stage("copy"):
             enhanced = copy_frame(video)
         with self.stats.stage("paste"):
@@ -253,12 +253,18 @@ class Enhancer:
                 else:
                     keyframes.add(still.keyframe)
 
-    def _calm(self, faces: list[Face], restored: NDArray[np.float32], crops: list[Crop]) -> None:
+    def _calm(
+        self,
+        faces: list[Face],
+        shots: list[Shot],
+        restored: NDArray[np.float32],
+        crops: list[Crop],
+    ) -> None:
         """Takes the shimmer out of restored faces, in place."""
-        seen = [self._filters.get(face.track_id) or TemporalFilter() for face in faces]
-        self._filters = {face.track_id: one for face, one in zip(faces, seen, strict=True)}
-        for calm, picture, crop in zip(seen, restored, crops, strict=True):
-            calm(picture, crop)
+        filters = [self._filters.get(face.track_id) or TemporalFilter() for face in faces]
+        self._filters = {face.track_id: one for face, one in zip(faces, filters, strict=True)}
+        for calm, shot, picture, crop in zip(filters, shots, restored, crops, strict=True):
+            calm(picture, crop, shot.qp)
 
     def _reference(self, face: Face, crop: Crop, shot: Shot) -> Crop:
         """The nearest helpful keyframe bent onto the face; the crop itself where there is none."""

@@ -16,8 +16,10 @@ from receiver.alignment import CROP, Crop
 
 SHARE = 0.85
 """Of the frame before, at most."""
-DISAGREE = 14.0 / 255.0
-"""Difference of the received luma from which on nothing of the frame before is mixed in."""
+DISAGREE, DISAGREE_QP = (3.0, 14.0), (26.0, 43.0)
+"""Difference of the received luma, in levels of 255, from which on nothing of the frame before is
+mixed in, for a face received at the first QP and below and at the second and above. The better a
+face came, the more of what changes in it is its own."""
 AROUND = 5
 """Side in pixels of the square over which that difference is averaged."""
 FLOW_SIDE = 64
@@ -41,11 +43,12 @@ class TemporalFilter:
         self._flow.setPatchStride(PATCH_STRIDE)
         self._before: tuple[Any, NDArray[np.uint8]] | None = None
 
-    def __call__(self, restored: Crop, degraded: Crop) -> Crop:
+    def __call__(self, restored: Crop, degraded: Crop, qp: float | None) -> Crop:
         """The restored crop without its shimmer, in place; the first one comes back as it is.
 
         Args:
             restored, degraded: 3x256x256 in [0, 1], of the frame after the one given before.
+            qp: with which the face came; None where nobody knows counts as `DISAGREE_QP`'s middle.
         """
         received = _luma(degraded)
         seen = _reduced(_luma(restored))
@@ -53,7 +56,7 @@ class TemporalFilter:
             before, seen_before = self._before
             back = self._flow.calc(seen, seen_before, None)  # 64x64x2, in its pixels
             *planes, received_moved = cv2.split(_moved(before, back))
-            share = _agreement(received_moved, received)
+            share = _agreement(received_moved, received, qp)
             if float(share.mean()) >= NOTHING_IN_COMMON:
                 for plane, change in zip(restored, planes, strict=True):
                     change -= plane
@@ -64,10 +67,11 @@ class TemporalFilter:
         return restored
 
 
-def _agreement(moved: _Plane, received: _Plane) -> _Plane:
+def _agreement(moved: _Plane, received: _Plane, qp: float | None) -> _Plane:
     """How much of the frame before is to be taken, HxW of 0 to `SHARE`."""
+    known = sum(DISAGREE_QP) / 2 if qp is None else qp
     share: Any = cv2.blur(cv2.absdiff(moved, received), (AROUND, AROUND))
-    share *= -SHARE / DISAGREE
+    share *= -SHARE * 255.0 / float(np.interp(known, DISAGREE_QP, DISAGREE))
     share += SHARE
     result: _Plane = np.maximum(share, 0.0, out=share)
     return result
