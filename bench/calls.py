@@ -20,6 +20,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import av
 import numpy as np
 from aiohttp import web
 from numpy.typing import NDArray
@@ -29,6 +30,7 @@ from rich.progress import Progress
 from rich.table import Column, Table
 
 from bench.network import Conditions, Phase, Plan, obstacle, relaying, started
+from bench.numbered import WatchedEnhancer, face_quality, mean_quality, write_number
 from receiver.enhancer import Enhancer
 from receiver.errors import InputError, MissingError, ReceiverError
 from receiver.generator import Generator
@@ -54,7 +56,7 @@ CLIMBED_KBPS = 1500
 """Target that counts as full rate."""
 OUTAGE = 3.0
 """Seconds."""
-WIDTH = 130
+WIDTH = 170
 """Characters that the table needs."""
 SHORTEST = 8
 """Seconds of a call: it has to hold an outage and what follows."""
@@ -134,7 +136,8 @@ async def receive(folder: Path, transport: str) -> None:
     """Serves on the folder's socket until the parent speaks; tells of each picture that left."""
     generator = Generator("lite", "cpu")
     Enhancer(generator).warm_up()
-    server = Server(ServeConfig(stock_transport=transport == "stock"), lambda: Enhancer(generator))
+    watched = WatchedEnhancer(generator)
+    server = Server(ServeConfig(stock_transport=transport == "stock"), lambda: watched)
     runner = web.AppRunner(server.app(), shutdown_timeout=1.0)
     await runner.setup()
     await web.UnixSite(runner, folder / SOCKET).start()
@@ -144,8 +147,13 @@ async def receive(folder: Path, transport: str) -> None:
     watching = asyncio.ensure_future(watch(server, left, stats))
     await parent_speaks()
     watching.cancel()
-    say(left=left, stats=stats)
+    say(left=left, stats=stats, faces=face_quality(watched.seen, clip()))
     await runner.cleanup()
+
+
+def clip() -> list[av.VideoFrame]:
+    """The demo's, every picture with its number."""
+    return [write_number(frame, number) for number, frame in enumerate(portrait_frames())]
 
 
 async def watch(server: Server, left: list[list[float]], stats: list[list[Any]]) -> None:
@@ -292,6 +300,7 @@ def from_beginning(told: dict[str, Any], begin: float, seconds: float) -> dict[s
         "stats": rows("stats"),
         "sent": [dict(row, at=at) for at, row in rows("sent")],
         "late": told["late"],
+        "faces": told["faces"],
         "hole_at": told["hole_at"] and told["hole_at"] - begin,
     }
 
@@ -342,6 +351,7 @@ def figures(noted: dict[str, Any], scenario: Scenario) -> dict[str, Any]:
         "recovered_s": None if event is None else recovered_s(left, is_enhanced, event, seconds),
         **rates(noted["sent"]),
         **passage_figures(noted["passages"], scenario, seconds),
+        "face": mean_quality(noted["faces"]),
         "starved": starved(noted["stats"]),
         "relay_late_ms_p99": 1e3 * float(np.percentile(noted["late"] or [0.0], 99)),
     }
@@ -401,6 +411,12 @@ def table(results: list[dict[str, Any]], seconds: float) -> Table:
         "limited\nkbit/s": lambda f: f"{f['limited_kbps']:.0f}",
         "queue ms,\np95": lambda f: f"{f['queue_ms']['median']:.0f}, {f['queue_ms']['p95']:.0f}",
         "lost\n%": lambda f: f"{100 * f['lost']:.1f}",
+        "face dB: in,\nrestored": lambda f: (
+            f"{f['face']['psnr_received']:.1f}, {f['face']['psnr_restored']:.1f}"
+        ),
+        "SSIM: in,\nrestored": lambda f: (
+            f"{f['face']['ssim_received']:.3f}, {f['face']['ssim_restored']:.3f}"
+        ),
         "starved %,\nlate ms": lambda f: f"{100 * f['starved']:.0f}, {f['relay_late_ms_p99']:.0f}",
     }
     shown = Table(
@@ -408,8 +424,9 @@ def table(results: list[dict[str, Any]], seconds: float) -> Table:
         Column("trans-\nport", no_wrap=True),
         *(Column(name, justify="right", no_wrap=True) for name in columns),
         title=f"calls of {seconds:g} s",
-        caption="starved: share of the call for which the receiver's event loop had no core; late: "
-        "of the relay, p99. Beyond 10 % or 10 ms the machine was too busy to tell anything.",
+        caption="face: its crop against what was sent, every 15th restored picture; starved: share "
+        "of the call for which the receiver's event loop had no core; late: of the relay, p99. "
+        "Beyond 10 % or 10 ms the machine was too busy to tell anything.",
         box=SIMPLE_HEAD,
     )
     for result in results:
@@ -527,7 +544,7 @@ def main(arguments: list[str]) -> None:
     transports = TRANSPORTS if args.transport == "both" else (args.transport,)
     with tempfile.TemporaryDirectory(prefix="calls-") as name, Progress() as bar:
         camera = Path(name) / "camera.y4m"
-        write_y4m(camera, list(portrait_frames()))
+        write_y4m(camera, clip())
         for title, transport in itertools.product(wanted, transports):
             task = bar.add_task(f"{title}, {transport}", total=args.seconds)
             passed = partial(bar.update, task)

@@ -1,0 +1,133 @@
+"""Pictures that carry their number, so that what arrives can be compared with what was sent."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import av
+import numpy as np
+
+from bench.metrics import psnr, ssim
+from receiver.alignment import Affine, extract_crop, picture_of, planes
+from receiver.decoding import DecodedFrame
+from receiver.enhancer import Enhancer
+
+BITS = 10
+"""Of a number; the last field is their parity."""
+FIELDS = BITS + 3
+SIDE = 20
+"""Fields from the left border to the right: so wide and high is one, 32 pixels of 640. They lie
+along the upper border: one white and one black to compare with, and the number as a Gray code, of
+which one field changes from a picture to the next: more would cost the encoder its bits."""
+DARK, BRIGHT = 40, 200
+EVERY = 15
+"""Restored pictures from one that is measured to the next."""
+MOST = 300
+"""Pictures that are kept to be measured: each takes a megabyte at 640x480."""
+
+
+def write_number(frame: av.VideoFrame, number: int) -> av.VideoFrame:
+    """A copy of a yuv420p frame with `number`, below 2^`BITS`, in its upper left corner."""
+    marked = av.VideoFrame.from_ndarray(frame.to_ndarray(format="yuv420p"), format="yuv420p")
+    side, gray = frame.width // SIDE, number ^ (number >> 1)
+    bits = [(gray >> bit) & 1 for bit in range(BITS)]
+    fields = [1, 0, *bits, sum(bits) % 2]
+    luma, *chroma = planes(marked)
+    for place, bit in enumerate(fields):
+        luma[:side, place * side : (place + 1) * side] = BRIGHT if bit else DARK
+    for plane in chroma:
+        plane[: side // 2, : FIELDS * side // 2] = 128
+    return marked
+
+
+def read_number(frame: av.VideoFrame) -> int | None:
+    """The number in a frame of any size; None where none can be read."""
+    luma, side = planes(frame)[0], frame.width / SIDE
+    quarter = max(1, int(side / 4))  # the middle of a field: its borders are blurred
+    centres = [round((place + 0.5) * side) for place in range(FIELDS)]
+    row = slice(round(side / 2) - quarter, round(side / 2) + quarter)
+    levels = [float(luma[row, x - quarter : x + quarter].mean()) for x in centres]
+    white, black, *rest = levels
+    if white - black < (BRIGHT - DARK) / 2:
+        return None
+    *bits, parity = (int(level > (white + black) / 2) for level in rest)
+    if sum(bits) % 2 != parity:
+        return None
+    number = sum(bit << place for place, bit in enumerate(bits))
+    for shift in (8, 4, 2, 1):
+        number ^= number >> shift
+    return number
+
+
+@dataclass(frozen=True)
+class Seen:
+    """A picture as it came and as it left, and where the crop of its nearest face lies."""
+
+    received: av.VideoFrame
+    restored: av.VideoFrame
+    crop_from_frame: Affine
+
+
+class WatchedEnhancer(Enhancer):
+    """Keeps every `EVERY`th restored picture, to be measured when the call is over.
+
+    Attributes:
+        seen: those pictures, `MOST` of them at most.
+    """
+
+    def __init__(self, *of: Any, **more: Any) -> None:
+        super().__init__(*of, **more)
+        self.seen: list[Seen] = []
+        self._restored = 0
+
+    def enhance(self, frame: DecodedFrame) -> av.VideoFrame:
+        """As `Enhancer.enhance`."""
+        output = super().enhance(frame)
+        if output is not frame.video:
+            if self._restored % EVERY == 0 and len(self.seen) < MOST:
+                self.seen.append(Seen(frame.video, output, self.faces[0].crop_from_frame))
+            self._restored += 1
+        return output
+
+
+def face_quality(seen: Iterable[Seen], sent: list[av.VideoFrame]) -> list[dict[str, float]]:
+    """PSNR in dB and SSIM of each face's crop, received and restored, against what was sent.
+
+    Args:
+        sent: the clip, in its order; a picture of another size is compared with its reduced one.
+
+    A picture whose number cannot be read is left out.
+    """
+    found = []
+    for one in seen:
+        number = read_number(one.received)
+        if number is not None and number < len(sent):
+            found.append(_quality(one, sent[number]))
+    return found
+
+
+def _quality(one: Seen, sent: av.VideoFrame) -> dict[str, float]:
+    """The crop is that of the face, all three pictures' in the same colours."""
+    original = sent.reformat(
+        one.received.width, one.received.height, "yuv420p", interpolation="AREA"
+    )
+    original.colorspace, original.color_range = one.received.colorspace, one.received.color_range
+    crop = partial(extract_crop, affine=one.crop_from_frame)
+    truth, received, restored = (
+        picture_of(crop(frame)) for frame in (original, one.received, one.restored)
+    )
+    return {
+        "psnr_received": psnr(truth, received),
+        "psnr_restored": psnr(truth, restored),
+        "ssim_received": ssim(truth, received),
+        "ssim_restored": ssim(truth, restored),
+    }
+
+
+def mean_quality(found: list[dict[str, float]]) -> dict[str, float]:
+    """Mean of each figure, and of how many pictures; empty where there is none."""
+    if not found:
+        return {}
+    means = {name: float(np.mean([one[name] for one in found])) for name in found[0]}
+    return {"pictures": len(found), **means}
