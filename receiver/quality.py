@@ -5,6 +5,7 @@ import logging
 from collections.abc import Coroutine, Iterable
 from dataclasses import dataclass
 from statistics import median
+from threading import Lock
 from typing import Any, Literal, TypeAlias, TypeVar
 from weakref import WeakSet
 
@@ -155,6 +156,7 @@ class Quality:
         self.generator = generator
         self._has_both = generator.name in MODELS and generator.device == "cpu"
         self._enhancers: WeakSet[Enhancer] = WeakSet()
+        self._joining = Lock()  # calls come while another thread looks
         self._last = 0, 0  # frames skipped and received, at the last look
         costs = [0.0] * len(LEVELS)
         if choice == "auto":
@@ -179,8 +181,9 @@ class Quality:
 
     def watch(self, enhancer: Enhancer) -> Enhancer:
         """Gives an enhancer the level, from now on, and returns it."""
-        enhancer.set_detection(self._level.detection)
-        self._enhancers.add(enhancer)
+        with self._joining:
+            enhancer.set_detection(self._level.detection)
+            self._enhancers.add(enhancer)
         return enhancer
 
     async def beside(self, call: Coroutine[Any, Any, Result]) -> Result:
@@ -215,7 +218,8 @@ class Quality:
 
     def _seen(self) -> tuple[float, float]:
         """The share of frames skipped since the last look, and seconds a frame, the slowest's."""
-        enhancers = list(self._enhancers)
+        with self._joining:
+            enhancers = list(self._enhancers)
         skipped = sum(one.stats.frames.skipped for one in enhancers)
         received = sum(one.stats.frames.received for one in enhancers)
         # Less than before where an enhancer has gone with its frames: then nothing is known.
@@ -228,9 +232,10 @@ class Quality:
     def _apply(self, level: Level) -> None:
         if self._has_both and self.generator.device == "cpu":
             self.generator.switch(Model.find(self.generator.name, on_gpu=level.floats))
-        for enhancer in list(self._enhancers):
-            enhancer.set_detection(level.detection)
-        self._level = level
+        with self._joining:
+            for enhancer in self._enhancers:
+                enhancer.set_detection(level.detection)
+            self._level = level
 
     def _costs(self, measured: Measured) -> list[float]:
         """Seconds a frame by level. Leaves the generator as it is."""
