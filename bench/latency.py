@@ -292,10 +292,9 @@ def paced_table(run: dict[str, Any], call: dict[str, Any]) -> Table:
 
 def calls_table(run: dict[str, Any], calls: dict[str, Any]) -> Table:
     """A row a call: what became of its frames, and when they left."""
-    columns = ("call", "restored/s", "restored", "skipped", "dropped", "faces")
-    shown = Table(*columns, *(f"{name} ms" for name in PERCENTILES))
-    shown.title = f"{run['scene']} on {run['device']}, calls at once: {calls['calls']}"
-    shown.caption = "milliseconds from a packet's arrival to its frame's leaving, restored or not"
+    columns = ("call", "fps", "restored", "skipped", "dropped", *PERCENTILES)
+    shown = Table(*columns, title=f"{run['scene']} on {run['device']}, calls: {calls['calls']}")
+    shown.caption = "restored frames a second; ms from a packet's arrival to its frame's leaving"
     for number, call in enumerate(calls["each"], 1):
         shown.add_row(
             str(number),
@@ -303,7 +302,6 @@ def calls_table(run: dict[str, Any], calls: dict[str, Any]) -> Table:
             f"{call['restored']} of {call['frames']}",
             str(call["skipped"]),
             str(call["dropped"]),
-            f"{call['faces']:.1f}",
             *_cells(call["end_to_end_ms"]),
         )
     return shown
