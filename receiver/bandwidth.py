@@ -97,6 +97,11 @@ class BandwidthEstimate:
         self._told, self._told_kbps = now, self.kbps
         return round(1000 * self.kbps), sorted(self._ssrcs)
 
+    def _incoming_kbps(self, now: float, within_ms: float) -> float:
+        """What came in the last so many milliseconds, `RATE_MS` at most."""
+        span = min(within_ms, max(now - self._began, DECIDE_MS))
+        return 8 * sum(size for at, size in self._bytes if at > now - span) / span  # bit/ms
+
     def _standing_ms(self, slots: int) -> float:
         """Milliseconds that even the fastest packet of so many slots waited."""
         latest = [delay for _, delay in list(self._slots)[-slots:]]
@@ -112,16 +117,16 @@ class BandwidthEstimate:
 
     def _decide(self, now: float, elapsed_ms: float) -> None:
         queue, standing = (self._standing_ms(slots) for slots in SLOTS)
-        span = min(RATE_MS, max(now - self._began, DECIDE_MS))
-        incoming = 8 * sum(size for _, size in self._bytes) / span  # bit/ms is kbit/s
         if queue > QUEUE_MS[0] or standing > QUEUE_MS[1]:
             self.link_was_full = True
             if now >= self._lowered + HOLD_MS:
                 self._lowered = now
+                # What came before the queue came through another link.
+                passes = self._incoming_kbps(now, SLOT_MS * SLOTS[queue <= QUEUE_MS[0]])
                 share = max(LEAST_SHARE, MOST_SHARE - queue / EMPTIED_IN_MS)
-                self.kbps = min(self.kbps, max(FLOOR_KBPS, share * incoming))
+                self.kbps = min(self.kbps, max(FLOOR_KBPS, share * passes))
         elif queue < QUEUE_MS[1]:
-            most = max(self.kbps, AHEAD * incoming + START_KBPS)
+            most = max(self.kbps, AHEAD * self._incoming_kbps(now, RATE_MS) + START_KBPS)
             grown = self.kbps * GROWTH[self.link_was_full] ** (elapsed_ms / 1000)
             self.kbps = min(grown, most, CEILING_KBPS)
 
