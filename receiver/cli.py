@@ -390,12 +390,17 @@ def _print_demo(args: argparse.Namespace, result: DemoResult, quality: Quality) 
         if name != "added latency":
             rows[f"  {name}"] = f"{times['median']:.2f} ms median, {times['p95']:.2f} ms p95"
     _print_rows("demo", rows)
-    print(_verdict(frames["enhanced"], result.skipped, frames["received"]))
+    print(_verdict(frames["enhanced"], result.skipped, result.well_received, frames["received"]))
     print(f"See {args.output / 'demo.png'} and demo.mp4 beside it.")
 
 
-def _verdict(enhanced: int, skipped: int, received: int) -> str:
+def _verdict(enhanced: int, skipped: int, well_received: int, received: int) -> str:
     """What the demo's counts mean."""
+    if well_received > max(enhanced, skipped):
+        return (
+            f"The call worked, and {well_received} of {received} frames came so well that there "
+            "was nothing to restore: give a lower --bitrate."
+        )
     if skipped > enhanced:
         return (
             f"The call worked, but this machine was too busy: {skipped} of {received} frames went "
@@ -427,7 +432,9 @@ def _enhance(args: argparse.Namespace) -> int:
         frames = result.frames
         print(
             f"{args.target}: {frames['received']} frames, {frames['enhanced']} enhanced, "
-            f"{frames['passed']} without a face, by {result.model} on {result.device}"
+            f"{result.well_received} too good to need it, "
+            f"{frames['passed'] - result.well_received} without a face, "
+            f"by {result.model} on {result.device}"
         )
     return 0
 

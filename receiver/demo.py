@@ -56,6 +56,7 @@ class DemoResult:
     added_latency_ms: dict[str, float]
     frames: dict[str, int]
     skipped: int
+    well_received: int
     written: int
     face_psnr_db: dict[str, float]
     kbps: float
@@ -246,6 +247,7 @@ def demo_result(
             "dropped": counts.dropped,
         },
         skipped=counts.skipped,
+        well_received=stats.well_received,
         written=recorder.written,
         face_psnr_db={name: round(value, 2) for name, value in psnr.items()},
         kbps=round(sender.bytes_sent * 8 / 1000 / seconds, 1),

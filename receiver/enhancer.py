@@ -3,6 +3,7 @@
 import math
 from collections import deque
 from concurrent.futures import Executor
+from dataclasses import dataclass
 from functools import partial
 
 import av
@@ -54,19 +55,19 @@ STILLS_WAITING = 4
 """Stills whose faces wait for the next frame; of more, the oldest goes."""
 
 
-GENTLE, GENTLE_QP, WHOLE_QP = 0.7, 34.0, 40.0
-"""Share of its change that is best without a reference at the first QP and below; all of it is at
-the second and above."""
+SHARE_QP = (22.0, 28.0, 34.0, 40.0)
+SHARES = {False: (0.0, 0.4, 0.7, 1.0), True: (0.0, 0.7, 1.0, 1.0)}
+"""Share of its change that is best at those QPs, without a reference and with one."""
 
 
-def share_unguided(qp: float | None) -> float:
-    """How much of what the generator changes without a reference is to be taken, by the face's QP.
+def share_taken(qp: float | None, *, guided: bool) -> float:
+    """How much of what the generator changes is to be taken, by the QP with which the face came.
 
-    The better a face came, the more of what is added to it is guessed.
+    The better it came, the more of what is added to it is guessed.
     """
     if qp is None:
         return 1.0
-    return float(np.interp(qp, (GENTLE_QP, WHOLE_QP), (GENTLE, 1.0)))
+    return float(np.interp(qp, SHARE_QP, SHARES[guided]))
 
 
 class Enhancer:
@@ -119,7 +120,8 @@ class Enhancer:
     def enhance(self, frame: DecodedFrame) -> av.VideoFrame:
         """Returns the frame with its faces restored, pts and time base unchanged.
 
-        A frame without a face, or not 8-bit 4:2:0, comes back as the very same object.
+        A frame without a face, or not 8-bit 4:2:0, comes back as the very same object, and so does
+        one whose faces came so well that nothing can be added to them.
         """
         video = frame.video
         self.faces, self.need = [], None
@@ -136,34 +138,50 @@ class Enhancer:
         self.people.only(face.track_id for face in faces)
         if not faces or self._strength == 0.0:
             return video
+        seen = [one for one in self._look_at(frame, faces) if one.share > 0.0]
+        if not seen:
+            self._filters.clear()
+            self.stats.well_received += 1
+            return video
+        return self._restored(video, seen)
+
+    def _look_at(self, frame: DecodedFrame, faces: list[Face]) -> list["_Seen"]:
+        """Cuts the faces out, sees whose they are, and takes references in and out for them."""
         with self.stats.stage("crop"):
-            crops = [extract_crop(video, face.crop_from_frame) for face in faces]
+            crops = [extract_crop(frame.video, face.crop_from_frame) for face in faces]
             landmarks = [transform(face.landmarks, face.crop_from_frame) for face in faces]
         with self.stats.stage("admit"):
             shots = [
                 self._admit(frame, *seen) for seen in zip(faces, crops, landmarks, strict=True)
             ]
-            self._take_stills(video)
+            self._take_stills(frame.video)
         self.stats.keyframes = sum(len(self.people[face.track_id].keyframes) for face in faces)
-        references = [self._reference(*seen) for seen in zip(faces, crops, shots, strict=True)]
+        seen = []
+        for face, crop, shot in zip(faces, crops, shots, strict=True):
+            reference = self._reference(face, crop, shot)
+            share = self._strength * share_taken(shot.qp, guided=reference is not crop)
+            seen.append(_Seen(face, shot, crop, reference, share))
+        return seen
+
+    def _restored(self, video: av.VideoFrame, seen: list["_Seen"]) -> av.VideoFrame:
+        """A copy of the picture with these faces restored."""
         with self.stats.stage("landmarks"):
-            drawn = _batch([draw_landmarks(points)[None] for points in landmarks])
+            drawn = _batch([draw_landmarks(one.shot.landmarks)[None] for one in seen])
         with self.stats.stage("generator"):
+            crops, references = [one.crop for one in seen], [one.reference for one in seen]
             restored = self.generator.restore(_batch(crops), _batch(references), drawn)
             self.stats.device = self.generator.device
             np.clip(restored, 0.0, 1.0, out=restored)
         with self.stats.stage("temporal"):
-            self._calm(faces, shots, restored, crops)
+            self._calm(seen, restored)
         with self.stats.stage("copy"):
             enhanced = copy_frame(video)
         with self.stats.stage("paste"):
-            seen = zip(faces, shots, crops, references, restored, strict=True)
-            for face, shot, crop, reference, picture in seen:
-                residual = np.subtract(picture, crop, out=picture)
-                share = self._strength * (share_unguided(shot.qp) if reference is crop else 1.0)
-                if share < 1.0:
-                    residual *= np.float32(share)
-                paste_residual(enhanced, residual, face.crop_from_frame)
+            for one, picture in zip(seen, restored, strict=True):
+                residual = np.subtract(picture, one.crop, out=picture)
+                if one.share < 1.0:
+                    residual *= np.float32(one.share)
+                paste_residual(enhanced, residual, one.face.crop_from_frame)
         return enhanced
 
     def warm_up(self) -> None:
@@ -253,18 +271,13 @@ class Enhancer:
                 else:
                     keyframes.add(still.keyframe)
 
-    def _calm(
-        self,
-        faces: list[Face],
-        shots: list[Shot],
-        restored: NDArray[np.float32],
-        crops: list[Crop],
-    ) -> None:
+    def _calm(self, seen: list["_Seen"], restored: NDArray[np.float32]) -> None:
         """Takes the shimmer out of restored faces, in place."""
-        filters = [self._filters.get(face.track_id) or TemporalFilter() for face in faces]
-        self._filters = {face.track_id: one for face, one in zip(faces, filters, strict=True)}
-        for calm, shot, picture, crop in zip(filters, shots, restored, crops, strict=True):
-            calm(picture, crop, shot.qp)
+        known, self._filters = self._filters, {}
+        for one, picture in zip(seen, restored, strict=True):
+            calm = known.get(one.face.track_id) or TemporalFilter()
+            self._filters[one.face.track_id] = calm
+            calm(picture, one.crop, one.shot.qp)
 
     def _reference(self, face: Face, crop: Crop, shot: Shot) -> Crop:
         """The nearest helpful keyframe bent onto the face; the crop itself where there is none."""
@@ -279,6 +292,17 @@ class Enhancer:
             return crop
         with self.stats.stage("warp"):
             return crop_of(warp(choice[0].crop, choice[0].landmarks, shot.landmarks))
+
+
+@dataclass(frozen=True)
+class _Seen:
+    """A face of a frame with what it is restored by; `share` is taken of what that changes."""
+
+    face: Face
+    shot: Shot
+    crop: Crop
+    reference: Crop
+    share: float
 
 
 def _batch(pictures: list[NDArray[np.float32]]) -> NDArray[np.float32]:

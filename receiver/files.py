@@ -18,9 +18,10 @@ from receiver.sender import open_video
 
 @dataclass(frozen=True)
 class FileResult:
-    """What became of a file."""
+    """What became of a file; `well_received` of the passed frames were too good to be restored."""
 
     frames: dict[str, int]
+    well_received: int
     keyframes: int
     device: str
     model: str
@@ -71,6 +72,7 @@ def enhance_file(
             raise InputError(f"{source} holds no frame that can be decoded: give another file")
     return FileResult(
         {name: asdict(counts)[name] for name in ("received", "enhanced", "passed")},
+        enhancer.stats.well_received,
         enhancer.stats.keyframes,
         enhancer.generator.device,
         enhancer.generator.model.name,

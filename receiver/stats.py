@@ -100,6 +100,7 @@ class Stats:
         frames: what became of the frames.
         first_restored_s: seconds from the start to the first restored frame, None before it.
         keyframes: held now, over the faces on screen.
+        well_received: frames whose faces came so well that there was nothing to restore.
         admitted: keyframes so far by their source, and stills that were nobody's.
         faults: what failed, and whether it still does.
     """
@@ -107,6 +108,7 @@ class Stats:
     def __init__(self, device: str) -> None:
         self.device = device
         self.frames = FrameCounts()
+        self.well_received = 0
         self.first_restored_s: float | None = None
         self._began = time.perf_counter()
         self.keyframes = 0
@@ -181,6 +183,7 @@ class Stats:
             "fps": round(self.fps, 2),
             "frames": asdict(self.frames),
             "keyframes": self.keyframes,
+            "well_received": self.well_received,
             "admitted": dict(self.admitted),
             "faults": dict(self.faults.counts),
             "healthy": self.faults.healthy,

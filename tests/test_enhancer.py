@@ -11,7 +11,7 @@ from keyframes import Keyframe, landmark_distance
 from receiver.alignment import copy_frame, planes
 from receiver.decoding import DecodedFrame
 from receiver.encoding import Encoding, open_decoder, through_codec
-from receiver.enhancer import Enhancer, share_unguided
+from receiver.enhancer import Enhancer, share_taken
 from receiver.faces import CHECK_EVERY, MISSES
 from tests.conftest import RATE, plain_frame, same_pixels
 
@@ -221,7 +221,26 @@ def test_every_face_has_references_of_its_own(enhancer, portrait):
 
 
 @pytest.mark.parametrize(
-    ("qp", "share"), [(None, 1.0), (10.0, 0.7), (34.0, 0.7), (37.0, 0.85), (40.0, 1.0), (51.0, 1.0)]
+    ("qp", "unguided", "guided"),
+    [
+        (None, 1.0, 1.0),
+        (10.0, 0.0, 0.0),
+        (22.0, 0.0, 0.0),
+        (25.0, 0.2, 0.35),
+        (34.0, 0.7, 1.0),
+        (37.0, 0.85, 1.0),
+        (51.0, 1.0, 1.0),
+    ],
 )
-def test_a_face_that_came_well_is_changed_less_without_a_reference(qp, share):
-    assert share_unguided(qp) == pytest.approx(share)
+def test_a_face_that_came_well_is_changed_less(qp, unguided, guided):
+    assert share_taken(qp, guided=False) == pytest.approx(unguided)
+    assert share_taken(qp, guided=True) == pytest.approx(guided)
+
+
+def test_a_face_that_came_very_well_is_left_as_it_is(generator, portrait):
+    enhancer = Enhancer(generator)
+    for _, frame, _ in through_codec(portrait[:6], Encoding(crf=14), RATE):
+        assert frame.qp < 20
+        assert enhancer.enhance(frame) is frame.video
+    assert enhancer.stats.well_received == 6
+    assert enhancer.stats.keyframes >= 1  # and remembered for the time when it comes badly
