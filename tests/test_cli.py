@@ -110,6 +110,7 @@ def test_enhance_prints_one_object(clip, tmp_path):
     assert result.stderr == ""
     assert json.loads(result.stdout) == {
         "frames": {"received": 40, "enhanced": 40, "passed": 0},
+        "well_received": 0,
         "keyframes": 1,
         "device": json.loads(result.stdout)["device"],
         "model": "lite",

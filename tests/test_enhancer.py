@@ -225,10 +225,10 @@ def test_every_face_has_references_of_its_own(enhancer, portrait):
     [
         (None, 1.0, 1.0),
         (10.0, 0.0, 0.0),
-        (22.0, 0.0, 0.0),
-        (25.0, 0.2, 0.35),
-        (34.0, 0.7, 1.0),
-        (37.0, 0.85, 1.0),
+        (18.0, 0.0, 0.0),
+        (21.0, 0.175, 0.25),
+        (30.0, 0.6, 0.9),
+        (38.0, 0.9, 1.0),
         (51.0, 1.0, 1.0),
     ],
 )
@@ -239,8 +239,8 @@ def test_a_face_that_came_well_is_changed_less(qp, unguided, guided):
 
 def test_a_face_that_came_very_well_is_left_as_it_is(generator, portrait):
     enhancer = Enhancer(generator)
-    for _, frame, _ in through_codec(portrait[:6], Encoding(crf=14), RATE):
-        assert frame.qp < 20
+    for _, frame, _ in through_codec(portrait[:6], Encoding(crf=10), RATE):
+        assert frame.qp < 18
         assert enhancer.enhance(frame) is frame.video
     assert enhancer.stats.well_received == 6
     assert enhancer.stats.keyframes >= 1  # and remembered for the time when it comes badly
