@@ -31,24 +31,13 @@ from bench import paper_way
 from bench.paced import FPS, TimedEnhancer, composed, encode, run_calls, times
 from receiver.call import ObservingDecoder
 from receiver.decoding import DecodedFrame
+from receiver.enhancer import STAGES as ENHANCERS
 from receiver.errors import InputError
 from receiver.faces import MAX_FACES
 from receiver.generator import Device, Generator, cuda_problem
 from receiver.sender import Source, clip_source, portrait_source
 
-STAGES = (
-    "decode",
-    "faces",
-    "crop",
-    "admit",
-    "choose",
-    "warp",
-    "landmarks",
-    "generator",
-    "copy",
-    "paste",
-    "output",
-)
+STAGES = ("decode", *ENHANCERS, "output")
 """In the order in which a frame meets them; the rest of the time is in none of them. `output` is
 from the enhancer's last work in its thread to the frame's being where it is used."""
 PER_FACE = ("choose", "warp")

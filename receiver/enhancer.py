@@ -46,6 +46,20 @@ from receiver.shots import StillFace, faces_of_still, scale_and_roll, sharpness
 from receiver.stats import Stats
 from receiver.temporal import TemporalFilter
 
+STAGES = (
+    "faces",
+    "crop",
+    "admit",
+    "choose",
+    "warp",
+    "landmarks",
+    "generator",
+    "temporal",
+    "copy",
+    "paste",
+)
+"""In the order in which a frame meets them, as `Stats` times them; `choose` and `warp` a face."""
+
 MUCH_BETTER = 6.0
 """QP steps by which a reference has to be better than a face that is to lack nothing."""
 STILL_POSE = 15.0

@@ -10,7 +10,7 @@ from typing import Any, Literal, TypeAlias, TypeVar
 from weakref import WeakSet
 
 from receiver.capacity import FRAME_S, Measured, generator_seconds
-from receiver.enhancer import Enhancer
+from receiver.enhancer import STAGES, Enhancer
 from receiver.faces import DetectionRate
 from receiver.generator import MODELS, Generator, Model
 
@@ -60,11 +60,6 @@ SETTLES = 1
 """Looks after a change that do not count: they show what was before, or the change itself."""
 TIMINGS = 60
 """Of each stage, as the newest that are looked at: two seconds."""
-STAGES = (
-    "faces", "crop", "admit", "choose", "warp", "landmarks", "generator", "temporal", "copy",
-    "paste",
-)  # fmt: skip
-"""Of `Enhancer.enhance`."""
 
 
 class Ladder:
