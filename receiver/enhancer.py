@@ -69,8 +69,8 @@ STILLS_WAITING = 4
 """Stills whose faces wait for the next frame; of more, the oldest goes."""
 
 
-SHARE_QP = (18.0, 24.0, 30.0, 36.0, 40.0)
-SHARES = {False: (0.0, 0.35, 0.6, 0.8, 1.0), True: (0.0, 0.5, 0.9, 1.0, 1.0)}
+SHARE_QP = (18.0, 24.0, 28.0, 32.0, 36.0, 40.0)
+SHARES = {False: (0.0, 0.4, 0.6, 0.75, 0.9, 1.0), True: (0.0, 0.6, 0.85, 1.0, 1.0, 1.0)}
 """Share of its change that is best at those QPs, without a reference and with one."""
 
 
