@@ -120,6 +120,7 @@ def measure(packets: list[JitterFrame], generator: Generator) -> dict[str, Any]:
     return {
         "device": generator.device,
         "model": generator.model.name,
+        "threads": generator.threads,
         "frames": len(wholes),
         "fps": len(wholes) / sum(wholes) if wholes else None,
         "fps_without_decoding": len(without) / sum(without) if without else None,
@@ -255,7 +256,7 @@ def stage_table(run: dict[str, Any]) -> Table:
     """A row a stage."""
     shown = Table("stage", "median ms", "p95 ms", "p99 ms")
     shown.title = (
-        f"{run['scene']}: {run['model']} on {run['device']}, one after the other: "
+        f"{run['scene']}: {run['model']} on {run['device']}, {run['threads']} threads, one after the other: "
         f"{_shown(run['fps'], 1)} frames a second"
     )
     for name, measured in run["stages_ms"].items():
@@ -454,6 +455,12 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     add("--sizes", metavar="LIST", help=f"any of {','.join(SIZES)} (default the clip's own)")
     add("--faces", default="1", metavar="LIST", help=f"1 to {MAX_FACES}, as 1,2,4 (default 1)")
     add("--calls", default="1", metavar="LIST", help="calls at once, as 1,2 (default 1)")
+    add(
+        "--threads",
+        metavar="N",
+        help="of the generator on a CPU (default half of the cores, as in a call;\n"
+        "receiver enhance takes all)",
+    )
     add("--cold", action="store_true", help="also what fresh processes take until they restore")
     add("--against", metavar="paper", help="paper: also the published way, on the same frames")
     add("--paper-frames", default="12", metavar="N", help="frames of it (default 12)")
@@ -461,6 +468,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     add("--plot", type=Path, default=Path("bench-output/latency.png"), help="default %(default)s")
     args = parser.parse_args(arguments)
     args.frames = number_of(args.frames, "--frames", 3000)
+    args.threads = number_of(args.threads, "--threads", 256) if args.threads else None
     args.paper_frames = number_of(args.paper_frames, "--paper-frames", 1000)
     args.sizes = sizes_of(args.sizes) if args.sizes is not None else None
     args.faces = numbers_of(args.faces, "--faces", MAX_FACES)
@@ -477,7 +485,7 @@ def main(arguments: list[str]) -> None:
     args = parse(arguments)
     source = clip_source(args.clip) if args.clip else portrait_source()
     devices: list[Device] = ["cpu"] if cuda_problem() else ["cpu", "cuda"]
-    generators = [Generator(args.model, device) for device in devices]
+    generators = [Generator(args.model, device, args.threads) for device in devices]
     report = Report(source, args.json, args.plot)
     sizes = args.sizes or [(source.width, source.height)]
     scenes = [Scene(width, height, faces) for width, height in sizes for faces in args.faces]
