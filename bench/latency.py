@@ -256,8 +256,8 @@ def stage_table(run: dict[str, Any]) -> Table:
     """A row a stage."""
     shown = Table("stage", "median ms", "p95 ms", "p99 ms")
     shown.title = (
-        f"{run['scene']}: {run['model']} on {run['device']}, {run['threads']} threads, one after the other: "
-        f"{_shown(run['fps'], 1)} frames a second"
+        f"{run['scene']}: {run['model']} on {run['device']}, {run['threads']} threads, "
+        f"one after the other: {_shown(run['fps'], 1)} frames a second"
     )
     for name, measured in run["stages_ms"].items():
         if name == "whole frame":
