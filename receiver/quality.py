@@ -45,7 +45,7 @@ LEVELS = (
 """From the cheapest to the best. CUDA runs them all in floating point, and a file given by its path
 as it is: then the detection alone tells them apart."""
 
-ROOM = 0.5
+ROOM = 0.6
 """Of the budget that a better level may take: it has to stay below it when the machine is busy."""
 LOOK_EVERY = 2.0
 """Seconds from one look at the figures to the next."""
