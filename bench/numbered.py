@@ -79,15 +79,15 @@ class WatchedEnhancer(Enhancer):
     def __init__(self, *of: Any, **more: Any) -> None:
         super().__init__(*of, **more)
         self.seen: list[Seen] = []
-        self._restored = 0
+        self._restored_so_far = 0
 
     def enhance(self, frame: DecodedFrame) -> av.VideoFrame:
         """As `Enhancer.enhance`."""
         output = super().enhance(frame)
         if output is not frame.video:
-            if self._restored % EVERY == 0 and len(self.seen) < MOST:
+            if self._restored_so_far % EVERY == 0 and len(self.seen) < MOST:
                 self.seen.append(Seen(frame.video, output, self.faces[0].crop_from_frame))
-            self._restored += 1
+            self._restored_so_far += 1
         return output
 
 

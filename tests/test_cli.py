@@ -287,9 +287,14 @@ def test_serve_takes_as_many_calls_as_were_measured_or_told(
 
 
 @pytest.mark.parametrize(
-    ("options", "file"), [([], "lite.onnx"), (["--quality", "fast"], "lite-int8.onnx")]
+    ("options", "file"),
+    [
+        ([], "lite-int8.onnx"),
+        (["--quality", "fast"], "lite-int8.onnx"),
+        (["--quality", "best"], "lite.onnx"),
+    ],
 )
-def test_enhance_has_no_deadline_and_takes_the_best_on_all_cores(monkeypatch, options, file):
+def test_enhance_takes_all_cores_and_floats_if_asked(monkeypatch, options, file):
     used: list[Generator] = []
 
     def enhance_file(source, target, enhancer, **_):
