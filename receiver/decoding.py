@@ -7,9 +7,11 @@ from typing import Any
 import av
 import numpy as np
 from av.codec.context import Flags2
+from av.sidedata.encparams import VideoEncParamsType
 from av.sidedata.sidedata import SideDataContainer
 from numpy.typing import NDArray
 
+_H264 = VideoEncParamsType.H264
 _BLOCK = np.dtype([("x", "<i4"), ("y", "<i4"), ("w", "<i4"), ("h", "<i4"), ("dqp", "<i4")])
 """AVVideoBlockParams of FFmpeg's libavutil/video_enc_params.h."""
 
@@ -87,9 +89,12 @@ def _mean_qp(video: av.VideoFrame) -> float | None:
 
 
 def _blocks(video: av.VideoFrame) -> tuple[NDArray[Any], int] | None:
-    """The picture's macroblocks as `_BLOCK` records, and the QP that theirs are relative to."""
+    """The picture's macroblocks as `_BLOCK` records, and the QP that theirs are relative to.
+
+    None where the codec is not H.264: MPEG-4 counts from 1 to 31, VP9 from 0 to 255.
+    """
     side_data = _side_data(video, "VIDEO_ENC_PARAMS")
-    if side_data is None or not side_data.nb_blocks:
+    if side_data is None or side_data.codec_type != _H264 or not side_data.nb_blocks:
         return None
     blocks = np.frombuffer(
         side_data, dtype=_BLOCK, count=side_data.nb_blocks, offset=side_data.blocks_offset

@@ -40,6 +40,20 @@ def test_the_qp_is_that_of_the_encoder(portrait, qp):
     assert [frame.qp for frame in decoded] == [pytest.approx(qp, abs=0.01)] * 12
 
 
+@pytest.mark.parametrize("codec", ["mpeg4", "mpeg2video"])
+def test_other_codecs_qps_are_on_another_scale_and_not_told(portrait, codec):
+    encoder = av.CodecContext.create(codec, "w")
+    encoder.width, encoder.height, encoder.pix_fmt = 640, 480, "yuv420p"
+    encoder.framerate, encoder.time_base = RATE, 1 / RATE
+    decoder = av.CodecContext.create(codec, "r")
+    decoder.options = {"export_side_data": "venc_params"}
+    for index, frame in enumerate(portrait[:4]):
+        frame.pts, frame.time_base = index, 1 / RATE
+        for packet in encoder.encode(frame):
+            for video in decoder.decode(packet):
+                assert DecodedFrame.from_video(video).qp is None
+
+
 def test_motion_vectors_are_there_but_on_key_frames(portrait):
     decoded = decode_all(portrait[:6], {"g": "3"})
     has_vectors = [frame.motion_vectors is not None for frame in decoded]
