@@ -118,6 +118,9 @@ class Trainer:
         if config.batch % self.processes.count:
             count, batch = self.processes.count, config.batch
             raise ValueError(f"{count} processes cannot share a batch of {batch} alike")
+        if config.temporal_weight and config.batch // self.processes.count % 2:
+            count, batch = self.processes.count, config.batch
+            raise ValueError(f"{count} processes cannot share the pairs of a batch of {batch}")
         self.network = build(config.network)
         self._begin(start)
         if config.quantized:

@@ -158,6 +158,7 @@ class Generator:
     """Restores face crops, guided by references. One serves any number of calls and threads.
 
     Attributes:
+        name: by which it was asked for, a shipped one's or a path.
         batch: faces of several calls in one run at most; 1 where it gains nothing to run them
             together, so that they go one after the other.
         threads: of a run on the CPU.
@@ -181,7 +182,7 @@ class Generator:
             raise DeviceError(f"CUDA was asked for and is not there: {problem}")
         self.batch = BATCH
         self.threads = threads or _threads_in_a_call()
-        self._name, self._asked = model, device
+        self.name, self._asked = model, device
         self._changing = Lock()
         self._line = Line(self._run)
         found = Model.find(model, on_gpu=device != "cpu" and problem is None)
@@ -196,11 +197,6 @@ class Generator:
     def device(self) -> Literal["cuda", "cpu"]:
         """Where it really runs."""
         return self._network.device
-
-    @property
-    def name(self) -> str:
-        """By which it was asked for: a shipped one's, or a path."""
-        return self._name
 
     def switch(self, model: Model) -> None:
         """Goes over to another file on the same device, which is opened beside the one in use.
@@ -265,7 +261,7 @@ class Generator:
         except Exception:
             if old.device == "cpu" or self._asked == "cuda":
                 raise
-            return self._open(Model.find(self._name), "cpu", warm=True)
+            return self._open(Model.find(self.name), "cpu", warm=True)
 
 
 _CUDA = "CUDAExecutionProvider"

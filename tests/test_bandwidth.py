@@ -2,6 +2,8 @@
 
 import random
 
+import pytest
+
 from receiver.bandwidth import (
     CEILING_KBPS,
     FLOOR_KBPS,
@@ -125,3 +127,16 @@ def test_a_sender_of_ever_new_streams_is_told_of_few():
     told = [estimate.add(1000 * n, 0, PACKET, ssrc=n) for n in range(1000)]
     assert all(len(ssrcs) <= MOST_SOURCES for _, ssrcs in filter(None, told))
     assert told[-1][1][-1] == 999
+
+
+@pytest.mark.parametrize("before", [600, 1500, 2500])
+def test_what_came_before_the_queue_does_not_count(before):
+    """A link that gets narrow all at once: the first rate told is one that passes."""
+    link = Link(50_000, most_kbps=before)
+    link.run(10)
+    link.kbps = 300
+    link.run(2)
+    low = [(at, kbps) for at, kbps in link.told if at > 10_000 and kbps < before]
+    assert low[0][0] < 10_600
+    assert low[0][1] < 300
+    assert link.longest_queue(10) < 1.2 * before

@@ -289,6 +289,9 @@ def test_processes_that_cannot_share_a_batch_are_refused(data, tmp_path, monkeyp
     monkeypatch.setattr("torch.distributed.is_initialized", lambda: True)
     with pytest.raises(ValueError, match="3 processes cannot share a batch of 4 alike"):
         Trainer(SMALL, data, tmp_path)
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(ValueError, match="2 processes cannot share the pairs of a batch of 6"):
+        Trainer(replace(SMALL, batch=6, temporal_weight=0.1), data, tmp_path)
 
 
 def test_broken_shards_are_named_and_passed_over(data, tmp_path, capsys):
