@@ -19,7 +19,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 from aiortc.jitterbuffer import JitterFrame
@@ -34,7 +34,7 @@ from receiver.decoding import DecodedFrame
 from receiver.enhancer import STAGES as ENHANCERS
 from receiver.errors import InputError
 from receiver.faces import MAX_FACES
-from receiver.generator import Device, Generator, cuda_problem
+from receiver.generator import Device, Generator, Place, device_problem
 from receiver.sender import Source, clip_source, portrait_source
 
 STAGES = ("decode", *ENHANCERS, "output")
@@ -484,7 +484,7 @@ def main(arguments: list[str]) -> None:
     """The command line."""
     args = parse(arguments)
     source = clip_source(args.clip) if args.clip else portrait_source()
-    devices: list[Device] = ["cpu"] if cuda_problem() else ["cpu", "cuda"]
+    devices: list[Device] = [place for place in get_args(Place) if not device_problem(place)]
     generators = [Generator(args.model, device, args.threads) for device in devices]
     report = Report(source, args.json, args.plot)
     sizes = args.sizes or [(source.width, source.height)]

@@ -52,13 +52,13 @@ class Vgg19Network:
     """The paper's generator with its VGG-19 backbone, untrained, in eager PyTorch."""
 
     def __init__(self, device: str) -> None:
-        """`device` is 'cuda' or 'cpu'; without CUDA in PyTorch it is the CPU."""
+        """`device` is 'cpu' or a GPU's; without CUDA in PyTorch it is the CPU."""
         import torch
 
         from models.networks.keyframes_gan import KeyframesGAN, KeyframesGANConfig
         from models.networks.spectral import bake_spectral_norm
 
-        self.device = device if torch.cuda.is_available() else "cpu"
+        self.device = "cuda" if device != "cpu" and torch.cuda.is_available() else "cpu"
         network = KeyframesGAN(KeyframesGANConfig(backbone="vgg19"))
         bake_spectral_norm(network)  # as after training: nothing is normalised anew at each use
         self._network = network.eval().to(self.device)

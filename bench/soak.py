@@ -123,7 +123,7 @@ class Call:
             rss_mb=rss_mb(),
             threads=threading.active_count(),
             handles=len(os.listdir("/proc/self/fd")),
-            gpu_mb=gpu_mb() if self._enhancer.generator.device == "cuda" else 0.0,
+            gpu_mb=gpu_mb() if self._enhancer.generator.device != "cpu" else 0.0,
             decoder_queue=receiver._RTCRtpReceiver__decoder_queue.qsize(),
             packets=len(receiver._assembler._packets) if steady else 0,
             track_queue=self._source._queue.qsize(),  # type: ignore[attr-defined]

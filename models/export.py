@@ -19,7 +19,8 @@ import numpy as np
 import onnx
 import onnxruntime
 import torch
-from onnxruntime.transformers.float16 import convert_float_to_float16
+from onnxruntime.transformers.float16 import DEFAULT_OP_BLOCK_LIST, convert_float_to_float16
+from onnxruntime.transformers.onnx_model import OnnxModel
 from torch import nn
 from torch.nn import functional as F
 
@@ -96,7 +97,11 @@ def write_half(network: nn.Module, source: Path, target: Path) -> float:
     Returns its largest difference from PyTorch, for inputs as smooth as pictures. Raises
     ValueError, leaving nothing behind, if that is above `HALF_TOLERANCE`.
     """
-    half = convert_float_to_float16(onnx.load(source), keep_io_types=True)
+    half = convert_float_to_float16(
+        onnx.load(source),
+        keep_io_types=True,
+        op_block_list=[*DEFAULT_OP_BLOCK_LIST, "GridSample"],  # CUDA has it in 32 bits alone
+    )
     # A tensor that several nodes want in 32 bits comes out of the converter cast several times,
     # under one name.
     once: dict[str, onnx.NodeProto] = {}
@@ -105,6 +110,8 @@ def write_half(network: nn.Module, source: Path, target: Path) -> float:
     nodes = list(once.values())
     del half.graph.node[:]
     half.graph.node.extend(nodes)
+    OnnxModel(half).topological_sort()  # ONNX asks for it; the converter puts its casts at the end
+    del half.graph.value_info[:]  # some tell the type from before
     unfinished = target.with_suffix(".part")
     onnx.save(half, unfinished)
     blots = (torch.rand(2, channels, 16, 16) for channels in CHANNELS.values())

@@ -109,7 +109,7 @@ def measure(generator: Generator) -> Measured:
 
     frame_s = _median_s(enhance)
     in_generator = enhancer.stats.seconds("generator")[WARM_UPS:]
-    threads = 1 if generator.device == "cuda" else generator.threads
+    threads = generator.threads if generator.device == "cpu" else 1
     return Measured(frame_s, median(in_generator), generator_seconds(generator, 2), threads)
 
 

@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, replace
 from fractions import Fraction
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args
 
 import av
 from rich.console import Console
@@ -26,7 +26,7 @@ from receiver.encoding import Encoding
 from receiver.enhancer import Enhancer
 from receiver.errors import InputError, ReceiverError
 from receiver.files import enhance_file, frame_total
-from receiver.generator import MODELS, Generator
+from receiver.generator import MODELS, Generator, Place
 from receiver.join import Joined, join
 from receiver.outputs import FileOutput, VirtualCamera, Window
 from receiver.quality import Quality
@@ -239,7 +239,8 @@ def _add_doctor(commands: Any) -> None:
         "doctor",
         help="see whether everything is there",
         description="Looks at the device, the models, the landmark file and the codecs; says why "
-        "CUDA is or is not used. Exits with 1 if something that was asked for is missing.",
+        "CUDA and TensorRT can or cannot be used. Exits with 1 if something that was asked for is "
+        "missing.",
     )
     _add_common(doctor, _doctor)
 
@@ -253,9 +254,10 @@ def _add_common(parser: Any, run: Callable[[argparse.Namespace], int]) -> None:
     )
     parser.add_argument(
         "--device",
-        choices=("auto", "cuda", "cpu"),
+        choices=("auto", *get_args(Place)),
         default="auto",
-        help="where it runs; auto takes CUDA if it is there (default auto)",
+        help="where it runs; auto takes CUDA if it is there; tensorrt takes minutes at its first "
+        "start (default auto)",
     )
     _add_json(parser, run)
 

@@ -9,7 +9,7 @@ import onnxruntime
 from receiver.capacity import cores_here, in_words, measure
 from receiver.errors import ReceiverError
 from receiver.faces import landmark_file
-from receiver.generator import MODELS, Device, Generator, Model, cuda_problem
+from receiver.generator import MODELS, Device, Generator, Model, Place, device_problem
 from receiver.outputs import Window
 from receiver.quality import Quality
 
@@ -26,12 +26,12 @@ class Finding:
 
 def examine(model: str, device: Device) -> list[Finding]:
     """Everything that `model` on `device` needs, in the order in which a person would look."""
-    problem = cuda_problem()
     offered = ", ".join(name.removesuffix("ExecutionProvider") for name in _providers())
     findings = [
         Finding("python", True, platform.python_version()),
         Finding("onnxruntime", True, f"{onnxruntime.__version__}, built with {offered}"),
-        Finding("cuda", problem is None, problem or "can be used", needed=device == "cuda"),
+        _device_finding("cuda", device),
+        _device_finding("tensorrt", device),
         _landmark_finding(),
         *(_card_finding(file) for name in MODELS for file in _files(name)),
         *_session_findings(model, device),
@@ -47,6 +47,11 @@ def examine(model: str, device: Device) -> list[Finding]:
 def _providers() -> list[str]:
     providers: list[str] = onnxruntime.get_available_providers()
     return providers
+
+
+def _device_finding(place: Place, asked: Device) -> Finding:
+    problem = device_problem(place)
+    return Finding(place, problem is None, problem or "can be used", needed=asked == place)
 
 
 def _landmark_finding() -> Finding:

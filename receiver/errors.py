@@ -3,7 +3,7 @@
 ReceiverError
 ├── InputError       a file, a camera or a value that cannot be used
 ├── ModelError       a generator that is unknown, unreadable or has another signature
-├── DeviceError      CUDA was asked for and is not there
+├── DeviceError      CUDA or TensorRT was asked for and is not there
 └── MissingError     something that has to be installed first
 
 Each message is one sentence that names the value and the way out; the command line prints it and
@@ -24,7 +24,7 @@ class ModelError(ReceiverError):
 
 
 class DeviceError(ReceiverError):
-    """CUDA was asked for and is not there."""
+    """CUDA or TensorRT was asked for and is not there."""
 
 
 class MissingError(ReceiverError):

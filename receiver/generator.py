@@ -3,8 +3,10 @@
 import contextlib
 import ctypes
 import hashlib
+import importlib
 import io
 import json
+import logging
 import os
 import sys
 from dataclasses import dataclass
@@ -18,14 +20,20 @@ from numpy.typing import NDArray
 
 from receiver.alignment import CROP, shifted
 from receiver.batching import Line, LineClosedError
+from receiver.bound import BoundSession, open_bound
 from receiver.errors import DeviceError, ModelError
 
-Device: TypeAlias = Literal["auto", "cuda", "cpu"]
+logger = logging.getLogger(__name__)
+
+Place: TypeAlias = Literal["cpu", "cuda", "tensorrt"]
+"""Where a network runs."""
+Device: TypeAlias = Literal["auto"] | Place
+"""Where it is asked for; `auto` is CUDA where that is there, else the CPU."""
 
 WEIGHTS = Path(__file__).parent / "weights"
 MODELS = ("lite",)
 """Names of the shipped generators. WEIGHTS holds the same network twice, NAME.onnx in floating
-point for CUDA, NAME-int8.onnx and NAME-int8-align.onnx for CPUs, and their card NAME.json."""
+point for GPUs, NAME-int8.onnx and NAME-int8-align.onnx for CPUs, and their card NAME.json."""
 INT8 = "-int8"
 ALIGN = "-align"
 """Ends the name of a file that gives the flow for the generator of the same name without it."""
@@ -110,32 +118,22 @@ class _Network:
 
     model: Model
     aligner: Model | None
-    session: onnxruntime.InferenceSession
-    alignment: onnxruntime.InferenceSession | None
+    session: onnxruntime.InferenceSession | BoundSession
+    alignment: onnxruntime.InferenceSession | BoundSession | None
 
     @classmethod
     def open(
-        cls, model: Model, aligner: Model | None, device: Device, threads: int | None = None
+        cls, model: Model, aligner: Model | None, device: Place, threads: int | None = None
     ) -> "_Network":
-        """Raises ModelError for unusable files, DeviceError for CUDA that does not come up."""
-        on_gpu = device != "cpu"
-        session = _open_session(model, on_gpu, threads)
-        alignment = _open_session(aligner, on_gpu, threads) if aligner else None
-        network = cls(model, aligner, session, alignment)
-        if device == "cuda" and network.device != "cuda":
-            raise DeviceError(
-                "CUDA was asked for and the session came up on the CPU: "
-                "see the lines of ONNX Runtime above, or use --device cpu"
-            )
-        _check_signature(session, model, "restored")
-        if alignment and aligner:
-            _check_signature(alignment, aligner, "flow")
-        return network
+        """Raises ModelError for unusable files, DeviceError for a device that does not come up."""
+        session = _open_session(model, "restored", device, threads)
+        alignment = _open_session(aligner, "flow", device, threads) if aligner else None
+        return cls(model, aligner, session, alignment)
 
     @property
-    def device(self) -> Literal["cuda", "cpu"]:
-        """Where it runs; ONNX Runtime falls back to the CPU without an error."""
-        return "cuda" if self.session.get_providers()[0] == _CUDA else "cpu"
+    def device(self) -> Place:
+        """Where it runs, as the session says."""
+        return _place(self.session)
 
     def restore(self, inputs: dict[str, NDArray[np.float32]]) -> NDArray[np.float32]:
         """See `Generator.restore`."""
@@ -170,23 +168,25 @@ class Generator:
         """
         Args:
             model: see `Model.find`.
-            device: where it runs; `auto` is CUDA where that is there.
+            device: where it runs. A GPU's first runs are done here, which takes seconds, and
+                TensorRT's engines are built here, which takes minutes where no cache has them.
             threads: of a run on the CPU; half of the cores, at most four, if not given.
 
         Raises:
             ModelError: for an unusable model.
-            DeviceError: if CUDA is asked for and absent.
+            DeviceError: if CUDA or TensorRT is asked for and absent.
         """
-        problem = None if device == "cpu" else cuda_problem()
-        if device == "cuda" and problem:
-            raise DeviceError(f"CUDA was asked for and is not there: {problem}")
+        wanted: Place = "cuda" if device == "auto" else device
+        problem = device_problem(wanted)
+        if problem and device != "auto":
+            raise DeviceError(f"{_CALLED[wanted]} was asked for and is not there: {problem}")
         self.batch = BATCH
         self.threads = threads or _threads_in_a_call()
         self.name, self._asked = model, device
         self._changing = Lock()
         self._line = Line(self._run)
-        found = Model.find(model, on_gpu=device != "cpu" and problem is None)
-        self._network = self._open(found, "cpu" if problem else device)
+        place: Place = "cpu" if problem else wanted
+        self._network = self._open_there_or_on_cpu(Model.find(model, place != "cpu"), place)
 
     @property
     def model(self) -> Model:
@@ -194,7 +194,7 @@ class Generator:
         return self._network.model
 
     @property
-    def device(self) -> Literal["cuda", "cpu"]:
+    def device(self) -> Place:
         """Where it really runs."""
         return self._network.device
 
@@ -212,14 +212,14 @@ class Generator:
 
         Several who call it at the same time get one new network. Who waits for a run of the old
         one, which may hang, goes over to it. One made for 'auto' goes on on the CPU where CUDA has
-        gone, one made for 'cuda' stays with it. Raises ModelError, DeviceError or what ONNX Runtime
+        gone, one made for a GPU stays with it. Raises ModelError, DeviceError or what ONNX Runtime
         raises; the old network stays then.
         """
         old = self._network
         alone = self._changing.acquire(timeout=WAITS_FOR_ANOTHER)
         try:
             if self._network is old:
-                self._network = self._opened_anew(old)
+                self._network = self._open_there_or_on_cpu(old.model, old.device, warm=True)
                 line, self._line = self._line, Line(self._run)
                 line.close()
         finally:
@@ -249,22 +249,54 @@ class Generator:
     def _run(self, inputs: dict[str, NDArray[np.float32]]) -> NDArray[np.float32]:
         return self._network.restore(inputs)
 
-    def _open(self, model: Model, device: Device, warm: bool = False) -> _Network:
+    def _open(self, model: Model, device: Place, warm: bool = False) -> _Network:
         network = _Network.open(model, model.aligner, device, self.threads)
         if warm:
             network.warm_up()
         return network
 
-    def _opened_anew(self, old: _Network) -> _Network:
+    def _open_there_or_on_cpu(self, model: Model, device: Place, warm: bool = False) -> _Network:
+        """On the CPU if 'auto' was asked for and a GPU fails."""
         try:
-            return self._open(old.model, old.device, warm=True)
-        except Exception:
-            if old.device == "cpu" or self._asked == "cuda":
+            return self._open(model, device, warm)
+        except Exception as error:
+            if device == "cpu" or self._asked != "auto":
                 raise
-            return self._open(Model.find(self.name), "cpu", warm=True)
+            network = self._open(Model.find(self.name), "cpu", warm)
+            logger.warning("the CPU is used instead of %s: %s", _CALLED[device], error)
+            return network
 
 
-_CUDA = "CUDAExecutionProvider"
+_CPU, _CUDA, _TENSORRT = (f"{name}ExecutionProvider" for name in ("CPU", "CUDA", "Tensorrt"))
+_PLACES: dict[str, Place] = {_CUDA: "cuda", _TENSORRT: "tensorrt"}
+_CALLED = {"cpu": "the CPU", "cuda": "CUDA", "tensorrt": "TensorRT"}
+_NVINFER = "nvinfer_10.dll" if sys.platform == "win32" else "libnvinfer.so.10"
+"""TensorRT's library, of the version that ONNX Runtime is built for."""
+
+
+def _place(session: onnxruntime.InferenceSession | BoundSession) -> Place:
+    return _PLACES.get(session.get_providers()[0], "cpu")
+
+
+def device_problem(device: Place) -> str | None:
+    """Why `device` cannot be used here, with the way out, or None if nothing stands against it."""
+    return {"cpu": lambda: None, "cuda": cuda_problem, "tensorrt": tensorrt_problem}[device]()
+
+
+def tensorrt_problem() -> str | None:
+    """Why TensorRT cannot be used here, with the way out, or None if nothing stands against it."""
+    if _TENSORRT not in onnxruntime.get_available_providers():
+        return "this build of ONNX Runtime has no TensorRT (pip install 'keyframe-receiver[gpu]')"
+    problem = cuda_problem()
+    if problem:
+        return problem
+    with contextlib.suppress(ImportError):  # pip's package of it, which loads its libraries
+        importlib.import_module("tensorrt_libs")
+    try:
+        ctypes.CDLL(_NVINFER)
+    except OSError:
+        return f"{_NVINFER} was not found (pip install 'tensorrt-cu13<11', or use --device cuda)"
+    return None
 
 
 def cuda_problem() -> str | None:
@@ -293,7 +325,28 @@ def _threads_in_a_call() -> int:
 
 
 def _open_session(
-    model: Model, on_gpu: bool, threads: int | None = None
+    model: Model, output: str, device: Place, threads: int | None
+) -> onnxruntime.InferenceSession | BoundSession:
+    """On a GPU it is bound and warm. Raises ModelError or DeviceError."""
+
+    def opened(has_graphs: bool) -> onnxruntime.InferenceSession:
+        session = _new_session(model, device, has_graphs, threads)
+        if _place(session) != device:  # ONNX Runtime falls back without an error
+            raise DeviceError(
+                f"{_CALLED[device]} was asked for and the session came up on "
+                f"{_CALLED[_place(session)]}: see the lines of ONNX Runtime above, or use "
+                "--device cpu"
+            )
+        _check_signature(session, model, output)
+        return session
+
+    if device == "cpu":
+        return opened(False)
+    return open_bound(opened, BATCH, has_graphs=device == "cuda")
+
+
+def _new_session(
+    model: Model, device: Place, has_graphs: bool, threads: int | None
 ) -> onnxruntime.InferenceSession:
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
@@ -301,18 +354,63 @@ def _open_session(
     # Spinning within a run is a quarter faster; between frames it would take the other cores
     # from the rest of the call.
     options.add_session_config_entry("session.force_spinning_stop", "1")
-    providers = [_CUDA, "CPUExecutionProvider"] if on_gpu else ["CPUExecutionProvider"]
+    providers = _providers(model, device, has_graphs)
     try:
-        session = onnxruntime.InferenceSession(str(model.path), options, providers=providers)
+        session = onnxruntime.InferenceSession(
+            str(model.path), options, providers=providers, enable_fallback=0
+        )
         session.disable_fallback()  # a run that fails is to be seen: see Generator.rebuild
         return session
     except Exception as error:  # ONNX Runtime's exceptions have no common base but this
         if not model.path.is_file():
             raise ModelError(f"the model file {model.path} is missing") from error
+        if device != "cpu":
+            raise DeviceError(
+                f"{model.path} cannot be opened on {_CALLED[device]}, use --device cpu: "
+                f"{(str(error).splitlines() or [repr(error)])[0]}"
+            ) from error
         raise ModelError(
             f"{model.path} is no ONNX model that can be loaded: "
             f"give one of {', '.join(MODELS)} or an ONNX file from python -m models.export"
         ) from error
+
+
+def _providers(model: Model, device: Place, has_graphs: bool) -> list[Any]:
+    """As InferenceSession takes them; what TensorRT cannot do falls to CUDA."""
+    if device == "cpu":
+        return [_CPU]
+    cuda = (_CUDA, {"enable_cuda_graph": str(int(has_graphs))})
+    if device == "cuda":
+        return [cuda, _CPU]
+
+    def profile(count: int) -> str:
+        return ",".join(f"{name}:{count}x{n}x{CROP}x{CROP}" for name, n in CHANNELS.items())
+
+    tensorrt = {
+        "trt_fp16_enable": "1",
+        "trt_engine_cache_enable": "1",
+        "trt_engine_cache_path": str(_engine_cache(model)),
+        "trt_profile_min_shapes": profile(1),
+        "trt_profile_opt_shapes": profile(1),
+        "trt_profile_max_shapes": profile(BATCH),
+    }
+    return [(_TENSORRT, tensorrt), cuda, _CPU]
+
+
+def _engine_cache(model: Model) -> Path:
+    """A folder for this file's engines alone, made for this user alone.
+
+    ONNX Runtime names an engine by the network's structure, so other weights would get the engine
+    of these, and another version of it or of TensorRT could not load it. Raises DeviceError.
+    """
+    version = f"{onnxruntime.__version__}-{ctypes.CDLL(_NVINFER).getInferLibVersion()}"
+    try:
+        cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+        folder = cache / "keyframe-receiver" / "tensorrt" / f"{model.sha256[:16]}-{version}"
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except (OSError, RuntimeError) as error:  # RuntimeError: there is no home
+        raise DeviceError(f"there is no folder for TensorRT's engines: {error}") from error
+    return folder
 
 
 def _check_signature(session: onnxruntime.InferenceSession, model: Model, output: str) -> None:

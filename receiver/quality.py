@@ -42,8 +42,8 @@ LEVELS = (
     BALANCED,
     Level("best", True, DetectionRate(search_every=15, check_every=5)),
 )
-"""From the cheapest to the best. CUDA runs them all in floating point, and a file given by its path
-as it is: then the detection alone tells them apart."""
+"""From the cheapest to the best. A GPU runs them all in floating point, and a file given by its
+path as it is: then the detection alone tells them apart."""
 
 ROOM = 0.6
 """Of the budget that a better level may take: it has to stay below it when the machine is busy."""

@@ -96,7 +96,7 @@ class Stats:
     """Counts and timings of one enhanced stream; cheap enough to stay on always.
 
     Attributes:
-        device: where the generator runs, 'cuda' or 'cpu'.
+        device: where the generator runs, 'cpu', 'cuda' or 'tensorrt'.
         frames: what became of the frames.
         first_restored_s: seconds from the start to the first restored frame, None before it.
         keyframes: held now, over the faces on screen.

@@ -180,7 +180,7 @@ def test_without_a_face_the_paper_s_way_leaves_the_frame_alone(way):
 
 def test_a_small_run_writes_all_figures(source, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(latency, "portrait_source", lambda: source)
-    monkeypatch.setattr(latency, "cuda_problem", lambda: "not in this test")
+    monkeypatch.setattr(latency, "get_args", lambda _: ["cpu"])
     monkeypatch.setattr(latency, "COLD_RUNS", 1)
     monkeypatch.setattr(latency, "WARM_UP", 5)
     monkeypatch.setattr(paper_way, "Vgg19Network", NoNetwork)
@@ -221,7 +221,7 @@ def test_ctrl_c_leaves_what_was_measured(source, tmp_path, monkeypatch, capsys):
         raise KeyboardInterrupt
 
     monkeypatch.setattr(latency, "portrait_source", lambda: source)
-    monkeypatch.setattr(latency, "cuda_problem", lambda: "not in this test")
+    monkeypatch.setattr(latency, "get_args", lambda _: ["cpu"])
     monkeypatch.setattr(latency, "run_calls", stopped)
     figures = tmp_path / "latency.json"
     files = ["--json", str(figures), "--plot", str(tmp_path / "latency.png")]

@@ -94,6 +94,8 @@ def test_cuda_that_is_absent(clip, tmp_path):
         pytest.skip("CUDA is here, so its absence cannot be seen")
     result = run("enhance", str(clip), str(tmp_path / "out.mp4"), "--device", "cuda")
     assert_one_sentence(result, "CUDA was asked for and is not there")
+    result = run("enhance", str(clip), str(tmp_path / "out.mp4"), "--device", "tensorrt")
+    assert_one_sentence(result, "TensorRT was asked for and is not there")
     assert list(tmp_path.iterdir()) == []
 
 
@@ -181,6 +183,7 @@ def test_doctor_finds_all_that_is_needed():
         assert len(findings[f"weights {file}"]["says"].split()[1].strip(",")) == 64
     assert findings["landmarks"]["says"].endswith("shape_predictor_68_face_landmarks.dat")
     assert findings["model lite"]["says"] == "runs on cpu"
+    assert {"cuda", "tensorrt"} <= set(findings)
     assert findings["h264 decoder"]["fine"]
     assert " at 30 frames a second: a face takes " in findings["capacity"]["says"]
     assert findings["quality"]["says"].split()[-1] in {level.name for level in LEVELS}

@@ -19,13 +19,14 @@ import numpy as np
 import pytest
 from aiortc.mediastreams import MediaStreamError, MediaStreamTrack
 
+import receiver.bound
 import receiver.generator
 import receiver.outputs
 import receiver.stats
 import receiver.track
 from receiver.decoding import DecodedFrame
 from receiver.enhancer import Enhancer
-from receiver.errors import DeviceError, InputError, ModelError
+from receiver.errors import DeviceError, InputError
 from receiver.faces import SEARCH_EVERY_EMPTY
 from receiver.generator import WEIGHTS, Generator
 from receiver.outputs import JUMP, FileOutput, Timeline
@@ -258,37 +259,42 @@ async def test_a_frame_whose_side_data_cannot_be_read_goes_on(enhancer, monkeypa
 
 
 class OnCuda:
-    """A session of the CPU's that says that it is CUDA's, until CUDA has gone."""
+    """A session of the CPU's that says that it is a GPU's, until the GPU has gone."""
 
-    def __init__(self, session: Any, gone: asyncio.Event) -> None:
-        self._session, self._gone = session, gone
+    def __init__(self, session: Any, provider: str, gone: asyncio.Event) -> None:
+        self._session, self._provider, self._gone = session, provider, gone
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._session, name)
 
     def get_providers(self) -> list[str]:
-        return ["CUDAExecutionProvider"]
+        return [self._provider]
 
-    def run(self, *of: Any) -> Any:
+    def run_with_iobinding(self, *of: Any) -> Any:
         if self._gone.is_set():
             raise RuntimeError("CUDA failure 999")
-        return self._session.run(*of)
+        return self._session.run_with_iobinding(*of)
 
 
 @pytest.fixture
 def cuda_gone(monkeypatch) -> asyncio.Event:
-    """CUDA is there, until this is set: then none of its sessions runs or can be opened."""
-    gone, open_session = asyncio.Event(), receiver.generator._open_session
+    """A GPU is there, until this is set: then none of its sessions runs or can be opened."""
+    gone, new_session = asyncio.Event(), receiver.generator._new_session
 
-    def opening(model: Any, on_gpu: bool, threads: int | None) -> Any:
-        if on_gpu and gone.is_set():
-            raise ModelError("CUDA failure 999")
-        session = open_session(model, False, threads)
-        return OnCuda(session, gone) if on_gpu else session
+    def opening(model: Any, device: str, has_graphs: bool, threads: int | None) -> Any:
+        if device != "cpu" and gone.is_set():
+            raise DeviceError("CUDA failure 999")
+        session = new_session(model, "cpu", False, threads)
+        return session if device == "cpu" else OnCuda(session, PROVIDERS[device], gone)
 
-    monkeypatch.setattr(receiver.generator, "_open_session", opening)
-    monkeypatch.setattr(receiver.generator, "cuda_problem", lambda: None)
+    monkeypatch.setattr(receiver.generator, "_new_session", opening)
+    monkeypatch.setattr(receiver.generator, "device_problem", lambda _: None)
+    monkeypatch.setattr(receiver.generator, "BATCH", 2)  # so many sizes are warmed up
+    monkeypatch.setattr(receiver.bound, "MEMORY", {})  # it is the CPU's after all
     return gone
+
+
+PROVIDERS = {"cuda": "CUDAExecutionProvider", "tensorrt": "TensorrtExecutionProvider"}
 
 
 async def test_auto_goes_on_on_the_cpu(cuda_gone, decoded):
@@ -304,13 +310,15 @@ async def test_auto_goes_on_on_the_cpu(cuda_gone, decoded):
     call.track.stop()
 
 
-async def test_cuda_stays_with_cuda_and_keeps_trying(cuda_gone, decoded):
-    call = Call(Enhancer(Generator("lite", "cuda")))
+@pytest.mark.parametrize("device", PROVIDERS)
+async def test_a_gpu_stays_that_and_keeps_trying(cuda_gone, decoded, device):
+    call = Call(Enhancer(Generator("lite", device)))
+    assert await call.show(decoded[0])
     cuda_gone.set()
     for frame in decoded[:6]:
         assert not await call.show(frame)
         await call.recovered()
-    assert call.stats.snapshot()["device"] == "cuda"
+    assert call.stats.snapshot()["device"] == device
     assert call.stats.faults.counts["recovery"] == 4
     cuda_gone.clear()
     assert await call.show(decoded[0])
@@ -318,10 +326,10 @@ async def test_cuda_stays_with_cuda_and_keeps_trying(cuda_gone, decoded):
 
 
 def test_a_session_that_comes_up_elsewhere_is_not_cudas(cuda_gone, monkeypatch):
-    generator = Generator("lite", "cuda")
     monkeypatch.setattr(OnCuda, "get_providers", lambda _: ["CPUExecutionProvider"])
-    with pytest.raises(DeviceError):
-        receiver.generator._Network.open(generator.model, None, "cuda")
+    with pytest.raises(DeviceError, match="CUDA was asked for and the session came up on the CPU"):
+        Generator("lite", "cuda")
+    assert Generator("lite", "auto").device == "cpu"
 
 
 # What is told

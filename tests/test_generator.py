@@ -5,6 +5,7 @@ import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import onnx
@@ -18,7 +19,16 @@ from receiver.decoding import DecodedFrame
 from receiver.enhancer import Enhancer
 from receiver.errors import DeviceError, ModelError
 from receiver.faces import FaceTracker
-from receiver.generator import CHANNELS, MODELS, WEIGHTS, Generator, Model, cuda_problem
+from receiver.generator import (
+    CHANNELS,
+    MODELS,
+    WEIGHTS,
+    Device,
+    Generator,
+    Model,
+    cuda_problem,
+    tensorrt_problem,
+)
 from tests.conftest import same_pixels
 
 
@@ -130,19 +140,99 @@ def test_cuda_that_is_absent_is_an_error_and_auto_goes_on(monkeypatch):
     assert Generator("lite", "auto").device == "cpu"
 
 
+def test_tensorrt_that_is_absent_is_an_error(monkeypatch):
+    monkeypatch.setattr("receiver.generator.cuda_problem", lambda: None)
+    monkeypatch.setattr("receiver.generator._NVINFER", "libnosuch.so.10")
+    with pytest.raises(DeviceError, match=r"TensorRT was asked for and is not there: libnosuch"):
+        Generator("lite", "tensorrt")
+    assert "pip install 'tensorrt-cu13<11'" in str(tensorrt_problem())
+
+
 def test_a_build_without_cuda_says_what_to_install(monkeypatch):
     monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: ["CPUExecutionProvider"])
     assert "pip install 'keyframe-receiver[gpu]'" in str(cuda_problem())
+    assert "pip install 'keyframe-receiver[gpu]'" in str(tensorrt_problem())
+
+
+def test_a_gpu_whose_session_does_not_open_is_an_error_and_auto_goes_on(monkeypatch, caplog):
+    new_session = receiver.generator._new_session
+
+    def opening(model, device, has_graphs, threads):
+        if device != "cpu":
+            raise DeviceError("CUDA failure 999")
+        return new_session(model, device, has_graphs, threads)
+
+    monkeypatch.setattr("receiver.generator._new_session", opening)
+    monkeypatch.setattr("receiver.generator.device_problem", lambda _: None)
+    with pytest.raises(DeviceError, match="999"):
+        Generator("lite", "cuda")
+    generator = Generator("lite", "auto")
+    assert (generator.device, generator.model.path.name) == ("cpu", "lite-int8.onnx")
+    (record,) = caplog.records
+    assert record.getMessage() == "the CPU is used instead of CUDA: CUDA failure 999"
+
+
+def test_tensorrt_s_engines_are_kept_by_the_weights_they_are_of(monkeypatch, tmp_path):
+    """ONNX Runtime itself would load them for any weights of the same structure."""
+
+    class Library:
+        def getInferLibVersion(self):  # noqa: N802
+            return 101600
+
+    monkeypatch.setattr("receiver.generator.ctypes.CDLL", lambda _: Library())
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    folders = set()
+    for path in (WEIGHTS / "lite.onnx", WEIGHTS / "lite-int8.onnx"):
+        tensorrt, cuda, cpu = receiver.generator._providers(Model("lite", path), "tensorrt", False)
+        assert (tensorrt[0], cuda[0], cpu) == (
+            "TensorrtExecutionProvider",
+            "CUDAExecutionProvider",
+            "CPUExecutionProvider",
+        )
+        assert tensorrt[1]["trt_profile_max_shapes"].split(",")[-1] == "landmarks:8x1x256x256"
+        folders.add(tensorrt[1]["trt_engine_cache_path"])
+    assert {path.parent for path in map(Path, folders)} == {
+        tmp_path / "keyframe-receiver" / "tensorrt"
+    }
+    assert len(folders) == 2
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    with pytest.raises(DeviceError, match="no folder for TensorRT's engines"):
+        receiver.generator._providers(Model.find("lite", on_gpu=True), "tensorrt", False)
 
 
 def test_cuda_is_used_where_it_is():
     problem = cuda_problem()
     if problem:
         pytest.skip(f"needs CUDA: {problem}")
-    on_gpu, on_cpu = Generator("lite", "cuda"), Generator("lite", "cpu")
-    assert on_gpu.device == "cuda"
-    arrays = inputs(2)
-    np.testing.assert_allclose(on_gpu.restore(*arrays), on_cpu.restore(*arrays), atol=1e-2)
+    restores_as_the_cpu_does("cuda")
+
+
+def test_cuda_replays_graphs(caplog):
+    problem = cuda_problem()
+    if problem:
+        pytest.skip(f"needs CUDA: {problem}")
+    Generator("lite", "cuda")
+    assert "without CUDA graphs" not in caplog.text
+
+
+def test_tensorrt_is_used_where_it_is(monkeypatch, tmp_path):
+    problem = tensorrt_problem()
+    if problem:
+        pytest.skip(f"needs CUDA and TensorRT: {problem}")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    restores_as_the_cpu_does("tensorrt")
+    assert list(tmp_path.rglob("*.engine"))
+
+
+def restores_as_the_cpu_does(device: Device) -> None:
+    """With the same weights, in floating point, for some numbers of faces in turn."""
+    on_gpu = Generator("lite", device)
+    on_cpu = Generator(str(WEIGHTS / "lite.onnx"), "cpu")
+    assert on_gpu.device == device
+    for count in (1, 4, 2, 9, 1):
+        arrays = inputs(count)
+        np.testing.assert_allclose(on_gpu.restore(*arrays), on_cpu.restore(*arrays), atol=3e-2)
 
 
 # Shared by several calls

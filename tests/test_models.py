@@ -11,12 +11,20 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+import onnx
 import onnxruntime
 import pytest
 import torch
 
 from models.dataset import Crops, ReferenceMix
-from models.export import TOLERANCE, export, load_trained, onnx_difference
+from models.export import (
+    HALF_TOLERANCE,
+    TOLERANCE,
+    export,
+    load_trained,
+    onnx_difference,
+    write_half,
+)
 from models.networks.lite import Lite, LiteConfig, shift, shuffle4
 from models.openh264 import OpenH264, through_any_codec
 from models.prepare import prepare_clip
@@ -125,6 +133,23 @@ def test_an_export_that_differs_is_not_kept(tmp_path, monkeypatch):
     with pytest.raises(ValueError, match="differs from PyTorch"):
         export(awake(Lite()), tmp_path / "lite.onnx")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_in_16_bits_the_warp_stays_in_32(tmp_path):
+    """CUDA has GridSample in 32 bits alone: in 16 it would be done on the CPU, in every run."""
+    network, path, half = awake(Lite()), tmp_path / "lite.onnx", tmp_path / "lite-half.onnx"
+    export(network, path)
+    assert write_half(network, path, half) <= HALF_TOLERANCE
+    written = onnx.load(half)
+    onnx.checker.check_model(written, full_check=True)
+    inferred = onnx.shape_inference.infer_shapes(written).graph
+    types = {value.name: value.type.tensor_type.elem_type for value in inferred.value_info}
+    (warp,) = (node for node in inferred.node if node.op_type == "GridSample")
+    assert {types[name] for name in warp.input} == {onnx.TensorProto.FLOAT}
+    convolutions = [node for node in inferred.node if node.op_type == "Conv"]
+    assert {types[node.output[0]] for node in convolutions} == {onnx.TensorProto.FLOAT16}
+    assert half.stat().st_size < 0.6 * path.stat().st_size
+    Generator(str(half), "cpu")
 
 
 def test_the_shipped_config_is_that_of_the_shipped_weights():
