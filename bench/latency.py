@@ -101,7 +101,8 @@ def measure(packets: list[JitterFrame], generator: Generator) -> dict[str, Any]:
     """
     decoder, enhancer = ObservingDecoder(), TimedEnhancer(generator)
     stats, interrupted = enhancer.stats, False
-    with ThreadPoolExecutor(1) as worker:
+    with ThreadPoolExecutor(1) as worker, ThreadPoolExecutor(1) as beside:
+        enhancer.work_beside_in(beside)  # as in a call
         try:
             for index, packet in enumerate(progress(packets, "one after the other")):
                 if index == WARM_UP:
@@ -114,6 +115,7 @@ def measure(packets: list[JitterFrame], generator: Generator) -> dict[str, Any]:
                 stats.add("output", ended - enhancer.ended)
                 stats.add("whole frame", ended - began)
                 stats.add("without decoding", ended - began - stats.last_seconds("decode"))
+                enhancer.between_frames()
         except KeyboardInterrupt:
             interrupted = True
     wholes, without = stats.seconds("whole frame"), stats.seconds("without decoding")

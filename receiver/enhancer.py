@@ -2,9 +2,11 @@
 
 import math
 from collections import deque
+from collections.abc import Callable
 from concurrent.futures import Executor
 from dataclasses import dataclass
 from functools import partial
+from typing import TypeVar
 
 import av
 import numpy as np
@@ -55,7 +57,6 @@ STAGES = (
     "landmarks",
     "generator",
     "temporal",
-    "copy",
     "paste",
 )
 """In the order in which a frame meets them, as `Stats` times them; `choose` and `warp` a face."""
@@ -181,15 +182,17 @@ class Enhancer:
         """A copy of the picture with these faces restored."""
         with self.stats.stage("landmarks"):
             drawn = _batch([draw_landmarks(one.shot.landmarks)[None] for one in seen])
+        filters = self._filters_of(seen)
+        copied = _begun(self._executor, partial(_prepared, video, filters, seen))
         with self.stats.stage("generator"):
             crops, references = [one.crop for one in seen], [one.reference for one in seen]
             restored = self.generator.restore(_batch(crops), _batch(references), drawn)
             self.stats.device = self.generator.device
             np.clip(restored, 0.0, 1.0, out=restored)
         with self.stats.stage("temporal"):
-            self._calm(seen, restored)
-        with self.stats.stage("copy"):
-            enhanced = copy_frame(video)
+            enhanced = copied()
+            for its, picture in zip(filters, restored, strict=True):
+                its.calm(picture)
         with self.stats.stage("paste"):
             for one, picture in zip(seen, restored, strict=True):
                 residual = np.subtract(picture, one.crop, out=picture)
@@ -216,16 +219,24 @@ class Enhancer:
         finally:
             self._tracker = FaceTracker(self._tracker.rate)
             if self._executor is not None:
-                self._tracker.detect_in(self._executor)
+                self._tracker.work_beside_in(self._executor)
 
     def set_detection(self, rate: DetectionRate) -> None:
         """How often faces are searched for and checked from now on; from any thread."""
         self._tracker.rate = rate
 
-    def detect_in(self, executor: Executor) -> None:
-        """Lets faces be searched for beside the frames, see `FaceTracker.detect_in`."""
+    def work_beside_in(self, executor: Executor) -> None:
+        """Lets what can be done at the same time be done in `executor`, a thread of its own.
+
+        That is what the temporal filter can do while the generator runs, and what
+        `FaceTracker.work_beside_in` tells. `between_frames` has to be called after every frame.
+        """
         self._executor = executor
-        self._tracker.detect_in(executor)
+        self._tracker.work_beside_in(executor)
+
+    def between_frames(self) -> None:
+        """Begins what is best done between two frames; quick itself. Not beside `enhance`."""
+        self._tracker.between_frames()
 
     def add_reference(self, track_id: int, keyframe: Keyframe) -> None:
         """Gives a followed face a reference that came another way than in the stream."""
@@ -285,13 +296,11 @@ class Enhancer:
                 else:
                     keyframes.add(still.keyframe)
 
-    def _calm(self, seen: list["_Seen"], restored: NDArray[np.float32]) -> None:
-        """Takes the shimmer out of restored faces, in place."""
-        known, self._filters = self._filters, {}
-        for one, picture in zip(seen, restored, strict=True):
-            calm = known.get(one.face.track_id) or TemporalFilter()
-            self._filters[one.face.track_id] = calm
-            calm(picture, one.crop, one.shot.qp)
+    def _filters_of(self, seen: list["_Seen"]) -> list[TemporalFilter]:
+        """Each face's own; those of faces that are not seen any more go."""
+        filters = [self._filters.get(one.face.track_id) or TemporalFilter() for one in seen]
+        self._filters = {one.face.track_id: its for one, its in zip(seen, filters, strict=True)}
+        return filters
 
     def _reference(self, face: Face, crop: Crop, shot: Shot) -> Crop:
         """The nearest helpful keyframe bent onto the face; the crop itself where there is none."""
@@ -317,6 +326,29 @@ class _Seen:
     crop: Crop
     reference: Crop
     share: float
+
+
+def _prepared(
+    video: av.VideoFrame, filters: list[TemporalFilter], seen: list[_Seen]
+) -> av.VideoFrame:
+    """Lets the filters see the faces; returns a copy of the frame to paste them into."""
+    for one, face in zip(filters, seen, strict=True):
+        one.see(face.crop, face.shot.qp)
+    return copy_frame(video)
+
+
+Result = TypeVar("Result")
+
+
+def _begun(executor: Executor | None, work: Callable[[], Result]) -> Callable[[], Result]:
+    """Begins `work` in `executor`; returns what waits for its result.
+
+    Where it has not begun by then, or there is no executor, that does it itself.
+    """
+    if executor is None:
+        return work
+    future = executor.submit(work)
+    return lambda: work() if future.cancel() else future.result()
 
 
 def _batch(pictures: list[NDArray[np.float32]]) -> NDArray[np.float32]:

@@ -4,7 +4,7 @@ import math
 from collections.abc import Callable
 from concurrent.futures import Executor, Future
 from dataclasses import dataclass, field
-from functools import lru_cache
+from functools import lru_cache, partial
 from importlib.util import find_spec
 from pathlib import Path
 from threading import Lock
@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from keyframes import Landmarks
 from receiver.alignment import Affine, crop_from_frame
 from receiver.errors import MissingError
+from receiver.motion import Seen
 
 MAX_FACES = 4
 SEARCH_EVERY = 30
@@ -134,14 +135,18 @@ class _Track:
     box_in_crop: tuple[complex, float] | None = None
     smooth: OneEuroFilter = field(default_factory=OneEuroFilter)
     misses: int = 0
+    measured: Landmarks | None = None  # in the last frame, by the predictor; None if by its motion
+    looked_at: Box | None = None  # where it was looked for in the last frame
+    seen: "Future[Seen] | None" = None  # in the last frame, for the next one
 
 
 @dataclass
 class _Detection:
-    """A run of the detector, perhaps in another thread, and what is to be done with its boxes."""
+    """A run of the detector beside the frames, and what is to be done with its boxes."""
 
-    found: "Future[list[Box]]"
+    look: Callable[[], list[Box]]
     use: Callable[[list[Box]], None]
+    found: "Future[list[Box]] | None" = None  # not begun yet
 
 
 class FaceTracker:
@@ -166,15 +171,32 @@ class FaceTracker:
         self._frames = 0
         self._next_search = 0
         self._next_id = 0
+        self._luma: NDArray[np.uint8] | None = None  # of the last frame, until `between_frames`
         self._shape: tuple[int, ...] = ()
 
-    def detect_in(self, executor: Executor) -> None:
-        """Lets the detector run beside the frames, in `executor`, while a face is being followed.
+    def work_beside_in(self, executor: Executor) -> None:
+        """Lets what takes longest be done between the frames, in `executor`.
 
-        What it finds then shows a frame or two later, at a time that nobody can foretell. Without a
-        face there is nothing else to do with a frame, and it may hold the first key frame.
+        While a face is being followed the detector runs there; what it finds shows a frame or two
+        later, at a time that nobody can foretell. (Without a face there is nothing else to do with
+        a frame, and it may hold the first key frame.) Landmarks are measured there, too, and moved
+        along by what is seen in the next frame, see `receiver.motion`. `between_frames` has to be
+        called after every frame then.
         """
         self._executor, self._detection = executor, None
+
+    def between_frames(self) -> None:
+        """Begins what is to be done beside. Not earlier: dlib keeps Python's lock meanwhile."""
+        luma, self._luma = self._luma, None
+        if self._executor is None:
+            return
+        for track in self._tracks:
+            if luma is not None and track.looked_at is not None:
+                look_again = partial(self._see, luma, track.looked_at, track.measured, track.box)
+                track.seen = self._executor.submit(look_again)
+        detection = self._detection
+        if detection is not None and detection.found is None:
+            detection.found = self._executor.submit(detection.look)
 
     def track(self, luma: NDArray[np.uint8]) -> list[Face]:
         """The faces of the next frame, nearest (largest) first, at most four.
@@ -186,6 +208,7 @@ class FaceTracker:
             self._tracks.clear()
             self._detection = None
             self._shape, self._next_search = luma.shape, self._frames
+        self._luma = luma
         self._use_detection()
         if self._detection is None and self._frames >= self._next_search:
             self._search(luma)
@@ -254,21 +277,28 @@ class FaceTracker:
         if min(luma.shape) < 2:
             use([])
             return
-        reduced = cv2.resize(luma, (width, height), interpolation=cv2.INTER_AREA)
-        scale = np.array([luma.shape[1] / width, luma.shape[0] / height] * 2)
+
+        def look() -> list[Box]:
+            reduced = cv2.resize(luma, (width, height), interpolation=cv2.INTER_AREA)
+            scale = np.array([luma.shape[1] / width, luma.shape[0] / height] * 2)
+            return [
+                np.array([box.left(), box.top(), box.right() + 1, box.bottom() + 1]) * scale
+                for box in self._detect(reduced)
+            ]
+
         if self._executor is None or not self._tracks:
-            use(self._boxes(reduced, scale))
+            use(look())
         else:
-            self._detection = _Detection(self._executor.submit(self._boxes, reduced, scale), use)
+            self._detection = _Detection(look, use)
 
     def _use_detection(self) -> None:
         detection = self._detection
-        if detection is not None and detection.found.done():
+        if detection is not None and detection.found is not None and detection.found.done():
             self._detection = None
             detection.use(detection.found.result())
 
     def _follow(self, luma: NDArray[np.uint8], track: _Track) -> Face:
-        measured = self._landmarks(luma, track.box)
+        measured = self._measured(luma, track)
         size = float(track.box[2] - track.box[0])
         landmarks = track.smooth(measured.astype(np.float64), size).astype(np.float32)
         to_crop = crop_from_frame(landmarks)
@@ -284,11 +314,23 @@ class FaceTracker:
         track.box = _box((centre - offset) / turn, side / abs(turn))
         return face
 
-    def _boxes(self, reduced: NDArray[Any], scale: Box) -> list[Box]:
-        return [
-            np.array([found.left(), found.top(), found.right() + 1, found.bottom() + 1]) * scale
-            for found in self._detect(reduced)
-        ]
+    def _measured(self, luma: NDArray[np.uint8], track: _Track) -> Landmarks:
+        """Landmarks by the last frame's and what moved since, or else by the predictor."""
+        track.looked_at, track.measured = track.box, None
+        seen, track.seen = track.seen, None
+        if seen is not None and not seen.cancel():
+            moved = seen.result().now(luma)
+            if moved is not None:
+                return moved
+        track.measured = self._landmarks(luma, track.box)
+        return track.measured
+
+    def _see(
+        self, luma: NDArray[np.uint8], box: Box, measured: Landmarks | None, next_box: Box
+    ) -> Seen:
+        """A face in `box` whose landmarks may not have been measured, for the next frame."""
+        landmarks = self._landmarks(luma, box) if measured is None else measured
+        return Seen.of(luma, landmarks, next_box)
 
     def _landmarks(self, luma: NDArray[np.uint8], box: Box) -> Landmarks:
         left, top, right, bottom = (round(side) for side in box.tolist())

@@ -6,6 +6,8 @@ the frame before, moved to where the face is now, is mixed in wherever the recei
 alike agrees.
 """
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import cv2
@@ -26,6 +28,8 @@ FLOW_SIDE = 64
 """Pixels to which the crop is reduced to see its motion: the flow is as good as at 128."""
 PATCH_STRIDE = 6
 """Pixels of those between the patches that are looked for: half of the default's time."""
+BLUR = 1.2
+"""Sigma in those pixels by which it is blurred: traces of compression are not to be followed."""
 NOTHING_IN_COMMON = 0.1
 """Mean share below which it is another picture: a cut, or another face."""
 
@@ -42,29 +46,61 @@ class TemporalFilter:
         self._flow: Any = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_ULTRAFAST)
         self._flow.setPatchStride(PATCH_STRIDE)
         self._before: tuple[Any, NDArray[np.uint8]] | None = None
+        self._ahead: _Ahead | None = None
 
-    def __call__(self, restored: Crop, degraded: Crop, qp: float | None) -> Crop:
-        """The restored crop without its shimmer, in place; the first one comes back as it is.
+    def see(self, degraded: Crop, qp: float | None) -> None:
+        """Does all that can be done before the face is restored, which is most.
 
         Args:
-            restored, degraded: 3x256x256 in [0, 1], of the frame after the one given before.
+            degraded: 3x256x256 in [0, 1], of the frame after the one before.
             qp: with which the face came; None where nobody knows counts as `DISAGREE_QP`'s middle.
         """
         received = _luma(degraded)
-        seen = _reduced(_luma(restored))
-        if self._before is not None:
-            before, seen_before = self._before
-            back = self._flow.calc(seen, seen_before, None)  # 64x64x2, in its pixels
-            *planes, received_moved = cv2.split(_moved(before, back))
-            share = _agreement(received_moved, received, qp)
-            if float(share.mean()) >= NOTHING_IN_COMMON:
-                for plane, change in zip(restored, planes, strict=True):
-                    change -= plane
-                    change *= share
-                    plane += change
+        seen = _reduced(received)
+        self._ahead = _Ahead(received, seen, None)
+        if self._before is None:
+            return
+        before, seen_before = self._before
+        back = self._flow.calc(seen, seen_before, None)  # 64x64x2, in its pixels
+        *planes, received_moved = cv2.split(_moved(before, back))
+        share = _agreement(received_moved, received, qp)
+        if float(share.mean()) >= NOTHING_IN_COMMON:
+            self._ahead = _Ahead(received, seen, (planes, share))
+
+    def calm(self, restored: Crop) -> Crop:
+        """The restored crop without its shimmer, in place; the first one comes back as it is.
+
+        Args:
+            restored: 3x256x256 in [0, 1], of the frame that was seen last.
+        """
+        ahead, self._ahead = self._ahead, None
+        if ahead is None:
+            raise ValueError("a crop has to be seen before it can be calmed")
+        if ahead.before is not None:
+            planes, share = ahead.before
+            for plane, change in zip(restored, planes, strict=True):
+                change -= plane
+                change *= share
+                plane += change
         # The four in one picture: it is moved in a third of the time.
-        self._before = cv2.merge([*restored, received]), seen  # 256x256x4
+        self._before = cv2.merge([*restored, ahead.received]), ahead.seen  # 256x256x4
         return restored
+
+
+@dataclass(frozen=True)
+class _Ahead:
+    """What is known of a frame before it is restored.
+
+    Attributes:
+        received: its luma, 256x256.
+        seen: the same in 64x64 and 8 bits.
+        before: red, green and blue of the frame before, moved to where the face is now, and which
+            share of them is to be taken, 256x256 each; None where there is nothing to be taken.
+    """
+
+    received: _Plane
+    seen: NDArray[np.uint8]
+    before: tuple[Sequence[_Plane], _Plane] | None
 
 
 def _agreement(moved: _Plane, received: _Plane, qp: float | None) -> _Plane:
@@ -95,5 +131,6 @@ def _luma(crop: Crop) -> _Plane:
 
 def _reduced(luma: _Plane) -> NDArray[np.uint8]:
     small: Any = cv2.resize(luma, (FLOW_SIDE, FLOW_SIDE), interpolation=cv2.INTER_AREA)
+    small = cv2.GaussianBlur(small, (0, 0), BLUR)
     result: NDArray[np.uint8] = np.clip(small * 255.0, 0.0, 255.0).astype(np.uint8)
     return result

@@ -139,6 +139,7 @@ class EnhancedVideoTrack(MediaStreamTrack):
         with self.stats.faults.guard("reading"):
             frame = DecodedFrame.from_video(video)
         output = await self._enhance_in_time(frame, arrived)
+        asyncio.get_running_loop().call_soon(self._between_frames)  # when this one has left
         counts = self.stats.frames
         counts.enhanced += output is not video
         counts.passed += output is video
@@ -209,6 +210,7 @@ class EnhancedVideoTrack(MediaStreamTrack):
 
     async def _enhanced_or_untouched(self, frame: DecodedFrame) -> av.VideoFrame:
         """What becomes of a frame within `_waits_most`: what is ready later comes too late."""
+        self._between_frames()
         work = self._under_way = self._in_worker(partial(self._enhance, self._worker, frame))
         await asyncio.wait((work,), timeout=self._waits_most)
         if not work.done():
@@ -229,6 +231,12 @@ class EnhancedVideoTrack(MediaStreamTrack):
             self._skipped = 0
             self._retry_after = min(2 * self._retry_after, RETRY_AFTER[1])
             self._took.clear()  # what was measured then is old news
+
+    def _between_frames(self) -> None:
+        """Not while the enhancer is at work: then this is done before its next frame."""
+        recovering = self._recovery is not None and not self._recovery.done()
+        if self._under_way is None and not recovering and self.readyState == "live":
+            self._enhancer.between_frames()
 
     def _in_worker(self, work: Callable[[], Result]) -> asyncio.Future[Result]:
         return asyncio.get_running_loop().run_in_executor(self._worker, work)
@@ -267,7 +275,7 @@ class EnhancedVideoTrack(MediaStreamTrack):
 
     def _begin_workers(self) -> None:
         self._worker, self._detector = Worker("enhancer"), Worker("detector")
-        self._enhancer.detect_in(self._detector)
+        self._enhancer.work_beside_in(self._detector)
 
     def _leave_hanging(self) -> None:
         """Leaves threads that hang to themselves; the enhancer is begun anew in others.

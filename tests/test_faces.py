@@ -1,5 +1,9 @@
 """Faces are found, followed and given up."""
 
+from collections.abc import Callable
+from concurrent.futures import Executor, Future
+from functools import partial
+
 import av
 import numpy as np
 import pytest
@@ -113,6 +117,92 @@ def test_the_rate_says_how_often_the_detector_runs(portrait):
     for _ in range(100):
         tracker.track(luma(portrait[0]))
     assert runs == []
+
+
+class Beside(Executor):
+    """Does what it is given when it is told to."""
+
+    def __init__(self) -> None:
+        self.jobs: list[tuple[Future, Callable[[], object]]] = []
+
+    def submit(self, fn, /, *args, **kwargs):
+        self.jobs.append((Future(), partial(fn, *args, **kwargs)))
+        return self.jobs[-1][0]
+
+    def work(self) -> None:
+        for future, job in self.jobs:
+            if future.set_running_or_notify_cancel():
+                future.set_result(job())
+        self.jobs.clear()
+
+
+@pytest.fixture
+def beside() -> Beside:
+    return Beside()
+
+
+def followed_beside(frames, beside, works=lambda number: True):
+    """The face in each frame, and in which of them the predictor ran while the frame waited."""
+    tracker, faces, waited = FaceTracker(DetectionRate(30, 10)), [], []
+    predict = tracker._predict
+    tracker._predict = lambda *arguments: waited.append(waits) or predict(*arguments)
+    tracker.work_beside_in(beside)
+    for number, frame in enumerate(frames):
+        waits = number
+        faces += tracker.track(luma(frame))
+        waits = None
+        tracker.between_frames()
+        if works(number):
+            beside.work()
+    return faces, [number for number in waited if number is not None]
+
+
+def test_landmarks_measured_between_the_frames_are_as_good(portrait, beside):
+    """One frame late, and moved along: as near as two measurements are to each other."""
+    faces, waited = followed_beside(portrait, beside)
+    tracker = FaceTracker(DetectionRate(30, 10))
+    measured = [tracker.track(luma(frame))[0] for frame in portrait]
+    assert waited[0] == 0
+    assert len(waited) <= len(portrait) // 10
+    apart = [
+        np.linalg.norm(a.landmarks - b.landmarks, axis=1).mean()
+        for a, b in zip(faces, measured, strict=True)
+    ]
+    eyes = np.linalg.norm(measured[0].landmarks[36] - measured[0].landmarks[45])
+    assert np.median(apart) < 0.015 * eyes
+    assert max(apart) < 0.06 * eyes
+
+
+def test_what_was_not_measured_in_between_is_measured_at_once(portrait, beside):
+    faces, waited = followed_beside(portrait[:20], beside, works=lambda number: number < 10)
+    assert len(faces) == 20
+    assert waited[-9:] == list(range(11, 20))
+
+
+def test_a_face_that_is_another_picture_is_measured_anew(portrait, beside):
+    """A cut to a face in the same place: nothing of it is where the old one's points were."""
+    other = [av.VideoFrame.from_ndarray(turned(frame), "yuv420p") for frame in portrait[:3]]
+    faces, waited = followed_beside([*portrait[:6], *other], beside)
+    assert 6 in waited
+    assert len(faces) == 9
+
+
+def turned(frame: av.VideoFrame) -> np.ndarray:
+    """The frame with light and dark exchanged."""
+    pixels = frame.reformat(format="yuv420p").to_ndarray()
+    pixels[: frame.height] = 255 - pixels[: frame.height]
+    return pixels
+
+
+def test_a_face_that_leaves_is_given_up_by_what_is_looked_for_in_between(portrait, beside):
+    tracker = FaceTracker()
+    tracker.work_beside_in(beside)
+    assert len(tracker.track(luma(portrait[0]))) == 1
+    for _ in range(CHECK_EVERY * (MISSES + 1) + 1):
+        tracker.between_frames()
+        beside.work()
+        found = tracker.track(EMPTY)
+    assert found == []
 
 
 @pytest.mark.parametrize("rate", [(0, 10), (30, 0), (-1, 10)])
