@@ -165,6 +165,7 @@ def test_demo_says_that_it_works(demo_output):
     ("counts", "words"),
     [
         ((290, 10, 0, 300), "It works: 290 of 300 frames"),
+        ((160, 140, 0, 300), "too busy: 140 of 300 frames went out untouched"),
         ((20, 280, 0, 300), "too busy: 280 of 300 frames went out untouched"),
         ((20, 10, 270, 300), "270 of 300 frames came so well"),
         ((0, 0, 0, 300), "no face was found"),
