@@ -22,7 +22,10 @@ seconds alone; later it climbs by 8 % a second, whatever it is told."""
 FLOOR_KBPS, CEILING_KBPS = 50.0, 5000.0
 """kbit/s that are told at least and at most."""
 GROWTH = (3.0, 1.15)
-"""Growth of the rate in a second without a queue: before there has been any, and afterwards."""
+"""Growth of the rate in a second without a queue: where nobody knows of a limit or it is far off,
+and near one."""
+NEAR = 0.85
+"""Of what came through the last full link, from where on that is near."""
 AHEAD = 2.5
 """The rate told may be so much above what comes, plus `START_KBPS`: a sender that sends less than
 it may proves nothing."""
@@ -30,6 +33,8 @@ EMPTIED_IN_MS = 1000.0
 """Milliseconds in which a queue is to be gone after the rate was lowered."""
 LEAST_SHARE, MOST_SHARE = 0.4, 0.95
 """Of what came through a full link: what is told, by the length of its queue."""
+REST_MS = 2000.0
+"""Milliseconds in which the rest of a queue may come thinned out, which is no narrower link."""
 MOST_SOURCES = 16
 """Streams that a rate is told for; REMB has room for 255, and a call has two or three."""
 DECIDE_MS, TELL_MS = 100.0, 500.0
@@ -47,7 +52,6 @@ class BandwidthEstimate:
 
     Attributes:
         kbps: what the sender should send at most.
-        link_was_full: whether a queue has stood so far.
     """
 
     def __init__(self) -> None:
@@ -60,7 +64,13 @@ class BandwidthEstimate:
         self._told_kbps = 0.0
         self._lowered = -float("inf")
         self._began = float("inf")
-        self.link_was_full = False
+        self._passed_kbps = float("inf")  # through the link when it was full last
+        self._full_since: float | None = None  # ms; None while it is empty
+
+    @property
+    def link_was_full(self) -> bool:
+        """Whether a queue has stood so far."""
+        return self._passed_kbps < float("inf")
 
     @property
     def queue_ms(self) -> float:
@@ -118,16 +128,20 @@ class BandwidthEstimate:
     def _decide(self, now: float, elapsed_ms: float) -> None:
         queue, standing = (self._standing_ms(slots) for slots in SLOTS)
         if queue > QUEUE_MS[0] or standing > QUEUE_MS[1]:
-            self.link_was_full = True
             if now >= self._lowered + HOLD_MS:
                 self._lowered = now
                 # What came before the queue came through another link.
                 passes = self._incoming_kbps(now, SLOT_MS * SLOTS[queue <= QUEUE_MS[0]])
+                if self._full_since is None or now > self._full_since + REST_MS:
+                    self._full_since, self._passed_kbps = now, passes
+                self._passed_kbps = max(self._passed_kbps, passes)
                 share = max(LEAST_SHARE, MOST_SHARE - queue / EMPTIED_IN_MS)
-                self.kbps = min(self.kbps, max(FLOOR_KBPS, share * passes))
+                self.kbps = min(self.kbps, max(FLOOR_KBPS, share * self._passed_kbps))
         elif queue < QUEUE_MS[1]:
+            self._full_since = None
             most = max(self.kbps, AHEAD * self._incoming_kbps(now, RATE_MS) + START_KBPS)
-            grown = self.kbps * GROWTH[self.link_was_full] ** (elapsed_ms / 1000)
+            is_near = self.kbps > NEAR * self._passed_kbps
+            grown = self.kbps * GROWTH[is_near] ** (elapsed_ms / 1000)
             self.kbps = min(grown, most, CEILING_KBPS)
 
 

@@ -90,6 +90,26 @@ def test_a_link_that_gets_narrow_is_emptied_and_used_again_when_it_is_free():
     assert link.told[-1][1] > 800
 
 
+def test_a_link_that_gets_narrow_is_filled_again_once_its_queue_is_gone():
+    link = Link(50_000, most_kbps=1500)
+    link.run(10)
+    link.kbps = 300
+    link.run(6)
+    assert link.told[-1][1] > 200
+    assert link.longest_queue(13) < 300
+
+
+def test_a_link_that_goes_on_getting_narrower_is_believed():
+    link = Link(50_000, most_kbps=1500)
+    link.run(10)
+    link.kbps = 300
+    link.run(0.7)
+    link.kbps = 100
+    link.run(40)
+    assert link.longest_queue(40) < 300
+    assert link.told[-1][1] < 130
+
+
 def test_a_busy_receiver_is_no_narrow_link():
     """A scheduler holds packets up for tens of milliseconds, while other programs run."""
     chance = random.Random(1)
