@@ -101,6 +101,39 @@ async def test_a_slow_consumer_gets_the_newest_and_nothing_piles_up(enhancer):
     track.stop()
 
 
+class NotingEnhancer(Enhancer):
+    """Notes what it is asked for, and when its frames left."""
+
+    def __init__(self, generator):
+        super().__init__(generator)
+        self.noted = []
+
+    def enhance(self, frame):
+        self.noted.append("enhance")
+        return super().enhance(frame)
+
+    def between_frames(self):
+        self.noted.append("between")
+        super().between_frames()
+
+    def left(self, frame, output):
+        self.noted.append("left")
+
+
+@pytest.mark.parametrize("interval", [0.08, 0.0])
+async def test_what_takes_long_is_done_when_a_frame_has_left(generator, decoded, interval):
+    """Not before, and at least once a frame, even where the next one waits already."""
+    enhancer = NotingEnhancer(generator)
+    source = ListTrack(fresh(decoded)[:12], interval)
+    track = EnhancedVideoTrack(source, enhancer, deadline=10.0, on_frame=enhancer.left)
+    await read_all(track)
+    noted = " ".join(enhancer.noted)
+    assert "enhance between" not in noted
+    assert noted.count("between") >= noted.count("enhance") >= 1
+    if interval:
+        assert noted.count("left between") >= noted.count("left") - 1  # the last one may end it
+
+
 async def test_a_late_frame_goes_out_untouched_and_tries_become_rarer(generator, decoded):
     enhancer = SlowEnhancer(generator)
     SlowEnhancer.pause = 0.05
