@@ -42,7 +42,7 @@ from receiver.alignment import (
     transform,
 )
 from receiver.decoding import DecodedFrame
-from receiver.faces import DetectionRate, Face, FaceTracker
+from receiver.faces import MAX_FACES, DetectionRate, Face, FaceTracker
 from receiver.generator import Generator
 from receiver.shots import StillFace, faces_of_still, scale_and_roll, sharpness
 from receiver.stats import Stats
@@ -66,6 +66,8 @@ MUCH_BETTER = 6.0
 STILL_POSE = 15.0
 """Landmark distance in crop pixels within which a still takes another reference's place: less than
 between pictures of the stream, since a sharp one repays every pixel that it is nearer."""
+CLEARLY = 1.25
+"""Times as large as one that was restored before is a face that takes its place."""
 STILLS_WAITING = 4
 """Stills whose faces wait for the next frame; of more, the oldest goes."""
 
@@ -97,6 +99,7 @@ class Enhancer:
         faces: those of the last frame.
         people: whose faces they are, and were.
         need: what references the nearest face of the last frame lacks; None without a face.
+        most_faces: of a frame that are restored, the nearest ones; may be set at any time.
     """
 
     def __init__(
@@ -126,6 +129,7 @@ class Enhancer:
         self.stats = Stats(generator.device)
         self.faces: list[Face] = []
         self.need: Need | None = None
+        self.most_faces = MAX_FACES
         self._strength, self._admission = strength, admission
         self._tracker = FaceTracker()
         self._executor: Executor | None = None
@@ -153,12 +157,23 @@ class Enhancer:
         self.people.only(face.track_id for face in faces)
         if not faces or self._strength == 0.0:
             return video
-        seen = [one for one in self._look_at(frame, faces) if one.share > 0.0]
+        seen = [one for one in self._look_at(frame, self._nearest(faces)) if one.share > 0.0]
         if not seen:
             self._filters.clear()
             self.stats.well_received += 1
             return video
         return self._restored(video, seen)
+
+    def _nearest(self, faces: list[Face]) -> list[Face]:
+        """At most `most_faces`; those restored before stay until another is clearly nearer."""
+        if len(faces) <= self.most_faces:
+            return faces
+
+        def size(face: Face) -> float:
+            side = float(face.box[2] - face.box[0])
+            return side * CLEARLY if face.track_id in self._filters else side
+
+        return sorted(faces, key=size, reverse=True)[: self.most_faces]
 
     def _look_at(self, frame: DecodedFrame, faces: list[Face]) -> list["_Seen"]:
         """Cuts the faces out, sees whose they are, and takes references in and out for them."""
@@ -169,7 +184,7 @@ class Enhancer:
             shots = [
                 self._admit(frame, *seen) for seen in zip(faces, crops, landmarks, strict=True)
             ]
-            self._take_stills(frame.video)
+            self._take_stills(frame.video, faces)
         self.stats.keyframes = sum(len(self.people[face.track_id].keyframes) for face in faces)
         seen = []
         for face, crop, shot in zip(faces, crops, shots, strict=True):
@@ -279,12 +294,12 @@ class Enhancer:
                 keyframes.replace(place.instead_of, keyframe)
         return shot
 
-    def _take_stills(self, video: av.VideoFrame) -> None:
+    def _take_stills(self, video: av.VideoFrame, faces: list[Face]) -> None:
         """Gives the faces of stills that have come to the people whose they are."""
         size = np.array([video.width, video.height] * 2, np.float64)
         while self._stills:
             for still in self._stills.popleft():
-                face = still.among(self.faces, size)
+                face = still.among(faces, size)
                 if face is None or self.people[face.track_id].looks_like(still.look) < CUT:
                     self.stats.admitted["nobody's"] += 1
                     continue

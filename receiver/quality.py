@@ -11,7 +11,7 @@ from weakref import WeakSet
 
 from receiver.capacity import FRAME_S, Measured, generator_seconds
 from receiver.enhancer import STAGES, Enhancer
-from receiver.faces import DetectionRate
+from receiver.faces import MAX_FACES, DetectionRate
 from receiver.generator import MODELS, Generator, Model
 
 logger = logging.getLogger(__name__)
@@ -29,16 +29,19 @@ class Level:
         name: of the level.
         floats: whether the generator runs in floating point rather than in 8-bit integers.
         detection: how often faces are searched for and checked.
+        faces: that are restored in a frame at most, the nearest ones: rather these always than all
+            now and then.
     """
 
     name: str
     floats: bool
     detection: DetectionRate
+    faces: int = MAX_FACES
 
 
 BALANCED = Level("balanced", False, DetectionRate())
 LEVELS = (
-    Level("sparing", False, DetectionRate(search_every=90, check_every=25)),
+    Level("sparing", False, DetectionRate(search_every=90, check_every=25), faces=2),
     BALANCED,
     Level("best", True, DetectionRate(search_every=15, check_every=5)),
 )
@@ -177,7 +180,7 @@ class Quality:
     def watch(self, enhancer: Enhancer) -> Enhancer:
         """Gives an enhancer the level, from now on, and returns it."""
         with self._joining:
-            enhancer.set_detection(self._level.detection)
+            _set(enhancer, self._level)
             self._enhancers.add(enhancer)
         return enhancer
 
@@ -229,7 +232,7 @@ class Quality:
             self.generator.switch(Model.find(self.generator.name, on_gpu=level.floats))
         with self._joining:
             for enhancer in self._enhancers:
-                enhancer.set_detection(level.detection)
+                _set(enhancer, level)
             self._level = level
 
     def _costs(self, measured: Measured) -> list[float]:
@@ -245,6 +248,11 @@ class Quality:
         return [
             measured.rest_s + (floats if level.floats else measured.generator_s) for level in LEVELS
         ]
+
+
+def _set(enhancer: Enhancer, level: Level) -> None:
+    enhancer.set_detection(level.detection)
+    enhancer.most_faces = level.faces
 
 
 def seconds_a_frame(enhancer: Enhancer) -> float:

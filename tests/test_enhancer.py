@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from keyframes import Keyframe, landmark_distance
-from receiver.alignment import copy_frame, planes
+from receiver.alignment import copy_frame, cut_frame, planes
 from receiver.decoding import DecodedFrame
 from receiver.encoding import Encoding, open_decoder, through_codec
 from receiver.enhancer import Enhancer, share_taken
@@ -206,18 +206,55 @@ def test_the_resolution_changes_in_mid_stream(enhancer, portrait):
 
 
 def test_every_face_has_references_of_its_own(enhancer, portrait):
-    wide = []
-    for left, right in zip(portrait[:12], portrait[40:52], strict=True):
-        both = av.VideoFrame(1280, 480, "yuv420p")
-        for to, a, b in zip(planes(both), planes(left), planes(right), strict=True):
-            to[:] = np.hstack([a, b])
-        wide.append(both)
+    wide = [side_by_side(a, b) for a, b in zip(portrait[:12], portrait[40:52], strict=True)]
     for _, frame, _ in through_codec(wide, Encoding(crf=38, keyframe_every=4), RATE):
         enhancer.enhance(frame)
     assert len(enhancer.faces) == 2
     crops = [next(iter(person.keyframes)).crop for person in enhancer.people]
     assert len(crops) == 2
     assert not np.array_equal(crops[0], crops[1])
+
+
+def side_by_side(left: av.VideoFrame, right: av.VideoFrame) -> av.VideoFrame:
+    both = av.VideoFrame(left.width + right.width, left.height, "yuv420p")
+    for to, a, b in zip(planes(both), planes(left), planes(right), strict=True):
+        to[:] = np.hstack([a, b])
+    return both
+
+
+def halves_changed(frame: DecodedFrame, output: av.VideoFrame) -> list[bool]:
+    before, after = planes(frame.video)[0], planes(output)[0]
+    return [not np.array_equal(before[:, half], after[:, half]) for half in np.s_[:640, 640:]]
+
+
+def test_the_nearest_faces_are_restored_where_not_all_can_be(enhancer, portrait):
+    """And the others are left alone, but still followed."""
+    enhancer.most_faces = 1
+    farther = cut_frame(portrait[40].reformat(480, 360), 0, 0, 480, 360)
+    smaller = av.VideoFrame(640, 480, "yuv420p")
+    for to, of, level in zip(planes(smaller), planes(farther), (60, 128, 128), strict=True):
+        to[:] = level
+        to[: of.shape[0], : of.shape[1]] = of
+    wide = [side_by_side(smaller, near) for near in portrait[:12]]
+    changed = []
+    for _, video, _ in through_codec(wide, Encoding(crf=38), RATE):
+        changed.append(halves_changed(video, enhancer.enhance(video)))
+    assert len(enhancer.faces) == 2
+    assert changed[-6:] == [[False, True]] * 6
+    enhancer.most_faces = 4
+    for _, video, _ in through_codec(wide[:2], Encoding(crf=38), RATE):
+        assert halves_changed(video, enhancer.enhance(video)) == [True, True]
+
+
+def test_faces_that_are_alike_do_not_take_turns(enhancer, portrait):
+    enhancer.most_faces = 1
+    wide = [side_by_side(a, b) for a, b in zip(portrait[:12], portrait[40:52], strict=True)]
+    changed = [
+        halves_changed(video, enhancer.enhance(video))
+        for _, video, _ in through_codec(wide, Encoding(crf=38), RATE)
+    ]
+    assert changed[-6:] == [changed[-1]] * 6
+    assert sum(changed[-1]) == 1
 
 
 @pytest.mark.parametrize(

@@ -194,6 +194,7 @@ def test_all_calls_change_together_and_it_is_told_once(shared, caplog):
     assert file_of(quality) == "lite-int8.onnx"
     rates = {call._tracker.rate for call in [*calls, quality.watch(Enhancer(shared))]}
     assert rates == {LEVELS[1].detection}
+    assert {call.most_faces for call in calls} == {LEVELS[1].faces}
     for _ in range(SETTLES + CALM):
         for call in calls:
             skip(call, 0.0, 0.002)
