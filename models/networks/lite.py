@@ -26,9 +26,11 @@ class LiteConfig:
     """Widths and numbers of residual blocks; multiples of 16 suit the CPU's vector units."""
 
     align: tuple[int, int] = (32, 48)  # channels at 1/8 and 1/16 of the crop's side
-    align_blocks: tuple[int, int, int] = (2, 6, 2)  # down, bottom, up
+    align_inner: tuple[int, int] = (16, 32)  # the same between a block's two convolutions
+    align_blocks: tuple[int, int, int] = (2, 2, 2)  # down, bottom, up
     restore: tuple[int, int, int] = (32, 64, 128)  # channels at 1/4, 1/8 and 1/16
-    restore_blocks: tuple[int, int, int, int, int] = (1, 3, 2, 2, 2)  # down twice, bottom, up twice
+    restore_inner: tuple[int, int, int] = (32, 32, 64)  # the same between two convolutions
+    restore_blocks: tuple[int, int, int, int, int] = (1, 2, 2, 1, 2)  # down twice, bottom, up twice
 
 
 class ResidualBlock(nn.Module):
@@ -37,10 +39,10 @@ class ResidualBlock(nn.Module):
     All values are bounded, so that 8-bit integers can hold them: on some faces they once ran away.
     """
 
-    def __init__(self, channels: int) -> None:
+    def __init__(self, channels: int, inner: int) -> None:
         super().__init__()
-        self.conv1 = nn.Conv2d(channels, channels, 3, padding=1)
-        self.conv2 = zeroed(nn.Conv2d(channels, channels, 3, padding=1))
+        self.conv1 = nn.Conv2d(channels, inner, 3, padding=1)
+        self.conv2 = zeroed(nn.Conv2d(inner, channels, 3, padding=1))
 
     def forward(self, x: Tensor) -> Tensor:
         return bounded(x + self.conv2(self.conv1(x).clamp(0.0, LIMIT)))
@@ -66,15 +68,15 @@ class Fold(nn.Module):
 class Align(nn.Module):
     """What the landmarks' warp left wrong, as a flow at 1/8 of the crop's side, in crop pixels."""
 
-    def __init__(self, widths: tuple[int, int], blocks: tuple[int, int, int]) -> None:
+    def __init__(self, config: LiteConfig) -> None:
         super().__init__()
-        a, b = widths
+        (a, b), (inner_a, inner_b), blocks = config.align, config.align_inner, config.align_blocks
         self.fold = Fold(a, 8)
-        self.level1 = residual_blocks(a, blocks[0])
+        self.level1 = residual_blocks(blocks[0], a, inner_a)
         self.down = nn.Conv2d(a, b, 2, stride=2)
-        self.level2 = residual_blocks(b, blocks[1])
+        self.level2 = residual_blocks(blocks[1], b, inner_b)
         self.up = nn.Conv2d(b, a, 1)
-        self.merge = residual_blocks(a, blocks[2])
+        self.merge = residual_blocks(blocks[2], a, inner_a)
         self.flow = zeroed(nn.Conv2d(a, 2, 3, padding=1))
 
     def forward(self, degraded: Tensor, reference: Tensor, landmarks: Tensor) -> Tensor:
@@ -91,21 +93,20 @@ class Restore(nn.Module):
     the features; it has the role of the mask of the paper's ASFF blocks.
     """
 
-    def __init__(
-        self, widths: tuple[int, int, int], blocks: tuple[int, int, int, int, int]
-    ) -> None:
+    def __init__(self, config: LiteConfig) -> None:
         super().__init__()
-        a, b, c = widths
+        (a, b, c), blocks = config.restore, config.restore_blocks
+        inner_a, inner_b, inner_c = config.restore_inner
         self.fold = Fold(a, 4)
-        self.level1 = residual_blocks(a, blocks[0])
+        self.level1 = residual_blocks(blocks[0], a, inner_a)
         self.down1 = nn.Conv2d(a, b, 2, stride=2)
-        self.level2 = residual_blocks(b, blocks[1])
+        self.level2 = residual_blocks(blocks[1], b, inner_b)
         self.down2 = nn.Conv2d(b, c, 2, stride=2)
-        self.level3 = residual_blocks(c, blocks[2])
+        self.level3 = residual_blocks(blocks[2], c, inner_c)
         self.up2 = nn.Conv2d(c, b, 1)
-        self.merge2 = residual_blocks(b, blocks[3])
+        self.merge2 = residual_blocks(blocks[3], b, inner_b)
         self.up1 = nn.Conv2d(b, a, 1)
-        self.merge1 = residual_blocks(a, blocks[4])
+        self.merge1 = residual_blocks(blocks[4], a, inner_a)
         self.unfold = zeroed(nn.Conv2d(a, 4 * 4 * (3 + 1), 3, padding=1))  # residual and gate
 
     def forward(self, degraded: Tensor, reference: Tensor, landmarks: Tensor) -> Tensor:
@@ -125,8 +126,8 @@ class Lite(nn.Module):
     def __init__(self, config: LiteConfig | None = None) -> None:
         super().__init__()
         config = config or LiteConfig()
-        self.align = Align(config.align, config.align_blocks)
-        self.restore = Restore(config.restore, config.restore_blocks)
+        self.align = Align(config)
+        self.restore = Restore(config)
 
     def forward(self, degraded: Tensor, reference: Tensor, landmarks: Tensor) -> Tensor:
         """Nx3xHxW, Nx3xHxW and Nx1xHxW in [0, 1], H and W multiples of 16; returns Nx3xHxW."""
@@ -140,9 +141,9 @@ class Lite(nn.Module):
         return self.restore(degraded, aligned, landmarks), aligned
 
 
-def residual_blocks(channels: int, count: int) -> nn.Sequential:
+def residual_blocks(count: int, channels: int, inner: int) -> nn.Sequential:
     """`count` residual blocks in a row."""
-    return nn.Sequential(*(ResidualBlock(channels) for _ in range(count)))
+    return nn.Sequential(*(ResidualBlock(channels, inner) for _ in range(count)))
 
 
 def zeroed(conv: nn.Conv2d) -> nn.Conv2d:

@@ -1,0 +1,133 @@
+"""A smaller `lite` out of a trained one: `python -m models.narrow CONFIG DATA ONNX OUT`.
+
+The first residual blocks of each level stay, and of each block the inner channels that carry most
+of what it adds (Molchanov et al., "Importance Estimation for Neural Network Pruning", CVPR 2019,
+with the sum's energy for the gradient). What OUT holds is where a training begins:
+`python -m models.train CONFIG DATA RUN --start-from OUT`.
+"""
+
+import argparse
+import json
+import shutil
+import tomllib
+from collections.abc import Iterable
+from itertools import islice
+from pathlib import Path
+
+import torch
+from rich.progress import track
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+
+from models.dataset import Crops
+from models.networks import read_network
+from models.networks.lite import Lite, LiteConfig, ResidualBlock
+from models.train import load_config, read_exported
+from receiver.generator import CHANNELS
+
+BATCHES = 16
+"""Batches that the channels are judged by."""
+
+
+def narrowed(large: Lite, config: LiteConfig, batches: Iterable[dict[str, Tensor]]) -> Lite:
+    """A network of `config` with what fits into it of `large`.
+
+    Args:
+        config: at most as many blocks and inner channels as `large` has, at the same widths.
+        batches: of the network's inputs, Nx{3,3,1}xSxS by name.
+
+    Raises ValueError for a config that is not smaller.
+    """
+    energy = _energies(large, batches)
+    small = Lite(config)
+    weights = large.state_dict()
+    for name, block in small.named_modules():
+        if not isinstance(block, ResidualBlock):
+            continue
+        inner = block.conv1.out_channels
+        if name not in energy or len(energy[name]) < inner:
+            raise ValueError(f"{name} of the network to begin with has too few channels, or is not")
+        kept = energy[name].argsort(descending=True)[:inner].sort().values
+        for key in ("conv1.weight", "conv1.bias"):
+            weights[f"{name}.{key}"] = weights[f"{name}.{key}"][kept]
+        weights[f"{name}.conv2.weight"] = weights[f"{name}.conv2.weight"][:, kept]
+    names = small.state_dict().keys()
+    try:
+        small.load_state_dict({name: weights[name] for name in names})
+    except RuntimeError as error:
+        raise ValueError(f"the network to begin with has other widths: {error}") from error
+    return small
+
+
+@torch.no_grad()
+def _energies(network: Lite, batches: Iterable[dict[str, Tensor]]) -> dict[str, Tensor]:
+    """By residual block, the mean energy that each inner channel adds to the block's output."""
+    blocks = {n: block for n, block in network.named_modules() if isinstance(block, ResidualBlock)}
+    energy = {name: torch.zeros(block.conv1.out_channels) for name, block in blocks.items()}
+
+    def watch(name: str) -> None:
+        def add(conv2: nn.Conv2d, inputs: tuple[Tensor, ...]) -> None:
+            squares = inputs[0].square().mean(dim=(0, 2, 3))
+            energy[name] += squares * conv2.weight.square().sum(dim=(0, 2, 3))
+
+        handles.append(blocks[name].conv2.register_forward_pre_hook(add))
+
+    handles: list[torch.utils.hooks.RemovableHandle] = []
+    for name in blocks:
+        watch(name)
+    try:
+        for batch in batches:
+            network(*(batch[name] for name in CHANNELS))
+    finally:
+        for handle in handles:
+            handle.remove()
+    return energy
+
+
+def read_lite(path: Path) -> tuple[Lite, int, float]:
+    """An exported `lite` in floats, with its steps and minutes of training.
+
+    Raises OSError, ValueError or RuntimeError for a file that is none.
+    """
+    weights, steps, minutes = read_exported(path)
+    settings = json.loads(path.with_suffix(".json").read_text())["settings"]
+    settings.pop("reference_mix", None)
+    config = read_network(settings)
+    if not isinstance(config, LiteConfig):
+        raise ValueError(f"{path} is no lite")
+    network = Lite(config)
+    network.load_state_dict(weights)
+    return network.eval(), steps, minutes
+
+
+def main() -> None:
+    """The command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    parser.add_argument(
+        "config", type=Path, help="of the smaller network, models/configs/lite.toml"
+    )
+    parser.add_argument("data", type=Path, help="folder of shards, from python -m models.prepare")
+    parser.add_argument("onnx", type=Path, help="the larger one, exported in floats, with its card")
+    parser.add_argument("out", type=Path, help="folder, for --start-from of models.train")
+    args = parser.parse_args()
+    try:
+        config = load_config(args.config)
+        large, steps, minutes = read_lite(args.onnx)
+        crops = Crops(args.data, BATCHES * config.batch, config.side, config.mix, config.seed)
+        batches = islice(DataLoader(crops, config.batch), BATCHES)
+        if not isinstance(config.network, LiteConfig):
+            raise ValueError(f"{args.config} is for another network than lite")
+        small = narrowed(large, config.network, track(batches, "judging channels", BATCHES))
+    except (OSError, TypeError, ValueError, RuntimeError, tomllib.TOMLDecodeError) as error:
+        parser.error(str(error))
+    args.out.mkdir(parents=True, exist_ok=True)
+    shutil.copyfile(args.config, args.out / "config.toml")
+    state = {"step": 0, "earlier_steps": steps, "seconds": 60.0 * minutes, "clips": crops.clips}
+    torch.save(state | {"ema": small.state_dict()}, args.out / "checkpoint.pt")
+    print(f"python -m models.train {args.config} {args.data} RUN --start-from {args.out}")
+
+
+if __name__ == "__main__":
+    main()
