@@ -536,6 +536,7 @@ def compare(
     """One scene by both ways. Raises KeyboardInterrupt if cut short."""
     comparison = paper_way.Comparison(generator, paper_way.Vgg19Network(generator.device))
     interrupted = comparison.run(packets, blocks)
-    stages = [name for name in STAGES if name != "output"]
+    # The paper's way copies what ours copies while the generator runs.
+    stages = [*(name for name in STAGES if name != "output"), "copy"]
     described = {"scene": scene.name, "size": scene.size, "faces": scene.faces}
     report.add_paper(described | comparison.figures(stages) | {"interrupted": interrupted})
