@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from keyframes import Landmarks
 from receiver.alignment import Affine, crop_from_frame
 from receiver.errors import MissingError
-from receiver.motion import Seen
+from receiver.motion import FaceBefore
 
 MAX_FACES = 4
 SEARCH_EVERY = 30
@@ -137,7 +137,7 @@ class _Track:
     misses: int = 0
     measured: Landmarks | None = None  # in the last frame, by the predictor; None if by its motion
     looked_at: Box | None = None  # where it was looked for in the last frame
-    seen: "Future[Seen] | None" = None  # in the last frame, for the next one
+    before: "Future[FaceBefore] | None" = None  # as it was in the last frame
 
 
 @dataclass
@@ -180,7 +180,7 @@ class FaceTracker:
         While a face is being followed the detector runs there; what it finds shows a frame or two
         later, at a time that nobody can foretell. (Without a face there is nothing else to do with
         a frame, and it may hold the first key frame.) Landmarks are measured there, too, and moved
-        along by what is seen in the next frame, see `receiver.motion`. `between_frames` has to be
+        along by what moved until the next frame, see `receiver.motion`. `between_frames` has to be
         called after every frame then.
         """
         self._executor, self._detection = executor, None
@@ -192,8 +192,10 @@ class FaceTracker:
             return
         for track in self._tracks:
             if luma is not None and track.looked_at is not None:
-                look_again = partial(self._see, luma, track.looked_at, track.measured, track.box)
-                track.seen = self._executor.submit(look_again)
+                remember = partial(
+                    self._face_before, luma, track.looked_at, track.measured, track.box
+                )
+                track.before = self._executor.submit(remember)
         detection = self._detection
         if detection is not None and detection.found is None:
             detection.found = self._executor.submit(detection.look)
@@ -317,20 +319,20 @@ class FaceTracker:
     def _measured(self, luma: NDArray[np.uint8], track: _Track) -> Landmarks:
         """Landmarks by the last frame's and what moved since, or else by the predictor."""
         track.looked_at, track.measured = track.box, None
-        seen, track.seen = track.seen, None
-        if seen is not None and not seen.cancel():
-            moved = seen.result().now(luma)
+        before, track.before = track.before, None
+        if before is not None and not before.cancel():
+            moved = before.result().now(luma)
             if moved is not None:
                 return moved
         track.measured = self._landmarks(luma, track.box)
         return track.measured
 
-    def _see(
+    def _face_before(
         self, luma: NDArray[np.uint8], box: Box, measured: Landmarks | None, next_box: Box
-    ) -> Seen:
+    ) -> FaceBefore:
         """A face in `box` whose landmarks may not have been measured, for the next frame."""
         landmarks = self._landmarks(luma, box) if measured is None else measured
-        return Seen.of(luma, landmarks, next_box)
+        return FaceBefore.of(luma, landmarks, next_box)
 
     def _landmarks(self, luma: NDArray[np.uint8], box: Box) -> Landmarks:
         left, top, right, bottom = (round(side) for side in box.tolist())

@@ -27,7 +27,7 @@ LOST = 7
 
 
 @dataclass(frozen=True)
-class Seen:
+class FaceBefore:
     """A face with its landmarks, to be found again in the next frame.
 
     Attributes:
@@ -43,7 +43,9 @@ class Seen:
     corner: NDArray[np.float64]
 
     @classmethod
-    def of(cls, luma: NDArray[np.uint8], landmarks: Landmarks, box: NDArray[np.float64]) -> "Seen":
+    def of(
+        cls, luma: NDArray[np.uint8], landmarks: Landmarks, box: NDArray[np.float64]
+    ) -> "FaceBefore":
         """As it is in `luma` (HxW), looking around `box`, where it will be in the next frame."""
         side = AROUND * float(max(box[2] - box[0], box[3] - box[1], 1.0))
         scale, corner = SIDE / side, (box[:2] + box[2:] - side) / 2

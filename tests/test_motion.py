@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from receiver.motion import Seen
+from receiver.motion import FaceBefore
 
 BOX = np.array([200.0, 140.0, 400.0, 340.0])
 
@@ -38,7 +38,7 @@ def test_they_go_where_the_picture_goes(luma, landmarks, shift, turn, growth):
     move[:, 2] += shift
     later = cv2.warpAffine(luma, move, (640, 480), borderMode=cv2.BORDER_REFLECT)
     expected = landmarks @ move[:, :2].T + move[:, 2]
-    found = Seen.of(luma, landmarks, BOX).now(later)
+    found = FaceBefore.of(luma, landmarks, BOX).now(later)
     assert found is not None
     assert found.dtype == np.float32
     assert np.median(np.linalg.norm(found - expected, axis=1)) < 0.5
@@ -46,11 +46,11 @@ def test_they_go_where_the_picture_goes(luma, landmarks, shift, turn, growth):
 
 
 def test_in_the_same_picture_they_stay(luma, landmarks):
-    np.testing.assert_allclose(Seen.of(luma, landmarks, BOX).now(luma), landmarks, atol=0.01)
+    np.testing.assert_allclose(FaceBefore.of(luma, landmarks, BOX).now(luma), landmarks, atol=0.01)
 
 
 def test_in_another_picture_they_are_given_up(luma, landmarks):
-    seen = Seen.of(luma, landmarks, BOX)
+    seen = FaceBefore.of(luma, landmarks, BOX)
     assert seen.now(np.ascontiguousarray(luma[::-1, ::-1])) is None
     assert seen.now(255 - luma) is None
 
@@ -59,12 +59,12 @@ def test_a_point_that_is_covered_goes_with_the_others(luma, landmarks):
     later = np.roll(luma, (3, 4), axis=(0, 1))
     x, y = (landmarks[5] + (4, 3)).astype(int)
     later[y - 12 : y + 12, x - 12 : x + 12] = np.random.default_rng(2).integers(0, 255, (24, 24))
-    found = Seen.of(luma, landmarks, BOX).now(later)
-    if found is not None:
-        np.testing.assert_allclose(found[5], landmarks[5] + (4, 3), atol=2.0)
+    found = FaceBefore.of(luma, landmarks, BOX).now(later)
+    assert found is not None
+    np.testing.assert_allclose(found[5], landmarks[5] + (4, 3), atol=2.0)
 
 
 @pytest.mark.parametrize("box", [(0, 0, 1, 1), (-500, -500, -300, -300), (0, 0, 5000, 5000)])
 def test_boxes_anywhere_do_no_harm(luma, landmarks, box):
-    found = Seen.of(luma, landmarks, np.array(box, np.float64)).now(luma)
+    found = FaceBefore.of(luma, landmarks, np.array(box, np.float64)).now(luma)
     assert found is None or found.shape == (68, 2)
