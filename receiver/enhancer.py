@@ -98,7 +98,7 @@ class Enhancer:
         stats: counts and timings; `stats.frames` is kept by whoever feeds the frames.
         faces: those of the last frame.
         people: whose faces they are, and were.
-        need: what references the nearest face of the last frame lacks; None without a face.
+        need: what references the nearest restored face of the last frame lacks; None without one.
         most_faces: of a frame that are restored, the nearest ones; may be set at any time.
     """
 
@@ -323,7 +323,7 @@ class Enhancer:
         by_quality = self._admission == "quality"
         with self.stats.stage("choose"):
             choice = keyframes.choose(shot.landmarks, shot.qp if by_quality else None)
-            if face is self.faces[0]:
+            if self.need is None:  # the nearest comes first
                 highest = math.inf if shot.qp is None else shot.qp - MUCH_BETTER
                 self.need = Need(keyframes.nearest_better(shot.landmarks, highest), shot.qp)
         if choice is None or choice[1] == 0.0:  # the face itself: by `i-frames` it is in the set
