@@ -276,6 +276,7 @@ shared(x[share * processes.rank :][:share]).backward()
 if processes.rank == 0:
     state = loss.state_dict() | {{name: p.grad for name, p in loss.named_parameters()}}
     torch.save(state, f"{tmp_path}/{{processes.count}}.pt")
+processes.leave()
 """
     subprocess.run([sys.executable, "-c", script], check=True)
     in_two_processes("-c", script)
