@@ -20,9 +20,9 @@ from skimage.metrics import structural_similarity
 
 from keyframes import Landmarks, Picture
 from receiver.faces import Box, landmark_file
+from receiver.package_models import RECOGNITION, package_model
 
 VMAF, VMAF_NEG = "version=vmaf_v0.6.1", "version=vmaf_v0.6.1neg"
-DESCRIPTOR = "dlib_face_recognition_resnet_model_v1.dat"
 RESAMPLES = 10_000
 """Draws of a bootstrap."""
 
@@ -156,7 +156,7 @@ def _luma(picture: Picture) -> Picture:
 
 @lru_cache(maxsize=1)
 def _descriptor() -> Any:
-    return dlib.face_recognition_model_v1(str(landmark_file().with_name(DESCRIPTOR)))
+    return dlib.face_recognition_model_v1(str(package_model(RECOGNITION)))
 
 
 @lru_cache(maxsize=1)

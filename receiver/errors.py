@@ -2,7 +2,7 @@
 
 ReceiverError
 ├── InputError       a file, a camera or a value that cannot be used
-├── ModelError       a generator that is unknown, unreadable or has another signature
+├── ModelError       a model file that is unknown, unreadable, changed or has another signature
 ├── DeviceError      CUDA or TensorRT was asked for and is not there
 └── MissingError     something that has to be installed first
 
@@ -20,7 +20,7 @@ class InputError(ReceiverError):
 
 
 class ModelError(ReceiverError):
-    """A generator that is unknown, unreadable or has another signature."""
+    """A model file that is unknown, unreadable, changed or has another signature."""
 
 
 class DeviceError(ReceiverError):

