@@ -25,7 +25,7 @@ from rich.progress import Progress
 from rich.table import Table
 
 from bench.metrics import identity, psnr, ssim, vmaf_neg
-from keyframes import Landmarks, Picture
+from keyframes import Landmarks, Picture, crop_qp
 from keyframes.requests import RequestPolicy
 from models.openh264 import NO_KEYFRAME, OpenH264, through_any_codec
 from models.prepare import SUFFIXES, frame_rate, read_frames
@@ -35,8 +35,9 @@ from receiver.encoding import Encoding
 from receiver.enhancer import Enhancer
 from receiver.faces import FaceTracker
 from receiver.generator import Generator
+from receiver.recognition import shared_recogniser
 from receiver.requester import StillPace
-from receiver.shots import region_of
+from receiver.shots import STILL_QP, faces_of_still, region_of
 from receiver.stills import decode_still, encode_still, part_of
 
 Way: TypeAlias = Literal["none", "i-frames", "quality", "stills", "raw"]
@@ -138,10 +139,19 @@ class Call:
         restored = self.enhancer.enhance(seen)
         if self._way == "raw" and now >= self._next_raw:
             self._next_raw = now + 1.0
-            self.enhancer.add_still(raw)
+            self._give_raw(raw)
         if self._way == "stills":
             self._ask(now, raw)
         return restored
+
+    def _give_raw(self, raw: av.VideoFrame) -> None:
+        """Makes a raw frame's faces references, as the paper does: nothing has to be checked."""
+        size = np.array([raw.width, raw.height] * 2, np.float64)
+        for still in faces_of_still(raw, shared_recogniser()):
+            face = still.among(self.enhancer.faces, size)
+            if face is not None:
+                still.keyframe.qp = crop_qp(STILL_QP, still.enlarged)
+                self.enhancer.add_reference(face.track_id, still.keyframe)
 
     def _ask(self, now: float, raw: av.VideoFrame) -> None:
         while self._coming and self._coming[0][0] <= now:
@@ -175,13 +185,13 @@ def call_view(path: Path, seconds: float) -> tuple[list[av.VideoFrame], Fraction
         return [], rate
     box = np.median(boxes, axis=0)
     scale = min(1.0, FACE / (box[3] - box[1]))
-    view = [_cut(frame, scale, (box[:2] + box[2:]) / 2) for frame in frames]
+    view = [cut(frame, scale, (box[:2] + box[2:]) / 2) for frame in frames]
     there_and_back = view + view[-2:0:-1]
     wanted = round(seconds * rate)
     return [there_and_back[i % len(there_and_back)] for i in range(wanted)], rate
 
 
-def _cut(frame: av.VideoFrame, scale: float, centre: np.ndarray[Any, Any]) -> av.VideoFrame:
+def cut(frame: av.VideoFrame, scale: float, centre: np.ndarray[Any, Any]) -> av.VideoFrame:
     width, height = (int(side * scale) // 2 * 2 for side in (frame.width, frame.height))
     shrunk = frame.reformat(width, height, "yuv420p")
     size = min(VIEW[0], width), min(VIEW[1], height)

@@ -5,6 +5,7 @@ Pure numpy and OpenCV. Knows nothing of calls, networks or files.
 
 from keyframes.admission import Admission, Place, Shot, admit, crop_qp
 from keyframes.keyframe_set import (
+    Embedding,
     Keyframe,
     KeyframeSet,
     Landmarks,
@@ -14,12 +15,24 @@ from keyframes.keyframe_set import (
     worth,
 )
 from keyframes.mls import mls_map, warp
-from keyframes.people import People, Person, Signature, likeness, signature
+from keyframes.people import (
+    Identity,
+    People,
+    Person,
+    Received,
+    Signature,
+    likeness,
+    resemblance,
+    signature,
+    thumbnail,
+)
 from keyframes.requests import Budget, Need, Request, RequestPolicy, Way
 
 __all__ = [
     "Admission",
     "Budget",
+    "Embedding",
+    "Identity",
     "Keyframe",
     "KeyframeSet",
     "Landmarks",
@@ -29,6 +42,7 @@ __all__ = [
     "Picture",
     "Place",
     "Policy",
+    "Received",
     "Request",
     "RequestPolicy",
     "Shot",
@@ -39,7 +53,9 @@ __all__ = [
     "landmark_distance",
     "likeness",
     "mls_map",
+    "resemblance",
     "signature",
+    "thumbnail",
     "warp",
     "worth",
 ]

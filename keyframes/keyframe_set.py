@@ -13,6 +13,9 @@ Landmarks: TypeAlias = NDArray[np.float32]
 Picture: TypeAlias = NDArray[Any]
 """HxWx3 RGB, uint8 in [0, 255] or float32 in [0, 1]; each use says which."""
 
+Embedding: TypeAlias = NDArray[np.float32]
+"""128 float32 of length 1, which lie near each other for pictures of one person."""
+
 Policy: TypeAlias = Literal["lfu", "max-distance"]
 
 REACH = 100.0
@@ -37,6 +40,9 @@ class Keyframe:
             better the picture.
         source: how it came: a picture of the stream, or a still sent beside it.
         sharpness: mean absolute Laplacian of the crop's luma, in 8-bit levels.
+        embedding: of the face, by which it is compared with those on screen before it is used; None
+            for a picture of the stream itself.
+        peer: SHA-256 of the address of the call that it comes from; empty for this one.
         uses: how often it was chosen, halved at every insertion (a float: the halves are exact).
     """
 
@@ -45,6 +51,8 @@ class Keyframe:
     qp: float | None = None
     source: Literal["stream", "still"] = "stream"
     sharpness: float = 0.0
+    embedding: Embedding | None = None
+    peer: bytes = b""
     uses: float = 0.0
 
 
@@ -109,6 +117,12 @@ class KeyframeSet:
             self._coordinates = np.delete(self._coordinates, evicted, axis=0)
         for kept in self._keyframes:
             kept.uses /= 2
+
+    def discard(self, keyframe: Keyframe) -> None:
+        """Removes one of the set's keyframes."""
+        place = next(i for i, kept in enumerate(self._keyframes) if kept is keyframe)
+        del self._keyframes[place]
+        self._coordinates = np.delete(self._coordinates, place, axis=0)
 
     def replace(self, old: Keyframe, new: Keyframe) -> None:
         """Puts `new` into the place of `old`, one of the set's, with its count of uses."""

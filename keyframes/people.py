@@ -1,27 +1,58 @@
 """Whose face is it: a keyframe set for each person of a call, found again after a cut."""
 
+from collections import deque
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any, TypeAlias
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from keyframes.keyframe_set import KeyframeSet, Landmarks, Policy, landmark_distance
+from keyframes.admission import SAME_POSE
+from keyframes.keyframe_set import (
+    Embedding,
+    Keyframe,
+    KeyframeSet,
+    Landmarks,
+    Policy,
+    landmark_distance,
+)
 
 Signature: TypeAlias = NDArray[np.float32]
-"""192 numbers of length 1: the colours of a crop in 8x8 fields, each channel less its mean."""
+"""192 numbers of length 1: the colours of a crop in 8x8 fields, each channel less its mean. It
+follows a face from frame to frame; it does not tell who it is."""
+
+Thumbnail: TypeAlias = NDArray[np.float32]
+"""32x32: the green channel of a crop, in levels of any range."""
 
 FIELDS, STEP = 8, 8
 """Fields a side, and pixels from one that is looked at to the next."""
+THUMBNAIL = 32
+"""Side of a thumbnail in pixels."""
+SOFT = 2.0
+"""Standard deviation, in thumbnail pixels, of the blur whose result is the light on a face: what is
+left is the face's structure."""
 CUT = 0.7
 """Likeness of successive frames below which another face has taken the first one's place; 98 % of
 faces of one person 0.1 s apart are above 0.87, 98 % of different people's below 0.75."""
 JUMP, CUT_IN_JUMP = 60.0, 0.9
 """Landmark distance of successive frames, and the likeness that is asked for beyond it."""
-SAME = 0.85
-"""Likeness from which a face is taken for one that was seen before; 99.5 % of different people's
-are below."""
+SAME_PERSON = 0.36
+"""Distance of embeddings below which two faces are taken for one person's."""
+OTHER_PERSON = 0.5
+"""Distance of embeddings beyond which an observation contradicts the ones before."""
+CONTRADICTIONS = 2
+"""Observations in a row that contradict the ones before, after which a track shows another person:
+a single one may be a hand before the face."""
+ENOUGH = 3
+"""Observations from which an identity is known: a mean of several decides better than one."""
+BEST = 5
+"""Observations of which an identity is the mean: the ones in the best quality."""
+RECENT = 240
+"""Received faces that are remembered a person, to compare a still of the same moment with: 8 s at
+30 frames a second, longer than a still is waited for."""
 KNOWN = 8
 """People remembered; of more, the one goes who has been away longest."""
 
@@ -41,34 +72,167 @@ def likeness(a: Signature, b: Signature) -> float:
     return float((a * b).sum())
 
 
+def thumbnail(crop: NDArray[Any]) -> Thumbnail:
+    """Returns the thumbnail of a 3x256x256 crop."""
+    small: Thumbnail = cv2.resize(
+        crop[1], (THUMBNAIL, THUMBNAIL), interpolation=cv2.INTER_AREA
+    ).astype(np.float32)
+    return small
+
+
+def resemblance(a: Thumbnail, b: Thumbnail) -> float:
+    """Returns the correlation of two faces' structure, -1 to 1, without the light on them.
+
+    For pictures of one moment it is about 0.95, even if one of them came at QP 42; for another
+    person's face in the same pose and the same light 0.6.
+    """
+    first, second = ((one - cv2.GaussianBlur(one, (0, 0), SOFT))[_face()] for one in (a, b))
+    first, second = first - first.mean(), second - second.mean()
+    length = float(np.linalg.norm(first) * np.linalg.norm(second))
+    return float((first * second).sum()) / max(length, 1e-6)
+
+
+@lru_cache(maxsize=1)
+def _face() -> NDArray[np.bool_]:
+    """Where the face is in a thumbnail: an ellipse around the place to which crops align it."""
+    drawn = np.zeros((THUMBNAIL, THUMBNAIL), np.uint8)
+    centre = THUMBNAIL // 2, round(0.55 * THUMBNAIL)
+    axes = round(0.26 * THUMBNAIL), round(0.34 * THUMBNAIL)
+    cv2.ellipse(drawn, centre, axes, 0, 0, 360, 1, cv2.FILLED)
+    return drawn.astype(bool)
+
+
+@dataclass(frozen=True, eq=False)
+class Received:
+    """What is remembered of a face that was received: 68x2 landmarks in crop pixels, and looks."""
+
+    landmarks: Landmarks
+    look: Signature
+    thumbnail: Thumbnail
+
+
+class Identity:
+    """The mean embedding of a face's best observations.
+
+    Attributes:
+        contradictions: the latest observations in a row that do not fit the ones before.
+    """
+
+    def __init__(self) -> None:
+        self.contradictions = 0
+        self._observations: list[tuple[float, Embedding]] = []  # quality and embedding, best first
+
+    def __len__(self) -> int:
+        """Returns how many observations there are, at most `BEST`."""
+        return len(self._observations)
+
+    @property
+    def mean(self) -> Embedding | None:
+        """The mean embedding, of length 1; None before there are `ENOUGH` observations."""
+        if len(self) < ENOUGH:
+            return None
+        found: Embedding = self._mean()
+        return found
+
+    def observe(self, embedding: Embedding, qp: float) -> None:
+        """Adds an observation of quality `qp` (see `crop_qp`), unless it contradicts the others."""
+        if len(self) and _distance(self._mean(), embedding) > OTHER_PERSON:
+            self.contradictions += 1
+            return
+        self.contradictions = 0
+        self._observations.append((qp, embedding))
+        self._observations.sort(key=lambda one: one[0])  # stable: of equals, the older one first
+        del self._observations[BEST:]
+
+    def distance(self, other: Embedding) -> float:
+        """Returns the Euclidean distance of an embedding to the mean, infinite before there is."""
+        mean = self.mean
+        return np.inf if mean is None else _distance(mean, other)
+
+    def accepts(self, other: Embedding) -> bool:
+        """Returns whether an embedding is taken for the same person's."""
+        return self.distance(other) < SAME_PERSON
+
+    def _mean(self) -> Embedding:
+        found: Embedding = np.sum([one for _, one in self._observations], axis=0)
+        found /= max(1e-6, float(np.linalg.norm(found)))
+        return found
+
+
+def _distance(a: Embedding, b: Embedding) -> float:
+    return float(np.linalg.norm(a - b))
+
+
 @dataclass(eq=False)
 class Person:
     """One person and the references of their face.
 
     Attributes:
         keyframes: the references.
-        signature: of the face when it was last seen.
-        landmarks: of the face when it was last seen, 68x2 in crop pixels.
+        identity: which tells this person from others.
+        recent: the latest received faces, oldest first.
+        observe_at: number of the frame from which the next embedding is worth computing.
     """
 
     keyframes: KeyframeSet
-    signature: Signature
-    landmarks: Landmarks
+    identity: Identity = field(default_factory=Identity)
+    recent: deque[Received] = field(default_factory=lambda: deque(maxlen=RECENT), repr=False)
+    observe_at: int = field(default=0, repr=False)
     seen: int = field(default=0, repr=False)
 
-    def looks_like(self, other: Signature) -> float:
-        """Likeness to how this person last looked, or looks on any of the keyframes."""
-        own = [signature(np.moveaxis(keyframe.crop, 2, 0)) for keyframe in self.keyframes]
-        return max(likeness(other, one) for one in [self.signature, *own])
+    def nearest_received(self, landmarks: Landmarks) -> Received | None:
+        """Returns the recent face nearest in pose: of the moment of a still with these landmarks.
+
+        None if no such pose was received, within `JUMP`.
+        """
+        if not self.recent:
+            return None
+        offsets = np.stack([one.landmarks for one in self.recent]) - landmarks
+        distances = np.sqrt(np.einsum("ijk,ijk->i", offsets, offsets))
+        nearest = int(distances.argmin())
+        return self.recent[nearest] if distances[nearest] <= JUMP else None
+
+    def known_by(self) -> list[Embedding]:
+        """Returns what this person is recognised by: the identity, or else each reference's own.
+
+        Nothing for a stranger.
+        """
+        if self.identity.mean is not None:
+            return [self.identity.mean]
+        return [one.embedding for one in self.keyframes if one.embedding is not None]
+
+    def absorb(self, other: "Person") -> list[Keyframe]:
+        """Takes over what is known of the same person, who is on screen as `other`.
+
+        Keyframes of `other` are added, except where this set has the pose in better quality.
+        Returns own keyframes that turned out to be of somebody else by their embedding; they are
+        not in the set any more.
+        """
+        foreign = [
+            one
+            for one in self.keyframes
+            if one.embedding is not None and not other.identity.accepts(one.embedding)
+        ]
+        for keyframe in foreign:
+            self.keyframes.discard(keyframe)
+        for keyframe in other.keyframes:
+            known = self.keyframes.nearest(keyframe.landmarks)
+            if known is None or known[1] > SAME_POSE:
+                self.keyframes.add(keyframe)
+            elif keyframe.qp is not None and known[0].qp is not None and keyframe.qp < known[0].qp:
+                self.keyframes.replace(known[0], keyframe)
+        self.identity = other.identity  # of what was received in this call, not of a file
+        self.recent, self.seen, self.observe_at = other.recent, other.seen, other.observe_at
+        return foreign
 
 
 class People:
     """The people of a call: who is on screen, and who was.
 
     A followed face stays the same person until its appearance changes at once: a scene cut, or
-    another speaker in the same place. A face that comes up anew is compared with those who are not
-    on screen, so references outlive a cut, a short outage and a change of resolution, and never
-    serve another person.
+    another speaker in the same place. A face that appears is a stranger with an empty set, until
+    its identity is known and is that of somebody who is not on screen. So references outlive a cut,
+    a short outage and a change of resolution, and never serve another person.
     """
 
     def __init__(self, capacity: int = 10, policy: Policy = "lfu") -> None:
@@ -77,55 +241,109 @@ class People:
         self._capacity, self._policy = capacity, policy
         self._on_screen: dict[int, Person] = {}
         self._known: list[Person] = []
-        self._frames = 0
+        self.frames = 0
 
     def __iter__(self) -> Iterator[Person]:
         return iter(self._known)
 
     def __getitem__(self, track_id: int) -> Person:
-        """Who is followed under this id. Raises KeyError."""
+        """Returns the person followed under this id. Raises KeyError."""
         return self._on_screen[track_id]
 
     def add(self, person: Person) -> None:
         """Remembers somebody who is not on screen."""
         self._known.append(person)
         while len(self._known) > KNOWN:
-            away = [one for one in self._known if one not in self._on_screen.values()]
-            self._known.remove(min(away or self._known, key=lambda one: one.seen))
+            self._known.remove(min(self._away() or self._known, key=lambda one: one.seen))
 
     def empty_set(self) -> KeyframeSet:
-        """A keyframe set as a new person has it."""
+        """Returns a keyframe set as a new person has it."""
         return KeyframeSet(self._capacity, self._policy)
 
     def only(self, track_ids: Iterable[int]) -> None:
-        """Whoever is followed under none of these ids is not on screen any more."""
-        self._frames += 1
-        kept = set(track_ids)
-        self._on_screen = {key: one for key, one in self._on_screen.items() if key in kept}
+        """Notes that all others are not on screen; to be called once a frame.
 
-    def see(self, track_id: int, look: Signature, landmarks: Landmarks) -> Person:
-        """Whose face is followed under this id, in the frame at hand."""
+        Strangers are forgotten: nobody could be recognised as them.
+        """
+        self.frames += 1
+        kept = set(track_ids)
+        if all(key in kept for key in self._on_screen):
+            return
+        self._on_screen = {key: one for key, one in self._on_screen.items() if key in kept}
+        self._forget_strangers()
+
+    def see(self, track_id: int, crop: NDArray[Any], landmarks: Landmarks) -> Person:
+        """Returns whose face is followed under this id, in the frame at hand.
+
+        Args:
+            crop: 3x256x256 of any type and range.
+            landmarks: 68x2 in crop pixels.
+        """
+        received = Received(landmarks, signature(crop), thumbnail(crop))
         person = self._on_screen.get(track_id)
-        if person is None or _is_cut(person, look, landmarks):
-            self._on_screen.pop(track_id, None)
-            person = self._recognise(look) or self._stranger(look, landmarks)
-            self._on_screen[track_id] = person
-        person.signature, person.landmarks, person.seen = look, landmarks, self._frames
+        if person is None or _is_cut(person, received):
+            person = self._stranger(track_id)
+        person.recent.append(received)
+        person.seen = self.frames
         return person
 
-    def _recognise(self, look: Signature) -> Person | None:
-        away = [one for one in self._known if one not in self._on_screen.values()]
-        best = max(away, key=lambda one: one.looks_like(look), default=None)
-        return best if best is not None and best.looks_like(look) >= SAME else None
+    def identify(self, person: Person, embedding: Embedding, qp: float) -> None:
+        """Takes an observation of a person into account.
 
-    def _stranger(self, look: Signature, landmarks: Landmarks) -> Person:
-        person = Person(self.empty_set(), look, landmarks, self._frames)
+        One who contradicts their own earlier observations `CONTRADICTIONS` times is a stranger from
+        now on. A stranger whose identity is that of somebody away is that person again.
+
+        Args:
+            embedding: of a face that was received.
+            qp: its quality, see `crop_qp`.
+        """
+        person.identity.observe(embedding, qp)
+        track_id = next((key for key, one in self._on_screen.items() if one is person), None)
+        if track_id is None:
+            return
+        if person.identity.contradictions >= CONTRADICTIONS:
+            person.identity.contradictions = 0
+            self._stranger(track_id)
+            return
+        known = self._recognise(person.identity)
+        if known is not None:
+            self._known.remove(person)
+            self._on_screen[track_id] = known
+            if foreign := known.absorb(person):
+                self.add(Person(self.empty_set()))
+                for keyframe in foreign:
+                    self._known[-1].keyframes.add(keyframe)
+
+    def _recognise(self, identity: Identity) -> Person | None:
+        def distance(one: Person) -> float:
+            return min(map(identity.distance, one.known_by()), default=np.inf)
+
+        best = min(self._away(), key=distance, default=None)
+        return best if best is not None and distance(best) < SAME_PERSON else None
+
+    def _away(self) -> list[Person]:
+        on_screen = {id(one) for one in self._on_screen.values()}
+        return [one for one in self._known if id(one) not in on_screen]
+
+    def _stranger(self, track_id: int) -> Person:
+        person = Person(self.empty_set(), seen=self.frames)
+        self._on_screen[track_id] = person
+        self._forget_strangers()
         self.add(person)
         return person
 
+    def _forget_strangers(self) -> None:
+        for person in self._away():
+            if not person.known_by():
+                self._known.remove(person)
 
-def _is_cut(person: Person, look: Signature, landmarks: Landmarks) -> bool:
-    alike = likeness(person.signature, look)
+
+def _is_cut(person: Person, received: Received) -> bool:
+    if not person.recent:
+        return False
+    before = person.recent[-1]
+    alike = likeness(before.look, received.look)
     if alike < CUT:
         return True
-    return alike < CUT_IN_JUMP and landmark_distance(person.landmarks, landmarks) > JUMP
+    moved = landmark_distance(before.landmarks, received.landmarks)
+    return alike < CUT_IN_JUMP and moved > JUMP

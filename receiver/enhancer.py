@@ -17,14 +17,13 @@ from keyframes import (
     Keyframe,
     Landmarks,
     People,
+    Person,
     Policy,
     Shot,
     admit,
     crop_qp,
-    signature,
     warp,
 )
-from keyframes.people import CUT
 from keyframes.requests import Need
 from receiver.alignment import (
     PLANAR_420,
@@ -44,6 +43,8 @@ from receiver.alignment import (
 from receiver.decoding import DecodedFrame
 from receiver.faces import MAX_FACES, DetectionRate, Face, FaceTracker
 from receiver.generator import Generator
+from receiver.identities import IdentityWatch
+from receiver.recognition import FaceRecogniser, shared_recogniser
 from receiver.shots import StillFace, faces_of_still, scale_and_roll, sharpness
 from receiver.stats import Stats
 from receiver.temporal import TemporalFilter
@@ -68,8 +69,11 @@ STILL_POSE = 15.0
 between pictures of the stream, since a sharp one repays every pixel that it is nearer."""
 CLEARLY = 1.25
 """Times as large as one that was restored before is a face that takes its place."""
-STILLS_WAITING = 4
-"""Stills whose faces wait for the next frame; of more, the oldest goes."""
+STILLS_WAITING = 8
+"""Faces of stills that wait for the next frame, or for it to be known who is on screen; of more,
+the oldest goes."""
+STILL_WAITS = 300
+"""Frames for which a still's face waits until it is known who is on screen."""
 
 
 SHARE_QP = (18.0, 24.0, 28.0, 32.0, 36.0, 40.0)
@@ -110,6 +114,7 @@ class Enhancer:
         capacity: int = 10,
         policy: Policy = "lfu",
         admission: Admission = "quality",
+        recogniser: FaceRecogniser | None = None,
     ) -> None:
         """
         Args:
@@ -117,6 +122,7 @@ class Enhancer:
             capacity: keyframes a person, see `KeyframeSet`.
             policy: how keyframes are evicted, see `KeyframeSet`.
             admission: which pictures become keyframes, see `keyframes.admit`.
+            recogniser: tells people apart; the process's shared one by default.
 
         Raises:
             ValueError: for a strength outside 0 to 1, or as `KeyframeSet`.
@@ -133,7 +139,9 @@ class Enhancer:
         self._strength, self._admission = strength, admission
         self._tracker = FaceTracker()
         self._executor: Executor | None = None
-        self._stills: deque[list[StillFace]] = deque(maxlen=STILLS_WAITING)
+        self._recogniser = recogniser or shared_recogniser()
+        self._identities = IdentityWatch(self.people, self._recogniser, self.stats.faults.count)
+        self._stills: deque[tuple[StillFace, int]] = deque(maxlen=STILLS_WAITING)
         self._filters: dict[int, TemporalFilter] = {}  # by track id
 
     def enhance(self, frame: DecodedFrame) -> av.VideoFrame:
@@ -181,10 +189,11 @@ class Enhancer:
             crops = [extract_crop(frame.video, face.crop_from_frame) for face in faces]
             landmarks = [transform(face.landmarks, face.crop_from_frame) for face in faces]
         with self.stats.stage("admit"):
+            self._identities.collect(wait=False)
             shots = [
                 self._admit(frame, *seen) for seen in zip(faces, crops, landmarks, strict=True)
             ]
-            self._take_stills(frame.video, faces)
+            self._take_stills(frame.video, faces, shots)
         self.stats.keyframes = sum(len(self.people[face.track_id].keyframes) for face in faces)
         seen = []
         for face, crop, shot in zip(faces, crops, shots, strict=True):
@@ -254,25 +263,28 @@ class Enhancer:
         self._tracker.between_frames()
 
     def add_reference(self, track_id: int, keyframe: Keyframe) -> None:
-        """Gives a followed face a reference that came another way than in the stream."""
-        self.people[track_id].keyframes.add(keyframe)
+        """Gives a followed face a reference that came another way than in the stream.
+
+        It takes the place of one in nearly the same pose.
+        """
+        _add_reference(self.people[track_id], keyframe)
 
     def add_still(self, still: av.VideoFrame, region: Region = WHOLE) -> bool:
         """Takes a better picture of what the stream shows, in any size; see `receiver.stills`.
 
         `region` is the part of the stream's picture that it shows.
 
-        May be called from any thread. Its faces are found at once and become references with the
-        next frame. Returns whether there is one.
+        May be called from any thread. Its faces are found and recognised at once; those of people
+        who are on screen become references with the next frame, see `StillFace.judge`. Returns
+        whether there is a face.
         """
-        faces = faces_of_still(still, region)
-        if faces:
-            self._stills.append(faces)
+        faces = faces_of_still(still, self._recogniser, region)
+        self._stills.extend((face, self.people.frames + STILL_WAITS) for face in faces)
         return bool(faces)
 
     def _admit(self, frame: DecodedFrame, face: Face, crop: Crop, landmarks: Landmarks) -> Shot:
         """Sees whose face it is, and takes it in as a keyframe if it is good enough."""
-        keyframes = self.people.see(face.track_id, signature(crop), landmarks).keyframes
+        person = self.people.see(face.track_id, crop, landmarks)
         enlarged, roll = scale_and_roll(face.crop_from_frame)
         qp = frame.qp_within(face.box)
         shot = Shot(
@@ -284,6 +296,10 @@ class Enhancer:
             enlarged,
             partial(sharpness, crop),
         )
+        self._identities.observe(person, crop, shot)
+        if self._executor is None:  # nothing runs beside the frames: the same result every time
+            self._identities.collect(wait=True)
+        keyframes = self.people[face.track_id].keyframes
         place = admit(keyframes, shot, self._admission)
         if place is not None:
             self.stats.admitted["stream"] += 1
@@ -294,22 +310,24 @@ class Enhancer:
                 keyframes.replace(place.instead_of, keyframe)
         return shot
 
-    def _take_stills(self, video: av.VideoFrame, faces: list[Face]) -> None:
-        """Gives the faces of stills that have come to the people whose they are."""
+    def _take_stills(self, video: av.VideoFrame, faces: list[Face], shots: list[Shot]) -> None:
+        """Makes the faces of stills that have come references of the people whose they are."""
         size = np.array([video.width, video.height] * 2, np.float64)
-        while self._stills:
-            for still in self._stills.popleft():
-                face = still.among(faces, size)
-                if face is None or self.people[face.track_id].looks_like(still.look) < CUT:
-                    self.stats.admitted["nobody's"] += 1
-                    continue
-                keyframes = self.people[face.track_id].keyframes
-                self.stats.admitted["still"] += 1
-                nearest = keyframes.nearest(still.keyframe.landmarks)
-                if nearest is not None and nearest[1] <= STILL_POSE:
-                    keyframes.replace(nearest[0], still.keyframe)
-                else:
-                    keyframes.add(still.keyframe)
+        for _ in range(len(self._stills)):
+            still, until = self._stills.popleft()
+            face = still.among(faces, size)
+            if face is None:
+                self.stats.admitted["nobody's"] += 1
+                continue
+            shot = next(shot for one, shot in zip(faces, shots, strict=True) if one is face)
+            person = self.people[face.track_id]
+            verdict, keyframe = still.judge(person, shot)
+            if verdict == "waits" and self.people.frames < until:
+                self._stills.append((still, until))
+                continue
+            self.stats.admitted["nobody's" if verdict == "waits" else verdict] += 1
+            if verdict == "still":
+                _add_reference(person, keyframe)
 
     def _filters_of(self, seen: list["_Seen"]) -> list[TemporalFilter]:
         """Each face's own; those of faces that are not seen any more go."""
@@ -330,6 +348,14 @@ class Enhancer:
             return crop
         with self.stats.stage("warp"):
             return crop_of(warp(choice[0].crop, choice[0].landmarks, shot.landmarks))
+
+
+def _add_reference(person: Person, keyframe: Keyframe) -> None:
+    nearest = person.keyframes.nearest(keyframe.landmarks)
+    if nearest is not None and nearest[1] <= STILL_POSE:
+        person.keyframes.replace(nearest[0], keyframe)
+    else:
+        person.keyframes.add(keyframe)
 
 
 @dataclass(frozen=True)

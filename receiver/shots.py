@@ -1,14 +1,28 @@
 """What admission needs to know of a face's picture, and the faces of stills."""
 
+import logging
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Literal, TypeAlias
 
 import av
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from keyframes import Keyframe, Signature, crop_qp, signature
+from keyframes import (
+    Keyframe,
+    Person,
+    Shot,
+    Signature,
+    crop_qp,
+    likeness,
+    resemblance,
+    signature,
+    thumbnail,
+    warp,
+)
+from keyframes.people import CUT
 from receiver.alignment import (
     CROP,
     PLANAR_420,
@@ -16,15 +30,36 @@ from receiver.alignment import (
     Affine,
     Crop,
     Region,
+    can_be_cropped,
+    crop_of,
     extract_crop,
     picture_of,
     planes,
     transform,
 )
 from receiver.faces import Box, Face, FaceTracker, overlap
+from receiver.recognition import ANSWERS_WITHIN, FaceRecogniser
+
+logger = logging.getLogger(__name__)
+
+Verdict: TypeAlias = Literal["still", "nobody's", "worse", "waits"]
+"""What becomes of a still's face: a reference; refused as another person's, or as one of no better
+quality than the stream's; or undecided as long as it is not known who is on screen."""
 
 STILL_QP = 18.0
-"""The H.264 QP that a still of some 30 kB is worth."""
+"""The H.264 QP that the best still is worth."""
+SAME_MOMENT = 0.75
+"""Resemblance from which a still and a received face are taken to show one moment."""
+CLEARLY_SHARPER = 0.25
+"""Doublings of the received face's sharpness from which a still counts as the best one. Measured on
+31 people: stills of 8 kB have 0.11 to 0.95, median by median of received faces of QP 28 to 42."""
+CLEAN_BLOCKS, CLEAN_BLOCKS_QP, QP_PER_DOUBLING = 1.3, 20.0, 12.0
+"""Blockiness of a good WebP still, the QP that it is worth, and QP steps by which a still is worth
+less for each doubling of it: a line along JPEGs of quality 50 (1.65) to 3 (8.7)."""
+MAX_BLOCKINESS = 2.5
+"""Blockiness beyond which a still is refused where the received face's QP is not known."""
+BLOCK = 8
+"""Side in pixels of the blocks of JPEG, and of half a macroblock of WebP."""
 SEARCHES = 2
 """Searches of a still, the coarse and the fine one."""
 MARGIN = 0.05
@@ -50,16 +85,20 @@ class StillFace:
     """A face of a still.
 
     Attributes:
-        keyframe: what it becomes.
+        keyframe: what it becomes; its QP is set by `judge`.
         look: its signature.
         box: left, top, right, bottom as fractions of the camera's picture.
         alone: whether it is the still's only one.
+        enlarged: crop pixels for one pixel of the still.
+        blockiness: of the still around the face, see `blockiness`.
     """
 
     keyframe: Keyframe
     look: Signature
     box: Box
     alone: bool
+    enlarged: float = 1.0
+    blockiness: float = 1.0
 
     def among(self, faces: list[Face], size: NDArray[np.float64]) -> Face | None:
         """Which of a frame's faces it shows: the one in its place, or the only one.
@@ -73,6 +112,81 @@ class StillFace:
         best = int(np.argmax(overlaps)) if overlaps else 0
         return faces[best] if overlaps and overlaps[best] > SAME_PLACE else None
 
+    def judge(self, person: Person, received: Shot) -> tuple[Verdict, Keyframe]:
+        """Decides whether it becomes a reference, and returns it with its measured QP.
+
+        It has to be of the same person by its embedding, like the received face of the same moment
+        (a sender may also send another moment or something else that resembles the person), and
+        better than the received face.
+
+        Args:
+            person: whose face is received in its place.
+            received: that face in the frame at hand.
+        """
+        embedding = self.keyframe.embedding
+        if embedding is None:
+            return "nobody's", self.keyframe
+        if person.identity.mean is None:
+            return "waits", self.keyframe
+        if not person.identity.accepts(embedding) or not self._is_of_a_received_moment(person):
+            return "nobody's", self.keyframe
+        qp = still_qp(self, received.sharpness(), received.qp)
+        if qp is None:
+            return "worse", self.keyframe
+        return "still", replace(self.keyframe, qp=qp)
+
+    def _is_of_a_received_moment(self, person: Person) -> bool:
+        """Whether it resembles what was received in the same pose, in colours and structure."""
+        keyframe = self.keyframe
+        moment = person.nearest_received(keyframe.landmarks)
+        if moment is None or likeness(moment.look, self.look) < CUT:
+            return False
+        bent = warp(keyframe.crop, keyframe.landmarks, moment.landmarks)
+        return resemblance(moment.thumbnail, thumbnail(crop_of(bent))) >= SAME_MOMENT
+
+
+def still_qp(
+    still: StillFace, received_sharpness: float, received_qp: float | None
+) -> float | None:
+    """Returns the QP that a still is worth by its sharpness and blockiness.
+
+    None if it is no better than the face as received.
+
+    Args:
+        received_sharpness: as `sharpness` measures it.
+        received_qp: see `crop_qp`; None where the codec does not tell.
+    """
+    best = crop_qp(STILL_QP, still.enlarged)
+    sharper = math.log2(max(still.keyframe.sharpness, 1e-6) / max(received_sharpness, 1e-6))
+    if sharper <= 0.0:
+        return None
+    if received_qp is None:
+        return best if still.blockiness <= MAX_BLOCKINESS else None
+    missing = max(0.0, 1.0 - sharper / CLEARLY_SHARPER)
+    by_sharpness = best + missing * (received_qp - best)
+    doublings = math.log2(max(still.blockiness, 1e-6) / CLEAN_BLOCKS)
+    by_blocks = CLEAN_BLOCKS_QP + QP_PER_DOUBLING * doublings
+    qp = max(best, by_sharpness, by_blocks)
+    return qp if qp < received_qp else None
+
+
+def blockiness(luma: NDArray[np.uint8]) -> float:
+    """Returns how much larger the steps across block borders are than those between them.
+
+    1 for a picture without blocks. The borders may lie anywhere: each of the `BLOCK` places counts
+    as theirs in turn, and the largest ratio is returned.
+    """
+    steps = luma.astype(np.float32)
+    ratios = []
+    for across in (np.abs(np.diff(steps, axis=1)).mean(0), np.abs(np.diff(steps, axis=0)).mean(1)):
+        whole = len(across) // BLOCK * BLOCK
+        if not whole:
+            return 1.0
+        places = across[:whole].reshape(-1, BLOCK).mean(axis=0)
+        border = int(places.argmax())
+        ratios.append(float(places[border]) / max(1e-3, float(np.delete(places, border).mean())))
+    return max(1.0, sum(ratios) / 2)
+
 
 def region_of(face: Face, width: int, height: int) -> Region:
     """The part of a frame that holds a face's crop, and some room for it to move."""
@@ -85,8 +199,12 @@ def region_of(face: Face, width: int, height: int) -> Region:
     return left, top, max(right, left + 0.1), max(bottom, top + 0.1)
 
 
-def faces_of_still(still: av.VideoFrame, region: Region = WHOLE) -> list[StillFace]:
+def faces_of_still(
+    still: av.VideoFrame, recogniser: FaceRecogniser, region: Region = WHOLE
+) -> list[StillFace]:
     """The faces of a picture, each with landmarks of its own; none if it is not 8-bit 4:2:0.
+
+    Takes as long as their embeddings do. A face whose embedding fails has none.
 
     Args:
         region: the part of the camera's picture that it shows.
@@ -100,14 +218,28 @@ def faces_of_still(still: av.VideoFrame, region: Region = WHOLE) -> list[StillFa
     size = np.array([still.width, still.height] * 2, np.float64)
     corner, part = np.array(region[:2] * 2), np.array(region[2:] * 2) - np.array(region[:2] * 2)
     return [
-        StillFace(*_keyframe_of(still, face), corner + face.box / size * part, len(faces) == 1)
+        _still_face(still, face, recogniser, corner + face.box / size * part, len(faces) == 1)
         for face in faces
+        if can_be_cropped(face.landmarks, face.box, face.crop_from_frame, still.width, still.height)
     ]
 
 
-def _keyframe_of(still: av.VideoFrame, face: Face) -> tuple[Keyframe, Signature]:
+def _still_face(
+    still: av.VideoFrame, face: Face, recogniser: FaceRecogniser, box: Box, alone: bool
+) -> StillFace:
     crop = extract_crop(still, face.crop_from_frame)
-    qp = crop_qp(STILL_QP, scale_and_roll(face.crop_from_frame)[0])
-    landmarks = transform(face.landmarks, face.crop_from_frame)
-    keyframe = Keyframe(picture_of(crop), landmarks, qp, "still", sharpness(crop))
-    return keyframe, signature(crop)
+    picture, landmarks = picture_of(crop), transform(face.landmarks, face.crop_from_frame)
+    embedding = None
+    try:
+        embedding = recogniser.submit(picture, landmarks).result(2 * ANSWERS_WITHIN)
+    except Exception as error:  # the process may fail in any way: then the still is of no use
+        logger.warning("a still is not used, because its face cannot be recognised: %s", error)
+    left, top, right, bottom = (int(max(0.0, side)) for side in face.box.tolist())
+    return StillFace(
+        Keyframe(picture, landmarks, None, "still", sharpness(crop), embedding),
+        signature(crop),
+        box,
+        alone,
+        scale_and_roll(face.crop_from_frame)[0],
+        blockiness(planes(still)[0][top:bottom, left:right]),
+    )

@@ -101,7 +101,8 @@ class Stats:
         first_restored_s: seconds from the start to the first restored frame, None before it.
         keyframes: held now, over the faces on screen.
         well_received: frames whose faces came so well that there was nothing to restore.
-        admitted: keyframes so far by their source, and stills that were nobody's.
+        admitted: keyframes so far by their source, and faces of stills that were refused: nobody's
+            on screen, or worse than the stream.
         faults: what failed, and whether it still does.
     """
 
@@ -112,7 +113,7 @@ class Stats:
         self.first_restored_s: float | None = None
         self._began = time.perf_counter()
         self.keyframes = 0
-        self.admitted = {"stream": 0, "still": 0, "nobody's": 0}
+        self.admitted = {"stream": 0, "still": 0, "nobody's": 0, "worse": 0}
         self.faults = Faults()
         self._seconds: dict[str, deque[float]] = defaultdict(lambda: deque(maxlen=WINDOW))
         self._leaving: deque[float] = deque(maxlen=WINDOW)

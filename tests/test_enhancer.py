@@ -8,12 +8,18 @@ import numpy as np
 import pytest
 
 from keyframes import Keyframe, landmark_distance
+from keyframes.people import ENOUGH
 from receiver.alignment import copy_frame, cut_frame, planes
 from receiver.decoding import DecodedFrame
 from receiver.encoding import Encoding, open_decoder, through_codec
 from receiver.enhancer import Enhancer, share_taken
 from receiver.faces import CHECK_EVERY, MISSES
+from receiver.identities import SOON
+from receiver.recognition import FaceRecogniser
 from tests.conftest import RATE, plain_frame, same_pixels
+
+IDENTIFIED = (ENOUGH - 1) * SOON + 1
+"""Frames after which it is known who is on screen."""
 
 
 def test_a_face_is_changed_and_the_rest_is_not(enhancer, decoded):
@@ -93,29 +99,84 @@ def test_by_quality_what_came_well_serves_when_it_comes_badly(generator, portrai
     assert chosen == {id(keyframe) for keyframe in known}
 
 
+def refused_or_admitted(enhancer) -> tuple[int, int, int]:
+    """Stills that became references, were nobody's, and were worse than the stream."""
+    return tuple(enhancer.stats.admitted[name] for name in ("still", "nobody's", "worse"))
+
+
 def test_a_still_becomes_a_reference_of_the_face_it_shows(enhancer, portrait, decoded):
     enhancer.enhance(decoded[0])
     assert enhancer.need.distance is None
     larger = portrait[1].reformat(width=960, height=720)
     assert enhancer.add_still(larger)
     assert not enhancer.add_still(plain_frame())
-    enhancer.enhance(decoded[1])
-    assert enhancer.stats.admitted == {"stream": 1, "still": 1, "nobody's": 0}
+    for frame in decoded[1 : IDENTIFIED - 1]:
+        enhancer.enhance(frame)
+        assert enhancer.stats.admitted["still"] == 0  # it is not known yet who is on screen
+    enhancer.enhance(decoded[IDENTIFIED - 1])
+    assert refused_or_admitted(enhancer) == (1, 0, 0)
     (still,) = [one for one in enhancer.people[0].keyframes if one.source == "still"]
     assert enhancer.need.distance == pytest.approx(
-        landmark_distance(still.landmarks, enhancer.people[0].landmarks), abs=1e-3
+        landmark_distance(still.landmarks, enhancer.people[0].recent[-1].landmarks), abs=1e-3
     )
 
 
-def test_a_still_of_somebody_else_is_nobodys(enhancer, portrait, decoded):
+def test_a_still_waits_no_longer_than_said(enhancer, portrait, decoded, monkeypatch):
+    monkeypatch.setattr("receiver.enhancer.STILL_WAITS", 3)
     enhancer.enhance(decoded[0])
-    other = copy_frame(portrait[1])
+    assert enhancer.add_still(portrait[1])
+    for frame in decoded[1:IDENTIFIED]:
+        enhancer.enhance(frame)
+    assert refused_or_admitted(enhancer) == (0, 1, 0)
+
+
+def test_a_still_that_is_worse_than_the_stream_is_refused(enhancer, portrait, decoded):
+    for frame in decoded[:IDENTIFIED]:
+        enhancer.enhance(frame)
+    tiny = portrait[IDENTIFIED].reformat(width=160, height=120).reformat(width=640, height=480)
+    assert enhancer.add_still(tiny)
+    enhancer.enhance(decoded[IDENTIFIED])
+    assert refused_or_admitted(enhancer) == (0, 0, 1)
+
+
+def test_a_recogniser_that_fails_costs_stills_alone(generator, portrait, decoded):
+    recogniser = FaceRecogniser()
+    recogniser.close()
+    enhancer = Enhancer(generator, recogniser=recogniser)
+    outputs = [enhancer.enhance(frame) for frame in decoded[:3]]
+    assert all(output is not frame.video for output, frame in zip(outputs, decoded, strict=False))
+    assert enhancer.stats.faults.counts["recognition"] >= 1
+    assert enhancer.add_still(portrait[3])
+    enhancer.enhance(decoded[3])
+    assert enhancer.stats.admitted["nobody's"] == 1
+
+
+def test_faces_are_recognised_now_and_then(generator, decoded):
+    asked = []
+    enhancer = Enhancer(generator)
+    submit = enhancer._recogniser.submit
+
+    class Counting(FaceRecogniser):
+        def submit(self, picture, landmarks):
+            asked.append(enhancer.people.frames)
+            return submit(picture, landmarks)
+
+    enhancer = Enhancer(generator, recogniser=Counting())
+    for number in range(110):
+        enhancer.enhance(decoded[number % len(decoded)])
+    assert asked == [1, 6, 11, 16, 46, 76]  # from then on every ten seconds
+
+
+def test_a_still_in_other_colours_is_nobodys(enhancer, portrait, decoded):
+    for frame in decoded[:IDENTIFIED]:
+        enhancer.enhance(frame)
+    other = copy_frame(portrait[IDENTIFIED])
     luma, blue, red = planes(other)
     luma[:] = np.clip(luma // 2 + np.linspace(-60, 180, luma.shape[1]), 0, 255)
     blue[:], red[:] = 255 - blue, 255 - red
     assert enhancer.add_still(other)
-    enhancer.enhance(decoded[1])
-    assert enhancer.stats.admitted == {"stream": 1, "still": 0, "nobody's": 1}
+    enhancer.enhance(decoded[IDENTIFIED])
+    assert refused_or_admitted(enhancer) == (0, 1, 0)
 
 
 def test_references_outlive_a_change_of_resolution_and_an_outage(enhancer, portrait, decoded):
@@ -127,7 +188,7 @@ def test_references_outlive_a_change_of_resolution_and_an_outage(enhancer, portr
     for _ in range(CHECK_EVERY * MISSES + 1):
         enhancer.enhance(DecodedFrame.from_video(plain_frame()))
     assert enhancer.faces == []
-    smaller = [frame.reformat(width=480, height=360) for frame in portrait[:10]]
+    smaller = [frame.reformat(width=480, height=360) for frame in portrait[:20]]
     for _, frame, _ in through_codec(smaller, Encoding(crf=40), RATE):
         enhancer.enhance(frame)
     assert enhancer.people[enhancer.faces[0].track_id] is person

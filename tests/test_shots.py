@@ -1,5 +1,7 @@
 """Faces of stills, and what is measured of a face."""
 
+import dataclasses
+
 import cv2
 import numpy as np
 import pytest
@@ -7,8 +9,18 @@ import pytest
 from keyframes import landmark_distance
 from receiver.alignment import cut_frame, extract_crop, planes, transform
 from receiver.faces import FaceTracker
-from receiver.shots import faces_of_still, region_of, scale_and_roll, sharpness
-from receiver.stills import part_of
+from receiver.recognition import FaceRecogniser, shared_recogniser
+from receiver.shots import (
+    STILL_QP,
+    StillFace,
+    blockiness,
+    faces_of_still,
+    region_of,
+    scale_and_roll,
+    sharpness,
+    still_qp,
+)
+from receiver.stills import decode_still, encode_still, part_of
 from tests.conftest import plain_frame
 
 
@@ -33,7 +45,7 @@ def test_the_region_holds_the_whole_crop(portrait, face):
     region = region_of(face, 640, 480)
     assert 0.05 < (region[2] - region[0]) * (region[3] - region[1]) < 0.65
     part = part_of(portrait[0], region)
-    (found,) = faces_of_still(part, region)
+    (found,) = faces_of_still(part, shared_recogniser(), region)
     size = np.array([640, 480, 640, 480])
     assert found.among([face], size) is face
     assert np.abs(found.box * size - face.box).max() < 0.15 * (face.box[2] - face.box[0])
@@ -45,12 +57,89 @@ def test_of_two_faces_each_still_finds_its_own(portrait):
     wide = portrait[0].reformat(width=640, height=480)
     left = FaceTracker().track(planes(wide)[0])[0]
     shifted = cut_frame(portrait[0], 100, 0, 540, 480)
-    (found,) = faces_of_still(shifted, (0.5, 0.0, 1.0, 1.0))
+    (found,) = faces_of_still(shifted, shared_recogniser(), (0.5, 0.0, 1.0, 1.0))
     size = np.array([640, 480, 640, 480])
     assert found.among([left, left], size) is None  # neither of them is in that half
     assert found.among([], size) is None
 
 
 def test_a_picture_without_a_face_has_none():
-    assert faces_of_still(plain_frame()) == []
-    assert faces_of_still(plain_frame().reformat(format="rgb24")) == []
+    assert faces_of_still(plain_frame(), shared_recogniser()) == []
+    assert faces_of_still(plain_frame().reformat(format="rgb24"), shared_recogniser()) == []
+
+
+def test_a_still_that_cannot_be_recognised_has_no_embedding(portrait):
+    recogniser = FaceRecogniser()
+    recogniser.close()
+    (found,) = faces_of_still(portrait[0], recogniser)
+    assert found.keyframe.embedding is None
+
+
+def test_a_picture_without_blocks_has_a_blockiness_of_one():
+    ramp = np.add.outer(np.arange(64), np.arange(64)).astype(np.uint8)
+    assert blockiness(ramp) == pytest.approx(1.0)
+    assert blockiness(ramp[:5, :5]) == 1.0
+    noise = np.random.default_rng(0).integers(0, 256, (256, 256)).astype(np.uint8)
+    assert blockiness(noise) < 1.2
+
+
+@pytest.mark.parametrize("offset", [0, 3])
+def test_blocks_are_found_wherever_they_lie(offset):
+    blocks = np.random.default_rng(0).integers(0, 256, (17, 17)).astype(np.uint8)
+    picture = blocks.repeat(8, 0).repeat(8, 1)[offset : offset + 128, offset : offset + 128]
+    assert blockiness(picture) > 100
+
+
+@pytest.fixture
+def still(portrait):
+    """The portrait's face as a still of 30 kB."""
+    (found,) = faces_of_still(portrait[0], shared_recogniser())
+    return found
+
+
+def at(still: StillFace, sharper: float = 1.0, blocks: float = 1.0) -> StillFace:
+    """The same still, sharper by doublings than sharpness 8, and with other blocks."""
+    keyframe = dataclasses.replace(still.keyframe, sharpness=8.0 * 2.0**sharper)
+    return dataclasses.replace(still, keyframe=keyframe, enlarged=1.0, blockiness=blocks)
+
+
+@pytest.mark.parametrize(
+    ("sharper", "blocks", "received", "qp"),
+    [
+        (1.0, 1.0, 40.0, STILL_QP),
+        (0.25, 1.3, 40.0, 20.0),  # blocks of a good WebP still
+        (0.125, 1.0, 40.0, 29.0),  # half as much sharper as a good still is
+        (0.01, 1.0, 40.0, 39.12),
+        (0.0, 1.0, 40.0, None),
+        (-0.5, 1.0, 40.0, None),
+        (1.0, 2.6, 40.0, 32.0),
+        (1.0, 5.2, 40.0, None),
+        (1.0, 1.0, 17.0, None),
+        (0.1, 1.0, None, STILL_QP),
+        (0.0, 1.0, None, None),
+        (1.0, 2.6, None, None),
+    ],
+)
+def test_a_still_is_worth_what_is_measured_of_it(still, sharper, blocks, received, qp):
+    assert still_qp(at(still, sharper, blocks), 8.0, received) == (
+        None if qp is None else pytest.approx(qp, abs=1e-3)
+    )
+
+
+def test_a_small_face_of_a_still_is_worth_less(still):
+    small = dataclasses.replace(at(still), enlarged=2.0)
+    assert still_qp(small, 8.0, 40.0) == STILL_QP + 6.0
+
+
+def test_stills_get_worse_with_their_bytes(portrait, face):
+    """Real WebP: fewer bytes, and so fewer pixels, never make a still count as better."""
+    received = 0.6 * sharpness(extract_crop(portrait[0], face.crop_from_frame))
+    worths = []
+    for size in (30_000, 8_000, 4_000, 3_000):
+        picture = decode_still(*encode_still(portrait[0], size))
+        (found,) = faces_of_still(picture, shared_recogniser())
+        qp = still_qp(found, received, 40.0)
+        worths.append(99.0 if qp is None else qp)
+    assert worths == sorted(worths)
+    assert worths[0] < 25.0
+    assert worths[-1] == 99.0
