@@ -31,7 +31,7 @@ from aiortc.rtp import HeaderExtensionsMap, RtpPacket
 from av.video.reformatter import ColorRange, Colorspace
 
 from keyframes import Keyframe, People
-from receiver.album import load_people, save_people
+from receiver.album import load_album, peer_of, save_album
 from receiver.alignment import PLANAR_420, crop_from_frame, planes
 from receiver.assembly import FORGOTTEN, MOST_MISSING, MOST_PACKETS, FrameAssembler
 from receiver.call import MAX_PIXELS, ObservingDecoder, h264_codecs, prepare_aiortc
@@ -44,6 +44,7 @@ from receiver.faces import Face
 from receiver.files import enhance_file
 from receiver.generator import WEIGHTS, Generator, Model
 from receiver.portrait import FPS, portrait_frames
+from receiver.recognition import shared_recogniser
 from receiver.rooms import OfferError, read_offer
 from receiver.serve import ServeConfig, Server, listening
 from receiver.stills import (
@@ -64,6 +65,8 @@ STREAMS = ((100, 10, 1), (300, 12, 4), (60, 100, 1))
 SIZE = (160, 120)
 TICKS = 3000
 """Of 1/90000 s from one frame to the next."""
+PEER = peer_of("https://localhost/whep")
+"""Of the call that albums come from."""
 RUNS_MOST = 5.0
 """Seconds that a native library may take for one input before it counts as hanging."""
 
@@ -543,10 +546,11 @@ def files_seeds() -> list[bytes]:
     """Short clips with sound after a V, an album after an A."""
     album = folder() / "album"
     people = People()
-    person = people.see(0, np.ones(192, np.float32) / 14, np.zeros((68, 2), np.float32))
+    landmarks = 100 + 50 * np.random.default_rng(0).random((68, 2), np.float32)
     crop = np.zeros((256, 256, 3), np.uint8)
-    person.keyframes.add(Keyframe(crop, np.ones((68, 2), np.float32), 30.0, "still", 1.0))
-    save_people(people, album)
+    person = people.see(0, np.moveaxis(crop, 2, 0), landmarks)
+    person.keyframes.add(Keyframe(crop, landmarks, 30.0, "still", 1.0))
+    save_album(people, [], album, PEER)
     return [b"A" + album.read_bytes(), *(b"V" + _clip(end) for end in (".mp4", ".mkv", ".ts"))]
 
 
@@ -576,8 +580,8 @@ def files(data: bytes) -> None:
             enhance_file(source, target, Enhancer(untrained()))
         else:
             people = People()
-            load_people(people, source)
-            save_people(people, target)
+            album = load_album(people, source, shared_recogniser(), PEER)
+            save_album(people, album.others, target, PEER)
 
 
 # Frames.
@@ -636,7 +640,7 @@ def frames(data: bytes) -> None:
 
 def _check_references(enhancer: Enhancer) -> None:
     for person in enhancer.people:
-        check(bool(np.isfinite(person.signature).all()), "a person's look is numbers")
+        check(bool(np.isfinite(person.recent[-1].look).all()), "a person's look is numbers")
         for keyframe in person.keyframes:
             check(bool(np.isfinite(keyframe.landmarks).all()), "a reference's points are numbers")
 

@@ -1,105 +1,239 @@
-"""A file that keeps people's references from one call to the next."""
+"""A file that keeps people's references from one call to the next.
 
-import os
+The file is an .npz: a zip archive with one .npy array for each of `FIELDS`, a row a reference.
+"""
+
+import hashlib
+import math
+import zipfile
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit, urlunsplit
 
 import numpy as np
 
 from keyframes import Keyframe, People, Person
-from receiver.alignment import CROP
+from receiver.alignment import CROP, can_be_cropped, crop_from_frame
 from receiver.errors import InputError
+from receiver.recognition import FaceRecogniser, RecognitionError
+from receiver.safe_files import NewFile
 
-FIELDS = {
+PEER_BYTES = hashlib.sha256().digest_size
+FIELDS: dict[str, tuple[type[np.generic], tuple[int, ...]]] = {
     "crop": (np.uint8, (CROP, CROP, 3)),
     "landmarks": (np.float32, (68, 2)),
     "qp": (np.float32, ()),
     "sharpness": (np.float32, ()),
     "person": (np.int32, ()),
+    "source": (np.uint8, ()),
+    "peer": (np.uint8, (PEER_BYTES,)),
 }
-"""Type and shape of what each keyframe has in the file."""
-LOOKS = (np.float32, (192,))
-"""Type and shape of a person's signature."""
+"""Type and shape of a reference's row in each array."""
+SOURCES = ("stream", "still")
+"""What the numbers in `source` stand for."""
 MOST = 200
-"""Keyframes, and people, that a file may hold."""
+"""References that a file may hold."""
+MAX_FILE = 64 * 1024 * 1024
+"""Bytes of a file at most: `MOST` incompressible crops have 40 MB."""
+MAX_HEADER = 256
+"""Bytes of an array's .npy header at most; those that numpy writes here have 128."""
+LANDMARKS = (-CROP, 2.0 * CROP)
+"""Least and largest coordinate of a landmark in crop pixels."""
+QPS, SHARPNESSES = (0.0, 100.0), (0.0, 2048.0)
+"""Least and largest QP (of an enlarged face it may exceed 51) and sharpness."""
 
 
-def save_people(people: People, path: Path) -> None:
-    """Writes everybody who has references; the file is whole at any moment.
+@dataclass(frozen=True)
+class Album:
+    """What a file holds.
 
-    Raises InputError if it cannot be written.
+    Attributes:
+        people: their references from calls with the peer at hand.
+        others: those of other peers, which are kept in the file but not used.
     """
-    known = [person for person in people if len(person.keyframes)]
-    rows = [(number, one) for number, person in enumerate(known) for one in person.keyframes]
+
+    people: list[Person]
+    others: list[Person]
+
+
+def peer_of(url: str) -> bytes:
+    """Returns the SHA-256 of a call's address, by which its references are known again.
+
+    Its user, password and fragment do not count, nor does the case of its host.
+    """
+    parts = urlsplit(url)
+    host = parts.netloc.rsplit("@", 1)[-1].lower()
+    address = urlunsplit((parts.scheme.lower(), host, parts.path, parts.query, ""))
+    return hashlib.sha256(address.encode(errors="surrogatepass")).digest()
+
+
+def save_album(people: People, others: list[Person], path: Path, peer: bytes) -> None:
+    """Writes everybody who has references, and those of other peers; the file is replaced at once.
+
+    Args:
+        people: of this call.
+        others: as read from the file before.
+        peer: of this call.
+
+    Raises:
+        InputError: if it cannot be written.
+    """
+    rows = list(_rows([*people, *others]))[:MOST]
     arrays: dict[str, list[Any]] = {
         "crop": [one.crop for _, one in rows],
         "landmarks": [one.landmarks for _, one in rows],
         "qp": [np.nan if one.qp is None else one.qp for _, one in rows],
         "sharpness": [one.sharpness for _, one in rows],
         "person": [number for number, _ in rows],
+        "source": [SOURCES.index(one.source) for _, one in rows],
+        "peer": [np.frombuffer(one.peer or peer, np.uint8) for _, one in rows],
     }
-    looks = np.array([person.signature for person in known], LOOKS[0]).reshape(-1, *LOOKS[1])
-    unfinished = path.with_name(path.name + ".part")
-    try:
-        with unfinished.open("wb") as file:
+    with NewFile(path, private=True) as new:
+        try:
             np.savez_compressed(
-                file,
+                new.file,
                 allow_pickle=False,
-                looks=looks,
                 **{
                     name: np.array(arrays[name], kind).reshape(-1, *shape)
                     for name, (kind, shape) in FIELDS.items()
                 },
             )
-        os.replace(unfinished, path)
-    except OSError as error:
-        unfinished.unlink(missing_ok=True)
-        raise InputError(f"{path} cannot be written: {error.strerror}") from error
+        except OSError as error:
+            raise InputError(f"{path} cannot be written: {error.strerror}") from error
 
 
-def load_people(people: People, path: Path) -> int:
-    """Adds those of a file to `people`; returns how many. A file that is not there holds nobody.
+def _rows(people: list[Person]) -> Iterator[tuple[int, Keyframe]]:
+    """The references of each person, with the person's number."""
+    known = [person for person in people if len(person.keyframes)]
+    for number, person in enumerate(known):
+        for keyframe in person.keyframes:
+            yield number, keyframe
 
-    Raises InputError if the file is no such file.
+
+def load_album(
+    people: People, path: Path, recogniser: FaceRecogniser, peer: bytes, *, any_peer: bool = False
+) -> Album:
+    """Reads a file, and adds those to `people` whose references come from `peer`, or from any.
+
+    Everybody is recognised by embeddings that are computed here, from the pictures; nothing that
+    the file says of itself is trusted for that. Takes about 25 ms a reference. A file that is not
+    there holds nobody.
+
+    Raises:
+        InputError: if the file is no such file.
     """
     if not path.exists():
-        return 0
+        return Album([], [])
     try:
-        fields, looks = _read(path)
+        fields = _read(path)
     except Exception as error:  # numpy, zipfile and zlib raise whatever they stumble over
-        raise InputError(f"{path} holds no references: give another --keyframes FILE") from error
-    for number, look in enumerate(looks):
-        keyframes = people.empty_set()
-        for place in np.flatnonzero(fields["person"] == number):
-            keyframes.add(_keyframe(fields, int(place)))
-        people.add(Person(keyframes, look, np.zeros((68, 2), np.float32)))
-    return len(looks)
+        raise InputError(
+            f"{path} holds no references that can be read: give another --keyframes FILE"
+        ) from error
+    album = Album([], [])
+    for number in np.unique(fields["person"]):
+        rows = [int(row) for row in np.flatnonzero(fields["person"] == number)]
+        keyframes = [_keyframe(fields, row) for row in rows]
+        ours = [one for one in keyframes if any_peer or one.peer == peer]
+        others = [one for one in keyframes if one not in ours]
+        if others:
+            album.others.append(_person(people, others))
+        if ours:
+            try:
+                album.people.append(_recognised(people, ours, recogniser))
+            except RecognitionError as error:
+                raise InputError(
+                    f"the faces in {path} cannot be recognised ({error}): leave out --keyframes"
+                ) from error
+            people.add(album.people[-1])
+    return album
 
 
-def _read(path: Path) -> tuple[dict[str, Any], Any]:
-    """Raises ValueError, among others, for what `save_people` would not have written."""
-    with np.load(path, allow_pickle=False) as file:
-        fields = {name: file[name] for name in FIELDS}
-        looks = file["looks"]
-    expected = [(fields[name], *FIELDS[name]) for name in FIELDS]
-    for array, kind, shape in [*expected, (looks, *LOOKS)]:
-        if array.dtype != kind or array.ndim == 0 or array.shape[1:] != shape:
-            raise ValueError("type or shape")
-        if len(array) > MOST:
-            raise ValueError("too many")
-    if len({len(array) for array in fields.values()}) != 1:
+def _person(people: People, keyframes: list[Keyframe]) -> Person:
+    person = Person(people.empty_set())
+    for keyframe in keyframes:
+        person.keyframes.add(keyframe)
+    return person
+
+
+def _recognised(people: People, keyframes: list[Keyframe], recogniser: FaceRecogniser) -> Person:
+    """A person of these references and their embeddings."""
+    person = _person(people, [])
+    for keyframe in keyframes:
+        keyframe.embedding = recogniser.submit(keyframe.crop, keyframe.landmarks).result()
+        person.keyframes.add(keyframe)
+    return person
+
+
+def _read(path: Path) -> dict[str, Any]:
+    """Returns the arrays of `FIELDS`, which agree in length and whose values are in range.
+
+    Raises ValueError, among others, for anything that `save_album` would not have written. What is
+    in the archive is bounded before anything is allocated for it.
+    """
+    if path.stat().st_size > MAX_FILE:
+        raise ValueError("size of the file")
+    with zipfile.ZipFile(path) as archive:
+        members = {one.filename: one for one in archive.infolist()}
+        if set(members) != {f"{name}.npy" for name in FIELDS} or len(members) != len(FIELDS):
+            raise ValueError("members")
+        arrays = {}
+        for name, (kind, shape) in FIELDS.items():
+            row = np.dtype(kind).itemsize * math.prod(shape)
+            member = members[f"{name}.npy"]
+            if member.file_size > MAX_HEADER + MOST * row:
+                raise ValueError("decompressed size")
+            with archive.open(member) as file:
+                arrays[name] = _array(file, np.dtype(kind), shape)
+    if len({len(array) for array in arrays.values()}) != 1:
         raise ValueError("lengths")
-    if not (np.isfinite(fields["landmarks"]).all() and np.isfinite(looks).all()):
-        raise ValueError("not finite")
-    return fields, looks
+    _check_values(arrays)
+    return arrays
 
 
-def _keyframe(fields: dict[str, Any], place: int) -> Keyframe:
-    qp = float(fields["qp"][place])
+def _array(file: Any, kind: "np.dtype[Any]", shape: tuple[int, ...]) -> Any:
+    """Reads a .npy array of at most `MOST` rows of this type and shape, and not a byte more."""
+    version = np.lib.format.read_magic(file)
+    if version != (1, 0):
+        raise ValueError("version")
+    found, fortran, dtype = np.lib.format.read_array_header_1_0(file, max_header_size=MAX_HEADER)
+    if dtype != kind or fortran or not found or found[1:] != shape or not 0 <= found[0] <= MOST:
+        raise ValueError("type or shape")
+    size = kind.itemsize * math.prod(found)
+    data = file.read(size)
+    if len(data) != size or file.read(1):
+        raise ValueError("length")
+    return np.frombuffer(data, kind).reshape(found)
+
+
+def _check_values(arrays: dict[str, Any]) -> None:
+    """Raises ValueError for values out of range."""
+    for name, (low, high) in (
+        ("landmarks", LANDMARKS),
+        ("sharpness", SHARPNESSES),
+        ("person", (0, MOST - 1)),
+        ("source", (0, len(SOURCES) - 1)),
+    ):
+        if not ((arrays[name] >= low) & (arrays[name] <= high)).all():  # NaN is neither
+            raise ValueError(name)
+    known = arrays["qp"][~np.isnan(arrays["qp"])]
+    if not ((known >= QPS[0]) & (known <= QPS[1])).all():
+        raise ValueError("qp")
+    for landmarks in arrays["landmarks"]:
+        box = np.concatenate([landmarks.min(axis=0), landmarks.max(axis=0)]).astype(np.float64)
+        if not can_be_cropped(landmarks, box, crop_from_frame(landmarks), CROP, CROP):
+            raise ValueError("landmarks")
+
+
+def _keyframe(fields: dict[str, Any], row: int) -> Keyframe:
+    qp = float(fields["qp"][row])
     return Keyframe(
-        fields["crop"][place],
-        fields["landmarks"][place],
+        fields["crop"][row],
+        fields["landmarks"][row],
         qp if np.isfinite(qp) else None,
-        "still",
-        float(fields["sharpness"][place]),
+        "still" if fields["source"][row] else "stream",
+        float(fields["sharpness"][row]),
+        peer=fields["peer"][row].tobytes(),
     )

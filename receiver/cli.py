@@ -18,7 +18,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from receiver.album import load_people, save_people
+from receiver.album import Album, load_album, peer_of, save_album
 from receiver.capacity import calls_carried, cores_here, in_words, measure
 from receiver.demo import DemoResult, run_demo
 from receiver.doctor import examine
@@ -30,6 +30,7 @@ from receiver.generator import MODELS, Generator, Place
 from receiver.join import Joined, join
 from receiver.outputs import FileOutput, VirtualCamera, Window
 from receiver.quality import Quality
+from receiver.recognition import shared_recogniser
 from receiver.send import send
 from receiver.sender import Source, camera_source, clip_source, portrait_source
 from receiver.serve import ServeConfig, Server, listening, serve
@@ -196,6 +197,11 @@ def _add_join(commands: Any) -> None:
         type=Path,
         metavar="FILE",
         help="keep the references of those seen here, pictures of their faces, for the next call",
+    )
+    join.add_argument(
+        "--any-peer",
+        action="store_true",
+        help="use references in FILE from calls at other addresses too",
     )
     _add_stock_transport(join)
     _add_enhancing(join, _join)
@@ -495,21 +501,34 @@ def _join(args: argparse.Namespace) -> int:
     generator = Generator(args.model, args.device)
     quality = _quality(args, generator)
     enhancer = quality.watch(_enhancer(args, generator))
+    peer, album = peer_of(args.url), Album([], [])
     if args.keyframes is not None:
-        load_people(enhancer.people, args.keyframes)
+        album = load_album(
+            enhancer.people, args.keyframes, shared_recogniser(), peer, any_peer=args.any_peer
+        )
+        _say_unused(args.keyframes, album)
     enhancer.warm_up()
     window = Window("receiver join: q ends it") if args.window else None
     with contextlib.ExitStack() as outputs:
         call = quality.beside(_joining(args, enhancer, window, outputs))
         stats = asyncio.run(call) if window is None else _run_beside(window, call)
     if args.keyframes is not None:
-        save_people(enhancer.people, args.keyframes)
+        save_album(enhancer.people, album.others, args.keyframes, peer)
     if args.json:
         print(json.dumps(_without_nan(stats) | {"quality": quality.snapshot()}))
     else:
         counts = stats["frames"]
         print(f"{counts['received']} frames received, {counts['enhanced']} restored")
     return 0
+
+
+def _say_unused(path: Path, album: Album) -> None:
+    if album.others:
+        print(
+            f"receiver: references in {path} from calls at other addresses are not used: "
+            "--any-peer uses them",
+            file=sys.stderr,
+        )
 
 
 async def _joining(
