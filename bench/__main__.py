@@ -3,7 +3,7 @@
 import argparse
 import sys
 
-from bench import bitrate, browser, calls, fuzz, latency, quality, references, soak
+from bench import bitrate, browser, calls, fuzz, identity, latency, quality, references, soak
 from receiver.errors import ReceiverError
 
 BENCHES = {
@@ -11,6 +11,7 @@ BENCHES = {
     "browser": browser.main,
     "calls": calls.main,
     "fuzz": fuzz.main,
+    "identity": identity.main,
     "latency": latency.main,
     "quality": quality.main,
     "references": references.main,
