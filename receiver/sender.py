@@ -1,6 +1,8 @@
 """What a sender sends: clip or camera, encoded by x264 in real-time settings."""
 
 import asyncio
+import logging
+import stat
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
@@ -12,6 +14,7 @@ from typing import TypeAlias
 
 import av
 import cv2
+from aiortc.contrib.media import MediaPlayer
 from aiortc.mediastreams import MediaStreamError, MediaStreamTrack
 
 from keyframes import Picture
@@ -19,12 +22,37 @@ from receiver.encoding import Encoding
 from receiver.errors import InputError
 from receiver.portrait import FPS, HEIGHT, WIDTH, portrait_frames
 
+logger = logging.getLogger(__name__)
+
 MAX_SIDE = 1280
 """Longer side in pixels beyond which frames are shrunk, as a call would."""
 MAX_RATE = 30.5
 """Frames a second beyond which every other frame (or more) is left out."""
 REMEMBERED = 150
 """Newest frames that a sender keeps for comparison."""
+FORMATS = (
+    "mov",  # and mp4, m4a, 3gp
+    "matroska",  # and webm
+    "avi",
+    "mpegts",
+    "mpeg",  # program streams: mpg, vob
+    "mpegvideo",
+    "flv",
+    "ogg",
+    "asf",  # and wmv
+    "mxf",
+    "dv",
+    "ivf",
+    "gif",
+    "yuv4mpegpipe",
+    "h264",
+    "hevc",
+    "m4v",
+)
+"""libav's names of the formats that are opened, whatever a file's ending says. Not among them is
+what names other files or servers: HLS, DASH, concat scripts, SDP, numbered pictures."""
+READING = {"format_whitelist": ",".join(FORMATS), "protocol_whitelist": "file"}
+"""libav's options for every file that a user gives."""
 
 
 VideoPacket: TypeAlias = "av.Packet[av.VideoStream]"
@@ -67,6 +95,9 @@ def clip_source(path: Path) -> Source:
         every = max(1, -int(-rate // Fraction(MAX_RATE)))
         width, height = even_size(video.width, video.height)
         audio = path if container.streams.audio else None
+        if audio is not None and container.duration is None:  # as browsers record it
+            logger.warning("%s is sent without its sound: it does not say how long it is", path)
+            audio = None  # aiortc repeats no such file
         if next(_decode(container), None) is None:
             raise InputError(f"{path} holds no frame that can be decoded: give another clip")
 
@@ -105,17 +136,40 @@ def camera_source(number: int, instead: str = "--clip FILE") -> Source:
 
 
 def open_video(path: Path) -> av.container.InputContainer:
-    """Opens a file that has a video stream. Raises InputError with the reason if there is none."""
-    if not path.is_file():
-        raise InputError(f"there is no file {path}: check the path")
+    """Opens a file that has a video stream, in one of `FORMATS`.
+
+    Raises InputError with the reason if there is none.
+    """
     try:
-        container = av.open(str(path), metadata_errors="replace")
+        if not stat.S_ISREG(path.stat().st_mode):  # follows links
+            raise InputError(f"{path} is not a regular file: give a video file")
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise InputError(f"there is no file {path}: check the path") from error
+    except OSError as error:
+        raise InputError(f"{path} cannot be read: {error.strerror}") from error
+    try:
+        container = av.open(_url(path), container_options=READING, metadata_errors="replace")
+    except av.ArgumentError as error:  # what libav says of a demuxer that is not listed
+        raise InputError(
+            f"{path} is no video that can be read: playlists, scripts and rare formats are not "
+            "opened, convert it to .mp4 or .mkv first"
+        ) from error
     except (av.FFmpegError, OSError) as error:
         raise InputError(f"{path} is no video that can be read: give another file") from error
     if not container.streams.video:
         container.close()
         raise InputError(f"{path} has no video stream: give a file with one")
     return container
+
+
+def clip_sound(path: Path) -> MediaStreamTrack | None:
+    """The sound of a clip that `open_video` has opened, repeated as the clip is."""
+    return MediaPlayer(_url(path), options=READING, loop=True).audio
+
+
+def _url(path: Path) -> str:
+    """A path as libav takes it: without the prefix, what stands before a colon is a protocol."""
+    return f"file:{path}"
 
 
 def even_size(width: int, height: int) -> tuple[int, int]:

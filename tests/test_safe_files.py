@@ -63,10 +63,14 @@ def test_temporary_names_are_random(tmp_path):
 
 def test_an_exception_leaves_what_was_there(tmp_path):
     (tmp_path / "out").write_bytes(b"before")
-    with pytest.raises(KeyboardInterrupt):  # noqa: PT012 (what is raised inside is the point)
+
+    def interrupted() -> None:
         with NewFile(tmp_path / "out", private=True) as new:
             new.file.write(b"half")
             raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
     assert (tmp_path / "out").read_bytes() == b"before"
 
