@@ -163,8 +163,14 @@ def open_video(path: Path) -> av.container.InputContainer:
 
 
 def clip_sound(path: Path) -> MediaStreamTrack | None:
-    """The sound of a clip that `open_video` has opened, repeated as the clip is."""
-    return MediaPlayer(_url(path), options=READING, loop=True).audio
+    """Returns the sound of a clip, repeated as the clip is, or None if it has none.
+
+    Raises InputError if the file is not what `clip_source` opened.
+    """
+    try:
+        return MediaPlayer(_url(path), options=READING, loop=True).audio
+    except (av.FFmpegError, OSError) as error:
+        raise InputError(f"the sound of {path} cannot be read: give another clip") from error
 
 
 def _url(path: Path) -> str:

@@ -12,7 +12,7 @@ CUDA = "SKIPPED [1] tests/test_generator.py:269: needs CUDA: no NVIDIA driver"
 HERE = "SKIPPED [1] tests/test_cli.py:94: CUDA is here, so its absence cannot be seen"
 CLIPS = "SKIPPED [3] tests/test_bench.py:40: needs talking-head clips in ../shared/clips"
 CHROMIUM = "SKIPPED [7] tests/calls/test_browser.py:18: needs apt install chromium"
-ALIKE = "SKIPPED [1] tests/test_CUDA.py:9: needs apt install something for CUDA"
+ALIKE = "SKIPPED [1] tests/test_CUDA.py:9: needs apt install xvfb, beside what needs CUDA"
 OTHERS = ["...s.", "120 passed, 3 skipped in 387.25s", "FAILED tests/test_a.py::test_b - x"]
 
 
