@@ -104,6 +104,11 @@ class _Transcoder:
     def run(self, target: Path) -> None:
         copied = [self._video_in, *self._reader.streams.audio]
         for stream in self._reader.streams.audio:
+            if stream.codec_context is None:
+                raise InputError(
+                    f"{target} cannot hold sound of a kind that is unknown: remove it from the "
+                    "input first"
+                )
             try:
                 self._copies[stream.index] = self._writer.add_stream_from_template(stream)
             except (av.FFmpegError, ValueError) as error:

@@ -94,10 +94,7 @@ def clip_source(path: Path) -> Source:
         rate = video.average_rate or Fraction(30)
         every = max(1, -int(-rate // Fraction(MAX_RATE)))
         width, height = even_size(video.width, video.height)
-        audio = path if container.streams.audio else None
-        if audio is not None and container.duration is None:  # as browsers record it
-            logger.warning("%s is sent without its sound: it does not say how long it is", path)
-            audio = None  # aiortc repeats no such file
+        audio = path if _has_sound(container, path) else None
         if next(_decode(container), None) is None:
             raise InputError(f"{path} holds no frame that can be decoded: give another clip")
 
@@ -109,6 +106,16 @@ def clip_source(path: Path) -> Source:
                         yield frame.reformat(width, height, "yuv420p")
 
     return Source(frames, width, height, rate / every, audio=audio)
+
+
+def _has_sound(container: av.container.InputContainer, path: Path) -> bool:
+    """Whether aiortc can play and repeat the sound of a clip."""
+    streams = container.streams.audio
+    if streams and (streams[0].codec_context is None or container.duration is None):
+        # No decoder is known, or the file does not say how long it is, as those of browsers.
+        logger.warning("%s is sent without its sound: it cannot be repeated", path)
+        return False
+    return bool(streams)
 
 
 def camera_source(number: int, instead: str = "--clip FILE") -> Source:
@@ -159,6 +166,9 @@ def open_video(path: Path) -> av.container.InputContainer:
     if not container.streams.video:
         container.close()
         raise InputError(f"{path} has no video stream: give a file with one")
+    if container.streams.video[0].codec_context is None:  # no decoder is known
+        container.close()
+        raise InputError(f"{path} has a video that cannot be decoded: give another file")
     return container
 
 

@@ -18,6 +18,7 @@ from receiver.files import enhance_file
 from receiver.outputs import FileOutput, VideoFile, write_picture
 from receiver.sender import READING, clip_sound, clip_source, open_video
 from tests.conftest import plain_frame, write_clip
+from tests.test_cli import assert_one_sentence, run
 
 HLS = "#EXTM3U\n#EXT-X-VERSION:3\n#EXT-X-TARGETDURATION:9\n#EXTINF:9,\nsecret.ts\n#EXT-X-ENDLIST\n"
 CONCAT = "ffconcat version 1.0\nfile secret.mp4\n"
@@ -219,6 +220,31 @@ def test_a_recording_without_a_length_is_sent_without_its_sound(tmp_path, caplog
     assert "without its sound" in caplog.text
 
 
+@pytest.fixture
+def with_sound(tmp_path) -> bytes:
+    """A clip with sound, whose codecs have names that can be searched for."""
+    write_clip(tmp_path / "sound.mkv", [plain_frame(64, 48)] * 10, with_audio=True)
+    return (tmp_path / "sound.mkv").read_bytes()
+
+
+def test_a_video_of_an_unknown_kind_is_named(with_sound, enhancer, tmp_path):
+    """Found by fuzzing: AttributeError came through."""
+    (tmp_path / "odd.mkv").write_bytes(with_sound.replace(b"V_MPEG4/ISO/AVC", b"V_MPEG4/ISO/AVZ"))
+    with pytest.raises(InputError, match=r"odd\.mkv has a video that cannot be decoded"):
+        clip_source(tmp_path / "odd.mkv")
+    with pytest.raises(InputError, match=r"odd\.mkv has a video that cannot be decoded"):
+        enhance_file(tmp_path / "odd.mkv", tmp_path / "out.mkv", enhancer)
+
+
+def test_sound_of_an_unknown_kind_is_named(with_sound, enhancer, tmp_path, caplog):
+    (tmp_path / "odd.mkv").write_bytes(with_sound.replace(b"A_AAC", b"A_AAZ"))
+    assert clip_source(tmp_path / "odd.mkv").audio is None
+    assert "without its sound" in caplog.text
+    with pytest.raises(InputError, match="cannot hold sound of a kind that is unknown"):
+        enhance_file(tmp_path / "odd.mkv", tmp_path / "out.mkv", enhancer)
+    assert not (tmp_path / "out.mkv").exists()
+
+
 # Outputs
 
 
@@ -319,3 +345,23 @@ def test_a_target_that_is_a_pipe_is_neither_written_nor_replaced(tmp_path):
         recorded(tmp_path / "call.mp4")
     assert stat.S_ISFIFO((tmp_path / "call.mp4").lstat().st_mode)
     assert threading.active_count() == len(threading.enumerate())
+
+
+# The command line
+
+
+@pytest.mark.parametrize("name", ["list.m3u8", "script.mkv", "call.sdp", "pipe.mp4"])
+@pytest.mark.parametrize(
+    "arguments", [["enhance", "FILE", "out.mp4"], ["demo", "--clip", "FILE"], ["send", "FILE", "x"]]
+)
+def test_the_command_line_says_it_in_one_sentence(folder, arguments, name):
+    texts = {"list.m3u8": HLS, "script.mkv": CONCAT, "call.sdp": SDP}
+    if name in texts:
+        (folder / name).write_text(texts[name])
+    else:
+        os.mkfifo(folder / name)
+    places = {"FILE": str(folder / name), "out.mp4": str(folder / "out.mp4")}
+    result = run(*(places.get(one, one) for one in arguments))
+    words = "is no video that can be read" if name in texts else "is not a regular file"
+    assert_one_sentence(result, name, words)
+    assert not (folder / "out.mp4").exists()
