@@ -97,6 +97,12 @@ def test_a_folder_of_roots_that_holds_something_stays_roots(place):
 
 
 @as_root
+def test_groups_that_were_added_are_kept_but_not_roots(place):
+    said = run(place, "demo", before=("setpriv", "--groups", "0,44,109"))
+    assert said[0] == "1000:1000:1000 44 109"
+
+
+@as_root
 def test_another_user_by_the_option_is_kept(place):
     os.chown(place / "out", 1234, 1234)
     before = ("setpriv", "--reuid", "4321", "--regid", "1234", "--clear-groups")
