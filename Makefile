@@ -1,8 +1,13 @@
 # make demo   sets up and runs a call with yourself
 # make test   sets up and runs all tests
 # make check  lint, format and types
+#
+# Each installs the versions of constraints.txt; CONSTRAINTS=/dev/null takes the newest ones instead.
 PYTHON ?= python3
 BIN = .venv/bin
+CONSTRAINTS = constraints.txt
+# Two names for one thing: older versions of pip take the first for what builds a package as well.
+INSTALL = PIP_CONSTRAINT=$(CONSTRAINTS) PIP_BUILD_CONSTRAINT=$(CONSTRAINTS) $(BIN)/pip install --quiet
 
 .PHONY: demo test check clean
 
@@ -18,14 +23,14 @@ check: .venv/with-tests
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-.venv/with-demo: pyproject.toml
+.venv/with-demo: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
-	$(BIN)/pip install --quiet --editable '.[demo]'
+	$(INSTALL) --editable '.[demo]'
 	touch $@
 
-.venv/with-tests: pyproject.toml
+.venv/with-tests: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
-	$(BIN)/pip install --quiet --editable '.[demo,train,bench,dev]'
+	$(INSTALL) --editable '.[demo,train,bench,dev]'
 	touch $@ .venv/with-demo
 
 clean:

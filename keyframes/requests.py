@@ -39,7 +39,7 @@ ones."""
 SMALLEST = 6_000
 """Bytes below which a still is not worth its request."""
 KEYFRAME = 12_000
-"""Bytes that an I-frame is expected to take."""
+"""Bytes that an I-frame is expected to take, before a larger one was seen in the call."""
 
 
 @dataclass(frozen=True)
@@ -84,12 +84,24 @@ class _Spending:
 
 
 class RequestPolicy:
-    """Decides when to ask for a reference. Has no clock: every call tells the time in seconds.
+    """Decides when to ask for a reference. Has no clock: every call gives the time in seconds.
 
-    A request reserves its `max_bytes` until `arrived` or `failed` tells what it really cost, or
-    until `TIME_OUT`, when it is charged in full. So if no answer is larger than it may be, and the
-    transport refuses answers that come after `TIME_OUT`, no window of 60 s ever holds more than the
-    budget, whether an answer is counted when it was asked for or when it came.
+    A request reserves its `max_bytes` until `arrived` or `failed` reports the real size, or until
+    `TIME_OUT`, when it is charged in full. It is made only if the last 60 s and the reservation
+    together stay within the budget. A still is never larger than its `max_bytes`. An I-frame is as
+    large as the sender makes it, so the largest one seen in the call, or `KEYFRAME`, is reserved.
+
+    What is promised, if the transport ignores answers that come after `TIME_OUT`, and whether an
+    answer is counted when it was asked for or when it came:
+
+    - A window of 60 s holds no more than the budget, unless its newest answer is an I-frame larger
+      than every one before its request; then it holds more by that difference at most.
+    - No further I-frame is asked for until the budget has room for one of that size; if that is
+      more than the budget of a whole window, none is asked for in this call.
+    - So those differences add up to less than the call's largest I-frame.
+
+    Only references are counted: key frames that repair damage are asked for by others, whatever the
+    budget (`receiver.requester`, `receiver.transport`).
 
     The budget is spent fast at first, more and more slowly then: see `_pause`.
 
@@ -106,6 +118,7 @@ class RequestPolicy:
         self._window_requests = budget.requests
         self._spendings: deque[_Spending] = deque()  # of the last window, oldest first
         self._spent = 0  # their sum
+        self._largest_keyframe = KEYFRAME
         self._outstanding: Request | None = None
         self._asked = -math.inf
         self._failures = 0  # since the last answer
@@ -129,15 +142,19 @@ class RequestPolicy:
         if way == "pli" and (need.qp is None or need.qp > WORST_QP):
             return None
         left = self._window_bytes - self._spent
-        least = SMALLEST if way == "still" else KEYFRAME
+        least = SMALLEST if way == "still" else self._largest_keyframe
         if left < least or len(self._spendings) >= self._window_requests:
             return None
         pause, backoff = self._pause(way, need), self._backoff(way)
         if now < max(self._asked + pause, self._ended + backoff):
             return None
         self._asked = now
-        self._outstanding = Request(way, min(LARGEST, left) if way == "still" else KEYFRAME)
+        self._outstanding = Request(way, min(LARGEST, left) if way == "still" else least)
         return self._outstanding
+
+    def saw_keyframe(self, size_bytes: int) -> None:
+        """Takes the size of any I-frame of the stream, asked for or not."""
+        self._largest_keyframe = max(self._largest_keyframe, size_bytes)
 
     def arrived(self, now: float, size_bytes: int) -> None:
         """The answer to the outstanding request came. Raises ValueError for a negative size.
@@ -166,6 +183,8 @@ class RequestPolicy:
         if size_bytes < 0:
             raise ValueError(f"{size_bytes} bytes")
         request, self._outstanding = self._outstanding, None
+        if request and request.way == "pli":
+            self.saw_keyframe(size_bytes)
         self.excess_bytes += max(0, size_bytes - (request.max_bytes if request else 0))
         if request or size_bytes:
             self._spendings.append(_Spending(end, size_bytes))

@@ -12,7 +12,6 @@ import av
 import cv2
 import numpy as np
 from aiortc import RTCConfiguration, RTCPeerConnection
-from aiortc.contrib.media import MediaPlayer
 from aiortc.mediastreams import MediaStreamError, MediaStreamTrack
 
 from keyframes import Picture
@@ -23,9 +22,9 @@ from receiver.encoding import Encoding
 from receiver.enhancer import Enhancer
 from receiver.errors import ReceiverError
 from receiver.faces import Face
-from receiver.outputs import FileOutput, side_by_side, write_label
+from receiver.outputs import FileOutput, side_by_side, write_label, write_picture
 from receiver.requester import Requester
-from receiver.sender import EncodedTrack, Source
+from receiver.sender import EncodedTrack, Source, clip_sound
 from receiver.stills import LABEL, StillSender, guard_channels
 from receiver.track import EnhancedVideoTrack
 
@@ -87,7 +86,7 @@ class Recorder(FileOutput):
         """Waits until everything is written. Raises InputError if it cannot be."""
         super().close()
         if self._kept:
-            cv2.imwrite(str(self._folder / "demo.png"), cv2.vconcat(self._kept))
+            write_picture(self._folder / "demo.png", cv2.vconcat(self._kept))
 
     def picture(self, item: Moment) -> av.VideoFrame:
         """The three panels of a moment, which is measured on the way."""
@@ -193,7 +192,7 @@ async def connect(
     # aiortc has no public way to learn of a PLI; without this it would go to aiortc's own encoder.
     setattr(rtp_sender, "_send_keyframe", video.request_keyframe)  # noqa: B010
     sending.getTransceivers()[0].setCodecPreferences(h264_codecs())
-    sound = MediaPlayer(str(audio), loop=True).audio if audio is not None else None
+    sound = clip_sound(audio) if audio is not None else None
     if sound is not None:
         sending.addTrack(sound)
     receive_h264(receiving)

@@ -50,7 +50,8 @@ def enhance_file(
     """Writes `source` to `target` with its faces restored.
 
     Frame count, timestamps, size and audio stay as they are; the file's own key frames are the
-    references. Pictures that are not 8-bit 4:2:0 are converted to it.
+    references. Pictures that are not 8-bit 4:2:0 are converted to it. The target appears when it is
+    complete, with the rights that the umask leaves; a symbolic link at it is replaced.
 
     Args:
         split: leave the left half of the picture as it was.
@@ -65,7 +66,7 @@ def enhance_file(
     with open_video(source) as reader, VideoFile(target) as writer:
         try:
             _Transcoder(reader, writer.container, enhancer, split, crf, progress).run(target)
-        except av.FFmpegError as error:  # what comes from reading is dealt with inside
+        except (av.FFmpegError, OSError) as error:  # those of reading are handled inside
             raise InputError(f"{target} cannot be written: {error.strerror}") from error
         counts = enhancer.stats.frames
         if not counts.received:
@@ -103,6 +104,11 @@ class _Transcoder:
     def run(self, target: Path) -> None:
         copied = [self._video_in, *self._reader.streams.audio]
         for stream in self._reader.streams.audio:
+            if stream.codec_context is None:
+                raise InputError(
+                    f"{target} cannot hold sound of a kind that is unknown: remove it from the "
+                    "input first"
+                )
             try:
                 self._copies[stream.index] = self._writer.add_stream_from_template(stream)
             except (av.FFmpegError, ValueError) as error:

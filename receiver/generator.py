@@ -2,7 +2,6 @@
 
 import contextlib
 import ctypes
-import hashlib
 import importlib
 import io
 import json
@@ -22,6 +21,7 @@ from receiver.alignment import CROP, shifted
 from receiver.batching import Line, LineClosedError
 from receiver.bound import BoundSession, open_bound
 from receiver.errors import DeviceError, ModelError
+from receiver.hashes import file_sha256
 
 logger = logging.getLogger(__name__)
 
@@ -82,7 +82,7 @@ class Model:
     def sha256(self) -> str:
         """Of the file, in hexadecimal. Raises ModelError if it cannot be read."""
         try:
-            return hashlib.sha256(self.path.read_bytes()).hexdigest()
+            return file_sha256(self.path)
         except OSError as error:
             raise ModelError(
                 f"the model file {self.path} cannot be read: {error.strerror}"
@@ -93,6 +93,21 @@ class Model:
         """Of the file, as its card says; None where it says nothing."""
         found: str | None = ((self.card or {}).get("sha256") or {}).get(self.path.name)
         return found
+
+    def check(self) -> None:
+        """Raises ModelError if a shipped file is not the one that its card names.
+
+        A file from elsewhere is not checked, whether a card lies beside it or not: whoever gives
+        `--model PATH` trusts that file.
+        """
+        if self.path.parent.resolve() != WEIGHTS.resolve() or not self.path.is_file():
+            return
+        found, expected = self.sha256, self.expected_sha256
+        if found != expected:
+            raise ModelError(
+                f"{self.path} has SHA-256 {found} instead of {expected or 'any on its card'}: "
+                "install the package again"
+            )
 
     @property
     def card(self) -> dict[str, Any] | None:
@@ -328,6 +343,7 @@ def _open_session(
     model: Model, output: str, device: Place, threads: int | None
 ) -> onnxruntime.InferenceSession | BoundSession:
     """On a GPU it is bound and warm. Raises ModelError or DeviceError."""
+    model.check()
 
     def opened(has_graphs: bool) -> onnxruntime.InferenceSession:
         session = _new_session(model, device, has_graphs, threads)

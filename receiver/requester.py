@@ -10,6 +10,7 @@ from aiortc import RTCDataChannel, RTCRtpReceiver
 
 from keyframes import Budget, Need, RequestPolicy, Way
 from keyframes.admission import BETTER
+from keyframes.requests import TIME_OUT
 from receiver.alignment import WHOLE
 from receiver.call import request_keyframe
 from receiver.decoding import DecodedFrame
@@ -27,7 +28,9 @@ third of a second where there is room. A pose does not last much longer."""
 RATE_SECONDS = 2.0
 """Seconds over which the video's rate is taken."""
 REPAIR_EVERY = 1.0
-"""Seconds from one request for a key frame to the next while pictures are damaged."""
+"""Seconds from one request for a key frame to the next while pictures are damaged. The budget
+counts neither these nor those of `transport` for lost packets: without them the picture stays
+broken."""
 
 
 class StillPace:
@@ -68,6 +71,7 @@ class Requester:
         self._policy = RequestPolicy(budget or Budget())
         self._receiver: RTCRtpReceiver | None = None
         self._keyframe_wanted: Need | None = None  # what the face lacked when it was asked for
+        self._keyframe_asked = 0.0
         self._repaired = 0.0
         self._pace = StillPace()
         self._tasks: set[asyncio.Future[Any]] = set()
@@ -107,7 +111,7 @@ class Requester:
         if request is None:
             return
         if request.way == "pli":
-            self._keyframe_wanted = need
+            self._keyframe_wanted, self._keyframe_asked = need, now
             self._ask_keyframe()
         elif not self._ask_still(frame, request.max_bytes):
             self._failed(0)
@@ -125,11 +129,13 @@ class Requester:
         Real-time encoders make key frames worse than the pictures around them: asking such a
         sender again would only cost its stream quality.
         """
-        wanted = self._keyframe_wanted
-        if wanted is None or not frame.is_keyframe:
+        if not frame.is_keyframe:
             return
-        self._keyframe_wanted = None
         size = frame.size_bytes or 0
+        self._policy.saw_keyframe(size)
+        wanted, self._keyframe_wanted = self._keyframe_wanted, None
+        if wanted is None or now >= self._keyframe_asked + TIME_OUT:
+            return  # nobody asked for it, or so long ago that the policy has charged it already
         known = need is not None and need.qp is not None and wanted.qp is not None
         if known and need.qp <= wanted.qp - BETTER:  # type: ignore[union-attr,operator]
             self._policy.arrived(now, size)

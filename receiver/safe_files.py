@@ -87,8 +87,10 @@ class NewFile:
         Raises InputError if that fails; what was written then stays under the temporary name.
         """
         try:
-            os.fsync(self.file.fileno())
-            self.file.close()  # Windows renames no open file
+            try:
+                os.fsync(self.file.fileno())
+            finally:
+                self.file.close()  # Windows renames no open file
             os.replace(self.unfinished, self.path)
         except OSError as error:
             raise InputError(
@@ -99,11 +101,12 @@ class NewFile:
         _sync_folder(self.path.parent)
 
     def discard(self) -> None:
-        """Deletes the file, unless it is finished."""
-        with contextlib.suppress(OSError):
-            self.file.close()
-        if not self.finished:
-            self.unfinished.unlink(missing_ok=True)
+        """Deletes the temporary file; does nothing after `finish`, whether that failed or not."""
+        if not self.file.closed:
+            with contextlib.suppress(OSError):
+                self.file.close()
+            with contextlib.suppress(OSError):
+                self.unfinished.unlink()
 
 
 class _WholeWrites(FileIO):

@@ -8,14 +8,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from aiortc import RTCPeerConnection
-from aiortc.contrib.media import MediaPlayer
 from aiortc.mediastreams import MediaStreamTrack
 
 from receiver.call import h264_codecs, prepare_aiortc
 from receiver.encoding import Encoding
 from receiver.errors import InputError, ReceiverError
 from receiver.rooms import GONE
-from receiver.sender import EncodedTrack, Source
+from receiver.sender import EncodedTrack, Source, clip_sound
 from receiver.signalling import SETUP_SECONDS, SessionError, open_publishing
 from receiver.stills import LABEL, StillSender
 
@@ -59,7 +58,7 @@ class Sending:
         transceiver.direction = "sendonly"
         transceiver.setCodecPreferences(h264_codecs())
         if self._audio is not None:
-            self._sound = MediaPlayer(str(self._audio), loop=True).audio
+            self._sound = clip_sound(self._audio)
         if self._sound is not None:
             connection.addTrack(self._sound)
             connection.getTransceivers()[1].direction = "sendonly"

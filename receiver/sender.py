@@ -1,6 +1,8 @@
 """What a sender sends: clip or camera, encoded by x264 in real-time settings."""
 
 import asyncio
+import logging
+import stat
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
@@ -12,6 +14,7 @@ from typing import TypeAlias
 
 import av
 import cv2
+from aiortc.contrib.media import MediaPlayer
 from aiortc.mediastreams import MediaStreamError, MediaStreamTrack
 
 from keyframes import Picture
@@ -19,12 +22,37 @@ from receiver.encoding import Encoding
 from receiver.errors import InputError
 from receiver.portrait import FPS, HEIGHT, WIDTH, portrait_frames
 
+logger = logging.getLogger(__name__)
+
 MAX_SIDE = 1280
 """Longer side in pixels beyond which frames are shrunk, as a call would."""
 MAX_RATE = 30.5
 """Frames a second beyond which every other frame (or more) is left out."""
 REMEMBERED = 150
 """Newest frames that a sender keeps for comparison."""
+FORMATS = (
+    "mov",  # and mp4, m4a, 3gp
+    "matroska",  # and webm
+    "avi",
+    "mpegts",
+    "mpeg",  # program streams: mpg, vob
+    "mpegvideo",
+    "flv",
+    "ogg",
+    "asf",  # and wmv
+    "mxf",
+    "dv",
+    "ivf",
+    "gif",
+    "yuv4mpegpipe",
+    "h264",
+    "hevc",
+    "m4v",
+)
+"""libav's names of the formats that are opened, whatever a file's ending says. Not among them is
+what names other files or servers: HLS, DASH, concat scripts, SDP, numbered pictures."""
+READING = {"format_whitelist": ",".join(FORMATS), "protocol_whitelist": "file"}
+"""libav's options for every file that a user gives."""
 
 
 VideoPacket: TypeAlias = "av.Packet[av.VideoStream]"
@@ -66,7 +94,7 @@ def clip_source(path: Path) -> Source:
         rate = video.average_rate or Fraction(30)
         every = max(1, -int(-rate // Fraction(MAX_RATE)))
         width, height = even_size(video.width, video.height)
-        audio = path if container.streams.audio else None
+        audio = path if _has_sound(container, path) else None
         if next(_decode(container), None) is None:
             raise InputError(f"{path} holds no frame that can be decoded: give another clip")
 
@@ -78,6 +106,16 @@ def clip_source(path: Path) -> Source:
                         yield frame.reformat(width, height, "yuv420p")
 
     return Source(frames, width, height, rate / every, audio=audio)
+
+
+def _has_sound(container: av.container.InputContainer, path: Path) -> bool:
+    """Whether aiortc can play and repeat the sound of a clip."""
+    streams = container.streams.audio
+    if streams and (streams[0].codec_context is None or container.duration is None):
+        # No decoder is known, or the file does not say how long it is, as those of browsers.
+        logger.warning("%s is sent without its sound: it cannot be repeated", path)
+        return False
+    return bool(streams)
 
 
 def camera_source(number: int, instead: str = "--clip FILE") -> Source:
@@ -105,17 +143,49 @@ def camera_source(number: int, instead: str = "--clip FILE") -> Source:
 
 
 def open_video(path: Path) -> av.container.InputContainer:
-    """Opens a file that has a video stream. Raises InputError with the reason if there is none."""
-    if not path.is_file():
-        raise InputError(f"there is no file {path}: check the path")
+    """Opens a file that has a video stream, in one of `FORMATS`.
+
+    Raises InputError with the reason if there is none.
+    """
     try:
-        container = av.open(str(path), metadata_errors="replace")
+        if not stat.S_ISREG(path.stat().st_mode):  # follows links
+            raise InputError(f"{path} is not a regular file: give a video file")
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise InputError(f"there is no file {path}: check the path") from error
+    except OSError as error:
+        raise InputError(f"{path} cannot be read: {error.strerror}") from error
+    try:
+        container = av.open(_url(path), container_options=READING, metadata_errors="replace")
+    except av.ArgumentError as error:  # what libav says of a demuxer that is not listed
+        raise InputError(
+            f"{path} is no video that can be read: playlists, scripts and rare formats are not "
+            "opened, convert it to .mp4 or .mkv first"
+        ) from error
     except (av.FFmpegError, OSError) as error:
         raise InputError(f"{path} is no video that can be read: give another file") from error
     if not container.streams.video:
         container.close()
         raise InputError(f"{path} has no video stream: give a file with one")
+    if container.streams.video[0].codec_context is None:  # no decoder is known
+        container.close()
+        raise InputError(f"{path} has a video that cannot be decoded: give another file")
     return container
+
+
+def clip_sound(path: Path) -> MediaStreamTrack | None:
+    """Returns the sound of a clip, repeated as the clip is, or None if it has none.
+
+    Raises InputError if the file is not what `clip_source` opened.
+    """
+    try:
+        return MediaPlayer(_url(path), options=READING, loop=True).audio
+    except (av.FFmpegError, OSError) as error:
+        raise InputError(f"the sound of {path} cannot be read: give another clip") from error
+
+
+def _url(path: Path) -> str:
+    """A path as libav takes it: without the prefix, what stands before a colon is a protocol."""
+    return f"file:{path}"
 
 
 def even_size(width: int, height: int) -> tuple[int, int]:

@@ -16,6 +16,12 @@ from receiver.generator import Generator
 from receiver.portrait import FPS, portrait_frames
 
 RATE = Fraction(FPS)
+CLIPS = Path(__file__).parent.parent.parent / "shared" / "clips"
+"""Talking heads, for tests that need real people: not part of the repository."""
+needs_clips = pytest.mark.skipif(
+    not CLIPS.is_dir(), reason="needs talking-head clips in ../shared/clips"
+)
+"""What .ci/skips excuses if the folder is not there."""
 
 # How long an example takes says nothing on a shared machine.
 settings.register_profile("patient", deadline=None)

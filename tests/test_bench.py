@@ -1,7 +1,6 @@
 """The benches run and write what they promise; how fast things are is theirs to tell, not ours."""
 
 import json
-from pathlib import Path
 
 import cv2
 import numpy as np
@@ -10,12 +9,7 @@ import pytest
 from bench import bitrate, clips, latency, references, soak
 from bench.metrics import psnr
 from receiver.generator import Generator
-from tests.conftest import write_clip
-
-CLIPS = Path(__file__).parent.parent.parent / "shared" / "clips" / "val"
-needs_clips = pytest.mark.skipif(
-    not CLIPS.is_dir(), reason="needs talking-head clips in ../shared/clips/val"
-)
+from tests.conftest import CLIPS, needs_clips, write_clip
 
 
 def test_latency_prints_writes_and_plots(tmp_path, capsys):
@@ -59,7 +53,7 @@ def test_references_says_which_scenario_there_is_not(tmp_path, portrait, capsys)
 @pytest.mark.parametrize("name", ["mp_vlogger.mp4", "sr_striped_shirt.mp4", "std_foreman_2.264"])
 def test_unseen_people_look_better_under_every_protocol(generator: Generator, name):
     """At the README's setting: x264 zerolatency at CRF 42, faces of 120 px and more."""
-    frames, rate = clips.framed(CLIPS / name, 2.0)
+    frames, rate = clips.framed(CLIPS / "val" / name, 2.0)
     encoding = clips.encoding_of("crf42")
     seen = clips.watch(frames, rate, encoding, generator, clips.PROTOCOLS, 120.0, lambda: None)
     originals = seen.pictures.pop("original")

@@ -162,7 +162,7 @@ def bad_inputs(folder: Path) -> dict[str, str]:
         "text.mp4": r"text\.mp4 is no video that can be read",
         "empty.mp4": r"empty\.mp4 is no video that can be read",
         "sound.mp4": r"sound\.mp4 has no video stream",
-        ".": r"there is no file",
+        ".": r"is not a regular file",
     }
 
 

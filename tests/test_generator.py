@@ -1,6 +1,7 @@
 """The session: which device, which file, which signature."""
 
 import hashlib
+import shutil
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -63,6 +64,67 @@ def test_the_shipped_weights_are_those_of_their_card(name, on_gpu):
     assert model.card["training_minutes"] >= 60
     assert model.path.stat().st_size < 6e6
     assert WEIGHTS in model.path.parents
+
+
+@pytest.fixture
+def weights(tmp_path, monkeypatch) -> Path:
+    """A copy of the shipped weights, as if they were the installed ones."""
+    shutil.copytree(WEIGHTS, tmp_path / "weights")
+    monkeypatch.setattr("receiver.generator.WEIGHTS", tmp_path / "weights")
+    return tmp_path / "weights"
+
+
+def change(path: Path) -> str:
+    """Changes one bit of a file; returns the SHA-256 that it then has."""
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+    return hashlib.sha256(data).hexdigest()
+
+
+@pytest.mark.parametrize("file", ["lite-int8.onnx", "lite-int8-align.onnx"])
+def test_changed_weights_are_not_opened_and_both_hashes_are_named(weights, file):
+    Generator("lite", "cpu")
+    expected = hashlib.sha256((weights / file).read_bytes()).hexdigest()
+    found = change(weights / file)
+    with pytest.raises(ModelError) as raised:
+        Generator("lite", "cpu")
+    for words in (file, found, expected, "install the package again"):
+        assert words in str(raised.value)
+
+
+def test_a_running_generator_does_not_go_over_to_changed_weights(weights):
+    generator = Generator("lite", "cpu")
+    change(weights / "lite.onnx")
+    with pytest.raises(ModelError, match="SHA-256"):
+        generator.switch(Model.find("lite", on_gpu=True))
+    change(weights / "lite-int8.onnx")
+    with pytest.raises(ModelError, match="SHA-256"):
+        generator.rebuild()
+    assert generator.restore(*inputs(1)).shape == (1, 3, 256, 256)
+
+
+@pytest.mark.parametrize("card", [None, '{"sha256": {}}', '{"name": "lite"}'])
+def test_shipped_weights_need_their_card(weights, card):
+    (weights / "lite.json").unlink()
+    if card is not None:
+        (weights / "lite.json").write_text(card)
+    with pytest.raises(ModelError, match="instead of any on its card"):
+        Generator("lite", "cpu")
+
+
+@pytest.mark.parametrize("with_card", [False, True])
+def test_a_file_from_elsewhere_is_the_users_decision(weights, tmp_path, with_card):
+    other = tmp_path / "other"
+    other.mkdir()
+    network = onnx.load(weights / "lite.onnx")
+    network.doc_string = "another file that gives the same"
+    onnx.save(network, other / "lite.onnx")
+    if with_card:
+        shutil.copyfile(weights / "lite.json", other / "lite.json")
+    generator = Generator(str(other / "lite.onnx"), "cpu")
+    assert generator.model.sha256 != Model.find("lite", on_gpu=True).sha256
+    assert generator.restore(*inputs(1)).shape == (1, 3, 256, 256)
 
 
 def test_a_cpu_gets_the_integers_and_cuda_the_floats(generator):

@@ -8,7 +8,7 @@ import av
 import pytest
 
 from keyframes import Budget, Need
-from keyframes.requests import KEYFRAME
+from keyframes.requests import KEYFRAME, TIME_OUT
 from receiver.call import request_keyframe
 from receiver.decoding import DecodedFrame
 from receiver.requester import STILL_KBPS, Requester, StillPace
@@ -88,6 +88,33 @@ async def test_a_better_key_frame_is_an_answer(frame):
     requester.consider(replace(frame, is_keyframe=True, size_bytes=14_000))
     assert requester._policy._failures == 0
     assert requester._policy._spent == 14_000
+    await settled(requester)
+
+
+async def test_any_key_frame_tells_how_large_the_next_one_may_be(frame):
+    requester, receiver, _ = requester_for(Need(None, 36.0))
+    requester.consider(replace(frame, is_keyframe=True, size_bytes=60_000))
+    assert requester._policy._outstanding.max_bytes == 60_000
+    assert requester._policy._spent == 0  # nobody had asked for it
+    await settled(requester)
+    assert receiver.asked == [2]
+
+
+async def test_a_key_frame_larger_than_the_budget_is_not_asked_for(frame):
+    requester, receiver, _ = requester_for(Need(None, 36.0))
+    for _ in range(5):
+        requester.consider(replace(frame, is_keyframe=True, size_bytes=200_000))
+    await settled(requester)
+    assert receiver.asked == []
+
+
+async def test_a_key_frame_long_after_the_request_is_no_answer(frame):
+    requester, _, _ = requester_for(Need(None, 36.0))
+    requester.consider(frame)
+    requester._keyframe_asked -= TIME_OUT
+    requester._policy._asked -= TIME_OUT
+    requester.consider(replace(frame, is_keyframe=True, size_bytes=9_000))
+    assert requester._policy._spent == KEYFRAME  # as reserved, and charged once
     await settled(requester)
 
 

@@ -1,6 +1,7 @@
 """The request policy: rule by rule, and its budget against any course of a call."""
 
 import math
+from dataclasses import dataclass
 from random import Random
 
 import pytest
@@ -184,11 +185,12 @@ def test_a_face_that_turns_between_five_poses_gets_about_five_stills_and_then_re
 STEPS = st.lists(
     st.tuples(
         st.sampled_from([2, 13, 64, 200, 400, 640, 900]),  # 64ths until this step
-        st.sampled_from(["look", "look", "arrived", "arrived", "failed"]),
+        st.sampled_from(["look", "look", "look", "arrived", "arrived", "failed", "keyframe"]),
         st.sampled_from([None, 200.0, 205.0, 5.0]),
         st.sampled_from([30.0, 38.0, 45.0, None]),
-        st.sampled_from([("still",), ("still", "pli"), ("pli",), ()]),
-        st.sampled_from([1.0, 0.9, 0.4, 0.0]),  # of the bytes allowed
+        st.sampled_from([("still",), ("still", "pli"), ("pli",), ("pli",), ()]),
+        st.sampled_from([1.0, 0.9, 0.4, 0.0]),  # of the bytes that a still may have
+        st.sampled_from([0, 4_000, 12_000, 12_001, 30_000, 60_000, 110_000, 149_000, 200_000]),
     ),
     min_size=60,
     max_size=120,
@@ -196,62 +198,155 @@ STEPS = st.lists(
 BUDGETS = st.builds(Budget, st.sampled_from([2.0, 5.0, 20.0, 100.0]), st.integers(0, 12))
 
 
-@settings(max_examples=150, suppress_health_check=[HealthCheck.large_base_example])
-@given(steps=STEPS, budget=BUDGETS)
-def test_no_window_ever_holds_more_than_the_budget(steps, budget):
-    policy = RequestPolicy(budget)
-    now, outstanding = 0.0, None
-    costs: list[tuple[float, float, int]] = []  # asked, ended, bytes
-    for ticks, event, distance, qp, ways, part in steps:
-        now += ticks / 64
-        if outstanding and now >= outstanding[0] + TIME_OUT:
-            costs.append((outstanding[0], outstanding[0] + TIME_OUT, outstanding[1].max_bytes))
-            outstanding = None
-        if event == "look":
-            request = policy.decide(now, Need(distance, qp), ways)
-            if request:
-                assert outstanding is None
-                assert request.way in ways
-                assert SMALLEST <= request.max_bytes <= max(LARGEST, KEYFRAME)
-                outstanding = now, request
-        elif outstanding:
-            size = int(part * outstanding[1].max_bytes)
-            (policy.arrived if event == "arrived" else policy.failed)(now, size)
-            costs.append((outstanding[0], now, size))
-            outstanding = None
-    assert_within(budget, costs)
+@dataclass
+class Cost:
+    """What one request has cost; `expected` is the largest I-frame seen before it."""
+
+    asked: float
+    ended: float
+    size: int
+    way: str
+    expected: int
 
 
-def assert_within(budget: Budget, costs: list[tuple[float, float, int]]) -> None:
-    for moment in (0, 1):  # counted when asked for, and when it came
-        for cost in costs:
-            start = cost[moment]
-            window = [one for one in costs if start <= one[moment] <= start + WINDOW]
-            assert sum(one[2] for one in window) * 8 / 1000 / WINDOW <= budget.kbps
+def assert_within(budget: Budget, costs: list[Cost]) -> None:
+    """What `RequestPolicy` promises, counted from the costs alone."""
+    window_bytes = budget.kbps * 1000 / 8 * WINDOW
+    excess = 0
+    for moment in ("asked", "ended"):
+        for newest in costs:
+            end = getattr(newest, moment)
+            window = [one for one in costs if end - WINDOW <= getattr(one, moment) <= end]
+            surprise = max(0, newest.size - newest.expected) if newest.way == "pli" else 0
+            assert sum(one.size for one in window) <= window_bytes + surprise
             assert len(window) <= budget.requests
+    for one in costs:
+        if one.way == "pli":
+            assert one.expected <= window_bytes  # else it is not asked for
+            excess += max(0, one.size - one.expected)
+    assert excess <= max(0, max((one.size for one in costs), default=0) - KEYFRAME)
 
 
-@pytest.mark.parametrize("seed", range(5))
-def test_an_hour_of_a_restless_call_stays_within_the_budget(seed):
-    random, budget = Random(seed), Budget()
-    policy = RequestPolicy(budget)
-    costs, outstanding = [], None
+class Sender:
+    """Keeps what requests have cost while a policy is driven."""
+
+    def __init__(self, budget: Budget) -> None:
+        self.policy = RequestPolicy(budget)
+        self.costs: list[Cost] = []
+        self.outstanding: tuple[float, Request, int] | None = None
+        self.largest = KEYFRAME
+
+    def look(self, now: float, need: Need, ways) -> None:
+        self.time_out(now)
+        request = self.policy.decide(now, need, ways)
+        if request:
+            assert self.outstanding is None
+            assert request.way in ways
+            least = SMALLEST if request.way == "still" else self.largest
+            assert least <= request.max_bytes <= max(LARGEST, self.largest)
+            self.outstanding = now, request, self.largest
+
+    def time_out(self, now: float) -> None:
+        if self.outstanding and now >= self.outstanding[0] + TIME_OUT:
+            self._end(self.outstanding[0] + TIME_OUT, self.outstanding[1].max_bytes)
+
+    def answer(self, now: float, part: float, keyframe_bytes: int, *, failed: bool) -> None:
+        self.time_out(now)
+        if self.outstanding:
+            request = self.outstanding[1]
+            size = keyframe_bytes if request.way == "pli" else int(part * request.max_bytes)
+            (self.policy.failed if failed else self.policy.arrived)(now, size)
+            self._end(now, size)
+
+    def saw_keyframe(self, size: int) -> None:
+        self.largest = max(self.largest, size)
+        self.policy.saw_keyframe(size)
+
+    def _end(self, now: float, size: int) -> None:
+        asked, request, expected = self.outstanding
+        self.costs.append(Cost(asked, now, size, request.way, expected))
+        self.outstanding = None
+        if request.way == "pli":
+            self.largest = max(self.largest, size)
+
+
+@settings(max_examples=200, suppress_health_check=[HealthCheck.large_base_example])
+@given(steps=STEPS, budget=BUDGETS)
+def test_no_window_holds_more_than_is_promised(steps, budget):
+    sender, now = Sender(budget), 0.0
+    for ticks, event, distance, qp, ways, part, keyframe_bytes in steps:
+        now += ticks / 64
+        if event == "look":
+            sender.look(now, Need(distance, qp), ways)
+        elif event == "keyframe":
+            sender.saw_keyframe(keyframe_bytes)
+        else:
+            sender.answer(now, part, keyframe_bytes, failed=event == "failed")
+    assert_within(budget, sender.costs)
+
+
+@pytest.mark.parametrize("ways", [("still", "pli"), ("pli",)])
+@pytest.mark.parametrize("largest", [12_000, 60_000, 200_000])
+@pytest.mark.parametrize("seed", range(3))
+def test_an_hour_of_a_restless_call_stays_within_the_budget(seed, largest, ways):
+    random, sender = Random(seed), Sender(Budget())
     need = EMPTY
     for tick in range(0, 3600 * 64, 8):
         now = tick / 64
         if random.random() < 0.02:
             need = Need(random.choice([None, 5.0, 100.0, 300.0]), random.uniform(20, 50))
-        if outstanding and random.random() < 0.1:
-            size = random.randint(0, outstanding[1].max_bytes)
-            policy.arrived(now, size) if random.random() < 0.8 else policy.failed(now, size)
-            costs.append((outstanding[0], now, size))
-            outstanding = None
-        elif outstanding and now >= outstanding[0] + TIME_OUT:
-            costs.append((outstanding[0], outstanding[0] + TIME_OUT, outstanding[1].max_bytes))
-            outstanding = None
-        request = policy.decide(now, need, ["still", "pli"])
-        if request:
-            assert outstanding is None
-            outstanding = now, request
-    assert_within(budget, costs)
-    assert len(costs) > 60
+        if random.random() < 0.1:
+            size = random.randint(largest // 4, largest)
+            sender.answer(now, random.random(), size, failed=random.random() > 0.8)
+        sender.look(now, need, ways)
+    assert_within(Budget(), sender.costs)
+    if "still" in ways:
+        assert len(sender.costs) > 60
+
+
+def seconds_of_requests(policy: RequestPolicy, size: int, seconds: int) -> list[float]:
+    """When I-frames of `size` bytes were asked for; each comes at once."""
+    asked = []
+    for frame in range(seconds * 30):
+        if policy.decide(frame / 30, EMPTY, ["pli"]):
+            asked.append(frame / 30)
+            policy.arrived(frame / 30, size)
+    return asked
+
+
+@pytest.mark.parametrize("size", [12_000, 13_000, 30_000, 60_000, 75_000])
+def test_large_key_frames_come_more_rarely(size):
+    """60 kB ones took 24 kbit/s, because 12 kB were reserved for each."""
+    asked = seconds_of_requests(RequestPolicy(), size, 600)
+    for start in asked:
+        assert sum(start <= one <= start + WINDOW for one in asked) * size <= 150_000
+    assert len(asked) >= 2
+
+
+def test_a_surprise_is_paid_off_before_the_next_request():
+    policy = RequestPolicy()
+    assert policy.decide(0.0, EMPTY, ["pli"]) == Request("pli", KEYFRAME)
+    policy.arrived(0.125, 149_000)
+    ((again, request),) = look(policy, EMPTY, (0.125, 100), ["pli"])
+    assert request == Request("pli", 149_000)
+    assert again > 0.125 + WINDOW
+
+
+@pytest.mark.parametrize("asked", [False, True])
+def test_no_key_frame_is_asked_for_that_is_larger_than_a_minutes_budget(asked):
+    policy = RequestPolicy()
+    if asked:
+        assert seconds_of_requests(policy, 200_000, 600) == [0.0]
+    else:
+        policy.saw_keyframe(200_000)
+    assert look(policy, EMPTY, (600, 1500), ["pli"]) == []
+    assert look(policy, EMPTY, (1500, 1510), ["still"])  # a still is as small as is asked
+
+
+def test_a_stream_that_began_with_a_large_key_frame_is_asked_for_no_second_one_within_the_minute():
+    policy = RequestPolicy()
+    policy.saw_keyframe(90_000)
+    assert policy.decide(0.0, EMPTY, ["pli"]) == Request("pli", 90_000)
+    policy.arrived(0.125, 70_000)
+    ((again, _),) = look(policy, EMPTY, (0.125, 70), ["pli"])
+    assert again > 0.125 + WINDOW

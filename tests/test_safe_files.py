@@ -63,10 +63,14 @@ def test_temporary_names_are_random(tmp_path):
 
 def test_an_exception_leaves_what_was_there(tmp_path):
     (tmp_path / "out").write_bytes(b"before")
-    with pytest.raises(KeyboardInterrupt):  # noqa: PT012 (what is raised inside is the point)
+
+    def interrupted() -> None:
         with NewFile(tmp_path / "out", private=True) as new:
             new.file.write(b"half")
             raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
     assert (tmp_path / "out").read_bytes() == b"before"
 
@@ -171,3 +175,18 @@ def test_writes_are_complete_and_can_be_read_back(tmp_path):
         new.file.seek(0)
         assert new.file.read(3) == b"\0x\0"
     assert (tmp_path / "out").stat().st_size == 3_000_008
+
+
+@needs_modes
+def test_a_write_that_is_cut_short_is_an_error(tmp_path):
+    """A full disk takes a part of the last write, and says so at the next one alone."""
+    import resource
+
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    with NewFile(tmp_path / "out", private=True) as new:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (500, before[1]))
+        try:
+            with pytest.raises(OSError, match="File too large"):
+                new.file.write(bytes(1000))
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, before)
