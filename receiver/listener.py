@@ -37,6 +37,8 @@ MOST_CONNECTIONS = 512
 """HTTP connections at once; fewer if the process may open fewer than four times as many files."""
 MOST_PER_NETWORK = 32
 """HTTP connections at once from one IPv4 address or IPv6 /64, but for loopback addresses."""
+LINGER_SECONDS = 2.0
+"""Seconds in which the rest of a body is read after the answer, so that the client reads that."""
 LINES_A_MINUTE = 10
 """Messages that HTTP clients can cause in the log, a minute."""
 ACCEPT_PAUSE = 0.2
@@ -68,15 +70,16 @@ class Limits:
 class ThrottledLog(logging.LoggerAdapter[logging.Logger]):
     """A logger that writes at most `LINES_A_MINUTE` messages a minute and counts the others."""
 
-    def __init__(self) -> None:
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         super().__init__(logging.getLogger(__name__), {})
+        self._clock = clock
         self._began, self._written, self._omitted = -60.0, 0, 0
 
     def log(self, level: int, msg: object, *args: Any, **kwargs: Any) -> None:
         """Writes the message unless there were too many in this minute."""
         if not self.isEnabledFor(level):
             return
-        now = time.monotonic()
+        now = self._clock()
         if now >= self._began + 60:
             self._began, self._written = now, 0
         if self._written >= LINES_A_MINUTE:

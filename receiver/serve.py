@@ -26,7 +26,14 @@ from prometheus_client.registry import Collector
 from receiver.access import SHORTEST_TOKEN, Access, AccessError, Attempts, Role, Token
 from receiver.enhancer import Enhancer
 from receiver.errors import InputError
-from receiver.listener import Limits, Listener, ThrottledLog, read_body, time_requests
+from receiver.listener import (
+    LINGER_SECONDS,
+    Limits,
+    Listener,
+    ThrottledLog,
+    read_body,
+    time_requests,
+)
 from receiver.quality import Quality
 from receiver.rooms import VIEWS, OfferError, Room, View, read_offer
 
@@ -452,7 +459,9 @@ async def listening(server: Server) -> AsyncIterator[str]:
     """
     config = server.config
     tls = config.ssl_context()
-    runner = web.AppRunner(server.app(), shutdown_timeout=1.0, logger=ThrottledLog())
+    runner = web.AppRunner(
+        server.app(), shutdown_timeout=1.0, lingering_time=LINGER_SECONDS, logger=ThrottledLog()
+    )
     await runner.setup()
     make_handler = runner.server
     assert make_handler is not None  # since setup
