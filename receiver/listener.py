@@ -43,8 +43,8 @@ LINES_A_MINUTE = 10
 """Messages that HTTP clients can cause in the log, a minute."""
 ACCEPT_PAUSE = 0.2
 """Seconds from a failed accept to the next."""
-BACKLOG = 128
-"""Connections that wait in the kernel to be accepted."""
+BACKLOG = 512
+"""Connections that wait in the kernel to be accepted; more than these try again after a second."""
 
 
 def most_connections() -> int:
@@ -296,7 +296,9 @@ class Listener:
     def _take(self, accepted: socket.socket, network: str) -> None:
         crowd = self._crowd(network)
         if crowd:
-            self._log.warning("%d HTTP connections at once, from %s: too many", len(crowd), network)
+            self._log.warning(
+                "%d HTTP connections are too many, one more came from %s", len(crowd), network
+            )
             if not self._close_longest(crowd):
                 accepted.close()
                 return
