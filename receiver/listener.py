@@ -42,7 +42,7 @@ LINGER_SECONDS = 2.0
 LINES_A_MINUTE = 10
 """Messages that HTTP clients can cause in the log, a minute."""
 ACCEPT_PAUSE = 0.2
-"""Seconds from a failed accept to the next."""
+"""Seconds from an accept that failed to the next, if no connection could be closed for it."""
 BACKLOG = 512
 """Connections that wait in the kernel to be accepted; more than these try again after a second."""
 
@@ -287,8 +287,7 @@ class Listener:
                 await asyncio.sleep(0)
             except OSError as error:  # no descriptor or memory is left
                 self._log.warning("no connection can be accepted: %s", error.strerror)
-                self._close_longest(self._open)
-                await asyncio.sleep(ACCEPT_PAUSE)
+                await asyncio.sleep(0 if self._close_longest(self._open) else ACCEPT_PAUSE)
             else:
                 self._take(accepted, network_of(address[0]))
                 await asyncio.sleep(0)  # sock_accept does not yield while connections are there

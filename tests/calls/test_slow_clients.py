@@ -2,9 +2,11 @@
 
 import asyncio
 import contextlib
+import gc
 import logging
 import os
 import resource
+import socket
 import ssl
 import subprocess
 import sys
@@ -13,11 +15,15 @@ from pathlib import Path
 
 import aiohttp
 import pytest
+from aiohttp import web
 
+from receiver.access import FAILURES, parse_token
 from receiver.errors import InputError
 from receiver.listener import (
+    ACCEPT_PAUSE,
     LINES_A_MINUTE,
     MOST_CONNECTIONS,
+    Connection,
     Limits,
     ThrottledLog,
     most_connections,
@@ -116,23 +122,31 @@ async def test_slow_bodies_do_not_keep_others_out(connect, http):
     async with limited(limits=limits(connections=8)) as port:
         for _ in range(40):
             await connect(port, HALF_BODY)
+        await asyncio.sleep(0.2)  # all are at their bodies
         async with asyncio.timeout(5):
             assert await healthy(http, port)
 
 
-async def test_connections_that_are_all_at_work_are_not_closed_for_others(connect):
+@pytest.mark.parametrize(
+    ("handler", "data"),
+    [
+        ("_stats", WHOLE.replace(b"healthz", b"stats")),
+        ("_publish", HALF_BODY.replace(b"1000", b"5")),
+    ],
+)
+async def test_connections_that_are_all_at_work_are_not_closed_for_others(connect, handler, data):
     """A request that is complete waits for the server, not the server for it."""
     server = Server(ServeConfig(port=0, limits=limits(connections=4)), no_enhancer)
     goes_on = asyncio.Event()
 
-    async def slow_stats(request):
+    async def slow(request):
         await goes_on.wait()
-        return await Server._stats(server, request)
+        return web.Response()
 
-    server._stats = slow_stats
+    setattr(server, handler, slow)
     async with listening(server) as url:
         port = int(url.rsplit(":", 1)[1].strip("/"))
-        working = [await connect(port, WHOLE.replace(b"healthz", b"stats")) for _ in range(4)]
+        working = [await connect(port, data) for _ in range(4)]
         await asyncio.sleep(0.1)
         refused = await connect(port, WHOLE)
         assert await refused.answer() == b""
@@ -255,7 +269,15 @@ async def test_a_tls_handshake_has_its_time_and_its_place(connect, tmp_path, cap
         slow = [await connect(port, hello) for _ in range(50)]
         assert await asyncio.wait_for(good(port), 10) == b"HTTP/1.1 200 OK\r\n"
         assert sum([await client.is_closed(0.1) for client in slow]) >= 42
+    assert asyncio.all_tasks() == {asyncio.current_task()}
     assert all(await asyncio.gather(*(client.is_closed(5) for client in slow)))
+    async with limited(**config, limits=limits(connections=3)) as port:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port, ssl=trusting)
+        for _ in range(5):  # each frees its place
+            assert await (await connect(port, b"GET / HTTP/1.1\r\n\r\n")).is_closed(10)
+        writer.write(WHOLE)
+        assert await reader.readline() == b"HTTP/1.1 200 OK\r\n"
+        writer.close()
     assert not caplog.records or {r.name for r in caplog.records} == {"receiver.listener"}
 
 
@@ -286,6 +308,8 @@ async def test_a_client_that_leaves_within_its_body_is_no_line_of_the_log(connec
         client.writer.close()
         await asyncio.sleep(0.05)
         assert await healthy(http, port)
+        gc.collect()
+        assert [one for one in gc.get_objects() if isinstance(one, Connection)] == []
     assert [record for record in caplog.records if record.levelno >= logging.WARNING] == []
 
 
@@ -345,23 +369,54 @@ async def test_without_descriptors_the_server_goes_on_and_logs_little(connect, h
         url = (await asyncio.wait_for(process.stdout.readline(), 60)).decode()
         port = int(url.rsplit(":", 1)[1].strip().strip("/"))
         slow = [asyncio.ensure_future(connect(port, HALF_HEADER)) for _ in range(300)]
-        await asyncio.sleep(3)
-        for one in slow:
-            one.cancel()
-            if one.done() and not one.cancelled():
-                one.result().writer.close()
+        await asyncio.wait(slow, timeout=20)
         async with asyncio.timeout(20):
-            while True:
-                with contextlib.suppress(aiohttp.ClientError):
-                    if await healthy(http, port):
-                        break
-                await asyncio.sleep(0.1)
+            for _ in range(10):
+                assert await healthy(http, port)
         process.stdin.close()
         assert await asyncio.wait_for(process.wait(), 20) == 0
     told = (tmp_path / "log").read_text()
     assert "no connection can be accepted: Too many open files" in told
     assert len(told) < 10_000
     assert "Traceback" not in told
+
+
+async def test_where_no_connection_can_be_closed_the_server_waits_for_descriptors(caplog):
+    """All of the process' descriptors are taken for a while, by something else."""
+    async with limited() as port:
+        with socket.socket() as client, contextlib.ExitStack() as files:
+            client.setblocking(False)
+            before = resource.getrlimit(resource.RLIMIT_NOFILE)
+            resource.setrlimit(resource.RLIMIT_NOFILE, (200, before[1]))
+            files.callback(resource.setrlimit, resource.RLIMIT_NOFILE, before)
+            with contextlib.suppress(OSError):
+                while True:
+                    files.callback(os.close, os.dup(client.fileno()))
+            loop = asyncio.get_running_loop()
+            await loop.sock_connect(client, ("127.0.0.1", port))
+            await asyncio.sleep(3 * ACCEPT_PAUSE)
+            failed = [r for r in caplog.records if "no connection can be accepted" in r.message]
+            assert 1 <= len(failed) <= 4
+            files.close()
+            await loop.sock_sendall(client, WHOLE)
+            answer = await asyncio.wait_for(loop.sock_recv(client, 100), 10)
+            assert answer.startswith(b"HTTP/1.1 200 OK\r\n")
+
+
+async def test_other_work_goes_on_while_many_connect():
+    """All are there at once: accepting them without a break would stop everything else."""
+    async with limited(limits=limits(connections=500)) as port, asyncio.timeout(20):
+        clients = [socket.create_connection(("127.0.0.1", port)) for _ in range(200)]
+        clients[-1].setblocking(False)
+        clients[-1].sendall(WHOLE)
+        answer = asyncio.ensure_future(asyncio.get_running_loop().sock_recv(clients[-1], 100))
+        turns = 0
+        while not answer.done():
+            await asyncio.sleep(0)
+            turns += 1
+        assert turns >= 200
+        for client in clients:
+            client.close()
 
 
 @pytest.mark.parametrize(
@@ -407,3 +462,17 @@ async def test_an_offer_may_come_in_pieces(connect):
             await asyncio.sleep(0.02)
             client.writer.write(b"x" * 199)
         assert await client.answer() == b"HTTP/1.1 422 Unprocessable Entity\r\n"
+
+
+async def test_the_application_runs_on_other_sites_too(tmp_path):
+    """A Unix socket behind a reverse proxy: no limits of ours, and no address."""
+    server = Server(ServeConfig(tokens=(parse_token("secret"),)), no_enhancer)
+    runner = web.AppRunner(server.app())
+    await runner.setup()
+    await web.UnixSite(runner, tmp_path / "http").start()
+    async with aiohttp.ClientSession(connector=aiohttp.UnixConnector(str(tmp_path / "http"))) as h:
+        for secret, status in (("secret", 400), *[("wrong", 401)] * FAILURES, ("wrong", 429)):
+            headers = {"Authorization": f"Bearer {secret}", "Content-Type": "application/sdp"}
+            response = await h.post("http://any/whip/a", data="no offer", headers=headers)
+            assert response.status == status
+    await runner.cleanup()
