@@ -48,7 +48,7 @@ FAILURE_SECONDS = 60.0
 MOST_NETWORKS = 4096
 """Networks whose wrong tokens are counted; the oldest count goes first."""
 
-_DOING = {"publish": "publish to", "watch": "watch", "stats": "read the figures of"}
+_DOING = {"publish": "publish to", "watch": "watch", "stats": "read figures"}
 
 
 class AccessError(Exception):
@@ -307,8 +307,8 @@ def _challenge(status: int, sentence: str, error: str | None = None, **more: str
 
 
 def _insufficient(role: Role, room: str | None) -> AccessError:
-    where = "rooms" if room is None else room
-    sentence = f"this token does not allow to {_DOING[role]} {where}: use one with the role {role}"
+    doing = _DOING[role] if room is None else f"{_DOING[role]} {room}"
+    sentence = f"this token may not {doing}: use one with the role {role}"
     if room is not None:
-        sentence += " for it"
+        sentence += " for that room"
     return _challenge(403, sentence, "insufficient_scope", scope=role)

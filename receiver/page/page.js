@@ -76,10 +76,8 @@ async function negotiate(connection, url) {
     body: connection.localDescription.sdp,
   });
   const text = await response.text();
-  if ([401, 429].includes(response.status)) {
-    $("token-field").hidden = false;
-    keepToken("");
-  }
+  if ([401, 403, 429].includes(response.status)) $("token-field").hidden = false;
+  if ([401, 429].includes(response.status)) keepToken("");
   if (response.status === 401) {
     throw new Error("This receiver asks for a token: type it in and start again.");
   }

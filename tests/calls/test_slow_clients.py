@@ -22,6 +22,7 @@ from receiver.errors import InputError
 from receiver.listener import (
     ACCEPT_PAUSE,
     LINES_A_MINUTE,
+    LINGER_SECONDS,
     MOST_CONNECTIONS,
     Connection,
     Limits,
@@ -196,6 +197,7 @@ async def test_a_slow_body_is_answered_408(connect, http, caplog):
         assert await client.answer() == b"HTTP/1.1 408 Request Timeout\r\n"
         said = await client.reader.readuntil(b"faster\n")
         assert said.endswith(b"\r\n\r\nthe body did not arrive within 0.3 s: send it faster\n")
+        assert await client.is_closed(3 * LINGER_SECONDS)
         assert await healthy(http, port)
 
 
