@@ -86,6 +86,7 @@ async def measure_janus(camera: Path, folder: Path, generator: Generator) -> dic
     ):
         await page.wait_for(READY, 20)
         server = url.removeprefix("janus+").split("?")[0]
+        await page.lift_policy()
         await page.evaluate(PUBLISH_TO_JANUS.replace("SERVER", f"'{server}'"))
         await page.wait_for("window.publisher.connectionState === 'connected'", 20)
         await asyncio.sleep(WARM_UP)

@@ -425,7 +425,7 @@ def served() -> Served:
     context = listening(server)
     url = loop().run_until_complete(context.__aenter__())
     port = int(url.rsplit(":", 1)[1].strip("/"))
-    return Served(server, port, _errors_of("aiohttp.server"), context)
+    return Served(server, port, _errors_of("receiver.listener"), context)
 
 
 def _errors_of(name: str) -> list[str]:

@@ -18,6 +18,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
+from receiver.access import TOKEN_VARIABLE, client_token, server_tokens
 from receiver.album import Album, load_album, peer_of, save_album
 from receiver.capacity import calls_carried, cores_here, in_words, measure
 from receiver.demo import DemoResult, run_demo
@@ -156,7 +157,13 @@ def _add_serve(commands: Any) -> None:
     server.add_argument(
         "--port", type=_number(int, 0, 65535), default=8080, help="port (default 8080)"
     )
-    server.add_argument("--token", help="Bearer token; needed for any but a loopback address")
+    _add_tokens(
+        server,
+        "Bearer token, any number of times, or ROLES[@ROOM]:SECRET to allow less: roles are "
+        "publish, watch and stats with commas between, or all; needed for any but a loopback "
+        "address, with 16 characters or more",
+        many=True,
+    )
     server.add_argument("--tls-cert", type=Path, metavar="PEM", help="certificate for https")
     server.add_argument("--tls-key", type=Path, metavar="PEM", help="its key")
     server.add_argument("--cors", action="store_true", help="let pages of other origins use it")
@@ -182,7 +189,7 @@ def _add_join(commands: Any) -> None:
         "opens a window.",
     )
     join.add_argument("url", metavar="URL", help="https://…, or janus+http://…?room=N")
-    join.add_argument("--token", help="WHEP's Bearer token, or the Janus room's PIN")
+    _add_tokens(join, "WHEP's Bearer token, or the Janus room's PIN")
     join.add_argument("--window", action="store_true", help="show it; q ends the call")
     join.add_argument("--record", type=Path, metavar="FILE", help="write it: .mp4 or .mkv")
     join.add_argument("--virtual-camera", action="store_true", help="be a camera to other programs")
@@ -233,7 +240,7 @@ def _add_send(commands: Any) -> None:
         metavar="KBPS",
         help="kbit/s of the video, 20 to 5000 (default 150)",
     )
-    sender.add_argument("--token", help="the endpoint's Bearer token")
+    _add_tokens(sender, "the endpoint's Bearer token")
     sender.add_argument(
         "--no-stills", action="store_true", help="for endpoints that refuse data channels"
     )
@@ -266,6 +273,29 @@ def _add_common(parser: Any, run: Callable[[argparse.Namespace], int]) -> None:
         "start (default auto)",
     )
     _add_json(parser, run)
+
+
+def _add_tokens(parser: Any, about: str, *, many: bool = False) -> None:
+    """`--token` and `--token-file`, which exclude each other where one token is needed."""
+    options = parser if many else parser.add_mutually_exclusive_group()
+    options.add_argument(
+        "--token",
+        action="append" if many else "store",
+        default=[] if many else None,
+        metavar="TOKEN",
+        help=f"{about}; other users of this computer see it in the list of processes",
+    )
+    options.add_argument(
+        "--token-file",
+        type=Path,
+        metavar="FILE",
+        help=f"file that holds {'tokens, one a line' if many else 'the token'}; without either, "
+        f"the environment variable {TOKEN_VARIABLE} is used",
+    )
+
+
+def _say(sentence: str) -> None:
+    print(f"receiver: {sentence}", file=sys.stderr, flush=True)
 
 
 def _add_stock_transport(parser: Any) -> None:
@@ -456,7 +486,7 @@ def _serve(args: argparse.Namespace) -> int:
     config = ServeConfig(
         host=args.host,
         port=args.port,
-        token=args.token,
+        tokens=server_tokens(args.token, args.token_file, _say),
         tls_cert=args.tls_cert,
         tls_key=args.tls_key,
         cors=args.cors,
@@ -498,6 +528,7 @@ def _join(args: argparse.Namespace) -> int:
         args.window = True
     if args.window and not Window.possible():
         raise InputError("there is no display for --window: leave it out")
+    token = client_token(args.token, args.token_file, _say)
     generator = Generator(args.model, args.device)
     quality = _quality(args, generator)
     enhancer = quality.watch(_enhancer(args, generator))
@@ -510,7 +541,7 @@ def _join(args: argparse.Namespace) -> int:
     enhancer.warm_up()
     window = Window("receiver join: q ends it") if args.window else None
     with contextlib.ExitStack() as outputs:
-        call = quality.beside(_joining(args, enhancer, window, outputs))
+        call = quality.beside(_joining(args, token, enhancer, window, outputs))
         stats = asyncio.run(call) if window is None else _run_beside(window, call)
     if args.keyframes is not None:
         save_album(enhancer.people, album.others, args.keyframes, peer)
@@ -533,6 +564,7 @@ def _say_unused(path: Path, album: Album) -> None:
 
 async def _joining(
     args: argparse.Namespace,
+    token: str | None,
     enhancer: Enhancer,
     window: Window | None,
     outputs: contextlib.ExitStack,
@@ -554,7 +586,7 @@ async def _joining(
 
     joined = Joined(
         args.url,
-        args.token,
+        token,
         enhancer,
         say=say,
         shows=shows,
@@ -595,12 +627,13 @@ def _send(args: argparse.Namespace) -> int:
         raise InputError(
             f"{len(args.places)} places were given: give CLIP URL, or --camera N and a URL alone"
         )
+    token = client_token(args.token, args.token_file, _say)
     source = clip_source(Path(clips[0])) if clips else camera_source(args.camera, "a clip")
 
     def say(sentence: str) -> None:
         print(f"receiver: {sentence}", file=sys.stderr, flush=True)
 
-    result = asyncio.run(send(source, args.kbps, url, args.token, say, stills=not args.no_stills))
+    result = asyncio.run(send(source, args.kbps, url, token, say, stills=not args.no_stills))
     if args.json:
         print(json.dumps(asdict(result)))
     else:

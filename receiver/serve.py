@@ -10,7 +10,7 @@ import hmac
 import ipaddress
 import signal
 import ssl
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from importlib.resources import files
 from pathlib import Path
@@ -23,8 +23,17 @@ from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from receiver.access import SHORTEST_TOKEN, Access, AccessError, Attempts, Role, Token
 from receiver.enhancer import Enhancer
 from receiver.errors import InputError
+from receiver.listener import (
+    LINGER_SECONDS,
+    Limits,
+    Listener,
+    ThrottledLog,
+    read_body,
+    time_requests,
+)
 from receiver.quality import Quality
 from receiver.rooms import VIEWS, OfferError, Room, View, read_offer
 
@@ -32,6 +41,33 @@ MAX_BODY = 64 * 1024
 """Bytes of a request's body; a browser's offer has a tenth of it."""
 RETRY_AFTER = 30
 """Seconds after which a refused publisher should ask again."""
+
+PAGE = {
+    "/": ("index.html", "html"),
+    "/page.js": ("page.js", "javascript"),
+    "/page.css": ("page.css", "css"),
+}
+"""The page's paths, files and kinds of text; they are given without a token."""
+HEALTH = "/healthz"
+"""Answers `ok` to everybody, by whatever name it is asked: a container's health check."""
+ROLES_OF_PATHS: dict[str, Role] = {
+    "/whip/{name}": "publish",
+    "/whip/{name}/{session}": "publish",
+    "/whep/{name}": "watch",
+    "/whep/{name}/{session}": "watch",
+    "/stats": "stats",
+    "/metrics": "stats",
+}
+"""The role that each path needs, whatever the method."""
+HEADERS = {
+    "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; "
+    "connect-src 'self'; img-src data:; base-uri 'none'; form-action 'none'; "
+    "frame-ancestors 'none'",
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",
+    "Cache-Control": "no-store",
+}
+"""Headers of every response; the page's files may be stored, but have to be asked for again."""
 
 Handler: TypeAlias = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -42,7 +78,8 @@ class ServeConfig:
 
     Attributes:
         host, port: to listen on. Without a token only loopback addresses are allowed.
-        token: Bearer token that every request but the page's own files has to carry.
+        tokens: Bearer tokens, one of which every request has to carry but those for the page's
+            own files and the health check.
         tls_cert, tls_key: PEM files; browsers give a camera to HTTPS or localhost pages alone.
         cors: whether pages of other origins may use the server.
         rooms: publishers at once.
@@ -51,11 +88,12 @@ class ServeConfig:
         viewers: viewers a room.
         ice: STUN and TURN servers; none by default, so nothing outside is asked.
         stock_transport: receive by aiortc's own transport, to compare with.
+        limits: of HTTP clients.
     """
 
     host: str = "127.0.0.1"
     port: int = 8080
-    token: str | None = None
+    tokens: tuple[Token, ...] = ()
     tls_cert: Path | None = None
     tls_key: Path | None = None
     cors: bool = False
@@ -64,15 +102,22 @@ class ServeConfig:
     viewers: int = 16
     ice: RTCConfiguration = field(default_factory=lambda: RTCConfiguration(iceServers=[]))
     stock_transport: bool = False
+    limits: Limits = field(default_factory=Limits)
 
     def __post_init__(self) -> None:
         """Raises InputError for an address that would be open to strangers, or half a TLS pair."""
-        if self.token is None and not _is_loopback(self.host):
-            raise InputError(
-                f"{self.host} can be reached from outside: give --token, or leave --host 127.0.0.1"
-            )
-        if self.token is not None and not self.token:
-            raise InputError("the token is empty: give --token some characters")
+        if not _is_loopback(self.host):
+            if not self.tokens:
+                raise InputError(
+                    f"{self.host} can be reached from outside: give --token, or leave "
+                    "--host 127.0.0.1"
+                )
+            shortest = min(token.length for token in self.tokens)
+            if shortest < SHORTEST_TOKEN:
+                raise InputError(
+                    f"{self.host} can be reached from outside and a token has {shortest} "
+                    f"characters: give --token at least {SHORTEST_TOKEN}"
+                )
         if (self.tls_cert is None) != (self.tls_key is None):
             raise InputError("TLS needs both: give --tls-cert and --tls-key")
 
@@ -123,59 +168,66 @@ class Server:
         self._quality = quality
         self.rooms: dict[str, Room] = {}
         self._make_enhancer = make_enhancer
-        self._registry = CollectorRegistry(auto_describe=False)
-        self._registry.register(_RoomCollector(self.rooms))
-        self._registry.register(_ServerCollector(config.rooms, quality))
+        self._access = Access(config.tokens, Attempts())
 
     def app(self) -> web.Application:
         """The aiohttp application; closing it ends all calls."""
-        app = web.Application(middlewares=[self._guard], client_max_size=MAX_BODY)
-        page = files("receiver") / "page"
-        for name, kind in (("index.html", "html"), ("page.js", "javascript"), ("page.css", "css")):
-            path = "/" if name == "index.html" else f"/{name}"
-            app.router.add_get(path, _static((page / name).read_text(), f"text/{kind}"))
+        app = web.Application(middlewares=[time_requests, self._guard], client_max_size=MAX_BODY)
+        for path, (name, kind) in PAGE.items():
+            text = (files("receiver") / "page" / name).read_text()
+            app.router.add_get(path, _static(text, f"text/{kind}"))
+        app.router.add_get(HEALTH, _static("ok\n", "text/plain"))
         app.router.add_post("/whip/{name}", self._publish)
         app.router.add_delete("/whip/{name}/{session}", self._unpublish)
         app.router.add_post("/whep/{name}", self._view)
         app.router.add_delete("/whep/{name}/{session}", self._leave)
         app.router.add_get("/stats", self._stats)
         app.router.add_get("/metrics", self._metrics)
+        app.on_response_prepare.append(self._add_headers)
         app.on_shutdown.append(self._close)
         return app
 
     @web.middleware
     async def _guard(self, request: web.Request, handler: Handler) -> web.StreamResponse:
-        """Tokens, CORS, and errors as one sentence."""
-        open_paths = ("/", "/page.js", "/page.css")
-        if request.method == "OPTIONS":
-            response: web.StreamResponse = web.Response(status=204)
-            response.headers["Accept-Post"] = "application/sdp"
-        elif self.config.token is None and not _is_loopback(_host_of(request)):
+        """Lets a request through that may be, and answers errors in one sentence."""
+        try:
+            if request.method == "OPTIONS":
+                return web.Response(status=204, headers={"Accept-Post": "application/sdp"})
+            self._check(request)
+            await read_body(request, self.config.limits.body_s)
+            return await handler(request)
+        except OfferError as error:
+            return _refusal(error.status, str(error))
+        except AccessError as error:
+            return _refusal(error.status, str(error), error.headers)
+        except web.HTTPException as error:
+            return _refusal(error.status, error.text or error.reason)
+
+    def _check(self, request: web.Request) -> None:
+        """Raises AccessError for a request that is not allowed.
+
+        By the route's own path, never the request's text: both cannot be read differently then.
+        """
+        resource = request.match_info.route.resource
+        path = None if resource is None else resource.canonical
+        if path == HEALTH:
+            return
+        if not self.config.tokens and not _is_loopback(_host_of(request)):
             # A page can make its own name resolve to this machine: then it would be no stranger.
-            response = _refusal(421, "this server answers to localhost alone: open it by that name")
-        elif request.path not in open_paths and not self._allowed(request):
-            response = _refusal(401, "a Bearer token is needed: send it as Authorization")
-            response.headers["WWW-Authenticate"] = "Bearer"
-        else:
-            try:
-                response = await handler(request)
-            except OfferError as error:
-                response = _refusal(error.status, str(error))
-            except web.HTTPException as error:
-                response = _refusal(error.status, error.text or error.reason)
+            sentence = "this server answers to localhost alone: open it by that name"
+            raise AccessError(421, sentence, {})
+        if path not in PAGE:
+            role = ROLES_OF_PATHS.get(path or "")
+            self._access.check(request, role, request.match_info.get("name"))
+
+    async def _add_headers(self, request: web.Request, response: web.StreamResponse) -> None:
+        for name, value in HEADERS.items():
+            response.headers.setdefault(name, value)
         if self.config.cors:
             response.headers["Access-Control-Allow-Origin"] = "*"
             response.headers["Access-Control-Allow-Methods"] = "GET, POST, DELETE, OPTIONS"
             response.headers["Access-Control-Allow-Headers"] = "Authorization, Content-Type"
             response.headers["Access-Control-Expose-Headers"] = "Location"
-        return response
-
-    def _allowed(self, request: web.Request) -> bool:
-        if self.config.token is None:
-            return True
-        given = request.headers.get("Authorization", "")
-        expected = f"Bearer {self.config.token}"
-        return hmac.compare_digest(given.encode(errors="surrogateescape"), expected.encode())
 
     async def _publish(self, request: web.Request) -> web.Response:
         offer = read_offer(await _sdp_body(request))
@@ -237,15 +289,21 @@ class Server:
 
     async def _stats(self, request: web.Request) -> web.Response:
         more = {} if self._quality is None else {"quality": self._quality.snapshot()}
-        return web.json_response(
-            {name: room_stats(room) | more for name, room in self.rooms.items()}
-        )
+        rooms = self._rooms_seen(request)
+        return web.json_response({name: room_stats(room) | more for name, room in rooms.items()})
 
     async def _metrics(self, request: web.Request) -> web.Response:
+        registry = CollectorRegistry(auto_describe=False)
+        registry.register(_RoomCollector(self._rooms_seen(request)))
+        registry.register(_ServerCollector(self.config.rooms, self._quality))
         return web.Response(
-            body=generate_latest(self._registry),
+            body=generate_latest(registry),
             headers={"Content-Type": "text/plain; version=0.0.4; charset=utf-8"},
         )
+
+    def _rooms_seen(self, request: web.Request) -> dict[str, Room]:
+        """Returns the rooms whose figures the request's token allows."""
+        return {name: room for name, room in self.rooms.items() if self._access.sees(request, name)}
 
     def _room(self, request: web.Request) -> Room:
         name = request.match_info["name"]
@@ -362,13 +420,13 @@ def _created(location: str, sdp: str) -> web.Response:
     )
 
 
-def _refusal(status: int, sentence: str) -> web.Response:
-    return web.Response(status=status, text=sentence + "\n")
+def _refusal(status: int, sentence: str, headers: Mapping[str, str] | None = None) -> web.Response:
+    return web.Response(status=status, text=sentence + "\n", headers=headers)
 
 
 def _static(text: str, kind: str) -> Handler:
     async def handler(request: web.Request) -> web.Response:
-        return web.Response(text=text, content_type=kind)
+        return web.Response(text=text, content_type=kind, headers={"Cache-Control": "no-cache"})
 
     return handler
 
@@ -400,16 +458,24 @@ async def listening(server: Server) -> AsyncIterator[str]:
     files are unusable.
     """
     config = server.config
-    runner = web.AppRunner(server.app(), shutdown_timeout=1.0)
+    tls = config.ssl_context()
+    runner = web.AppRunner(
+        server.app(), shutdown_timeout=1.0, lingering_time=LINGER_SECONDS, logger=ThrottledLog()
+    )
     await runner.setup()
+    make_handler = runner.server
+    assert make_handler is not None  # since setup
+    listener = Listener(config.limits, make_handler, tls)
     try:
-        site = web.TCPSite(runner, config.host, config.port, ssl_context=config.ssl_context())
-        try:
-            await site.start()
-        except OSError as error:
-            raise InputError(
-                f"{config.host}:{config.port} cannot be listened on: {error.strerror}"
-            ) from error
-        yield replace(config, port=runner.addresses[0][1]).url
+        async with contextlib.AsyncExitStack() as stack:
+            try:
+                listen = listener.listening(config.host, config.port)
+                port = await stack.enter_async_context(listen)
+            except OSError as error:
+                raise InputError(
+                    f"{config.host}:{config.port} cannot be listened on: {error.strerror}"
+                ) from error
+            yield replace(config, port=port).url
     finally:
         await runner.cleanup()
+        await listener.close()

@@ -1,9 +1,9 @@
 // Publishes the camera over WHIP (RFC 9725) and watches what the receiver makes of it over WHEP.
 
 const $ = (id) => document.getElementById(id);
-const room = `page-${crypto.getRandomValues(new Uint32Array(1))[0].toString(36)}`;
 const sessions = []; // { connection, location }
-let token = new URLSearchParams(location.hash.slice(1)).get("token") ?? "";
+let room = `page-${crypto.getRandomValues(new Uint32Array(1))[0].toString(36)}`;
+let token = "";
 let publisher = null;
 let polling = null;
 let lastSent = null;
@@ -25,8 +25,39 @@ function tellFault({ healthy, faults }) {
   $("fault").hidden = !times;
 }
 
+// The tab keeps the token, so that the page can be loaded again; it goes with the tab. Browsers that
+// keep nothing for this page throw.
+function keepToken(value) {
+  token = value;
+  try {
+    if (value) sessionStorage.setItem("token", value);
+    else sessionStorage.removeItem("token");
+  } catch {}
+}
+
+function keptToken() {
+  try {
+    return sessionStorage.getItem("token") ?? "";
+  } catch {
+    return "";
+  }
+}
+
+// Reads #token=SECRET&room=NAME and leaves only the room in the address, which others may see. A `+`
+// stays one, as in a URL's path.
+function readAddress() {
+  const given = new URLSearchParams(location.hash.slice(1).replaceAll("+", "%2B"));
+  room = given.get("room") || room;
+  keepToken(given.get("token") || keptToken());
+  if (!given.has("token")) return;
+  const rest = given.get("room") ? `#room=${encodeURIComponent(room)}` : "";
+  history.replaceState(null, "", location.pathname + location.search + rest);
+}
+
+// Header values are bytes: those of the token's UTF-8.
 function headers(more = {}) {
-  return token ? { Authorization: `Bearer ${token}`, ...more } : more;
+  const bytes = String.fromCharCode(...new TextEncoder().encode(token));
+  return token ? { Authorization: `Bearer ${bytes}`, ...more } : more;
 }
 
 // Offer with all candidates in it, answer, session: WHIP and WHEP do this alike.
@@ -45,10 +76,12 @@ async function negotiate(connection, url) {
     body: connection.localDescription.sdp,
   });
   const text = await response.text();
+  if ([401, 403, 429].includes(response.status)) $("token-field").hidden = false;
+  if ([401, 429].includes(response.status)) keepToken("");
   if (response.status === 401) {
-    $("token-field").hidden = false;
     throw new Error("This receiver asks for a token: type it in and start again.");
   }
+  // The receiver's own sentence names what this token does not allow.
   if (!response.ok) throw new Error(`The receiver said no: ${text}`);
   sessions.push({ connection, location: response.headers.get("Location") });
   await connection.setRemoteDescription({ type: "answer", sdp: text });
@@ -217,7 +250,7 @@ async function publish(stream) {
   publisher.addEventListener("connectionstatechange", () => {
     if (publisher?.connectionState === "failed") stop("The connection to the receiver broke off.");
   });
-  await negotiate(publisher, `/whip/${room}`);
+  await negotiate(publisher, `/whip/${encodeURIComponent(room)}`);
   await capBitrate();
 }
 
@@ -234,11 +267,16 @@ async function watch() {
     const { videoWidth, videoHeight } = $("restored");
     $("stage").style.setProperty("--ratio", `${videoWidth / 2} / ${videoHeight}`);
   });
-  await negotiate(viewer, `/whep/${room}?view=both`);
+  await negotiate(viewer, `/whep/${encodeURIComponent(room)}?view=both`);
 }
 
 async function poll() {
   const response = await fetch("/stats", { headers: headers() });
+  if (response.status === 403) {
+    clearInterval(polling);
+    tell(`The figures are not shown: ${await response.text()}`);
+  }
+  if (!response.ok) return;
   const stats = (await response.json())[room];
   if (!stats) return;
   const latency = stats.stages_ms["added latency"];
@@ -262,7 +300,7 @@ async function poll() {
 async function start() {
   tell("");
   $("start").disabled = true;
-  token = $("token").value || token;
+  keepToken($("token").value || token);
   try {
     const stream = await openCamera();
     await listDevices();
@@ -300,4 +338,9 @@ $("divider").addEventListener("input", () => {
   $("stage").style.setProperty("--at", `${$("divider").value}%`);
 });
 addEventListener("pagehide", () => stop());
+addEventListener("hashchange", () => {
+  if (sessions.length) stop();
+  readAddress();
+});
+readAddress();
 listDevices().catch(() => {});

@@ -56,11 +56,16 @@ READY = "document.readyState === 'complete' && location.href !== 'about:blank'"
 
 
 class Page:
-    """One page of the browser."""
+    """One page of the browser.
+
+    Attributes:
+        events: what the browser reported by itself, of the domains that were enabled.
+    """
 
     def __init__(self, socket: aiohttp.ClientWebSocketResponse) -> None:
         self._socket = socket
         self._ids = itertools.count(1)
+        self.events: list[dict[str, Any]] = []
 
     async def call(self, method: str, **parameters: Any) -> dict[str, Any]:
         """A command of the DevTools protocol."""
@@ -71,6 +76,7 @@ class Page:
             if answer.get("id") == number:
                 assert "error" not in answer, answer
                 return answer["result"]
+            self.events.append(answer)
         raise ConnectionError("Chromium has gone")
 
     async def evaluate(self, script: str) -> Any:
@@ -86,6 +92,19 @@ class Page:
         async with asyncio.timeout(seconds):
             while not await self.evaluate(script):
                 await asyncio.sleep(0.1)
+
+    async def lift_policy(self) -> None:
+        """Loads the page again, free to ask other servers than its own."""
+        await self.call("Page.setBypassCSP", enabled=True)
+        await self.evaluate("window.isOld = true")
+        await self.call("Page.reload")
+        await self.wait_for(f"!window.isOld && {READY}", 20)
+
+    async def complaints(self) -> list[str]:
+        """What the browser's console says against the page; the domain Log has to be enabled."""
+        await self.evaluate("1")  # whatever was reported before its answer has come now
+        entries = [e["params"]["entry"] for e in self.events if e["method"] == "Log.entryAdded"]
+        return [f"{e['text']} {e.get('url', '')}" for e in entries if e["level"] != "verbose"]
 
     async def record_connections(self) -> None:
         """Makes the page keep its peer connections in `window.connections`."""

@@ -2,7 +2,7 @@
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from fractions import Fraction
 
 import aiohttp
@@ -11,6 +11,7 @@ import numpy as np
 from aiortc import RTCConfiguration, RTCPeerConnection, RTCSessionDescription
 from aiortc.mediastreams import MediaStreamTrack
 
+from receiver.access import parse_token
 from receiver.call import h264_codecs, receive_h264
 from receiver.encoding import Encoding
 from receiver.enhancer import Enhancer
@@ -84,7 +85,11 @@ class Peer:
 
 
 @contextlib.asynccontextmanager
-async def serving(generator, **config) -> AsyncIterator[tuple[Server, str]]:
-    server = Server(ServeConfig(port=0, **config), lambda: Enhancer(generator))
+async def serving(
+    generator, token: str | None = None, tokens: Sequence[str] = (), **config
+) -> AsyncIterator[tuple[Server, str]]:
+    texts = tokens if token is None else [token]
+    known = tuple(parse_token(text) for text in texts)
+    server = Server(ServeConfig(port=0, tokens=known, **config), lambda: Enhancer(generator))
     async with listening(server) as url:
         yield server, url.rstrip("/")

@@ -158,6 +158,7 @@ async def test_chromium_to_janus_to_join(generator, camera, tmp_path):
         chromium(camera, tmp_path / "profile", base + "/") as page,
     ):
         await page.wait_for(READY, 20)
+        await page.lift_policy()
         server = url.removeprefix("janus+").split("?")[0]
         await page.evaluate(PUBLISH_TO_JANUS.replace("SERVER", f"'{server}'"))
         await page.wait_for("window.publisher.connectionState === 'connected'", 20)
@@ -195,6 +196,90 @@ async def test_a_page_that_asks_for_a_token_says_so(generator, camera, tmp_path)
         await page.evaluate("document.getElementById('start').click()")
         await page.wait_for("document.getElementById('restored').videoWidth > 0", 20)
         assert len(server.rooms) == 1
+
+
+async def said(page, seconds: float = 20) -> str:
+    """The page's message, once there is one."""
+    await page.wait_for("!document.getElementById('message').hidden", seconds)
+    return await page.evaluate("document.getElementById('message').textContent")
+
+
+async def test_the_policy_blocks_nothing_of_the_page_and_everything_else(
+    generator, camera, tmp_path
+):
+    async with (
+        serving(generator) as (_, base),
+        chromium(camera, tmp_path / "profile", "about:blank") as page,
+    ):
+        await page.call("Log.enable")
+        await page.call("Page.navigate", url=base + "/")
+        await start_call(page)
+        await page.wait_for("parseFloat(document.getElementById('fps').textContent) > 5", 10)
+        await page.evaluate("document.getElementById('divider').value = 20")
+        assert await page.complaints() == []
+        run = "window.ran = true"
+        for kind in ("textContent", "src"):
+            value = run if kind == "textContent" else f"data:text/javascript,{run}"
+            await page.evaluate(
+                "document.body.append(Object.assign(document.createElement('script'), "
+                f"{{{kind}: {value!r}}}))"
+            )
+        await page.evaluate("fetch('http://127.0.0.2/').catch(() => {})")
+        await page.evaluate(f"document.body.innerHTML += '<iframe src=\"{base}/\"></iframe>'")
+        assert not await page.evaluate("window.ran === true")
+        said = " ".join(await page.complaints())
+        for directive in ("script-src", "connect-src", "frame-src"):
+            assert directive in said
+
+
+async def test_the_token_leaves_the_address_and_stays_with_the_tab(generator, camera, tmp_path):
+    token = "ünter & über+50%"
+    address = "/#token=%C3%BCnter%20%26%20%C3%BCber+50%25&room=studio%201"
+    async with (
+        serving(generator, tokens=[f"all@studio%201:{token}"]) as (server, base),
+        chromium(camera, tmp_path / "profile", base + address) as page,
+    ):
+        await start_call(page)
+        assert await page.evaluate("location.href") == f"{base}/#room=studio%201"
+        assert set(server.rooms) == {"studio 1"}
+        await page.wait_for("parseFloat(document.getElementById('fps').textContent) > 5", 10)
+        await page.call("Page.reload")
+        await until(lambda: not server.rooms)
+        await start_call(page)
+        assert set(server.rooms) == {"studio 1"}
+        assert await page.evaluate("sessionStorage.length") == 1
+        # An address that is changed in the same tab counts as well, and is cleaned as well.
+        await page.evaluate("location.hash = '#token=wrong'")
+        await page.wait_for(f"location.href === '{base}/'", 5)
+        await page.wait_for("document.getElementById('start').textContent === 'Start'", 5)
+        await page.evaluate("document.getElementById('start').click()")
+        assert "asks for a token" in await said(page)
+        assert await page.evaluate("sessionStorage.length") == 0
+
+
+@pytest.mark.parametrize(
+    ("roles", "sentence"),
+    [
+        ("watch,stats", "this token may not publish to page-"),
+        ("publish", "this token may not watch page-"),
+        ("publish,watch", "this token may not read figures"),
+        ("all@other", "this token may not publish to page-"),
+    ],
+)
+async def test_a_token_that_allows_less_is_told(generator, camera, tmp_path, roles, sentence):
+    async with (
+        serving(generator, tokens=[f"{roles}:secret"]) as (server, base),
+        chromium(camera, tmp_path / "profile", base + "/#token=secret") as page,
+    ):
+        await page.wait_for(READY, 20)
+        await page.evaluate("document.getElementById('start').click()")
+        assert sentence in await said(page)
+        hidden = await page.evaluate("document.getElementById('token-field').hidden")
+        assert hidden == (roles == "publish,watch")
+        if roles == "publish,watch":
+            assert await page.evaluate("document.getElementById('restored').videoWidth > 0")
+        else:
+            await until(lambda: not server.rooms)
 
 
 async def test_a_camera_that_is_denied_is_told(generator, camera, tmp_path):
