@@ -25,7 +25,7 @@ from receiver.enhancer import Enhancer
 from receiver.faces import FaceTracker
 from receiver.recognition import shared_recogniser
 from receiver.stills import decode_still, encode_still
-from tests.test_bench import CLIPS, needs_clips
+from tests.conftest import CLIPS, needs_clips
 from tests.test_enhancer import IDENTIFIED, refused_or_admitted
 
 PAIRS = list(pairwise(("mead_m003.mp4", "sr_striped_shirt.mp4", "std_akiyo.mp4", "mead_m003.mp4")))
@@ -38,7 +38,7 @@ class Clip:
     """A person in a call: frames as the camera sees them, and as they are received."""
 
     def __init__(self, name: str) -> None:
-        self.frames, rate = framed(CLIPS / name, 2.0)
+        self.frames, rate = framed(CLIPS / "val" / name, 2.0)
         sent = through_codec(self.frames, Encoding(crf=36, keyframe_every=300), rate)
         self.received = [decoded for _, decoded, _ in sent]
 
