@@ -72,8 +72,8 @@ STILL_CRF, STILL_BYTES = 35, 8000
 """Of the call, at half the size, and of the stills."""
 VERDICTS = ("still", "nobody's", "worse")
 """What may become of a still, as `Stats.admitted` counts it."""
-OTHERS = (1, 7, 13)
-"""Places, from a clip's own, of the clips whose faces are used for hostile stills."""
+OTHERS = (0, 6, 12)
+"""Places, after a clip's own, of other people's clips whose faces are used for hostile stills."""
 KINDS = {"same": "same person", "other": "different people"}
 """Names of `Distances` and what they stand for."""
 THRESHOLDS = tuple(round(SAME_PERSON + step, 3) for step in (-0.06, -0.03, 0.0, 0.03, 0.06))
@@ -259,7 +259,7 @@ class Judged:
 
 def attack(clips: list[Path], generator: Generator, progress: Progress) -> Judged:
     """Sends everybody's call and stills to a receiver: their own, and others' made to resemble."""
-    judged = Judged()
+    judged, people = Judged(), people_of(clips)
     faces: dict[Path, tuple[Picture, Landmarks]] = {}
     for clip in progress.track(clips, description="cameras"):
         camera = _camera(clip)
@@ -272,8 +272,9 @@ def attack(clips: list[Path], generator: Generator, progress: Progress) -> Judge
         call = Call(camera, generator)
         if not call.enhancer.faces:
             continue
-        for step in OTHERS:
-            other = faces[shown[(number + step) % len(shown)]]
+        others = [one for one in shown[number:] + shown[:number] if people[one] != people[clip]]
+        for step in OTHERS if others else ():
+            other = faces[others[step % len(others)]]
             still = hostile_still(*other, camera.picture, camera.landmarks)
             look, own = (signature(crop_of(one)) for one in (still, camera.picture))
             judged.same_colours += likeness(look, own) >= 0.85
