@@ -6,7 +6,8 @@ import cv2
 import numpy as np
 import pytest
 
-from keyframes import landmark_distance
+from keyframes import Identity, People, Shot, landmark_distance
+from keyframes.people import SAME_PERSON
 from receiver.alignment import cut_frame, extract_crop, planes, transform
 from receiver.faces import FaceTracker
 from receiver.recognition import FaceRecogniser, shared_recogniser
@@ -22,6 +23,7 @@ from receiver.shots import (
 )
 from receiver.stills import decode_still, encode_still, part_of
 from tests.conftest import plain_frame
+from tests.test_people import embedding, identify
 
 
 @pytest.fixture
@@ -143,3 +145,66 @@ def test_stills_get_worse_with_their_bytes(portrait, face):
     assert worths == sorted(worths)
     assert worths[0] < 25.0
     assert worths[-1] == 99.0
+
+
+class TestJudge:
+    """A still's face against what is received; embeddings are given, so that one thing changes."""
+
+    @pytest.fixture
+    def received(self, portrait, face) -> Shot:
+        crop = extract_crop(portrait[0], face.crop_from_frame)
+        landmarks = transform(face.landmarks, face.crop_from_frame)
+        return Shot(landmarks, 40.0, False, sharpness=lambda: 0.5 * sharpness(crop))
+
+    @pytest.fixture
+    def person(self, portrait, face, received):
+        people = People()
+        crop = extract_crop(portrait[0], face.crop_from_frame)
+        person = people.see(0, crop, received.landmarks)
+        identify(people, person, 0)
+        return person
+
+    @pytest.fixture
+    def genuine(self, still) -> StillFace:
+        keyframe = dataclasses.replace(still.keyframe, embedding=embedding(0))
+        return dataclasses.replace(still, keyframe=keyframe, blockiness=1.0)
+
+    def changed(self, still: StillFace, **changes) -> StillFace:
+        return dataclasses.replace(still, keyframe=dataclasses.replace(still.keyframe, **changes))
+
+    def test_a_genuine_one_is_admitted_at_its_measured_qp(self, genuine, person, received):
+        verdict, keyframe = genuine.judge(person, received)
+        assert verdict == "still"
+        assert keyframe.qp == STILL_QP
+        assert keyframe.source == "still"
+
+    def test_it_waits_until_the_person_is_known(self, genuine, person, received):
+        person.identity = Identity()
+        assert genuine.judge(person, received)[0] == "waits"
+
+    def test_it_needs_an_embedding_of_the_same_person(self, genuine, person, received):
+        for other in (None, embedding(1), embedding(0, SAME_PERSON + 0.01)):
+            assert self.changed(genuine, embedding=other).judge(person, received)[0] == "nobody's"
+        near = self.changed(genuine, embedding=embedding(0, SAME_PERSON - 0.01))
+        assert near.judge(person, received)[0] == "still"
+
+    def test_it_needs_the_colours_of_the_received_face(self, genuine, person, received):
+        other = dataclasses.replace(genuine, look=-genuine.look)
+        assert other.judge(person, received)[0] == "nobody's"
+
+    def test_it_needs_the_structure_of_the_received_face(self, genuine, person, received):
+        crop = genuine.keyframe.crop.astype(np.float32)
+        soft = cv2.GaussianBlur(crop, (0, 0), 16.0)
+        inside_out = np.clip(2 * soft - crop, 0, 255).astype(np.uint8)  # of the same colours
+        other = self.changed(genuine, crop=inside_out)
+        assert other.judge(person, received)[0] == "nobody's"
+
+    def test_it_needs_a_pose_that_was_received(self, genuine, person, received):
+        moved = genuine.keyframe.landmarks + np.float32(20.0)
+        assert self.changed(genuine, landmarks=moved).judge(person, received)[0] == "nobody's"
+
+    def test_it_has_to_be_better_than_what_is_received(self, genuine, person, received):
+        blurred = self.changed(genuine, sharpness=0.9 * received.sharpness())
+        assert blurred.judge(person, received)[0] == "worse"
+        sharp = dataclasses.replace(received, qp=genuine.judge(person, received)[1].qp)
+        assert genuine.judge(person, sharp)[0] == "worse"
