@@ -19,8 +19,9 @@ from aiortc import (
 )
 from aiortc.codecs.h264 import H264Decoder
 from aiortc.jitterbuffer import JitterBuffer, JitterFrame
-from aiortc.mediastreams import VIDEO_TIME_BASE
+from aiortc.mediastreams import VIDEO_TIME_BASE, MediaStreamTrack
 from aiortc.rtcdtlstransport import RTCCertificate, SRTPProtectionProfile
+from aiortc.rtcpeerconnection import and_direction
 from aiortc.rtcrtpparameters import RTCRtpCodecParameters
 
 from receiver.damage import DamageWatch
@@ -156,6 +157,17 @@ def receive_h264(connection: RTCPeerConnection) -> RTCRtpTransceiver:
     transceiver = connection.addTransceiver("video", direction="recvonly")
     transceiver.setCodecPreferences(h264_codecs())
     return transceiver
+
+
+def refuse(track: MediaStreamTrack, connection: RTCPeerConnection) -> None:
+    """Answers that a remote track is not received: aiortc starts no decoder for it then.
+
+    To be called while the remote offer is set, from the connection's event "track". A transceiver
+    that also sends goes on to do so.
+    """
+    for transceiver in connection.getTransceivers():
+        if transceiver.receiver.track is track:
+            transceiver.direction = and_direction(transceiver.direction, "sendonly")
 
 
 async def request_keyframe(receiver: RTCRtpReceiver) -> None:

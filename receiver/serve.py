@@ -11,6 +11,7 @@ import ipaddress
 import signal
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field, replace
 from importlib.resources import files
 from pathlib import Path
@@ -18,15 +19,16 @@ from typing import Any, TypeAlias
 from urllib.parse import quote, urlsplit
 
 from aiohttp import web
-from aiortc import RTCConfiguration
+from aiortc import RTCConfiguration, RTCSessionDescription
 from prometheus_client import CollectorRegistry, generate_latest
-from prometheus_client.core import GaugeMetricFamily, Metric
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from receiver.enhancer import Enhancer
 from receiver.errors import InputError
+from receiver.offers import OfferError, Role, read_offer
 from receiver.quality import Quality
-from receiver.rooms import VIEWS, OfferError, Room, View, read_offer
+from receiver.rooms import CONNECT_SECONDS, VIEWS, Room, View
 
 MAX_BODY = 64 * 1024
 """Bytes of a request's body; a browser's offer has a tenth of it."""
@@ -49,6 +51,7 @@ class ServeConfig:
         is_measured: whether that many is what this machine was measured to carry, rather than what
             somebody chose: a refused publisher is told.
         viewers: viewers a room.
+        connect_seconds: in which a publisher or viewer must connect after its offer.
         ice: STUN and TURN servers; none by default, so nothing outside is asked.
         stock_transport: receive by aiortc's own transport, to compare with.
     """
@@ -62,6 +65,7 @@ class ServeConfig:
     rooms: int = 1
     is_measured: bool = False
     viewers: int = 16
+    connect_seconds: float = CONNECT_SECONDS
     ice: RTCConfiguration = field(default_factory=lambda: RTCConfiguration(iceServers=[]))
     stock_transport: bool = False
 
@@ -123,9 +127,11 @@ class Server:
         self._quality = quality
         self.rooms: dict[str, Room] = {}
         self._make_enhancer = make_enhancer
+        self._offers = ThreadPoolExecutor(1, thread_name_prefix="offers")  # read one by one
+        self._ended: dict[Role, int] = {"publisher": 0, "viewer": 0}  # never connected, past rooms
         self._registry = CollectorRegistry(auto_describe=False)
         self._registry.register(_RoomCollector(self.rooms))
-        self._registry.register(_ServerCollector(config.rooms, quality))
+        self._registry.register(_ServerCollector(config.rooms, quality, self.never_connected))
 
     def app(self) -> web.Application:
         """The aiohttp application; closing it ends all calls."""
@@ -178,7 +184,7 @@ class Server:
         return hmac.compare_digest(given.encode(errors="surrogateescape"), expected.encode())
 
     async def _publish(self, request: web.Request) -> web.Response:
-        offer = read_offer(await _sdp_body(request))
+        offer = await self._offer(request, "publisher")
         name = request.match_info["name"]
         if name in self.rooms:
             return _refusal(409, f"{name} is being published already: use another name")
@@ -187,7 +193,13 @@ class Server:
             response.headers["Retry-After"] = str(RETRY_AFTER)
             return response
         config = self.config
-        room = Room(name, self._make_enhancer(), config.ice, stock_transport=config.stock_transport)
+        room = Room(
+            name,
+            self._make_enhancer(),
+            config.ice,
+            stock_transport=config.stock_transport,
+            connect_seconds=config.connect_seconds,
+        )
         self.rooms[name] = room
         try:
             answer = await room.publish(offer)
@@ -198,6 +210,13 @@ class Server:
         forgetting = asyncio.ensure_future(self._forget(room))
         forgetting.add_done_callback(lambda task: task.exception())
         return _created(f"/whip/{quote(name, safe='')}/{room.publisher_id}", answer)
+
+    async def _offer(self, request: web.Request, role: Role) -> RTCSessionDescription:
+        """Reads the request's offer in a thread: a large one takes longer than a frame may wait."""
+        body = await _sdp_body(request)
+        return await asyncio.get_running_loop().run_in_executor(
+            self._offers, read_offer, body, role
+        )
 
     def _why_full(self) -> str:
         most = self.config.rooms
@@ -217,7 +236,7 @@ class Server:
         return web.Response()
 
     async def _view(self, request: web.Request) -> web.Response:
-        offer = read_offer(await _sdp_body(request))
+        offer = await self._offer(request, "viewer")
         room = self._room(request)
         view = request.query.get("view", "restored")
         if view not in VIEWS:
@@ -237,9 +256,13 @@ class Server:
 
     async def _stats(self, request: web.Request) -> web.Response:
         more = {} if self._quality is None else {"quality": self._quality.snapshot()}
-        return web.json_response(
-            {name: room_stats(room) | more for name, room in self.rooms.items()}
-        )
+        rooms = {name: room_stats(room) | more for name, room in self.rooms.items()}
+        return web.json_response(rooms | {"": {"never_connected": self.never_connected()}})
+
+    def never_connected(self) -> dict[Role, int]:
+        """Counts the sessions since the start that were closed because they did not connect."""
+        counts = self._ended, *(room.never_connected for room in self.rooms.values())
+        return {role: sum(count[role] for count in counts) for role in self._ended}
 
     async def _metrics(self, request: web.Request) -> web.Response:
         return web.Response(
@@ -256,9 +279,12 @@ class Server:
     async def _forget(self, room: Room) -> None:
         await room.closed.wait()
         self.rooms.pop(room.name, None)
+        for role, count in room.never_connected.items():
+            self._ended[role] += count
 
     async def _close(self, app: web.Application) -> None:
         await asyncio.gather(*(room.close() for room in list(self.rooms.values())))
+        self._offers.shutdown(wait=False)
 
 
 def room_stats(room: Room) -> dict[str, Any]:
@@ -267,6 +293,8 @@ def room_stats(room: Room) -> dict[str, Any]:
     stills = None if channel is None else asdict(channel.counts)
     return room.stats.snapshot() | {
         "viewers": room.viewer_count,
+        "never_connected": room.never_connected["viewer"],
+        "refused_tracks": room.refused_tracks,
         "qp": room.qp,
         "stills": stills,
         "transport": room.receiver and room.receiver.transport_stats(),
@@ -328,11 +356,22 @@ class _RoomCollector(Collector):
 class _ServerCollector(Collector):
     """What is the same for all rooms."""
 
-    def __init__(self, capacity: int, quality: Quality | None) -> None:
+    def __init__(
+        self,
+        capacity: int,
+        quality: Quality | None,
+        never_connected: Callable[[], dict[Role, int]],
+    ) -> None:
         self._capacity, self._quality = capacity, quality
+        self._never_connected = never_connected
 
     def collect(self) -> Iterator[Metric]:
         yield GaugeMetricFamily("receiver_capacity", "Calls at once.", value=self._capacity)
+        about = "Sessions that were closed because they did not connect."
+        sessions = CounterMetricFamily("receiver_never_connected", about, labels=["role"])
+        for role, count in self._never_connected().items():
+            sessions.add_metric([role], count)
+        yield sessions
         if self._quality is not None:
             about = "1 for the quality that all calls have now."
             level = GaugeMetricFamily("receiver_quality", about, labels=["level"])
@@ -345,14 +384,11 @@ class _ServerCollector(Collector):
             )
 
 
-async def _sdp_body(request: web.Request) -> str:
-    """Raises HTTP 415 for another content type, 413 for too large a body, 400 for no text."""
+async def _sdp_body(request: web.Request) -> bytes:
+    """Raises HTTP 415 for another content type, 413 for too large a body."""
     if request.content_type != "application/sdp":
         raise web.HTTPUnsupportedMediaType(text="send the offer as Content-Type: application/sdp")
-    try:
-        return await request.text()
-    except (ValueError, LookupError):  # no text, or in a charset that there is not
-        raise web.HTTPBadRequest(text="the body is no text") from None
+    return await request.read()
 
 
 def _created(location: str, sdp: str) -> web.Response:
