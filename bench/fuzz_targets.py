@@ -376,7 +376,7 @@ def sdp_seeds() -> list[bytes]:
 def sdp(data: bytes) -> None:
     """Whatever is offered, it is read or refused with a status."""
     try:
-        read_offer(data, "publisher")
+        read_offer(data)
     except OfferError as error:
         check(error.status in (400, 422), "a bad offer is the client's fault")
 

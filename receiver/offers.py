@@ -3,7 +3,7 @@
 import ipaddress
 import re
 from collections.abc import Hashable, Iterable, Iterator
-from typing import Literal, TypeAlias
+from typing import TypeAlias
 
 from aiortc import RTCPeerConnection, RTCSessionDescription
 from aiortc.codecs import CODECS, HEADER_EXTENSIONS
@@ -13,9 +13,6 @@ from aiortc.rtcicetransport import RTCIceParameters
 from aiortc.sdp import DIRECTIONS, MediaDescription, SessionDescription
 
 from receiver.errors import InputError
-
-Role: TypeAlias = Literal["publisher", "viewer"]
-"""What the peer that offers is: it sends media, or receives it."""
 
 MAX_LINE = 4096
 """Bytes of a line of an offer; a browser's longest has about 200."""
@@ -30,10 +27,6 @@ MAX_SSRCS = 3
 something else (simulcast)."""
 
 _KINDS = ("audio", "video", "application")
-_SENDS: dict[Role, tuple[str, ...]] = {
-    "publisher": ("sendonly", "sendrecv"),
-    "viewer": ("recvonly", "sendrecv"),
-}
 _CODECS = {
     "audio": {codec.name.lower() for codec in CODECS["audio"]},
     "video": {"h264", "rtx"},
@@ -57,7 +50,7 @@ class OfferError(InputError):
         self.status = status
 
 
-def read_offer(body: bytes, role: Role) -> RTCSessionDescription:
+def read_offer(body: bytes) -> RTCSessionDescription:
     """Checks an offer, and returns what aiortc needs of it: nothing twice, nothing without limit.
 
     aiortc parses in the event loop, in a time that grows with the square of an offer's length, and
@@ -68,8 +61,8 @@ def read_offer(body: bytes, role: Role) -> RTCSessionDescription:
     Takes up to 30 ms for the largest offers: call it off the event loop.
 
     Raises:
-        OfferError: 400 if it is not an SDP offer; 422 if it exceeds a limit, or has no video in
-            H.264 that flows in the direction of `role`.
+        OfferError: 400 if it is not an SDP offer; 422 if it exceeds a limit, has no video in H.264,
+            or more than one medium of a kind (RFC 9725, section 4.4).
     """
     refusal = OfferError(400, "the body is no SDP offer: send localDescription.sdp")
     try:
@@ -88,7 +81,7 @@ def read_offer(body: bytes, role: Role) -> RTCSessionDescription:
         parsed = SessionDescription.parse(sdp)
     except Exception as error:  # aiortc's parser raises whatever it stumbles over
         raise refusal from error
-    _check_media(parsed, role)
+    _check_media(parsed)
     return RTCSessionDescription(sdp=sdp, type="offer")
 
 
@@ -157,7 +150,7 @@ def _is_tcp(candidate: str) -> bool:
     return candidate.lower().split(maxsplit=3)[2:3] == ["tcp"]
 
 
-def _check_media(parsed: SessionDescription, role: Role) -> None:
+def _check_media(parsed: SessionDescription) -> None:
     """Raises OfferError unless there is a call in the media that this side can take part in."""
     kinds = [media.kind for media in parsed.media]
     if "video" not in kinds:
@@ -177,9 +170,6 @@ def _check_media(parsed: SessionDescription, role: Role) -> None:
     video = parsed.media[kinds.index("video")]
     if all(codec.name.upper() != "H264" for codec in video.rtp.codecs):
         raise OfferError(422, "the offer has no H.264: allow it in the sender's codecs")
-    if video.direction not in _SENDS[role]:
-        allowed = " or ".join(_SENDS[role])
-        raise OfferError(422, f"a {role}'s video is {allowed}: the offer's is {video.direction}")
 
 
 def _check_transport(media: MediaDescription) -> None:

@@ -20,7 +20,7 @@ from receiver.call import h264_codecs, receive_h264, refuse
 from receiver.decoding import DecodedFrame
 from receiver.encoding import Encoding
 from receiver.enhancer import Enhancer
-from receiver.offers import OfferError, Role, answer
+from receiver.offers import OfferError, answer
 from receiver.outputs import side_by_side
 from receiver.requester import Requester
 from receiver.sender import VideoPacket
@@ -31,6 +31,9 @@ from receiver.transport import SteadyReceiver
 
 View: TypeAlias = Literal["restored", "both"]
 """What a viewer sees: the restored picture, or received and restored side by side."""
+
+Role: TypeAlias = Literal["publisher", "viewer"]
+"""What a session's peer does in a room."""
 
 VIEWS: dict[View, Encoding] = {
     "restored": Encoding(kbps=2500, keyframe_every=300, preset="ultrafast"),
@@ -50,9 +53,9 @@ SILENT_AFTER = 15.0
 """Seconds without a packet after which a publisher is taken to be gone, and its name is free again.
 One that shows nothing still sends RTCP. ICE notices it too, but not before half a minute (RFC 7675:
 aioice asks every 4 to 6 s, and six times)."""
-LISTENS_A_SILENCE = 15
-"""Looks at what came, within `SILENT_AFTER`: as many in a row that find nothing new are a silence.
-A clock would take a computer that stood still for a silent publisher."""
+LOOKS = 15
+"""Steps in which `CONNECT_SECONDS` and `SILENT_AFTER` are waited for: a clock would take a computer
+that stood still for a silent publisher."""
 
 logger = logging.getLogger(__name__)
 
@@ -265,6 +268,7 @@ class Room:
         self._source: RTCPeerConnection | None = None
         self._received: set[str] = set()  # kinds of its tracks
         self._viewers: dict[str, RTCPeerConnection] = {}
+        self._answering = 0  # viewers whose offer is being answered
         self._relay = MediaRelay()
         self._sound: DelayedAudioTrack | None = None
         self._enhanced: EnhancedVideoTrack | None = None
@@ -273,26 +277,24 @@ class Room:
 
     @property
     def viewer_count(self) -> int:
-        """How many watch."""
-        return len(self._viewers)
+        """How many watch, or are about to."""
+        return len(self._viewers) + self._answering
 
     async def publish(self, offer: RTCSessionDescription) -> str:
         """Answers the publisher's offer. Raises OfferError; the room is of no use then."""
         connection = self._publisher = RTCPeerConnection(self._ice)
-        late = self._expect("publisher", self.close)
 
         def on_state() -> None:
             if connection.connectionState in GONE:
-                late.cancel()
                 self._later(self.close())
             elif connection.connectionState == "connected":
-                late.cancel()
                 self._later(self._listen(connection))
 
         receive_h264(connection)
         connection.on("track", lambda track: self.attach(track, connection))
         connection.on("connectionstatechange", on_state)
         sdp = await answer(connection, offer)
+        self._expect(connection, "publisher", self.close)
         guard_channels(connection, self.requester.take_channel, lambda: self._later(self.close()))
         return sdp
 
@@ -335,19 +337,15 @@ class Room:
         encoder = self._encoders[view]
         track = ViewerTrack(encoder)
         session = secrets.token_urlsafe(12)
-        self._viewers[session] = connection
-        late = self._expect("viewer", lambda: self.leave(session))
 
         def on_state() -> None:
             if connection.connectionState in GONE:
-                late.cancel()
                 track.stop()
                 self._later(self.leave(session))
-            elif connection.connectionState == "connected":
-                late.cancel()
 
         connection.on("track", lambda received: refuse(received, connection))
         connection.on("connectionstatechange", on_state)
+        self._answering += 1
         try:
             transceiver = connection.addTransceiver(track, direction="sendonly")
             transceiver.setCodecPreferences(h264_codecs())
@@ -356,12 +354,16 @@ class Room:
             if sound is not None:
                 connection.addTransceiver(sound, direction="sendonly")
             sdp = await answer(connection, offer)
-            if session not in self._viewers:
+            if self.closed.is_set():
                 raise OfferError(404, f"{self.name} has ended: start the publisher first")
         except BaseException:
             track.stop()
-            await self.leave(session)
+            await _close(connection)
             raise
+        finally:
+            self._answering -= 1
+        self._viewers[session] = connection
+        self._expect(connection, "viewer", lambda: self.leave(session))
         guard_channels(connection, lambda _: False, lambda: self._later(self.leave(session)))
         return session, sdp
 
@@ -396,9 +398,9 @@ class Room:
     async def _listen(self, publisher: RTCPeerConnection) -> None:
         """Ends the room once its publisher has been silent for long."""
         heard, silent = -1, 0
-        while silent < LISTENS_A_SILENCE:
+        while silent < LOOKS:
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self.closed.wait(), SILENT_AFTER / LISTENS_A_SILENCE)
+                await asyncio.wait_for(self.closed.wait(), SILENT_AFTER / LOOKS)
                 return
             before, heard = heard, await packets_received(publisher)
             silent = silent + 1 if heard == before else 0
@@ -407,19 +409,27 @@ class Room:
 
     def _expect(
         self,
+        connection: RTCPeerConnection,
         role: Role,
         end: Callable[[], Coroutine[Any, Any, Any]],
-    ) -> asyncio.TimerHandle:
-        """Calls `end` unless the timer that is returned is cancelled within `connect_seconds`."""
+    ) -> None:
+        """Calls `end` unless `connection` is connected, or gone, within `connect_seconds`."""
 
-        def give_up() -> None:
-            logger.warning(
-                "%s: a %s did not connect in %g s", self.name, role, self._connect_seconds
-            )
+        async def give_up() -> None:
+            for _ in range(LOOKS):
+                await asyncio.sleep(self._connect_seconds / LOOKS)
+            sentence = "%s: a %s did not connect in %g s"
+            logger.warning(sentence, self.name, role, self._connect_seconds)
             self.never_connected[role] += 1
             self._later(end())
 
-        return asyncio.get_running_loop().call_later(self._connect_seconds, give_up)
+        late = asyncio.ensure_future(give_up())
+
+        def on_state() -> None:
+            if connection.connectionState in ("connected", *GONE):
+                late.cancel()
+
+        connection.on("connectionstatechange", on_state)
 
     async def _play(self, video: EnhancedVideoTrack, connection: RTCPeerConnection) -> None:
         """Reads a video to its end, and closes the connection that it came from."""

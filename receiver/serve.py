@@ -26,9 +26,9 @@ from prometheus_client.registry import Collector
 
 from receiver.enhancer import Enhancer
 from receiver.errors import InputError
-from receiver.offers import OfferError, Role, read_offer
+from receiver.offers import OfferError, read_offer
 from receiver.quality import Quality
-from receiver.rooms import CONNECT_SECONDS, VIEWS, Room, View
+from receiver.rooms import CONNECT_SECONDS, VIEWS, Role, Room, View
 
 MAX_BODY = 64 * 1024
 """Bytes of a request's body; a browser's offer has a tenth of it."""
@@ -184,7 +184,7 @@ class Server:
         return hmac.compare_digest(given.encode(errors="surrogateescape"), expected.encode())
 
     async def _publish(self, request: web.Request) -> web.Response:
-        offer = await self._offer(request, "publisher")
+        offer = await self._offer(request)
         name = request.match_info["name"]
         if name in self.rooms:
             return _refusal(409, f"{name} is being published already: use another name")
@@ -211,12 +211,10 @@ class Server:
         forgetting.add_done_callback(lambda task: task.exception())
         return _created(f"/whip/{quote(name, safe='')}/{room.publisher_id}", answer)
 
-    async def _offer(self, request: web.Request, role: Role) -> RTCSessionDescription:
+    async def _offer(self, request: web.Request) -> RTCSessionDescription:
         """Reads the request's offer in a thread: a large one takes longer than a frame may wait."""
         body = await _sdp_body(request)
-        return await asyncio.get_running_loop().run_in_executor(
-            self._offers, read_offer, body, role
-        )
+        return await asyncio.get_running_loop().run_in_executor(self._offers, read_offer, body)
 
     def _why_full(self) -> str:
         most = self.config.rooms
@@ -236,7 +234,7 @@ class Server:
         return web.Response()
 
     async def _view(self, request: web.Request) -> web.Response:
-        offer = await self._offer(request, "viewer")
+        offer = await self._offer(request)
         room = self._room(request)
         view = request.query.get("view", "restored")
         if view not in VIEWS:
