@@ -32,7 +32,7 @@ _CODECS = {
     "video": {"h264", "rtx"},
 }
 _EXTENSIONS = {one.uri for known in HEADER_EXTENSIONS.values() for one in known}
-_PARAMETERS = ("apt", "packetization-mode", "profile-level-id")
+_PARAMETER = re.compile(r"(apt|packetization-mode|profile-level-id)=(\w{1,6})", re.ASCII)
 _FEEDBACK = ("nack", "nack pli", "goog-remb")
 _ONCE = ("mid", "setup", "ice-ufrag", "ice-pwd", "ice-lite", "rtcp-mux", "sctp-port")
 _ICE_UFRAG = re.compile(r"[a-zA-Z0-9+/]{4,256}")
@@ -271,5 +271,5 @@ def _media_line(line: str, name: str, value: str, codecs: set[str], ssrcs: set[s
 
 
 def _known_parameters(parameters: str) -> str:
-    each = (one.strip() for one in parameters.split(";"))
-    return ";".join(one for one in each if one.partition("=")[0] in _PARAMETERS)
+    matches = (_PARAMETER.fullmatch(one.strip()) for one in parameters.split(";"))
+    return ";".join({match[1]: match[0] for match in matches if match}.values())

@@ -125,15 +125,17 @@ async def test_what_is_hooked_of_aiortcs_receiver_is_where_it_was():
     sound = connection.addTransceiver("audio", direction="recvonly").receiver
     assert isinstance(video, SteadyReceiver)
     parts = vars(video)
-    for name in ("codecs", "decoder_queue", "decoder_thread", "timestamp_mapper"):
+    for name in ("codecs", "decoder_queue", "decoder_thread", "timestamp_mapper", "rtx_ssrc"):
         assert f"_RTCRtpReceiver__{name}" in parts
+    assert parts["_RTCRtpReceiver__remote_streams"] == {}
+    assert callable(vars(RTCRtpReceiver)["_RTCRtpReceiver__stop_decoder"])
     assert parts["_RTCRtpReceiver__jitter_buffer"] is video
     assert isinstance(vars(sound)["_RTCRtpReceiver__jitter_buffer"], ObservingJitterBuffer)
     video.use_stock_transport()
     assert isinstance(parts["_RTCRtpReceiver__jitter_buffer"], ObservingJitterBuffer)
     assert isinstance(parts["_RTCRtpReceiver__nack_generator"], NackGenerator)
     assert parts["_RTCRtpReceiver__remote_bitrate_estimator"].__class__.__module__ == "aiortc.rate"
-    for name in ("_send_rtcp_nack", "_send_rtcp_pli", "_handle_rtp_packet"):
+    for name in ("_send_rtcp_nack", "_send_rtcp_pli", "_handle_rtp_packet", "_handle_rtcp_packet"):
         assert asyncio.iscoroutinefunction(getattr(RTCRtpReceiver, name))
     await connection.close()
 
