@@ -14,8 +14,10 @@ from aiortc.sdp import DIRECTIONS, MediaDescription, SessionDescription
 
 from receiver.errors import InputError
 
+MAX_LINES = 2000
+"""Lines of an offer; a browser's has about 300."""
 MAX_LINE = 4096
-"""Bytes of a line of an offer; a browser's longest has about 200."""
+"""Characters of a line of an offer; a browser's longest has about 200."""
 MAX_MEDIA = 16
 """Media sections (m-lines) of an offer."""
 MAX_CANDIDATES = 32
@@ -28,8 +30,8 @@ something else (simulcast)."""
 
 _KINDS = ("audio", "video", "application")
 _CODECS = {
-    "audio": {codec.name.lower() for codec in CODECS["audio"]},
-    "video": {"h264", "rtx"},
+    "audio": {f"{codec.name}/{codec.clockRate}".lower() for codec in CODECS["audio"]},
+    "video": {"h264/90000", "rtx/90000"},
 }
 _EXTENSIONS = {one.uri for known in HEADER_EXTENSIONS.values() for one in known}
 _PARAMETER = re.compile(r"(apt|packetization-mode|profile-level-id)=(\w{1,6})", re.ASCII)
@@ -71,8 +73,9 @@ def read_offer(body: bytes) -> RTCSessionDescription:
         raise OfferError(400, "the body is no text: send the offer as UTF-8") from error
     if not text.startswith("v=0"):
         raise refusal
-    session, sections = _split(text)
-    _check_limits(session, sections)
+    lines = text.splitlines()
+    _check_limits(lines)
+    session, sections = _split(lines)
     try:
         reduced = [*_first_of_each(_session_line(line) for line in session)]
         for section in sections:
@@ -121,11 +124,11 @@ def is_checked(candidate: str) -> bool:
     return not (address.is_multicast or address.is_unspecified)
 
 
-def _split(text: str) -> tuple[list[str], list[list[str]]]:
+def _split(lines: list[str]) -> tuple[list[str], list[list[str]]]:
     """Splits an offer into the lines of the session and those of each media section."""
     session: list[str] = []
     sections: list[list[str]] = []
-    for line in text.splitlines():
+    for line in lines:
         if line.startswith("m="):
             sections.append([line])
         else:
@@ -133,21 +136,20 @@ def _split(text: str) -> tuple[list[str], list[list[str]]]:
     return session, sections
 
 
-def _check_limits(session: list[str], sections: list[list[str]]) -> None:
-    lines = [line for section in (session, *sections) for line in section]
-    longest = max(len(line.encode()) for line in lines)
-    candidates = sum(line.startswith("a=candidate:") and not _is_tcp(line) for line in lines)
+def _check_limits(lines: list[str]) -> None:
     for count, most, what in (
-        (longest, MAX_LINE, "bytes in one line"),
-        (len(sections), MAX_MEDIA, "media sections"),
-        (candidates, MAX_CANDIDATES, "candidates"),
+        (len(lines), MAX_LINES, "lines"),
+        (max(map(len, lines)), MAX_LINE, "characters in one line"),
+        (sum(line.startswith("m=") for line in lines), MAX_MEDIA, "media sections"),
+        (sum(map(_is_candidate, lines)), MAX_CANDIDATES, "candidates"),
     ):
         if count > most:
             raise OfferError(422, f"the offer has {count} {what}: offer {most} at most")
 
 
-def _is_tcp(candidate: str) -> bool:
-    return candidate.lower().split(maxsplit=3)[2:3] == ["tcp"]
+def _is_candidate(line: str) -> bool:
+    """Returns whether a line is a candidate that counts: all but those of TCP do."""
+    return line.startswith("a=candidate:") and line.lower().split(maxsplit=3)[2:3] != ["tcp"]
 
 
 def _check_media(parsed: SessionDescription) -> None:
@@ -230,7 +232,8 @@ def _payload_types(kind: str, rtpmaps: Iterable[str]) -> set[str]:
     return {
         payload_type
         for payload_type, _, codec in (rtpmap.partition(" ") for rtpmap in rtpmaps)
-        if codec.partition("/")[0].lower() in known and _is_payload_type(payload_type)
+        if _is_payload_type(payload_type)
+        and codec.lower().removesuffix("/1").removesuffix("/2") in known
     }
 
 

@@ -8,7 +8,7 @@ import re
 import socket
 import threading
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterable, Iterator
 from itertools import count, cycle
 from pathlib import Path
 
@@ -19,7 +19,7 @@ from aiortc import RTCSessionDescription
 from aiortc.sdp import SessionDescription
 
 from receiver.call import receive_h264
-from receiver.offers import MAX_CANDIDATES, MAX_MEDIA
+from receiver.offers import MAX_CANDIDATES, MAX_LINES, MAX_MEDIA
 from receiver.serve import MAX_BODY
 from tests.calls.peer import SDP, Peer, serving
 from tests.calls.test_join import until
@@ -51,51 +51,63 @@ def numbered(line: str) -> Iterator[str]:
     return (line.format(n=n, port=n % 65535 + 1, address=f"10.{n % 250}.1.1") for n in count())
 
 
-HOSTILE = {
-    "candidates": (VIDEO, numbered("a=candidate:{n} 1 udp 1 {address} {port} typ host")),
-    "TCP candidates": (VIDEO, numbered("a=candidate:{n} 1 tcp 1 {address} 9 typ host")),
-    "mDNS names": (VIDEO, numbered("a=candidate:{n} 1 udp 1 n{n}.local {port} typ host")),
-    "media sections": (VIDEO, (line for n in count(1) for line in section("audio", n))),
-    "empty media sections": (VIDEO, cycle(["m=audio 9 A 0"])),
-    "codecs": (VIDEO, numbered("a=rtpmap:{n} H264/90000")),
-    "one codec": (VIDEO, cycle(["a=rtpmap:96 H264/90000"])),
-    "feedback": (VIDEO, cycle(["a=rtpmap:96 H264/90000", "a=rtcp-fb:* nack"])),
-    "feedback of a stranger": (VIDEO, cycle(["a=rtpmap:97 VP8/90000", "a=rtcp-fb:* a"])),
-    "feedback of codecs": (
-        [*VIDEO, *(f"a=rtpmap:{n} H264/90000" for n in range(128))],
-        (f"a=rtcp-fb:{n} {what}" for what in cycle(["nack", "goog-remb"]) for n in range(128)),
-    ),
-    "retransmission": (
-        [*VIDEO, *(f"a=rtpmap:{n} rtx/90000" for n in range(97, 128))],
-        (f"a=fmtp:{n % 128} apt=96;apt=" + "9" * 3900 for n in count(97)),
-    ),
-    "parameters": (VIDEO, cycle(["a=fmtp:96 " + ";".join(f"a{n}=1" for n in range(600))])),
-    "parameters of codecs": (VIDEO, cycle(["a=rtpmap:97 H264/90000", "a=fmtp:97 x"])),
-    "SSRCs": (VIDEO, numbered("a=ssrc:{n} a:b")),
-    "SSRC groups": (VIDEO, cycle(["a=ssrc-group:FID " + "1 " * 1900])),
-    "extensions": (VIDEO, cycle(["a=extmap:1 urn:ietf:params:rtp-hdrext:sdes:mid"])),
-    "fingerprints": (VIDEO, cycle(["a=fingerprint:sha-512 a"])),
-    "ICE options": (VIDEO, cycle(["a=ice-options:a"])),
-    "bundles": (SESSION, cycle(["a=group:BUNDLE " + "0 " * 2000])),
-    "streams": ([*SESSION, "a=msid-semantic:WMS " + "s " * 1900], cycle(section("video", 0))),
-    "unknown attributes": (VIDEO, cycle(["a=b"])),
-    "directions": (VIDEO, cycle(["a=sendrecv"])),
-    "a long line": (VIDEO, ["a=b:" + "c" * 60000]),
-    "a long m-line": (SESSION, ["m=video 9 UDP/TLS/RTP/SAVPF" + " 96" * 20000]),
-    "payload types": (
-        SESSION,
-        ["m=video 9 UDP/TLS/RTP/SAVPF" + " 96" * 1300, *section("video", 0)[1:]],
-    ),
-    "separators": (VIDEO, ["\x0b" * 60000]),
-}  # fmt: skip
+def hostile() -> dict[str, tuple[list[str], Iterable[str]]]:
+    """Returns, by name, the first lines of an offer and more of them than it can have."""
+    return {
+        "candidates": (VIDEO, numbered("a=candidate:{n} 1 udp 1 {address} {port} typ host")),
+        "TCP candidates": (VIDEO, numbered("a=candidate:{n} 1 tcp 1 {address} 9 typ host")),
+        "mDNS names": (VIDEO, numbered("a=candidate:{n} 1 udp 1 n{n}.local {port} typ host")),
+        "media sections": (VIDEO, (line for n in count(1) for line in section("audio", n))),
+        "empty media sections": (VIDEO, cycle(["m=audio 9 A 0"])),
+        "codecs": (VIDEO, numbered("a=rtpmap:{n} H264/90000")),
+        "one codec": (VIDEO, cycle(["a=rtpmap:96 H264/90000"])),
+        "feedback": (VIDEO, cycle(["a=rtpmap:96 H264/90000", "a=rtcp-fb:* nack"])),
+        "feedback of a stranger": (VIDEO, cycle(["a=rtpmap:97 VP8/90000", "a=rtcp-fb:* a"])),
+        "codecs with everything": (
+            VIDEO,
+            (
+                line.format(n)
+                for n in count()
+                for line in ("a=rtpmap:{} H264/90000", "a=fmtp:{} profile-level-id=42e01f",
+                             "a=rtcp-fb:{} nack", "a=rtcp-fb:{} nack pli", "a=rtcp-fb:* nack")
+            ),
+        ),
+        "clock rates": (VIDEO, (f"a=rtpmap:{n} H264/" + "9" * 4000 for n in count())),
+        "feedback of codecs": (
+            [*VIDEO, *(f"a=rtpmap:{n} H264/90000" for n in range(128))],
+            (f"a=rtcp-fb:{n} {what}" for what in cycle(["nack", "goog-remb"]) for n in range(128)),
+        ),
+        "retransmission": (
+            [*VIDEO, *(f"a=rtpmap:{n} rtx/90000" for n in range(97, 128))],
+            (f"a=fmtp:{n % 128} apt=96;apt=" + "9" * 3900 for n in count(97)),
+        ),
+        "parameters": (VIDEO, cycle(["a=fmtp:96 " + ";".join(f"a{n}=1" for n in range(600))])),
+        "parameters of codecs": (VIDEO, cycle(["a=rtpmap:97 H264/90000", "a=fmtp:97 x"])),
+        "SSRCs": (VIDEO, numbered("a=ssrc:{n} a:b")),
+        "SSRC groups": (VIDEO, cycle(["a=ssrc-group:FID " + "1 " * 1900])),
+        "extensions": (VIDEO, cycle(["a=extmap:1 urn:ietf:params:rtp-hdrext:sdes:mid"])),
+        "fingerprints": (VIDEO, cycle(["a=fingerprint:sha-512 a"])),
+        "ICE options": (VIDEO, cycle(["a=ice-options:a"])),
+        "bundles": (SESSION, cycle(["a=group:BUNDLE " + "0 " * 2000])),
+        "streams": ([*SESSION, "a=msid-semantic:WMS " + "s " * 1900], cycle(section("video", 0))),
+        "unknown attributes": (VIDEO, cycle(["a=b"])),
+        "directions": (VIDEO, cycle(["a=sendrecv"])),
+        "a long line": (VIDEO, ["a=b:" + "c" * 60000]),
+        "a long m-line": (SESSION, ["m=video 9 UDP/TLS/RTP/SAVPF" + " 96" * 20000]),
+        "payload types": (
+            SESSION,
+            ["m=video 9 UDP/TLS/RTP/SAVPF" + " 96" * 1300, *section("video", 0)[1:]],
+        ),
+        "separators": (VIDEO, ["\x0b" * 60000]),
+    }  # fmt: skip
 
 
-def filled(lines: list[str], more: Iterator[str] | list[str]) -> bytes:
+def filled(lines: list[str], more: Iterable[str], most_lines: int = MAX_BODY) -> bytes:
     """An offer of `lines` and as many further ones as a body may have."""
     offer, size = list(lines), sum(len(line) + 2 for line in lines)
     for line in more:
         size += len(line) + 2
-        if size > MAX_BODY:
+        if size > MAX_BODY or len(offer) == most_lines:
             break
         offer.append(line)
     return ("\r\n".join(offer) + "\r\n").encode()
@@ -133,12 +145,13 @@ def young_heap() -> Iterator[None]:
 
 
 @pytest.mark.parametrize("path", ["/whip/room", "/whep/other"])
-async def test_no_offer_stalls_the_server(generator, http, young_heap, path):
+@pytest.mark.parametrize("most_lines", [MAX_LINES, MAX_BODY])
+async def test_no_offer_stalls_the_server(generator, http, young_heap, path, most_lines):
     """The worst held the event loop for 9 s."""
     async with serving(generator, rooms=64) as (_, base):
         await post_silent(http, base + "/whip/other")
-        for name, (lines, more) in HOSTILE.items():
-            offer = filled(lines, more)
+        for name, (lines, more) in hostile().items():
+            offer = filled(lines, more, most_lines)
             async with StallWatch() as watch:
                 where = base + path.replace("room", f"{len(name)}-{name[0]}-{name[-1]}")
                 response = await http.post(where, data=offer, headers=SDP)
@@ -175,7 +188,8 @@ def candidates(number: int, address: str = "10.0.0.1", transport: str = "udp") -
         (candidates(MAX_CANDIDATES + 1), "the offer has 33 candidates: offer 32 at most"),
         (candidates(900, "n.local"), "the offer has 900 candidates: offer 32 at most"),
         (["m=audio 9 A 0"] * MAX_MEDIA, "the offer has 17 media sections: offer 16 at most"),
-        (["a=b:" + "c" * 4093], "the offer has 4097 bytes in one line: offer 4096 at most"),
+        (["a=b:" + "c" * 4093], "the offer has 4097 characters in one line: offer 4096 at most"),
+        (["a=b"] * 2000, f"the offer has {2000 + len(VIDEO)} lines: offer 2000 at most"),
         (section("video", 1), "the offer has more than one video: offer one"),
         (section("audio", 1) + section("audio", 2), "the offer has more than one audio: offer one"),
     ],
