@@ -14,11 +14,11 @@ from pathlib import Path
 
 import aiohttp
 import pytest
-from aioice import Candidate, Connection
+from aioice import Candidate, Connection, stun
 from aiortc import RTCSessionDescription
 from aiortc.sdp import SessionDescription
 
-from receiver.call import receive_h264
+from receiver.call import MAX_PAIRS, receive_h264
 from receiver.offers import MAX_CANDIDATES, MAX_LINES, MAX_MEDIA
 from receiver.serve import MAX_BODY
 from tests.calls.peer import SDP, Peer, serving
@@ -276,24 +276,60 @@ def own_udp_ports() -> set[int]:
     return ports
 
 
+async def test_a_peer_with_many_addresses_is_sent_checks_at_some_of_them(generator, http):
+    """Seven packets to each address from which one came, for as many as there were."""
+    async with serving(generator) as (_, base):
+        _, ice = await ice_peer(http, base + "/whip/room")
+        local, remote = ice.local_candidates[0], ice.remote_candidates[0]
+        with contextlib.ExitStack() as stack:
+            sockets = []
+            for _ in range(3 * MAX_PAIRS):
+                one = stack.enter_context(socket.socket(socket.AF_INET, socket.SOCK_DGRAM))
+                one.bind((local.host, 0))
+                one.setblocking(False)
+                one.sendto(check(ice), (remote.host, remote.port))
+                sockets.append(one)
+                await asyncio.sleep(0.002)
+            await asyncio.sleep(1)
+            checked = 0
+            for one in sockets:
+                kinds = set()
+                with contextlib.suppress(BlockingIOError):
+                    while True:
+                        kinds.add(stun.parse_message(one.recv(2048)).message_class)
+                assert stun.Class.RESPONSE in kinds
+                checked += stun.Class.REQUEST in kinds
+            assert MAX_PAIRS // 2 <= checked <= MAX_PAIRS
+            await asyncio.wait_for(ice.connect(), 10)  # all the same
+        await ice.close()
+
+
+def check(ice: Connection) -> bytes:
+    """A connectivity check (RFC 8445, section 7.2.2)."""
+    message = stun.Message(message_method=stun.Method.BINDING, message_class=stun.Class.REQUEST)
+    message.attributes["USERNAME"] = f"{ice.remote_username}:{ice.local_username}"
+    message.attributes["PRIORITY"] = 1
+    message.attributes["ICE-CONTROLLING"] = 1
+    message.add_message_integrity(ice.remote_password.encode())
+    return bytes(message)
+
+
 # Sessions that never become calls.
 
 
-async def silent(http: aiohttp.ClientSession, url: str) -> AsyncIterator[aiohttp.ClientResponse]:
+async def silent(http: aiohttp.ClientSession, url: str) -> AsyncIterator[int]:
     """A peer that offers no candidate."""
-    yield await http.post(url, data=filled(VIDEO, []), headers=SDP)
+    yield (await http.post(url, data=filled(VIDEO, []), headers=SDP)).status
 
 
-async def unresolvable(
-    http: aiohttp.ClientSession, url: str
-) -> AsyncIterator[aiohttp.ClientResponse]:
+async def unresolvable(http: aiohttp.ClientSession, url: str) -> AsyncIterator[int]:
     """A peer whose only candidate is a name that nobody knows."""
     more = ["a=candidate:1 1 udp 1 no-such-name.local 5000 typ host", "a=end-of-candidates"]
-    yield await http.post(url, data=filled(VIDEO, more), headers=SDP)
+    yield (await http.post(url, data=filled(VIDEO, more), headers=SDP)).status
 
 
-async def only_ice(http: aiohttp.ClientSession, url: str) -> AsyncIterator[aiohttp.ClientResponse]:
-    """A peer that does ICE, and then says nothing more."""
+async def ice_peer(http: aiohttp.ClientSession, url: str) -> tuple[int, Connection]:
+    """Offers a video with ICE of its own; returns the answer's status, and ICE to be connected."""
     ice = Connection(ice_controlling=True)
     await ice.gather_candidates()
     offer = filled(VIDEO, []).decode()
@@ -306,9 +342,15 @@ async def only_ice(http: aiohttp.ClientSession, url: str) -> AsyncIterator[aioht
     for line in re.findall("a=candidate:(.*)", await response.text()):
         await ice.add_remote_candidate(Candidate.from_sdp(line))
     await ice.add_remote_candidate(None)
+    return response.status, ice
+
+
+async def only_ice(http: aiohttp.ClientSession, url: str) -> AsyncIterator[int]:
+    """A peer that does ICE, and then says nothing more."""
+    status, ice = await ice_peer(http, url)
     await ice.connect()
     try:
-        yield response
+        yield status
     finally:
         await ice.close()
 
@@ -326,7 +368,7 @@ async def test_a_publisher_that_never_connects_frees_its_name(generator, http, p
         assert (await http.post(base + "/whip/room", headers=SDP)).status == 400
         before = held()
         async with contextlib.aclosing(peer(http, base + "/whip/room")) as answers:
-            assert (await anext(answers)).status == 201
+            assert await anext(answers) == 201
             assert "room" in server.rooms
             await until(lambda: not server.rooms, 5)
         await until(lambda: held() == before, 5)
@@ -355,7 +397,7 @@ async def test_a_viewer_that_never_connects_frees_its_slot(generator, http, peer
         await until(lambda: room.viewer_count == 0)
         before = held()
         async with contextlib.aclosing(peer(http, base + "/whep/room")) as answers:
-            assert (await anext(answers)).status == 201
+            assert await anext(answers) == 201
             assert room.viewer_count == 1
             await until(lambda: room.viewer_count == 0, 5)
         await until(lambda: held() == before, 5)
