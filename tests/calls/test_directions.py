@@ -166,6 +166,27 @@ async def test_of_two_videos_and_two_sounds_one_each_is_received(generator):
     await room.close()
 
 
+async def test_tracks_of_a_call_that_is_joined_again_replace_those_before(generator):
+    """aiortc ends no track of a peer that never connected: the room would wait for it for ever."""
+    sending = RTCPeerConnection(HERE)
+    sending.addTransceiver(plain_track(), direction="sendonly").setCodecPreferences(h264_codecs())
+    sending.addTransceiver(Tone(), direction="sendonly")
+    await sending.setLocalDescription(await sending.createOffer())
+    room = Room("room", Enhancer(generator), HERE)
+    before, tasks = threading.active_count(), len(asyncio.all_tasks())
+    for _ in range(3):
+        receiving = RTCPeerConnection(HERE)
+        receive_h264(receiving)
+        receiving.on("track", lambda track, it=receiving: room.attach(track, it))
+        await receiving.setRemoteDescription(sending.localDescription)
+        await receiving.close()
+    assert room.refused_tracks == 0
+    await asyncio.wait_for(room.close(), 5)
+    await sending.close()
+    await until(lambda: threading.active_count() <= before)
+    await until(lambda: len(asyncio.all_tasks()) <= tasks)
+
+
 @pytest.mark.skipif(JANUS is None, reason="needs apt install janus")
 async def test_of_a_camera_and_a_screen_in_janus_one_is_received(generator, http, tmp_path):
     """Both fed one enhancer, and the sizes alternated."""
@@ -230,6 +251,8 @@ async def test_a_goodbye_of_something_else_ends_nothing(generator, http):
         assert "room" in server.rooms
         assert len(await viewer.frames(60)) == 60
         assert decoders().count("audio-decoder") == 0  # the sound has ended
+        await video.stop()
+        await until(lambda: not server.rooms, 5)
         await publisher.close()
         await viewer.close()
 
@@ -241,6 +264,8 @@ async def test_a_goodbye_of_the_retransmissions_does_not_end_a_video_that_rests(
         room = server.rooms["room"]
         await until(lambda: room.stats.frames.received > 3)
         video = publisher.connection.getSenders()[0]
+        sent = vars(video)["_RTCRtpSender__rtp_history"]
+        await video._retransmit(next(iter(sent.values())).sequence_number)
         video.replaceTrack(None)  # nothing comes, but the video has not ended
         await asyncio.sleep(0.5)
         await say_goodbye(publisher.connection, video._rtx_ssrc)

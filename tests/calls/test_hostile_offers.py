@@ -19,7 +19,7 @@ from aiortc import RTCSessionDescription
 from aiortc.sdp import SessionDescription
 
 from receiver.call import MAX_PAIRS, receive_h264
-from receiver.offers import MAX_CANDIDATES, MAX_LINES, MAX_MEDIA
+from receiver.offers import MAX_CANDIDATES, MAX_LINES, MAX_MEDIA, OfferError, read_offer
 from receiver.serve import MAX_BODY
 from tests.calls.peer import SDP, Peer, serving
 from tests.calls.test_join import until
@@ -167,6 +167,18 @@ async def post_silent(http: aiohttp.ClientSession, url: str) -> None:
     assert (await http.post(url, data=offer, headers=SDP)).status == 201
 
 
+async def test_large_offers_are_read_in_a_thread(generator, http):
+    def threads() -> list[str]:
+        return [one.name for one in threading.enumerate() if one.name.startswith("asyncio")]
+
+    async with serving(generator, rooms=2) as (_, base):
+        await post_silent(http, base + "/whip/small")
+        assert threads() == []
+        offer = filled(VIDEO, ["a=b:" + "c" * 4000] * 3)
+        assert (await http.post(base + "/whip/large", data=offer, headers=SDP)).status == 201
+        assert len(threads()) == 1
+
+
 async def test_a_slow_charset_is_not_used(generator, http, young_heap):
     """Punycode takes a time that grows with the square of a text's length."""
     async with serving(generator) as (_, base), StallWatch() as watch:
@@ -278,7 +290,7 @@ def own_udp_ports() -> set[int]:
 
 async def test_a_peer_with_many_addresses_is_sent_checks_at_some_of_them(generator, http):
     """Seven packets to each address from which one came, for as many as there were."""
-    async with serving(generator) as (_, base):
+    async with serving(generator) as (server, base):
         _, ice = await ice_peer(http, base + "/whip/room")
         local, remote = ice.local_candidates[0], ice.remote_candidates[0]
         with contextlib.ExitStack() as stack:
@@ -301,6 +313,8 @@ async def test_a_peer_with_many_addresses_is_sent_checks_at_some_of_them(generat
                 checked += stun.Class.REQUEST in kinds
             assert MAX_PAIRS // 2 <= checked <= MAX_PAIRS
             await asyncio.wait_for(ice.connect(), 10)  # all the same
+            publisher = server.rooms["room"]._publisher
+            await until(lambda: publisher.iceConnectionState == "completed")
         await ice.close()
 
 
@@ -415,6 +429,38 @@ async def test_a_viewer_that_never_connects_frees_its_slot(generator, http, peer
         await until(lambda: not server.rooms)
         stats = await (await http.get(base + "/stats")).json()
         assert stats[""] == {"never_connected": {"publisher": 0, "viewer": 2}}
+
+
+async def test_of_viewers_that_come_at_once_only_so_many_are_answered(generator, http):
+    async with serving(generator, viewers=2) as (server, base):
+        await post_silent(http, base + "/whip/room")
+        room = server.rooms["room"]
+        offer = read_offer(filled(VIDEO, []))
+        first = asyncio.ensure_future(room.view(offer, "restored"))
+        await asyncio.sleep(0)
+        assert room.viewer_count == 1  # whose offer is being answered
+        body = filled(VIDEO, [])
+        posts = (http.post(base + "/whep/room", data=body, headers=SDP) for _ in range(2))
+        answers = await asyncio.gather(*posts)
+        assert sorted(one.status for one in answers) == [201, 503]
+        await first
+        assert room.viewer_count == 2
+
+
+async def test_a_viewer_whose_room_ends_meanwhile_leaves_nothing(generator, http):
+    async with serving(generator) as (server, base):
+        await post_silent(http, base + "/whip/room")
+        room = server.rooms["room"]
+        await room.view(read_offer(filled(VIDEO, [])), "restored")
+        files = len(os.listdir("/proc/self/fd"))
+        late = asyncio.ensure_future(room.view(read_offer(filled(VIDEO, [])), "restored"))
+        await asyncio.sleep(0)
+        await room.close()
+        with pytest.raises(OfferError, match="room has ended") as caught:
+            await late
+        assert caught.value.status == 404
+        assert room.viewer_count == 0
+        assert len(os.listdir("/proc/self/fd")) < files
 
 
 @pytest.mark.parametrize("instead", ["", "1 1 udp 1 no-such-name.local 5000 typ host"])
