@@ -43,9 +43,9 @@ from receiver.errors import ModelError, ReceiverError
 from receiver.faces import Face
 from receiver.files import enhance_file
 from receiver.generator import WEIGHTS, Generator, Model
+from receiver.offers import OfferError, read_offer
 from receiver.portrait import FPS, portrait_frames
 from receiver.recognition import shared_recogniser
-from receiver.rooms import OfferError, read_offer
 from receiver.serve import ServeConfig, Server, listening
 from receiver.stills import (
     LABEL,
@@ -379,7 +379,7 @@ def sdp_seeds() -> list[bytes]:
 def sdp(data: bytes) -> None:
     """Whatever is offered, it is read or refused with a status."""
     try:
-        read_offer(data.decode(errors="replace"))
+        read_offer(data)
     except OfferError as error:
         check(error.status in (400, 422), "a bad offer is the client's fault")
 

@@ -6,11 +6,15 @@ import time
 from typing import Any, cast
 
 import aiortc.codecs
+import aiortc.rtcicetransport
 import aiortc.rtcpeerconnection
 import aiortc.rtcrtpreceiver
 import aiortc.rtp
 import av
 import numpy as np
+from aioice import Connection
+from aioice.ice import StunProtocol
+from aioice.stun import Message
 from aiortc import (
     RTCPeerConnection,
     RTCRtpCodecCapability,
@@ -19,8 +23,9 @@ from aiortc import (
 )
 from aiortc.codecs.h264 import H264Decoder
 from aiortc.jitterbuffer import JitterBuffer, JitterFrame
-from aiortc.mediastreams import VIDEO_TIME_BASE
+from aiortc.mediastreams import VIDEO_TIME_BASE, MediaStreamTrack
 from aiortc.rtcdtlstransport import RTCCertificate, SRTPProtectionProfile
+from aiortc.rtcpeerconnection import and_direction
 from aiortc.rtcrtpparameters import RTCRtpCodecParameters
 
 from receiver.damage import DamageWatch
@@ -34,6 +39,8 @@ FIRST_PAYLOAD_TYPE = 114
 """Of the dynamic ones (96 to 127) those that aiortc leaves free."""
 MAX_PIXELS = 36864 * 256
 """Most pixels of a picture: those of H.264's level 5.1, 4096x2304 for one (table A-1)."""
+MAX_PAIRS = 100
+"""Candidate pairs that are checked (RFC 8445, section 6.1.2.5)."""
 CIPHERS = (
     b"ECDHE-ECDSA-AES128-GCM-SHA256:ECDHE-ECDSA-CHACHA20-POLY1305:"
     b"ECDHE-RSA-AES128-GCM-SHA256:ECDHE-RSA-CHACHA20-POLY1305:"
@@ -41,6 +48,22 @@ CIPHERS = (
 )
 """aiortc's DTLS ciphers, and the same for servers with an RSA certificate."""
 _CREATE_SSL_CONTEXT = RTCCertificate._create_ssl_context
+
+
+class BoundedConnection(Connection):
+    """aioice's ICE agent, which checks `MAX_PAIRS` candidate pairs at most.
+
+    Each further address from which a peer sends a check would be sent seven.
+    """
+
+    def check_incoming(
+        self, message: Message, addr: tuple[str, int], protocol: StunProtocol
+    ) -> None:
+        pairs = self._check_list
+        if len(pairs) < MAX_PAIRS or any(
+            pair.remote_addr == addr and pair.protocol is protocol for pair in pairs
+        ):
+            super().check_incoming(message, addr, protocol)
 
 
 class ObservingJitterBuffer(JitterBuffer):
@@ -100,6 +123,7 @@ def prepare_aiortc() -> None:
       aiortc's own transport, from frames of `ObservingJitterBuffer`.
     - H.264's Main and High profiles are spoken too (cameras, OBS, SFUs), not only Baseline.
     - Peers with an RSA certificate (GStreamer) can connect, not only those with ECDSA.
+    - ICE checks a bounded number of addresses.
     - The level of sound that is sent is computed by numpy: aiortc's loop over every sample takes a
       fifth of a core from the event loop.
 
@@ -108,6 +132,7 @@ def prepare_aiortc() -> None:
     setattr(aiortc.codecs, "H264Decoder", ObservingDecoder)  # noqa: B010
     setattr(aiortc.rtcrtpreceiver, "JitterBuffer", ObservingJitterBuffer)  # noqa: B010
     setattr(aiortc.rtcpeerconnection, "RTCRtpReceiver", SteadyReceiver)  # noqa: B010
+    setattr(aiortc.rtcicetransport, "Connection", BoundedConnection)  # noqa: B010
     setattr(aiortc.rtp, "compute_audio_level_dbov", audio_level)  # noqa: B010
     _speak_profiles(aiortc.codecs.CODECS["video"])
     if RTCCertificate._create_ssl_context is not _ssl_context_for_rsa:
@@ -156,6 +181,17 @@ def receive_h264(connection: RTCPeerConnection) -> RTCRtpTransceiver:
     transceiver = connection.addTransceiver("video", direction="recvonly")
     transceiver.setCodecPreferences(h264_codecs())
     return transceiver
+
+
+def refuse(track: MediaStreamTrack, connection: RTCPeerConnection) -> None:
+    """Answers that a remote track is not received: aiortc starts no decoder for it then.
+
+    To be called while the remote offer is set, from the connection's event "track". A transceiver
+    that also sends goes on to do so.
+    """
+    for transceiver in connection.getTransceivers():
+        if transceiver.receiver.track is track:
+            transceiver.direction = and_direction(transceiver.direction, "sendonly")
 
 
 async def request_keyframe(receiver: RTCRtpReceiver) -> None:

@@ -14,15 +14,13 @@ from typing import Any, Literal, TypeAlias
 import av
 from aiortc import RTCConfiguration, RTCPeerConnection, RTCSessionDescription
 from aiortc.contrib.media import MediaRelay
-from aiortc.exceptions import InvalidStateError, OperationError
 from aiortc.mediastreams import MediaStreamError, MediaStreamTrack
-from aiortc.sdp import SessionDescription
 
-from receiver.call import h264_codecs, receive_h264
+from receiver.call import h264_codecs, receive_h264, refuse
 from receiver.decoding import DecodedFrame
 from receiver.encoding import Encoding
 from receiver.enhancer import Enhancer
-from receiver.errors import InputError
+from receiver.offers import OfferError, answer
 from receiver.outputs import side_by_side
 from receiver.requester import Requester
 from receiver.sender import VideoPacket
@@ -33,6 +31,9 @@ from receiver.transport import SteadyReceiver
 
 View: TypeAlias = Literal["restored", "both"]
 """What a viewer sees: the restored picture, or received and restored side by side."""
+
+Side: TypeAlias = Literal["publisher", "viewer"]
+"""What a session's peer does in a room."""
 
 VIEWS: dict[View, Encoding] = {
     "restored": Encoding(kbps=2500, keyframe_every=300, preset="ultrafast"),
@@ -45,61 +46,18 @@ PENDING = 30
 """Packets that wait for a slow viewer; beyond that it goes on from the next key frame."""
 SOUND_PENDING = 50
 """Pieces of 20 ms of sound that wait to be in step with the picture."""
+CONNECT_SECONDS = 20.0
+"""Seconds in which a session must connect (ICE and DTLS); later it is closed, and counted. RFC 8863
+(section 4) waits 39.5 s for checks of the peer, a browser sends its first within one."""
 SILENT_AFTER = 15.0
 """Seconds without a packet after which a publisher is taken to be gone, and its name is free again.
 One that shows nothing still sends RTCP. ICE notices it too, but not before half a minute (RFC 7675:
 aioice asks every 4 to 6 s, and six times)."""
-LISTENS_A_SILENCE = 15
-"""Looks at what came, within `SILENT_AFTER`: as many in a row that find nothing new are a silence.
-A clock would take a computer that stood still for a silent publisher."""
+LOOKS = 15
+"""Steps in which `CONNECT_SECONDS` and `SILENT_AFTER` are waited for: a clock would take a computer
+that stood still for a silent publisher."""
 
 logger = logging.getLogger(__name__)
-
-
-class OfferError(InputError):
-    """An SDP offer that cannot be answered; `status` is the HTTP status that says so."""
-
-    def __init__(self, status: int, sentence: str) -> None:
-        super().__init__(sentence)
-        self.status = status
-
-
-def read_offer(sdp: str) -> RTCSessionDescription:
-    """Checks an offer before anything is made for it.
-
-    Raises OfferError if it is no SDP (400), or has no video or no H.264 (422).
-    """
-    refusal = OfferError(400, "the body is no SDP offer: send localDescription.sdp")
-    if not sdp.startswith("v=0"):
-        raise refusal
-    try:
-        parsed = SessionDescription.parse(sdp)
-    except Exception as error:  # aiortc's parser raises whatever it stumbles over
-        raise refusal from error
-    video = [media for media in parsed.media if media.kind == "video"]
-    if not video:
-        raise OfferError(422, "the offer has no video: add a video track or transceiver")
-    if len(video) > 1:
-        raise OfferError(422, "the offer has more than one video: offer one")
-    if all(codec.name != "H264" for codec in video[0].rtp.codecs):
-        raise OfferError(422, "the offer has no H.264: allow it in the sender's codecs")
-    return RTCSessionDescription(sdp=sdp, type="offer")
-
-
-async def answer(connection: RTCPeerConnection, offer: RTCSessionDescription) -> str:
-    """Sets an offer and gives the answer's SDP, all candidates in it.
-
-    Raises OfferError if aiortc cannot answer it.
-    """
-    try:
-        await connection.setRemoteDescription(offer)
-        await connection.setLocalDescription(await connection.createAnswer())
-    except (ValueError, OperationError, InvalidStateError, AttributeError, KeyError) as error:
-        raise OfferError(422, f"the offer cannot be answered: {error}") from error
-    if "H264/90000" not in connection.localDescription.sdp:
-        raise OfferError(422, "the offer's H.264 is of no profile that is spoken here")
-    sdp: str = connection.localDescription.sdp
-    return sdp
 
 
 class ViewerTrack(MediaStreamTrack):
@@ -277,6 +235,8 @@ class Room:
             raises is noted in `stats.faults` and does not concern the others.
         requester: asks the publisher for references.
         receiver: of the publisher's video, None before it comes.
+        refused_tracks: of the publisher, beyond the one video and the one audio that are received.
+        never_connected: sessions that were closed because they did not connect, by role.
     """
 
     def __init__(
@@ -286,8 +246,12 @@ class Room:
         ice: RTCConfiguration,
         *,
         stock_transport: bool = False,
+        connect_seconds: float = CONNECT_SECONDS,
     ) -> None:
-        """With `stock_transport` the video comes by aiortc's own transport, to compare with."""
+        """With `stock_transport` the video comes by aiortc's own transport, to compare with.
+
+        A publisher or viewer whose connection takes longer than `connect_seconds` is closed.
+        """
         self.name = name
         self.stats = enhancer.stats
         self.publisher_id = secrets.token_urlsafe(12)
@@ -296,9 +260,15 @@ class Room:
         self.outputs: list[Callable[[av.VideoFrame], Any]] = []
         self.requester = Requester(enhancer)
         self.receiver: SteadyReceiver | None = None
+        self.refused_tracks = 0
+        self.never_connected: dict[Side, int] = {"publisher": 0, "viewer": 0}
         self._enhancer, self._ice, self._stock_transport = enhancer, ice, stock_transport
+        self._connect_seconds = connect_seconds
         self._publisher: RTCPeerConnection | None = None
+        self._source: RTCPeerConnection | None = None
+        self._received: set[str] = set()  # kinds of its tracks
         self._viewers: dict[str, RTCPeerConnection] = {}
+        self._answering = 0  # viewers whose offer is being answered
         self._relay = MediaRelay()
         self._sound: DelayedAudioTrack | None = None
         self._enhanced: EnhancedVideoTrack | None = None
@@ -307,8 +277,8 @@ class Room:
 
     @property
     def viewer_count(self) -> int:
-        """How many watch."""
-        return len(self._viewers)
+        """How many watch, or are about to."""
+        return len(self._viewers) + self._answering
 
     async def publish(self, offer: RTCSessionDescription) -> str:
         """Answers the publisher's offer. Raises OfferError; the room is of no use then."""
@@ -324,22 +294,36 @@ class Room:
         connection.on("track", lambda track: self.attach(track, connection))
         connection.on("connectionstatechange", on_state)
         sdp = await answer(connection, offer)
+        self._expect(connection, "publisher", self.close)
         guard_channels(connection, self.requester.take_channel, lambda: self._later(self.close()))
         return sdp
 
     def attach(self, track: MediaStreamTrack, connection: RTCPeerConnection) -> None:
-        """Takes a track that `connection` receives as the one to enhance, or as its sound."""
+        """Takes the first video that `connection` receives as the one to enhance, the first audio
+        as its sound, and refuses all others.
+
+        To be called from the connection's event "track". The connection is closed when the video
+        ends. Tracks of another connection replace those of the one before.
+        """
+        if connection is not self._source:
+            self._stop_tracks()
+            self._source, self._received = connection, set()
+        if track.kind in self._received:
+            self.refused_tracks += 1
+            refuse(track, connection)
+            return
+        self._received.add(track.kind)
         if track.kind == "audio":
             self._sound = DelayedAudioTrack(track, self.delay, self.stats)
-        else:
-            (receiver,) = (one for one in connection.getReceivers() if one.track is track)
-            self.requester.listen_to(receiver)
-            if isinstance(receiver, SteadyReceiver):
-                self.receiver = receiver
-                if self._stock_transport:
-                    receiver.use_stock_transport()
-            self._enhanced = EnhancedVideoTrack(track, self._enhancer, on_frame=self._spread)
-            self._later(read_to_the_end(self._enhanced))
+            return
+        (receiver,) = (one for one in connection.getReceivers() if one.track is track)
+        self.requester.listen_to(receiver)
+        if isinstance(receiver, SteadyReceiver):
+            self.receiver = receiver
+            if self._stock_transport:
+                receiver.use_stock_transport()
+        self._enhanced = EnhancedVideoTrack(track, self._enhancer, on_frame=self._spread)
+        self._later(self._play(self._enhanced, connection))
 
     def sound(self) -> MediaStreamTrack | None:
         """The sound, in step with the picture, for one more who listens."""
@@ -353,26 +337,33 @@ class Room:
         encoder = self._encoders[view]
         track = ViewerTrack(encoder)
         session = secrets.token_urlsafe(12)
-        self._viewers[session] = connection
 
         def on_state() -> None:
             if connection.connectionState in GONE:
                 track.stop()
                 self._later(self.leave(session))
 
+        connection.on("track", lambda received: refuse(received, connection))
         connection.on("connectionstatechange", on_state)
+        self._answering += 1
         try:
-            rtp_sender = connection.addTrack(track)
-            setattr(rtp_sender, "_send_keyframe", encoder.request_keyframe)  # noqa: B010
-            connection.getTransceivers()[0].setCodecPreferences(h264_codecs())
+            transceiver = connection.addTransceiver(track, direction="sendonly")
+            transceiver.setCodecPreferences(h264_codecs())
+            setattr(transceiver.sender, "_send_keyframe", encoder.request_keyframe)  # noqa: B010
             sound = self.sound() if "m=audio" in offer.sdp else None
             if sound is not None:
-                connection.addTrack(sound)
+                connection.addTransceiver(sound, direction="sendonly")
             sdp = await answer(connection, offer)
-        except OfferError:
+            if self.closed.is_set():
+                raise OfferError(404, f"{self.name} has ended: start the publisher first")
+        except BaseException:
             track.stop()
-            await self.leave(session)
+            await _close(connection)
             raise
+        finally:
+            self._answering -= 1
+        self._viewers[session] = connection
+        self._expect(connection, "viewer", lambda: self.leave(session))
         guard_channels(connection, lambda _: False, lambda: self._later(self.leave(session)))
         return session, sdp
 
@@ -381,7 +372,7 @@ class Room:
         connection = self._viewers.pop(session, None)
         if connection is None:
             return False
-        await connection.close()
+        await _close(connection)
         return True
 
     async def close(self) -> None:
@@ -394,12 +385,8 @@ class Room:
             await encoder.close()
         await asyncio.gather(*(self.leave(session) for session in list(self._viewers)))
         if self._publisher is not None:
-            with contextlib.suppress(AttributeError):  # aiortc's, half of whose parts are made
-                await self._publisher.close()
-        # aiortc ends no track of a peer that never came: whoever reads it would wait for ever.
-        for track in (self._sound, self._enhanced):
-            if track is not None:
-                track.stop()
+            await _close(self._publisher)
+        self._stop_tracks()
         await asyncio.gather(*(task for task in self._tasks if task is not asyncio.current_task()))
 
     def delay(self) -> float:
@@ -411,14 +398,51 @@ class Room:
     async def _listen(self, publisher: RTCPeerConnection) -> None:
         """Ends the room once its publisher has been silent for long."""
         heard, silent = -1, 0
-        while silent < LISTENS_A_SILENCE:
+        while silent < LOOKS:
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self.closed.wait(), SILENT_AFTER / LISTENS_A_SILENCE)
+                await asyncio.wait_for(self.closed.wait(), SILENT_AFTER / LOOKS)
                 return
             before, heard = heard, await packets_received(publisher)
             silent = silent + 1 if heard == before else 0
         logger.warning("%s ends: nothing came from its publisher for %g s", self.name, SILENT_AFTER)
         self._later(self.close())
+
+    def _expect(
+        self,
+        connection: RTCPeerConnection,
+        role: Side,
+        end: Callable[[], Coroutine[Any, Any, Any]],
+    ) -> None:
+        """Calls `end` unless `connection` is connected, or gone, within `connect_seconds`."""
+
+        async def give_up() -> None:
+            for _ in range(LOOKS):
+                await asyncio.sleep(self._connect_seconds / LOOKS)
+            sentence = "%s: a %s did not connect in %g s"
+            logger.warning(sentence, self.name, role, self._connect_seconds)
+            self.never_connected[role] += 1
+            self._later(end())
+
+        late = asyncio.ensure_future(give_up())
+
+        def on_state() -> None:
+            if connection.connectionState in ("connected", *GONE):
+                late.cancel()
+
+        connection.on("connectionstatechange", on_state)
+
+    async def _play(self, video: EnhancedVideoTrack, connection: RTCPeerConnection) -> None:
+        """Reads a video to its end, and closes the connection that it came from."""
+        await read_to_the_end(video)
+        if not self.closed.is_set():
+            await _close(connection)
+
+    def _stop_tracks(self) -> None:
+        """Ends the tracks; aiortc ends none of a peer that never connected."""
+        for track in (self._sound, self._enhanced):
+            if track is not None:
+                track.stop()
+        self._sound = self._enhanced = None
 
     def _spread(self, frame: DecodedFrame, output: av.VideoFrame) -> None:
         self.qp = frame.qp
@@ -438,6 +462,11 @@ class Room:
         task = asyncio.ensure_future(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+
+
+async def _close(connection: RTCPeerConnection) -> None:
+    with contextlib.suppress(AttributeError):  # aiortc's, if a part is missing after a bad offer
+        await connection.close()
 
 
 async def packets_received(connection: RTCPeerConnection) -> int:

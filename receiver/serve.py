@@ -18,9 +18,9 @@ from typing import Any, TypeAlias
 from urllib.parse import quote, urlsplit
 
 from aiohttp import web
-from aiortc import RTCConfiguration
+from aiortc import RTCConfiguration, RTCSessionDescription
 from prometheus_client import CollectorRegistry, generate_latest
-from prometheus_client.core import GaugeMetricFamily, Metric
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from receiver.access import SHORTEST_TOKEN, Access, AccessError, Attempts, Role, Token
@@ -34,11 +34,14 @@ from receiver.listener import (
     read_body,
     time_requests,
 )
+from receiver.offers import OfferError, read_offer
 from receiver.quality import Quality
-from receiver.rooms import VIEWS, OfferError, Room, View, read_offer
+from receiver.rooms import CONNECT_SECONDS, VIEWS, Room, Side, View
 
 MAX_BODY = 64 * 1024
 """Bytes of a request's body; a browser's offer has a tenth of it."""
+SMALL_OFFER = 8 * 1024
+"""Bytes of an offer that is read in the event loop, in 4 ms at most."""
 RETRY_AFTER = 30
 """Seconds after which a refused publisher should ask again."""
 
@@ -86,6 +89,7 @@ class ServeConfig:
         is_measured: whether that many is what this machine was measured to carry, rather than what
             somebody chose: a refused publisher is told.
         viewers: viewers a room.
+        connect_seconds: in which a publisher or viewer must connect after its offer.
         ice: STUN and TURN servers; none by default, so nothing outside is asked.
         stock_transport: receive by aiortc's own transport, to compare with.
         limits: of HTTP clients.
@@ -100,6 +104,7 @@ class ServeConfig:
     rooms: int = 1
     is_measured: bool = False
     viewers: int = 16
+    connect_seconds: float = CONNECT_SECONDS
     ice: RTCConfiguration = field(default_factory=lambda: RTCConfiguration(iceServers=[]))
     stock_transport: bool = False
     limits: Limits = field(default_factory=Limits)
@@ -169,6 +174,8 @@ class Server:
         self.rooms: dict[str, Room] = {}
         self._make_enhancer = make_enhancer
         self._access = Access(config.tokens, Attempts())
+        self._reading = asyncio.Lock()  # large offers are read one by one
+        self._ended: dict[Side, int] = {"publisher": 0, "viewer": 0}  # never connected, past rooms
 
     def app(self) -> web.Application:
         """The aiohttp application; closing it ends all calls."""
@@ -230,7 +237,7 @@ class Server:
             response.headers["Access-Control-Expose-Headers"] = "Location"
 
     async def _publish(self, request: web.Request) -> web.Response:
-        offer = read_offer(await _sdp_body(request))
+        offer = await self._offer(request)
         name = request.match_info["name"]
         if name in self.rooms:
             return _refusal(409, f"{name} is being published already: use another name")
@@ -239,7 +246,13 @@ class Server:
             response.headers["Retry-After"] = str(RETRY_AFTER)
             return response
         config = self.config
-        room = Room(name, self._make_enhancer(), config.ice, stock_transport=config.stock_transport)
+        room = Room(
+            name,
+            self._make_enhancer(),
+            config.ice,
+            stock_transport=config.stock_transport,
+            connect_seconds=config.connect_seconds,
+        )
         self.rooms[name] = room
         try:
             answer = await room.publish(offer)
@@ -250,6 +263,14 @@ class Server:
         forgetting = asyncio.ensure_future(self._forget(room))
         forgetting.add_done_callback(lambda task: task.exception())
         return _created(f"/whip/{quote(name, safe='')}/{room.publisher_id}", answer)
+
+    async def _offer(self, request: web.Request) -> RTCSessionDescription:
+        """Reads the request's offer, a large one in a thread. Raises OfferError."""
+        body = await _sdp_body(request)
+        if len(body) <= SMALL_OFFER:
+            return read_offer(body)
+        async with self._reading:
+            return await asyncio.to_thread(read_offer, body)
 
     def _why_full(self) -> str:
         most = self.config.rooms
@@ -269,7 +290,7 @@ class Server:
         return web.Response()
 
     async def _view(self, request: web.Request) -> web.Response:
-        offer = read_offer(await _sdp_body(request))
+        offer = await self._offer(request)
         room = self._room(request)
         view = request.query.get("view", "restored")
         if view not in VIEWS:
@@ -290,12 +311,20 @@ class Server:
     async def _stats(self, request: web.Request) -> web.Response:
         more = {} if self._quality is None else {"quality": self._quality.snapshot()}
         rooms = self._rooms_seen(request)
-        return web.json_response({name: room_stats(room) | more for name, room in rooms.items()})
+        stats = {name: room_stats(room) | more for name, room in rooms.items()}
+        if self._access.sees(request, ""):  # no room can have that name: it stands for the server
+            stats[""] = {"never_connected": self.never_connected()}
+        return web.json_response(stats)
+
+    def never_connected(self) -> dict[Side, int]:
+        """Counts the sessions since the start that were closed because they did not connect."""
+        counts = self._ended, *(room.never_connected for room in self.rooms.values())
+        return {role: sum(count[role] for count in counts) for role in self._ended}
 
     async def _metrics(self, request: web.Request) -> web.Response:
         registry = CollectorRegistry(auto_describe=False)
         registry.register(_RoomCollector(self._rooms_seen(request)))
-        registry.register(_ServerCollector(self.config.rooms, self._quality))
+        registry.register(_ServerCollector(self.config.rooms, self._quality, self.never_connected))
         return web.Response(
             body=generate_latest(registry),
             headers={"Content-Type": "text/plain; version=0.0.4; charset=utf-8"},
@@ -314,6 +343,8 @@ class Server:
     async def _forget(self, room: Room) -> None:
         await room.closed.wait()
         self.rooms.pop(room.name, None)
+        for role, count in room.never_connected.items():
+            self._ended[role] += count
 
     async def _close(self, app: web.Application) -> None:
         await asyncio.gather(*(room.close() for room in list(self.rooms.values())))
@@ -325,6 +356,8 @@ def room_stats(room: Room) -> dict[str, Any]:
     stills = None if channel is None else asdict(channel.counts)
     return room.stats.snapshot() | {
         "viewers": room.viewer_count,
+        "never_connected": room.never_connected["viewer"],
+        "refused_tracks": room.refused_tracks,
         "qp": room.qp,
         "stills": stills,
         "transport": room.receiver and room.receiver.transport_stats(),
@@ -386,11 +419,22 @@ class _RoomCollector(Collector):
 class _ServerCollector(Collector):
     """What is the same for all rooms."""
 
-    def __init__(self, capacity: int, quality: Quality | None) -> None:
+    def __init__(
+        self,
+        capacity: int,
+        quality: Quality | None,
+        never_connected: Callable[[], dict[Side, int]],
+    ) -> None:
         self._capacity, self._quality = capacity, quality
+        self._never_connected = never_connected
 
     def collect(self) -> Iterator[Metric]:
         yield GaugeMetricFamily("receiver_capacity", "Calls at once.", value=self._capacity)
+        about = "Sessions that were closed because they did not connect."
+        sessions = CounterMetricFamily("receiver_never_connected", about, labels=["role"])
+        for role, count in self._never_connected().items():
+            sessions.add_metric([role], count)
+        yield sessions
         if self._quality is not None:
             about = "1 for the quality that all calls have now."
             level = GaugeMetricFamily("receiver_quality", about, labels=["level"])
@@ -403,14 +447,11 @@ class _ServerCollector(Collector):
             )
 
 
-async def _sdp_body(request: web.Request) -> str:
-    """Raises HTTP 415 for another content type, 413 for too large a body, 400 for no text."""
+async def _sdp_body(request: web.Request) -> bytes:
+    """Raises HTTP 415 for another content type, 413 for too large a body."""
     if request.content_type != "application/sdp":
         raise web.HTTPUnsupportedMediaType(text="send the offer as Content-Type: application/sdp")
-    try:
-        return await request.text()
-    except (ValueError, LookupError):  # no text, or in a charset that there is not
-        raise web.HTTPBadRequest(text="the body is no text") from None
+    return await request.read()
 
 
 def _created(location: str, sdp: str) -> web.Response:

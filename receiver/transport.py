@@ -4,6 +4,8 @@
 """
 
 import asyncio
+import contextlib
+import queue
 import time
 from collections.abc import Coroutine
 from dataclasses import asdict, dataclass
@@ -13,7 +15,7 @@ from aiortc.jitterbuffer import JitterFrame
 from aiortc.rtcdtlstransport import RTCDtlsTransport
 from aiortc.rtcrtpparameters import RTCRtpCodecParameters
 from aiortc.rtcrtpreceiver import RTCRtpReceiver
-from aiortc.rtp import RtpPacket
+from aiortc.rtp import AnyRtcpPacket, RtcpByePacket, RtpPacket
 
 from receiver.assembly import AccessUnit, FrameAssembler
 from receiver.bandwidth import BandwidthEstimate
@@ -22,6 +24,9 @@ BACKLOG = 90
 """Frames that may wait for the decoder: three seconds. Of more, the newest are left out."""
 KEYFRAME_EVERY = 0.5
 """Seconds from one request for a key frame to the next: each fills a narrow link anew."""
+GOODBYE_SECONDS = 1.0
+"""Seconds from an RTCP BYE to the end of its track, unless packets come meanwhile: a sender that
+changes its SSRC says BYE for the old one (RFC 3550, section 8.2)."""
 LOOK_EVERY = 0.01
 """Seconds from one look at the missing packets to the next, while there are any."""
 
@@ -57,6 +62,7 @@ class SteadyReceiver(RTCRtpReceiver):
     - A missing packet is asked for until it comes; after `assembly.PATIENCE` the hole is skipped
       and a key frame asked for.
     - The sender is told `BandwidthEstimate`'s rate.
+    - An RTCP BYE ends the track, of sound too, but not while packets of it still come.
 
     Whatever comes from the network is handled in the event loop, so nothing here takes long.
     """
@@ -68,9 +74,12 @@ class SteadyReceiver(RTCRtpReceiver):
         self._ssrc = 0
         self._keyframe_asked = -KEYFRAME_EVERY  # seconds
         self._left_out = False
+        self._is_leaving = False
         self._timer: asyncio.TimerHandle | None = None
         self._tasks: set[asyncio.Future[None]] = set()
         self._stock = {name: self._part(name) for name in _PARTS}
+        self._stop_decoder = self._part("stop_decoder")
+        self._replace("stop_decoder", self._stop_decoder_soon)
         if kind == "video":
             self._replace("jitter_buffer", self)
             self._replace("nack_generator", None)  # `add` asks
@@ -118,6 +127,32 @@ class SteadyReceiver(RTCRtpReceiver):
         """Irreversibly stops the receiver."""
         self._rest()
         await super().stop()
+
+    async def _handle_rtcp_packet(self, packet: AnyRtcpPacket) -> None:
+        if not isinstance(packet, RtcpByePacket):
+            await super()._handle_rtcp_packet(packet)
+        elif not self._is_leaving and not set(packet.sources) <= set(self._part("rtx_ssrc")):
+            self._is_leaving = True
+            self._later(self._leave(packet))
+
+    async def _leave(self, goodbye: RtcpByePacket) -> None:
+        """Ends the track, unless packets of it still come."""
+        before = self._packets_received()
+        await asyncio.sleep(GOODBYE_SECONDS)
+        self._is_leaving = False
+        if self._packets_received() == before:
+            await super()._handle_rtcp_packet(goodbye)
+
+    def _packets_received(self) -> int:
+        return sum(stream.packets_received for stream in self._part("remote_streams").values())
+
+    def _stop_decoder_soon(self) -> None:
+        """Ends the decoder's thread after its current frame: the event loop waits for it."""
+        waiting = self._part("decoder_queue")
+        with contextlib.suppress(queue.Empty):
+            while True:
+                waiting.get_nowait()
+        self._stop_decoder()
 
     def _look(self) -> None:
         """Sends on what is whole, asks for what is missing, and looks again while anything is."""

@@ -21,7 +21,8 @@ from receiver.alignment import extract_crop, psnr_db
 from receiver.call import receive_h264
 from receiver.encoding import Encoding
 from receiver.errors import InputError
-from receiver.rooms import Room, answer
+from receiver.offers import answer
+from receiver.rooms import Room
 from receiver.send import ON_REQUEST, Sending, send
 from receiver.sender import Source, clip_source
 from receiver.serve import room_stats

@@ -183,7 +183,7 @@ async def test_one_call_more_than_was_measured_is_refused_until_one_ends(generat
             "and that many are under way: try again later\n"
         )
         stats = await (await http.get(base + "/stats")).json()
-        assert set(stats) == {"a", "b"}
+        assert set(stats) == {"a", "b", ""}
         assert stats["a"]["quality"] == {"level": "sparing", "changes": 0}
         metrics = await (await http.get(base + "/metrics")).text()
         assert "receiver_capacity 2.0" in metrics

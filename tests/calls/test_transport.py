@@ -2,10 +2,12 @@
 
 import asyncio
 import random
+from fractions import Fraction
 
 import aiortc.rtcpeerconnection
 import pytest
 from aiortc import RTCPeerConnection
+from aiortc.jitterbuffer import JitterFrame
 from aiortc.rtcrtpreceiver import NackGenerator, RTCRtpReceiver
 from aiortc.rtp import RtpPacket
 
@@ -14,7 +16,8 @@ from receiver.decoding import DecodedFrame
 from receiver.demo import connect
 from receiver.encoding import Encoding
 from receiver.sender import EncodedTrack, portrait_source
-from receiver.transport import SteadyReceiver
+from receiver.transport import BACKLOG, SteadyReceiver
+from tests.conftest import plain_frame
 
 RATE = 30
 
@@ -125,17 +128,43 @@ async def test_what_is_hooked_of_aiortcs_receiver_is_where_it_was():
     sound = connection.addTransceiver("audio", direction="recvonly").receiver
     assert isinstance(video, SteadyReceiver)
     parts = vars(video)
-    for name in ("codecs", "decoder_queue", "decoder_thread", "timestamp_mapper"):
+    for name in ("codecs", "decoder_queue", "decoder_thread", "timestamp_mapper", "rtx_ssrc"):
         assert f"_RTCRtpReceiver__{name}" in parts
+    assert parts["_RTCRtpReceiver__remote_streams"] == {}
+    assert callable(vars(RTCRtpReceiver)["_RTCRtpReceiver__stop_decoder"])
     assert parts["_RTCRtpReceiver__jitter_buffer"] is video
     assert isinstance(vars(sound)["_RTCRtpReceiver__jitter_buffer"], ObservingJitterBuffer)
     video.use_stock_transport()
     assert isinstance(parts["_RTCRtpReceiver__jitter_buffer"], ObservingJitterBuffer)
     assert isinstance(parts["_RTCRtpReceiver__nack_generator"], NackGenerator)
     assert parts["_RTCRtpReceiver__remote_bitrate_estimator"].__class__.__module__ == "aiortc.rate"
-    for name in ("_send_rtcp_nack", "_send_rtcp_pli", "_handle_rtp_packet"):
+    for name in ("_send_rtcp_nack", "_send_rtcp_pli", "_handle_rtp_packet", "_handle_rtcp_packet"):
         assert asyncio.iscoroutinefunction(getattr(RTCRtpReceiver, name))
     await connection.close()
+
+
+async def test_what_waits_for_the_decoder_is_dropped_at_the_end():
+    """The event loop waits for the decoder's thread: for 90 frames, that could be seconds."""
+    frames = [plain_frame(1280, 720) for _ in range(BACKLOG)]
+    units = list(encoded(frames))
+    async with LossyCall(lambda number, repair: False) as call:
+        await call.until(3)
+        codec = next(iter(call.receiver._part("codecs").values()))
+        before = len(call.frames)
+        for number, data in enumerate(units):
+            unit = JitterFrame(data=data, timestamp=3000 * number)
+            call.receiver._part("decoder_queue").put((codec, unit))
+        await call.receiver.stop()
+        await asyncio.sleep(0.5)
+        assert len(call.frames) - before < BACKLOG // 2
+
+
+def encoded(frames):
+    """Yields each frame as an I-frame's access unit."""
+    encoder = Encoding(crf=30, keyframe_every=1).open(1280, 720, Fraction(RATE))
+    for number, frame in enumerate(frames):
+        frame.pts, frame.time_base = 3000 * number, encoder.time_base
+        yield b"".join(bytes(packet) for packet in encoder.encode(frame))
 
 
 @pytest.mark.parametrize("kind", ["audio", "video"])
