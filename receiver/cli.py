@@ -499,11 +499,13 @@ def _join(args: argparse.Namespace) -> int:
         load_people(enhancer.people, args.keyframes)
     enhancer.warm_up()
     window = Window("receiver join: q ends it") if args.window else None
-    with contextlib.ExitStack() as outputs:
-        call = quality.beside(_joining(args, enhancer, window, outputs))
-        stats = asyncio.run(call) if window is None else _run_beside(window, call)
-    if args.keyframes is not None:
-        save_people(enhancer.people, args.keyframes)
+    try:
+        with contextlib.ExitStack() as outputs:
+            call = quality.beside(_joining(args, enhancer, window, outputs))
+            stats = asyncio.run(call) if window is None else _run_beside(window, call)
+    finally:  # however the call ends: those seen in it are known in the next one
+        if args.keyframes is not None:
+            save_people(enhancer.people, args.keyframes)
     if args.json:
         print(json.dumps(_without_nan(stats) | {"quality": quality.snapshot()}))
     else:
