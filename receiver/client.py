@@ -143,8 +143,11 @@ class Client:
     async def opened(self) -> AsyncIterator["Client"]:
         """Opens the connections and closes them in the end."""
         self._resolver = _Resolver(self)
-        # Names are looked up once: a server whose name changes its address cannot point elsewhere.
-        connector = aiohttp.TCPConnector(resolver=self._resolver, ttl_dns_cache=None)
+        # Names are looked up once, so that a name cannot change its address in between; each answer
+        # has its own connection, so that what a server sends beyond it is nobody's answer.
+        connector = aiohttp.TCPConnector(
+            resolver=self._resolver, ttl_dns_cache=None, force_close=True
+        )
         async with aiohttp.ClientSession(
             connector=connector,
             response_class=_Response,

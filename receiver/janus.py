@@ -8,14 +8,14 @@ from contextlib import asynccontextmanager
 from typing import Any
 from urllib.parse import parse_qs, urlsplit, urlunsplit
 
-from aiortc import RTCConfiguration, RTCPeerConnection
+from aiortc import RTCPeerConnection
 from aiortc.mediastreams import MediaStreamTrack
 from yarl import URL
 
 from receiver.call import receive_h264
 from receiver.client import LEAVE_SECONDS, MOST_JSON, Answer, Client, SessionError, shown
 from receiver.errors import InputError
-from receiver.negotiation import checked_offer, close
+from receiver.negotiation import ClientConnection, checked_offer
 from receiver.text import printable
 from receiver.waiting import finished, stopped
 
@@ -72,7 +72,7 @@ class Janus:
         If the session is lost meanwhile, the connection is closed, and leaving raises SessionError.
         """
         async with self._client.opened():
-            connection = RTCPeerConnection(RTCConfiguration(iceServers=[]))
+            connection = ClientConnection([])
             connection.on("track", lambda track: on_track(track, connection))
             receive_h264(connection)
             listening = lost = None
@@ -82,7 +82,7 @@ class Janus:
                 yield connection
             finally:
                 lost = await stopped(listening) if listening else None
-                await close(connection)
+                await connection.close()
                 await self.close()
             if lost is not None:
                 raise lost
@@ -223,7 +223,7 @@ class Janus:
                 await asyncio.sleep(FAIL_PAUSE if failed else POLL_PAUSE)
             raise SessionError(f"{self._client} does not answer any more")
         except SessionError:
-            await close(connection)
+            await connection.close()
             raise
 
     async def _is_alive(self) -> bool:

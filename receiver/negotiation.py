@@ -8,11 +8,13 @@ import asyncio
 import logging
 import re
 from ipaddress import IPv4Address, ip_address
+from typing import Any
 
-from aiortc import RTCPeerConnection, RTCSessionDescription
+from aiortc import RTCConfiguration, RTCIceServer, RTCPeerConnection, RTCSessionDescription
 from aiortc.sdp import MediaDescription, SessionDescription
 
 from receiver.client import MOST_SDP
+from receiver.waiting import stopped
 
 MOST_CANDIDATES = 32
 """Different candidates of a description that are used; further ones are left out."""
@@ -34,8 +36,52 @@ ANSWERS_TO = {"recvonly": ("sendonly", "inactive"), "sendonly": ("recvonly", "in
 """Directions that may answer one (RFC 3264, section 6.1)."""
 CLOSE_SECONDS = 5.0
 """Longest wait for a connection to close."""
+CONNECT = "_RTCPeerConnection__connect"
+"""aiortc's private method that `ClientConnection` replaces."""
 
 logger = logging.getLogger(__name__)
+
+
+class ClientConnection(RTCPeerConnection):
+    """aiortc's connection, which ends with whatever fails in it and can be closed at any time.
+
+    aiortc connects in a task that nobody awaits: its errors are printed with a traceback, and what
+    it starts while the connection closes (the decoder's thread, for one) never ends.
+    """
+
+    def __init__(self, servers: list[RTCIceServer]) -> None:
+        """To be made inside a running event loop, with the ICE servers to use."""
+        super().__init__(RTCConfiguration(iceServers=servers))
+        self._connecting: set[asyncio.Task[Any]] = set()
+        self._closing: asyncio.Future[None] | None = None
+
+    async def close(self) -> None:
+        """Closes the connection in whatever state it is; waits for `CLOSE_SECONDS` at most."""
+        if self._closing is None:
+            self._closing = asyncio.ensure_future(self._close())
+        await asyncio.shield(self._closing)
+
+    async def _close(self) -> None:
+        for task in list(self._connecting):
+            await stopped(task)
+        try:
+            async with asyncio.timeout(CLOSE_SECONDS):
+                await super().close()
+        except Exception as error:  # aiortc's own, if only some of its parts are made
+            logger.debug("a connection was not closed well: %r", error)
+
+    async def _RTCPeerConnection__connect(self) -> None:  # noqa: N802
+        """Connects in a task that `close` can end. The name is aiortc's: see `CONNECT`."""
+        task = asyncio.ensure_future(getattr(super(), CONNECT)())
+        self._connecting.add(task)
+        try:
+            await asyncio.wait((task,))
+        finally:
+            error = await stopped(task)
+            self._connecting.discard(task)
+        if error is not None:
+            logger.debug("a connection did not come about: %r", error)
+            await self.close()
 
 
 def checked_answer(sdp: str, offer: str) -> RTCSessionDescription:
@@ -66,15 +112,6 @@ def checked_offer(sdp: str) -> RTCSessionDescription:
     if kinds not in (["video"], ["audio", "video"]):
         raise ValueError("it does not offer one video, and one sound at most")
     return RTCSessionDescription(offer, "offer")
-
-
-async def close(connection: RTCPeerConnection) -> None:
-    """Closes a connection in whatever state it is; waits for `CLOSE_SECONDS` at most."""
-    try:
-        async with asyncio.timeout(CLOSE_SECONDS):
-            await connection.close()
-    except Exception as error:  # aiortc's own, if only some of its parts are made
-        logger.debug("a connection was not closed well: %r", error)
 
 
 def _read(sdp: str) -> tuple[str, SessionDescription]:
