@@ -64,6 +64,7 @@ class Janus:
         self._pin = {"pin": pin} if pin else {}
         self._seconds = seconds
         self._session = self._handle = self._client.home
+        self._lost: SessionError | None = None
 
     @asynccontextmanager
     async def joined(self, on_track: OnTrack) -> AsyncIterator[RTCPeerConnection]:
@@ -75,17 +76,18 @@ class Janus:
             connection = ClientConnection([])
             connection.on("track", lambda track: on_track(track, connection))
             receive_h264(connection)
-            listening = lost = None
+            listening = None
             try:
                 await self._subscribed(connection)
                 listening = asyncio.ensure_future(self._listen(connection))
                 yield connection
             finally:
-                lost = await stopped(listening) if listening else None
+                if listening is not None:
+                    await stopped(listening)
                 await connection.close()
                 await self.close()
-            if lost is not None:
-                raise lost
+            if self._lost is not None:
+                raise self._lost
 
     async def open(self) -> None:
         """Makes a session and a handle of the plugin."""
@@ -212,19 +214,16 @@ class Janus:
         return sdp
 
     async def _listen(self, connection: RTCPeerConnection) -> None:
-        """Long polls, which keep the session alive; closes the connection once it is lost.
-
-        Raises SessionError then.
-        """
+        """Long polls, which keep the session alive; closes the connection once it is lost."""
         failed = 0
         try:
             while failed < POLLS_FAIL:
                 failed = 0 if await self._is_alive() else failed + 1
                 await asyncio.sleep(FAIL_PAUSE if failed else POLL_PAUSE)
             raise SessionError(f"{self._client} does not answer any more")
-        except SessionError:
+        except SessionError as error:
+            self._lost = error
             await connection.close()
-            raise
 
     async def _is_alive(self) -> bool:
         """One long poll; returns whether it was answered. Raises SessionError if it is lost."""

@@ -11,6 +11,7 @@ from ipaddress import IPv4Address, ip_address
 from typing import Any
 
 from aiortc import RTCConfiguration, RTCIceServer, RTCPeerConnection, RTCSessionDescription
+from aiortc.rtcrtpreceiver import RemoteStreamTrack
 from aiortc.sdp import MediaDescription, SessionDescription
 
 from receiver.client import MOST_SDP
@@ -46,7 +47,8 @@ class ClientConnection(RTCPeerConnection):
     """aiortc's connection, which ends with whatever fails in it and can be closed at any time.
 
     aiortc connects in a task that nobody awaits: its errors are printed with a traceback, and what
-    it starts while the connection closes (the decoder's thread, for one) never ends.
+    it starts while the connection closes (the decoder's thread, for one) never ends. Neither do
+    tracks of a peer that never came: those who read them would wait for ever.
     """
 
     def __init__(self, servers: list[RTCIceServer]) -> None:
@@ -69,6 +71,9 @@ class ClientConnection(RTCPeerConnection):
                 await super().close()
         except Exception as error:  # aiortc's own, if only some of its parts are made
             logger.debug("a connection was not closed well: %r", error)
+        for receiver in self.getReceivers():
+            if isinstance(receiver.track, RemoteStreamTrack):
+                receiver.track._queue.put_nowait(None)  # the end, as aiortc's decoder says it
 
     async def _RTCPeerConnection__connect(self) -> None:  # noqa: N802
         """Connects in a task that `close` can end. The name is aiortc's: see `CONNECT`."""

@@ -17,6 +17,7 @@ import time
 import zlib
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
+from fractions import Fraction
 
 import pytest
 from aiohttp import web
@@ -33,6 +34,7 @@ from receiver.enhancer import Enhancer
 from receiver.errors import InputError
 from receiver.join import Joined
 from receiver.links import ice_servers
+from receiver.outputs import FileOutput
 from receiver.send import Sending
 from receiver.sender import clip_source
 from receiver.signalling import open_publishing, open_session
@@ -717,7 +719,7 @@ async def test_an_answer_that_does_not_fit_what_is_sent_is_told(clip, change, wh
     call.close()
 
 
-async def test_an_answer_without_a_connection_ends_in_time(generator):
+async def test_an_answer_without_a_connection_ends_in_time(generator, tmp_path):
     """Though it never says that its candidates are all: it leaves once it has answered."""
     said: list[str] = []
     endpoint = Answerer(without("end-of-candidates"), Location="/session")
@@ -727,16 +729,21 @@ async def test_an_answer_without_a_connection_ends_in_time(generator):
         await endpoint.close()
         return answer
 
+    file = FileOutput(tmp_path / "call.mp4", Fraction(30), has_sound=True)
     async with origin(answers) as home:
         call = Joined(
-            home.base, None, Enhancer(generator), say=said.append, shows=[], seconds=SECONDS
+            home.base, None, Enhancer(generator), say=said.append, shows=[], file=file, seconds=1
         )
         running = asyncio.ensure_future(call.run())
-        await until(lambda: home.requests("DELETE"))
+        await until(lambda: len(home.requests("DELETE")) == 2)
+        tasks = len(asyncio.all_tasks())
+        await until(lambda: len(home.requests("DELETE")) == 4, 30)
+        assert len(asyncio.all_tasks()) <= tasks + 2  # of the fourth, which is being left
         call.stop()
-        await running
+        await asyncio.wait_for(running, 3)
     assert "answers but no connection comes about" in said[0]
     assert call.sessions == 0
+    await asyncio.to_thread(file.close)
 
 
 @pytest.mark.parametrize("delay", [0, 0.01, 0.02, 0.03, 0.04, 0.06])
