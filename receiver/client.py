@@ -222,7 +222,7 @@ class Client:
                 self._note(url, response)
                 body, whole = await _read(response, most)
         # aiohttp lets errors of names (UnicodeError) and of bodies through as they are.
-        except (aiohttp.ClientError, TimeoutError, OSError, ValueError, zlib.error) as error:
+        except (aiohttp.ClientError, TimeoutError, OSError, ValueError) as error:
             why = printable(error) or "no reply in time"
             raise SessionError(f"{_name(url)} does not answer: {why}", unreachable=True) from error
         return Answer(
@@ -360,13 +360,17 @@ def _origin(url: URL) -> tuple[str, str | None, int | None]:
 async def _read(response: aiohttp.ClientResponse, most: int) -> tuple[bytes, bool]:
     """The body's first `most` bytes, decompressed, and whether that is all. Reads none for 0.
 
-    Servers are asked not to compress; gzip and zlib are understood from those that do so anyway.
+    Servers are asked not to compress; gzip and zlib are understood from those that do so anyway,
+    anything else is an empty body.
     """
     body, is_plain = bytearray(), response.headers.get("Content-Encoding", "identity") == "identity"
     unpack = zlib.decompressobj(GZIP_OR_ZLIB)
     async for chunk in response.content.iter_any() if most else _nothing():
         room = most + 1 - len(body)
-        body += chunk[:room] if is_plain else unpack.decompress(chunk, room)
+        try:
+            body += chunk[:room] if is_plain else unpack.decompress(chunk, room)
+        except zlib.error:
+            return b"", True
         if len(body) > most:
             return bytes(body[:most]), False
     return bytes(body), True
