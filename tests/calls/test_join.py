@@ -30,7 +30,7 @@ from receiver.links import ice_servers
 from receiver.outputs import FileOutput, VirtualCamera
 from receiver.sender import EncodedTrack, portrait_source
 from receiver.signalling import open_session
-from tests.calls.peer import HERE, Peer, serving
+from tests.calls.peer import HERE, Peer, Tone, serving
 
 PEERS = Path(__file__).parent / "peers"
 
@@ -322,6 +322,23 @@ async def test_joining_a_janus_room(generator, tmp_path):
         with pytest.raises(SessionError, match="No such room"):
             async with open_session(url.replace("1234", "99"), None, lambda track: None):
                 pass
+
+
+@pytest.mark.skipif(JANUS is None, reason="needs apt install janus")
+async def test_of_a_camera_and_a_screen_in_a_janus_room_one_comes(tmp_path):
+    tracks: list[str] = []
+    async with janus(tmp_path) as url:
+        screen = EncodedTrack(portrait_source(), Encoding(kbps=200, keyframe_every=30))
+        async with JanusPublisher(url, screen, Tone()).publishing() as publisher:
+            videos = [one for one in publisher.connection.getSenders() if one.kind == "video"]
+            assert len(videos) == 2
+            async with open_session(
+                url, None, lambda track, _: tracks.append(track.kind)
+            ) as connection:
+                await until(lambda: connection.connectionState == "connected")
+                (video,) = (one for one in connection.getReceivers() if one.track.kind == "video")
+                assert (await asyncio.wait_for(video.track.recv(), 15)).width == 640
+    assert sorted(tracks) == ["audio", "video"]
 
 
 # libdatachannel
