@@ -19,10 +19,19 @@ from rich.console import Console
 from rich.progress import Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from bench.fuzz_targets import TARGETS, NativeCrashError, Target
+from bench import fuzz_answers
+from bench.fuzz_targets import BETWEEN, NativeCrashError, Target
+from bench.fuzz_targets import TARGETS as PARTS
 from bench.mutations import Mutator
 from receiver.errors import InputError
 
+TARGETS = PARTS | {
+    "answers": Target(fuzz_answers.answers, fuzz_answers.answers_seeds, b"\r\n", "lines"),
+    "janus": Target(fuzz_answers.janus, fuzz_answers.janus_seeds, BETWEEN, "answers"),
+    "links": Target(fuzz_answers.links, fuzz_answers.links_seeds, b"\r\n", "lines"),
+    "redirects": Target(fuzz_answers.redirects, fuzz_answers.redirects_seeds, BETWEEN, "answers"),
+}
+"""What is fed, by name."""
 OUTPUT = Path("bench-output") / "fuzz"
 OURS = str(Path(__file__).parent.parent)
 SECONDS = 10.0
@@ -179,7 +188,8 @@ def main(arguments: list[str]) -> None:
     unknown = [name for name in names if name not in TARGETS]
     if unknown:
         raise InputError(f"there is no target {unknown[0]!r}: give some of {', '.join(TARGETS)}")
-    logging.getLogger("aioice").setLevel(logging.CRITICAL)
+    for logger in ("aioice", "receiver.links", "receiver.signalling"):
+        logging.getLogger(logger).setLevel(logging.CRITICAL)
     seconds = args.seconds or (None if args.count else SECONDS)
     if args.replay:
         replay(args.replay)

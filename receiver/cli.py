@@ -540,11 +540,13 @@ def _join(args: argparse.Namespace) -> int:
         _say_unused(args.keyframes, album)
     enhancer.warm_up()
     window = Window("receiver join: q ends it") if args.window else None
-    with contextlib.ExitStack() as outputs:
-        call = quality.beside(_joining(args, token, enhancer, window, outputs))
-        stats = asyncio.run(call) if window is None else _run_beside(window, call)
-    if args.keyframes is not None:
-        save_album(enhancer.people, album.others, args.keyframes, peer)
+    try:
+        with contextlib.ExitStack() as outputs:
+            call = quality.beside(_joining(args, token, enhancer, window, outputs))
+            stats = asyncio.run(call) if window is None else _run_beside(window, call)
+    finally:  # however the call ends: those seen in it are known in the next one
+        if args.keyframes is not None:
+            save_album(enhancer.people, album.others, args.keyframes, peer)
     if args.json:
         print(json.dumps(_without_nan(stats) | {"quality": quality.snapshot()}))
     else:

@@ -10,11 +10,13 @@ import av
 from aiortc import RTCConfiguration, RTCPeerConnection
 from aiortc.mediastreams import MediaStreamError, MediaStreamTrack
 
+from receiver.client import SETUP_SECONDS, SessionError, shown
 from receiver.enhancer import Enhancer
 from receiver.errors import InputError
 from receiver.outputs import FileOutput
 from receiver.rooms import GONE, Room
-from receiver.signalling import SessionError, open_session
+from receiver.signalling import open_session
+from receiver.waiting import first, run_until
 
 BACKOFF = (0.5, 1.0, 2.0, 4.0, 8.0, 15.0)
 """Seconds before the next try, after one failure in a row, two, and so on."""
@@ -41,6 +43,7 @@ class Joined:
         shows: list[Show],
         file: FileOutput | None = None,
         stock_transport: bool = False,
+        seconds: float = SETUP_SECONDS,
     ) -> None:
         """To be made inside a running event loop.
 
@@ -49,12 +52,13 @@ class Joined:
             shows: are given every picture; must be quick.
             file: is given every picture and the sound.
             stock_transport: receive by aiortc's own transport, to compare with.
+            seconds: longest wait for the other side at any step.
         """
         here = RTCConfiguration(iceServers=[])
         self.room = Room("live", enhancer, here, stock_transport=stock_transport)
         self.sessions = 0
         self._url, self._token, self._say = url, token, say
-        self._file = file
+        self._file, self._seconds = file, seconds
         self._stop = asyncio.Event()
         self._listening: set[asyncio.Future[None]] = set()
         self.first_restored_s: float | None = None
@@ -68,46 +72,53 @@ class Joined:
 
     async def run(self) -> None:
         """Stays in the call until `stop`. Raises InputError for what another try cannot mend."""
-        failures = 0
         self.room.stats.restart_clock()
         try:
-            while not self._stop.is_set():
-                wait = 0.0
-                try:
-                    await self._session()
-                    failures = 0
-                    self._say("the call broke off")
-                except SessionError as error:
-                    if error.unreachable and not self.sessions:
-                        raise InputError(f"{error}: check the address") from error
-                    wait = error.retry_after
-                    self._say(str(error))
-                wait = max(wait, BACKOFF[min(failures, len(BACKOFF) - 1)])
-                failures += 1
-                with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(self._stop.wait(), wait)
+            await run_until(self._stop, self._stay())
         finally:
             self.first_restored_s = self.room.stats.first_restored_s
             await self.room.close()
             await asyncio.gather(*self._listening)
 
-    async def _session(self) -> None:
-        """One connection, until it breaks off or the call is to end."""
-        gone = asyncio.Event()
-        async with open_session(self._url, self._token, self._on_track) as connection:
-            connection.on("connectionstatechange", lambda: self._check(connection, gone))
-            self._check(connection, gone)
-            self.sessions += 1
-            waits = [asyncio.ensure_future(event.wait()) for event in (gone, self._stop)]
-            await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
-            for wait in waits:
-                wait.cancel()
+    async def _stay(self) -> None:
+        """Joins the call again and again."""
+        failures = 0
+        while True:
+            wait = 0.0
+            try:
+                await self._session()
+                failures = 0
+                self._say("the call broke off")
+            except SessionError as error:
+                if error.unreachable and not self.sessions:
+                    raise InputError(f"{error}: check the address") from error
+                wait = error.retry_after
+                self._say(str(error))
+            wait = max(wait, BACKOFF[min(failures, len(BACKOFF) - 1)])
+            failures += 1
+            await asyncio.sleep(wait)
 
-    def _check(self, connection: RTCPeerConnection, gone: asyncio.Event) -> None:
-        if connection.connectionState == "connected":
-            self._say(f"in the call at {self._url}")
-        elif connection.connectionState in GONE:
-            gone.set()
+    async def _session(self) -> None:
+        """One connection, until it breaks off. Raises SessionError if none comes about."""
+        connected, gone = asyncio.Event(), asyncio.Event()
+
+        def check() -> None:
+            if connection.connectionState == "connected":
+                connected.set()
+            elif connection.connectionState in GONE:
+                gone.set()
+
+        where = shown(self._url)
+        async with open_session(
+            self._url, self._token, self._on_track, seconds=self._seconds
+        ) as connection:
+            connection.on("connectionstatechange", check)
+            check()
+            if not await first(connected, gone, seconds=self._seconds) or gone.is_set():
+                raise SessionError(f"{where} answers but no connection comes about: allow UDP")
+            self.sessions += 1
+            self._say(f"in the call at {where}")
+            await gone.wait()
 
     def _on_track(self, track: MediaStreamTrack, connection: RTCPeerConnection) -> None:
         self.room.attach(track, connection)

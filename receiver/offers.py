@@ -22,6 +22,7 @@ MAX_MEDIA = 16
 """Media sections (m-lines) of an offer."""
 MAX_CANDIDATES = 32
 """UDP candidates of an offer; TCP ones are ignored, and a browser offers as many of them."""
+BROADCAST = ipaddress.IPv4Address("255.255.255.255")
 MAX_PAYLOAD_TYPE = 127
 """Payload types have seven bits (RFC 3550, section 5.1)."""
 MAX_SSRCS = 3
@@ -111,9 +112,12 @@ def is_checked(candidate: str) -> bool:
     from 1 to 65535 (RFC 8839, section 5.1).
     """
     words = candidate.split()
-    if len(words) < 8 or words[2].lower() != "udp":
+    if len(words) < 8 or words[2].lower() != "udp" or words[6] != "typ":
         return False
-    if not words[5].isascii() or not words[5].isdecimal() or not 1 <= int(words[5]) <= 65535:
+    priority, port = words[3], words[5]
+    if not all(re.fullmatch(r"[0-9]{1,10}", number) for number in (priority, port)):
+        return False
+    if not 1 <= int(port) <= 65535:
         return False
     try:
         address = ipaddress.ip_address(words[4])
@@ -121,7 +125,7 @@ def is_checked(candidate: str) -> bool:
         return False
     if isinstance(address, ipaddress.IPv6Address) and (address.scope_id or address.ipv4_mapped):
         return False
-    return not (address.is_multicast or address.is_unspecified)
+    return not (address.is_multicast or address.is_unspecified or address == BROADCAST)
 
 
 def _split(lines: list[str]) -> tuple[list[str], list[list[str]]]:

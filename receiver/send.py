@@ -11,12 +11,14 @@ from aiortc import RTCPeerConnection
 from aiortc.mediastreams import MediaStreamTrack
 
 from receiver.call import h264_codecs, prepare_aiortc
+from receiver.client import SETUP_SECONDS, SessionError, shown
 from receiver.encoding import Encoding
 from receiver.errors import InputError, ReceiverError
 from receiver.rooms import GONE
 from receiver.sender import EncodedTrack, Source, clip_sound
-from receiver.signalling import SETUP_SECONDS, SessionError, open_publishing
-from receiver.stills import LABEL, StillSender
+from receiver.signalling import open_publishing
+from receiver.stills import LABEL, StillSender, guard_channels
+from receiver.waiting import first, run_until
 
 ON_REQUEST = 1 << 20
 """Frames from one key frame to the next that nobody asked for: ten hours at 30 fps."""
@@ -117,27 +119,21 @@ async def send(
     for how in (signal.SIGINT, signal.SIGTERM):
         with contextlib.suppress(NotImplementedError):  # Windows
             asyncio.get_running_loop().add_signal_handler(how, stop.set)
-    calling = asyncio.ensure_future(_call(sending, url, token, say))
-    stopping = asyncio.ensure_future(stop.wait())
     try:
-        await asyncio.wait((calling, stopping), return_when=asyncio.FIRST_COMPLETED)
-    finally:
-        stopping.cancel()
-        calling.cancel()  # whatever it waits for; leaving it ends the session at the other side
-        await asyncio.wait((calling,))
-        sending.close()
-    try:
-        if not calling.cancelled():
-            calling.result()
+        # Ctrl-C cancels whatever the call waits for; leaving it ends the session at the other side.
+        await run_until(stop, _call(sending, url, token, say))
     except SessionError as error:
         if error.unreachable:
             raise InputError(f"{error}: check the address") from error
         raise
+    finally:
+        sending.close()
     return sending.result()
 
 
 async def _call(sending: Sending, url: str, token: str | None, say: Callable[[str], None]) -> None:
     """Sends until it is cancelled or the source ends. Raises as `send`."""
+    where = shown(url)
     async with open_publishing(url, token, sending.prepare) as connection:
         connected, gone = asyncio.Event(), asyncio.Event()
 
@@ -149,24 +145,16 @@ async def _call(sending: Sending, url: str, token: str | None, say: Callable[[st
 
         connection.on("connectionstatechange", check)
         check()
-        if not await _first(connected, gone, seconds=SETUP_SECONDS) or gone.is_set():
+        guard_channels(connection, lambda _: False, gone.set)
+        if not await first(connected, gone, seconds=SETUP_SECONDS) or gone.is_set():
             raise ReceiverError(
-                f"{url} answers but no connection comes about: allow UDP to it, or try --no-stills"
+                f"{where} answers but no connection comes about: allow UDP, or try --no-stills"
             )
-        say(f"sending to {url}")
+        say(f"sending to {where}")
         sending.begin()
-        await _first(gone, sending.video.ended)
+        await first(gone, sending.video.ended)
         # aiortc ends the track before it says that the connection has ended.
-        if await _first(gone, seconds=1.0):
-            raise ReceiverError(f"{url} ended the call, or cannot be reached any more: send again")
-
-
-async def _first(*events: asyncio.Event, seconds: float | None = None) -> bool:
-    """Waits for any of the events; returns whether one came in time."""
-    waits = [asyncio.ensure_future(event.wait()) for event in events]
-    try:
-        done, _ = await asyncio.wait(waits, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
-        return bool(done)
-    finally:
-        for wait in waits:
-            wait.cancel()
+        if await first(gone, seconds=1.0):
+            raise ReceiverError(
+                f"{where} ended the call, or cannot be reached any more: send again"
+            )

@@ -19,14 +19,18 @@ import pytest
 from aiohttp import web
 from aiortc import RTCPeerConnection, RTCSessionDescription
 
+from receiver.call import h264_codecs
+from receiver.client import Client, SessionError
 from receiver.encoding import Encoding
 from receiver.enhancer import Enhancer
 from receiver.errors import InputError, MissingError
+from receiver.janus import Janus
 from receiver.join import Joined
+from receiver.links import ice_servers
 from receiver.outputs import FileOutput, VirtualCamera
 from receiver.sender import EncodedTrack, portrait_source
-from receiver.signalling import SessionError, _ice_servers, _Janus, open_session
-from tests.calls.peer import HERE, Peer, serving
+from receiver.signalling import open_session
+from tests.calls.peer import HERE, Peer, Tone, serving
 
 PEERS = Path(__file__).parent / "peers"
 
@@ -156,9 +160,9 @@ async def test_redirects_tokens_and_ice_servers_are_followed():
         return web.Response(status=503)
 
     runner, base = await answering(handler)
-    async with aiohttp.ClientSession() as session:
-        ice = await _ice_servers(session, base + "/first", {})
-    assert [(one.urls, one.username, one.credential) for one in ice.iceServers] == [
+    async with Client(base + "/first", None).opened() as client:
+        ice = await ice_servers(client, (await client.ask("OPTIONS", client.home, most=0)).links)
+    assert [(one.urls, one.username, one.credential) for one in ice] == [
         ("turn:127.0.0.1:9", "u", "c")
     ]
     seen.clear()
@@ -271,51 +275,70 @@ async def janus(folder: Path) -> AsyncIterator[str]:
 class JanusPublisher:
     """Publishes the portrait in room 1234."""
 
-    def __init__(self, session: aiohttp.ClientSession, url: str) -> None:
-        self.janus = _Janus(session, url)
+    def __init__(self, url: str, *more: EncodedTrack) -> None:
+        self.janus = Janus(url, None, 15)
         self.connection = RTCPeerConnection(HERE)
         self.sender = EncodedTrack(portrait_source(), Encoding(kbps=200, keyframe_every=30))
+        self.tracks = [self.sender, *more]
 
-    async def publish(self) -> None:
-        from receiver.call import h264_codecs
-
-        await self.janus.open()
-        join = {"request": "join", "ptype": "publisher", "room": 1234}
-        await self.janus._ask(self.janus._handle, {"janus": "message", "body": join})
-        self.connection.addTrack(self.sender)
-        self.connection.getTransceivers()[0].setCodecPreferences(h264_codecs())
-        await self.connection.setLocalDescription(await self.connection.createOffer())
-        jsep = {"type": "offer", "sdp": self.connection.localDescription.sdp}
-        body = {"request": "publish", "audio": False, "video": True}
-        message = {"janus": "message", "body": body, "jsep": jsep}
-        event = await self.janus._event(await self.janus._ask(self.janus._handle, message))
-        await self.connection.setRemoteDescription(
-            RTCSessionDescription(event["jsep"]["sdp"], "answer")
-        )
-        await until(lambda: self.connection.connectionState == "connected")
-        self.sender.begin()
-
-    async def close(self) -> None:
-        await self.connection.close()
-        await self.janus.close()
+    @contextlib.asynccontextmanager
+    async def publishing(self) -> AsyncIterator["JanusPublisher"]:
+        async with self.janus._client.opened():
+            await self.janus.open()
+            await self.janus.message({"request": "join", "ptype": "publisher", "room": 1234})
+            for track in self.tracks:
+                self.connection.addTrack(track)
+            for transceiver in self.connection.getTransceivers():
+                if transceiver.kind == "video":
+                    transceiver.setCodecPreferences(h264_codecs())
+            await self.connection.setLocalDescription(await self.connection.createOffer())
+            jsep = {"type": "offer", "sdp": self.connection.localDescription.sdp}
+            await self.janus.message({"request": "publish"}, jsep=jsep)
+            event = await self.janus.event()
+            await self.connection.setRemoteDescription(
+                RTCSessionDescription(event["jsep"]["sdp"], "answer")
+            )
+            await until(lambda: self.connection.connectionState == "connected")
+            for track in self.tracks:
+                if isinstance(track, EncodedTrack):
+                    track.begin()
+            try:
+                yield self
+            finally:
+                await self.connection.close()
+                await self.janus.close()
 
 
 @pytest.mark.skipif(JANUS is None, reason="needs apt install janus")
-async def test_joining_a_janus_room(generator, http, tmp_path):
+async def test_joining_a_janus_room(generator, tmp_path):
     async with janus(tmp_path) as url:
         with pytest.raises(SessionError, match="nobody publishes in room 1234"):
             async with open_session(url, None, lambda track: None):
                 pass
-        publisher = JanusPublisher(http, url)
-        await publisher.publish()
-        async with joining(url, generator) as (joined, seen):
+        async with JanusPublisher(url).publishing(), joining(url, generator) as (joined, seen):
             await until(lambda: len(seen) > 30)
             assert joined.sessions == 1
             assert joined.room.qp is not None
-        await publisher.close()
         with pytest.raises(SessionError, match="No such room"):
             async with open_session(url.replace("1234", "99"), None, lambda track: None):
                 pass
+
+
+@pytest.mark.skipif(JANUS is None, reason="needs apt install janus")
+async def test_of_a_camera_and_a_screen_in_a_janus_room_one_comes(tmp_path):
+    tracks: list[str] = []
+    async with janus(tmp_path) as url:
+        screen = EncodedTrack(portrait_source(), Encoding(kbps=200, keyframe_every=30))
+        async with JanusPublisher(url, screen, Tone()).publishing() as publisher:
+            videos = [one for one in publisher.connection.getSenders() if one.kind == "video"]
+            assert len(videos) == 2
+            async with open_session(
+                url, None, lambda track, _: tracks.append(track.kind)
+            ) as connection:
+                await until(lambda: connection.connectionState == "connected")
+                (video,) = (one for one in connection.getReceivers() if one.track.kind == "video")
+                assert (await asyncio.wait_for(video.track.recv(), 15)).width == 640
+    assert sorted(tracks) == ["audio", "video"]
 
 
 # libdatachannel

@@ -19,6 +19,7 @@ from aiortc import RTCPeerConnection, RTCSessionDescription
 
 from receiver.alignment import extract_crop, psnr_db
 from receiver.call import receive_h264
+from receiver.client import SessionError
 from receiver.encoding import Encoding
 from receiver.errors import InputError
 from receiver.offers import answer
@@ -26,7 +27,7 @@ from receiver.rooms import Room
 from receiver.send import ON_REQUEST, Sending, send
 from receiver.sender import Source, clip_source
 from receiver.serve import room_stats
-from receiver.signalling import SessionError, open_publishing
+from receiver.signalling import open_publishing
 from tests.calls.peer import HERE, serving
 from tests.calls.test_join import answering, until
 from tests.conftest import plain_frame, write_clip
