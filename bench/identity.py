@@ -66,6 +66,8 @@ SOFT = 16.0
 """Standard deviation in crop pixels of the blur that leaves the low-frequency colours."""
 STILL_AT = 24
 """Frame of which stills are made: it is known by then who is on screen."""
+MIN_FACE = 60.0
+"""Height in pixels of the detector's box below which it is not the face of any of these clips."""
 CAMERA_SECONDS = 2.0
 """Of a clip that hold this frame and those after it, at 15 frames a second and more."""
 STILL_CRF, STILL_BYTES = 35, 8000
@@ -313,13 +315,13 @@ class Camera:
 
 
 def _camera(clip: Path) -> Camera | None:
-    """None for a clip that is too short, or whose face is not found."""
+    """None for a clip that is too short, or whose face is not found or lost by the tracker."""
     frames, rate = _framed(clip, CAMERA_SECONDS)
     if len(frames) <= STILL_AT + 1 + len(OTHERS):
         return None
     frames, tracker = frames[: STILL_AT + 2 + len(OTHERS)], FaceTracker()
     faces = [tracker.track(planes(frame)[0]) for frame in frames[: STILL_AT + 1]][-1]
-    if not faces:
+    if not faces or faces[0].box[3] - faces[0].box[1] < MIN_FACE:
         return None
     picture = picture_of(extract_crop(frames[STILL_AT], faces[0].crop_from_frame))
     landmarks = transform(faces[0].landmarks, faces[0].crop_from_frame)
