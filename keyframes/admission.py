@@ -36,6 +36,7 @@ class Shot:
         roll: degrees by which the face is tilted.
         enlarged: crop pixels for one pixel of the frame.
         sharpness: measures what `Keyframe` calls so; called only where it may decide.
+        detail: measures what stills are compared by; called only for them.
     """
 
     landmarks: Landmarks
@@ -45,6 +46,7 @@ class Shot:
     roll: float = 0.0
     enlarged: float = 1.0
     sharpness: Callable[[], float] = float
+    detail: Callable[[], float] = float
 
 
 @dataclass(frozen=True)

@@ -31,6 +31,8 @@ GAP: dict[Way, float] = {"still": 2.0, "pli": 5.0}
 LONGEST_BACKOFF: dict[Way, float] = {"still": 60.0, "pli": 600.0}
 """Seconds between two requests, however often they failed: an encoder whose key frames were worse
 than the pictures before them will hardly make better ones, and each spoils its stream a little."""
+MOST_USELESS = 3
+"""Stills refused in a row that make the pause before the next request longer."""
 EMPTY_SHARE = 0.5
 """Of the budget: what a face without any reference may use as fast as it can."""
 LARGEST = 8_000
@@ -122,6 +124,7 @@ class RequestPolicy:
         self._outstanding: Request | None = None
         self._asked = -math.inf
         self._failures = 0  # since the last answer
+        self._useless = 0  # stills refused since the last one that became a reference
         self._ended = -math.inf
         self._pose: tuple[float, float] | None = None  # seconds since when, distance then
         self._looked = -math.inf
@@ -171,6 +174,16 @@ class RequestPolicy:
         """
         self._bring_up_to(now)
         self._end_request(now, size_bytes, failed=True)
+
+    def judged(self, now: float, *, useful: bool) -> None:
+        """A still that had arrived became a reference, or was refused as one.
+
+        Refused ones count like failures: a sender whose stills are of no use is asked rarely.
+        """
+        self._bring_up_to(now)
+        self._useless = 0 if useful else self._useless + 1
+        if not useful:
+            self._ended = now
 
     def _bring_up_to(self, now: float) -> None:
         """Ends a request that timed out, and forgets what has left the window."""
@@ -222,6 +235,11 @@ class RequestPolicy:
         return max(GAP[way], share**3 * WINDOW)
 
     def _backoff(self, way: Way) -> float:
-        """Seconds from requests that failed to the next: 2, 4, 8 ... gaps."""
-        doubled: float = GAP[way] * 2.0 ** min(self._failures, 10)
-        return min(doubled, LONGEST_BACKOFF[way]) if self._failures else 0.0
+        """Seconds from requests that failed, or whose stills were refused, to the next.
+
+        2, 4, 8 ... gaps; refused stills alone `MOST_USELESS` doublings at most, since the next one
+        may be better than a stream that has become worse.
+        """
+        doublings = self._failures + min(self._useless, MOST_USELESS)
+        doubled: float = GAP[way] * 2.0 ** min(doublings, 10)
+        return min(doubled, LONGEST_BACKOFF[way]) if doublings else 0.0

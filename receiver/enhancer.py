@@ -45,7 +45,7 @@ from receiver.faces import MAX_FACES, DetectionRate, Face, FaceTracker
 from receiver.generator import Generator
 from receiver.identities import IdentityWatch
 from receiver.recognition import FaceRecogniser, shared_recogniser
-from receiver.shots import StillFace, faces_of_still, scale_and_roll, sharpness
+from receiver.shots import StillFace, detail, faces_of_still, scale_and_roll, sharpness
 from receiver.stats import Stats
 from receiver.temporal import TemporalFilter
 
@@ -295,6 +295,7 @@ class Enhancer:
             roll,
             enlarged,
             partial(sharpness, crop),
+            partial(detail, crop),
         )
         self._identities.observe(person, crop, shot)
         if self._executor is None:  # nothing runs beside the frames: the same result every time

@@ -72,6 +72,7 @@ class Requester:
         self._receiver: RTCRtpReceiver | None = None
         self._keyframe_wanted: Need | None = None  # what the face lacked when it was asked for
         self._keyframe_asked = 0.0
+        self._judged = (0, 0)  # stills that became references, and those that were refused
         self._repaired = 0.0
         self._pace = StillPace()
         self._tasks: set[asyncio.Future[Any]] = set()
@@ -102,6 +103,7 @@ class Requester:
             self._ask_keyframe()
         need = self._enhancer.need
         self._look_at_keyframe(frame, need, now)
+        self._look_at_stills(now)
         ways: list[Way] = []
         if self.stills is not None and self.stills.ready:
             ways = ["still"]
@@ -122,6 +124,14 @@ class Requester:
             self.stills.close()
         for task in self._tasks:
             task.cancel()
+
+    def _look_at_stills(self, now: float) -> None:
+        """Tells the policy what became of the stills that had arrived."""
+        admitted = self._enhancer.stats.admitted
+        judged = admitted["still"], admitted["nobody's"] + admitted["worse"]
+        if judged != self._judged:
+            self._policy.judged(now, useful=judged[0] > self._judged[0])
+            self._judged = judged
 
     def _look_at_keyframe(self, frame: DecodedFrame, need: Need | None, now: float) -> None:
         """Tells the policy what a key frame that was asked for has cost, and whether it helped.

@@ -12,6 +12,7 @@ from keyframes.requests import KEYFRAME, TIME_OUT
 from receiver.call import request_keyframe
 from receiver.decoding import DecodedFrame
 from receiver.requester import STILL_KBPS, Requester, StillPace
+from receiver.stats import Stats
 from receiver.stills import LABEL
 from tests.conftest import plain_frame
 
@@ -55,7 +56,7 @@ async def settled(requester: Requester) -> None:
 
 
 def requester_for(need: Need | None, **more) -> tuple[Requester, Receiver, SimpleNamespace]:
-    enhancer = SimpleNamespace(need=need, faces=[])
+    enhancer = SimpleNamespace(need=need, faces=[], stats=Stats("cpu"))
     requester, receiver = Requester(enhancer, **more), Receiver()
     requester.listen_to(receiver)
     return requester, receiver, enhancer

@@ -76,6 +76,7 @@ async def test_the_page_answers_a_request_for_a_still(generator, portrait, tmp_p
         chromium(tmp_path / "large.y4m", tmp_path / "profile", base + "/") as page,
     ):
         await page.record_connections()
+        await page.evaluate("document.getElementById('bitrate').value = 50")
         await start_call(page)
         (room,) = server.rooms.values()
         await until(lambda: room.stats.admitted["still"] > 0)  # the room asked by itself

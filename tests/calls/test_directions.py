@@ -18,7 +18,7 @@ from receiver.rooms import Room
 from receiver.sender import EncodedTrack, Source
 from receiver.transport import GOODBYE_SECONDS
 from tests.calls.peer import HERE, Peer, Tone, serving
-from tests.calls.test_join import JANUS, JanusPublisher, janus, joining, until
+from tests.calls.test_join import joining, until
 from tests.conftest import plain_frame
 
 
@@ -185,28 +185,6 @@ async def test_tracks_of_a_call_that_is_joined_again_replace_those_before(genera
     await sending.close()
     await until(lambda: threading.active_count() <= before)
     await until(lambda: len(asyncio.all_tasks()) <= tasks)
-
-
-@pytest.mark.skipif(JANUS is None, reason="needs apt install janus")
-async def test_of_a_camera_and_a_screen_in_janus_one_is_received(generator, http, tmp_path):
-    """Both fed one enhancer, and the sizes alternated."""
-    async with janus(tmp_path) as url:
-        publisher = JanusPublisher(http, url)
-        publisher.sender = plain_track(320)
-        screen = plain_track(640)
-        publisher.connection.addTransceiver(publisher.sender, direction="sendonly")
-        publisher.connection.addTransceiver(screen, direction="sendonly")
-        for transceiver in publisher.connection.getTransceivers():
-            transceiver.setCodecPreferences(h264_codecs())
-        publisher.connection.addTrack = lambda track: None  # both are there
-        await publisher.publish()
-        screen.begin()
-        async with joining(url, generator) as (joined, seen):
-            await until(lambda: len(seen) > 30)
-            assert {frame.width for frame in seen} == {320}
-            assert joined.room.refused_tracks == 1
-            assert joined.sessions == 1
-        await publisher.close()
 
 
 # RTCP BYE.

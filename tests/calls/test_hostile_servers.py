@@ -524,10 +524,12 @@ async def test_text_of_a_server_comes_without_control_characters(where):
         ("Fri, 31 Dec 9999 23:59:59 GMT", (300, 300)),
         ("Fri, 31 Dec 99999 23:59:59 GMT", (0, 0)),
         ("soon, 31 Dec", (0, 0)),
-        (time.strftime("%a, %d %b %Y %H:%M:%S GMT", time.gmtime(time.time() + 120)), (20, 120)),
+        ("in two minutes", (60, 120)),
     ],
 )
 async def test_retry_after_is_read_in_both_forms_and_bounded(value, seconds):
+    if value == "in two minutes":
+        value = time.strftime("%a, %d %b %Y %H:%M:%S GMT", time.gmtime(time.time() + 120))
     lines = f"HTTP/1.1 503 Busy\r\nRetry-After: {value}\r\nContent-Length: 0\r\n\r\n".encode()
     async with raw(b"", lambda: lines) as base:
         error = await refused(base, SessionError, "says 503: Busy")
