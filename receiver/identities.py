@@ -71,10 +71,10 @@ def _is_usable(shot: Shot) -> bool:
 
 
 def _pause(person: Person) -> int:
-    """Returns the frames until the next observation of a person."""
+    """Returns the frames from an observation of a person, which is not counted yet, to the next."""
     identity = person.identity
     if identity.contradictions:
         return AGAIN
-    if len(identity) < ENOUGH:
+    if len(identity) + 1 < ENOUGH:
         return SOON
-    return LATER if len(identity) < BEST else SELDOM
+    return LATER if len(identity) + 1 < BEST else SELDOM

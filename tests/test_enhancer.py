@@ -164,7 +164,7 @@ def test_faces_are_recognised_now_and_then(generator, decoded):
     enhancer = Enhancer(generator, recogniser=Counting())
     for number in range(110):
         enhancer.enhance(decoded[number % len(decoded)])
-    assert asked == [1, 6, 11, 16, 46, 76]  # from then on every ten seconds
+    assert asked == [1, 6, 11, 41, 71]  # from then on every ten seconds
 
 
 def test_a_still_in_other_colours_is_nobodys(enhancer, portrait, decoded):

@@ -92,6 +92,16 @@ async def test_a_better_key_frame_is_an_answer(frame):
     await settled(requester)
 
 
+async def test_what_became_of_stills_reaches_the_policy(frame):
+    requester, _, enhancer = requester_for(Need(None, 36.0))
+    for verdict, useless in (("nobody's", 1), ("worse", 2), ("still", 0), ("worse", 1)):
+        enhancer.stats.admitted[verdict] += 1
+        for _ in range(3):  # each is counted once
+            requester.consider(frame)
+        assert requester._policy._useless == useless
+    await settled(requester)
+
+
 async def test_any_key_frame_tells_how_large_the_next_one_may_be(frame):
     requester, receiver, _ = requester_for(Need(None, 36.0))
     requester.consider(replace(frame, is_keyframe=True, size_bytes=60_000))

@@ -14,6 +14,7 @@ from keyframes.requests import (
     GAP,
     KEYFRAME,
     LARGEST,
+    MOST_USELESS,
     SETTLED,
     SMALLEST,
     TIME_OUT,
@@ -107,6 +108,20 @@ def test_requests_keep_their_distance(way):
     policy.arrived(0.1, 20_000)
     ((again, _),) = look(policy, EMPTY, (0.1, GAP[way] + 0.5), [way])
     assert again == pytest.approx(GAP[way], abs=0.04)
+
+
+def test_refused_stills_double_the_pause_until_one_is_of_use():
+    policy, frame, pauses = RequestPolicy(AMPLE), 0, []
+    for useful in (True, False, False, False, False, True, True):
+        last = frame
+        while policy.decide(frame / 30, EMPTY, ["still"]) is None:
+            frame += 1
+        pauses.append((frame - last) / 30)
+        policy.arrived(frame / 30, 100)
+        policy.judged(frame / 30, useful=useful)
+    gap = GAP["still"]
+    longest = gap * 2**MOST_USELESS
+    assert pauses == pytest.approx([0, gap, 2 * gap, 4 * gap, longest, longest, gap], abs=0.04)
 
 
 def test_failures_double_the_pause_up_to_a_minute_and_an_answer_ends_that():
