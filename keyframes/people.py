@@ -233,6 +233,10 @@ class People:
     another speaker in the same place. A face that appears is a stranger with an empty set, until
     its identity is known and is that of somebody who is not on screen. So references outlive a cut,
     a short outage and a change of resolution, and never serve another person.
+
+    Attributes:
+        frames: number of the frame at hand.
+        left_out: those from a file who were forgotten to make room: they still belong into it.
     """
 
     def __init__(self, capacity: int = 10, policy: Policy = "lfu") -> None:
@@ -242,6 +246,7 @@ class People:
         self._on_screen: dict[int, Person] = {}
         self._known: list[Person] = []
         self.frames = 0
+        self.left_out: list[Person] = []
 
     def __iter__(self) -> Iterator[Person]:
         return iter(self._known)
@@ -254,7 +259,10 @@ class People:
         """Remembers somebody who is not on screen."""
         self._known.append(person)
         while len(self._known) > KNOWN:
-            self._known.remove(min(self._away() or self._known, key=lambda one: one.seen))
+            forgotten = min(self._away() or self._known, key=lambda one: one.seen)
+            self._known.remove(forgotten)
+            if any(keyframe.peer for keyframe in forgotten.keyframes):
+                self.left_out.append(forgotten)
 
     def empty_set(self) -> KeyframeSet:
         """Returns a keyframe set as a new person has it."""

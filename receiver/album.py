@@ -80,7 +80,7 @@ def save_album(people: People, others: list[Person], path: Path, peer: bytes) ->
     Raises:
         InputError: if it cannot be written.
     """
-    rows = list(_rows([*people, *others]))[:MOST]
+    rows = list(_rows([*people, *people.left_out, *others]))[:MOST]
     arrays: dict[str, list[Any]] = {
         "crop": [one.crop for _, one in rows],
         "landmarks": [one.landmarks for _, one in rows],

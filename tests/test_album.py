@@ -11,6 +11,7 @@ import pytest
 
 from bench.mutations import Mutator
 from keyframes import Keyframe, People, Person
+from keyframes.people import KNOWN
 from receiver.album import FIELDS, MOST, load_album, peer_of, save_album
 from receiver.enhancer import Enhancer
 from receiver.errors import InputError
@@ -131,6 +132,19 @@ def test_a_recogniser_that_fails_is_named(path):
     recogniser.close()
     with pytest.raises(InputError, match=r"cannot be recognised .*: leave out --keyframes"):
         load_album(People(), path, recogniser, HERE)
+
+
+def test_nobody_of_a_file_is_lost_because_many_others_came(seen, path):
+    with np.load(path) as file:
+        arrays = {name: one[:1].repeat(KNOWN + 4, axis=0) for name, one in file.items()}
+    rewritten(path, **arrays | {"person": np.arange(KNOWN + 4, dtype=np.int32)})
+    people = People()
+    album = load(people, path)
+    assert len(list(people)) == KNOWN
+    save_album(people, album.others, path, THERE)
+    with np.load(path) as file:
+        assert len(np.unique(file["person"])) == KNOWN + 4
+        assert {row.tobytes() for row in file["peer"]} == {HERE}
 
 
 def test_no_more_is_written_than_can_be_read(seen, tmp_path):
