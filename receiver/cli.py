@@ -545,7 +545,8 @@ def _join(args: argparse.Namespace) -> int:
             call = quality.beside(_joining(args, token, enhancer, window, outputs))
             stats = asyncio.run(call) if window is None else _run_beside(window, call)
     finally:  # however the call ends: those seen in it are known in the next one
-        if args.keyframes is not None:
+        seen = any(len(person.keyframes) for person in enhancer.people)
+        if args.keyframes is not None and (seen or args.keyframes.exists()):
             save_album(enhancer.people, album.others, args.keyframes, peer)
     if args.json:
         print(json.dumps(_without_nan(stats) | {"quality": quality.snapshot()}))

@@ -26,6 +26,7 @@ from receiver.requester import Requester
 from receiver.sender import VideoPacket
 from receiver.stats import Stats
 from receiver.stills import guard_channels
+from receiver.text import printable
 from receiver.track import EnhancedVideoTrack, NewestSlot, arrival_time
 from receiver.transport import SteadyReceiver
 
@@ -404,7 +405,8 @@ class Room:
                 return
             before, heard = heard, await packets_received(publisher)
             silent = silent + 1 if heard == before else 0
-        logger.warning("%s ends: nothing came from its publisher for %g s", self.name, SILENT_AFTER)
+        sentence = "%s ends: nothing came from its publisher for %g s"
+        logger.warning(sentence, printable(self.name), SILENT_AFTER)
         self._later(self.close())
 
     def _expect(
@@ -419,7 +421,7 @@ class Room:
             for _ in range(LOOKS):
                 await asyncio.sleep(self._connect_seconds / LOOKS)
             sentence = "%s: a %s did not connect in %g s"
-            logger.warning(sentence, self.name, role, self._connect_seconds)
+            logger.warning(sentence, printable(self.name), role, self._connect_seconds)
             self.never_connected[role] += 1
             self._later(end())
 

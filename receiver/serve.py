@@ -325,7 +325,10 @@ class Server:
     async def _metrics(self, request: web.Request) -> web.Response:
         registry = CollectorRegistry(auto_describe=False)
         registry.register(_RoomCollector(self._rooms_seen(request)))
-        registry.register(_ServerCollector(self.config.rooms, self._quality, self.never_connected))
+        if self._access.sees(request, ""):  # as in `_stats`
+            registry.register(
+                _ServerCollector(self.config.rooms, self._quality, self.never_connected)
+            )
         return web.Response(
             body=generate_latest(registry),
             headers={"Content-Type": "text/plain; version=0.0.4; charset=utf-8"},

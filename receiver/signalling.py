@@ -1,7 +1,7 @@
 """Where calls are joined and published: WHEP and WHIP endpoints, or Janus' VideoRoom plugin.
 
 WHIP is RFC 9725; WHEP is the IETF draft draft-ietf-wish-whep. The servers are not trusted: see
-`receiver.client`, `receiver.links` and `receiver.answers`.
+`receiver.client`, `receiver.links` and `receiver.negotiation`.
 """
 
 import contextlib
@@ -162,7 +162,9 @@ def _refuse(client: Client, answer: Answer, protocol: Protocol) -> None:
             "given this one: give that address yourself if you trust it"
         )
     if status in (401, 403):
-        raise InputError(f"{client} asks for another token ({status}): give it with --token")
+        raise InputError(
+            f"{client} asks for another token ({status}: {said}): give it with --token-file"
+        )
     if status in (301, 302, 303):
         where = shown(answer.headers.get("Location", "")) or "nowhere"
         raise InputError(f"{client} redirects by {status} to {where}: give that address")

@@ -485,3 +485,12 @@ async def test_a_peer_that_cannot_be_reached_connects_by_its_own_checks(generato
         await until(lambda: room._publisher.connectionState == "connected")
         await publisher.close()
         assert room.never_connected == {"publisher": 0, "viewer": 0}
+
+
+async def test_a_rooms_name_forges_no_line_of_the_log(generator, http, caplog):
+    async with serving(generator, connect_seconds=0.3) as (server, base):
+        await post_silent(http, base + "/whip/a%1b%5b31m%0ab")
+        await until(lambda: not server.rooms)
+    lines = [record.getMessage() for record in caplog.records]
+    assert "a [31m b: a publisher did not connect in 0.3 s" in lines
+    assert all(line.isprintable() for line in lines)

@@ -1081,6 +1081,16 @@ async def test_ctrl_c_at_any_step_leaves_no_session(name, step, clip, tmp_path):
         server.close()
 
 
+async def test_a_call_that_never_came_about_makes_no_album(tmp_path):
+    album = tmp_path / "album"
+    async with raw(b"HTTP/1.1 401 No\r\nContent-Length: 0\r\n\r\n") as base:
+        arguments = ["join", base, "--record", str(tmp_path / "a.mp4"), "--keyframes", str(album)]
+        async with command(*arguments) as process:
+            _, said = await asyncio.wait_for(process.communicate(), 60)
+    assert process.returncode == 2, said.decode()
+    assert list(tmp_path.iterdir()) == []
+
+
 async def test_the_album_is_saved_if_the_call_ends_badly(generator, http, tmp_path):
     """The server restarts as something else, which another try cannot mend."""
     album, known = tmp_path / "album", People()
