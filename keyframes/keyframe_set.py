@@ -43,6 +43,7 @@ class Keyframe:
         embedding: of the face, by which it is compared with those on screen before it is used; None
             for a picture of the stream itself.
         peer: SHA-256 of the address of the call that it comes from; empty for this one.
+        frame: number of the frame that it was admitted in, see `People.frames`.
         uses: how often it was chosen, halved at every insertion (a float: the halves are exact).
     """
 
@@ -53,6 +54,7 @@ class Keyframe:
     sharpness: float = 0.0
     embedding: Embedding | None = None
     peer: bytes = b""
+    frame: int = 0
     uses: float = 0.0
 
 

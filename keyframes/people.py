@@ -43,9 +43,12 @@ SAME_PERSON = 0.36
 """Distance of embeddings below which two faces are taken for one person's."""
 OTHER_PERSON = 0.5
 """Distance of embeddings beyond which an observation contradicts the ones before."""
-CONTRADICTIONS = 2
+CONTRADICTIONS = 2.0
 """Observations in a row that contradict the ones before, after which a track shows another person:
 a single one may be a hand before the face."""
+UNCLEAR = 0.5
+"""What an observation counts as that neither fits nor contradicts: of those between `SAME_PERSON`
+and `OTHER_PERSON` most are of the same person in bad quality."""
 ENOUGH = 3
 """Observations from which an identity is known: a mean of several decides better than one."""
 BEST = 5
@@ -114,13 +117,18 @@ class Received:
 class Identity:
     """The mean embedding of a face's best observations.
 
+    Each observation has to fit the mean, and the mean of the first `ENOUGH` too, which stays half
+    of the mean: a face that goes over to another step by step would carry it along.
+
     Attributes:
-        contradictions: the latest observations in a row that do not fit the ones before.
+        contradictions: the latest observations in a row that do not fit the ones before; unclear
+            ones count as `UNCLEAR`.
     """
 
     def __init__(self) -> None:
-        self.contradictions = 0
+        self.contradictions = 0.0
         self._observations: list[tuple[float, Embedding]] = []  # quality and embedding, best first
+        self._anchor: Embedding | None = None
 
     def __len__(self) -> int:
         """Returns how many observations there are, at most `BEST`."""
@@ -136,13 +144,22 @@ class Identity:
 
     def observe(self, embedding: Embedding, qp: float) -> None:
         """Adds an observation of quality `qp` (see `crop_qp`), unless it contradicts the others."""
-        if len(self) and _distance(self._mean(), embedding) > OTHER_PERSON:
-            self.contradictions += 1
+        known = [one for one in (self._anchor, self.mean) if one is not None]
+        if not known and len(self):
+            known = [self._mean()]
+        farthest = max((_distance(one, embedding) for one in known), default=0.0)
+        if farthest > OTHER_PERSON:
+            self.contradictions += 1.0
             return
-        self.contradictions = 0
+        if self._anchor is not None and farthest >= SAME_PERSON:
+            self.contradictions += UNCLEAR
+            return
+        self.contradictions = 0.0
         self._observations.append((qp, embedding))
         self._observations.sort(key=lambda one: one[0])  # stable: of equals, the older one first
         del self._observations[BEST:]
+        if self._anchor is None:
+            self._anchor = self.mean
 
     def distance(self, other: Embedding) -> float:
         """Returns the Euclidean distance of an embedding to the mean, infinite before there is."""
@@ -154,9 +171,15 @@ class Identity:
         return self.distance(other) < SAME_PERSON
 
     def _mean(self) -> Embedding:
-        found: Embedding = np.sum([one for _, one in self._observations], axis=0)
-        found /= max(1e-6, float(np.linalg.norm(found)))
-        return found
+        found = _mean_of([one for _, one in self._observations])
+        return found if self._anchor is None else _mean_of([found, self._anchor])
+
+
+def _mean_of(embeddings: list[Embedding]) -> Embedding:
+    """Returns the mean, of length 1."""
+    found: Embedding = np.sum(embeddings, axis=0)
+    found /= max(1e-6, float(np.linalg.norm(found)))
+    return found
 
 
 def _distance(a: Embedding, b: Embedding) -> float:
@@ -172,13 +195,26 @@ class Person:
         identity: which tells this person from others.
         recent: the latest received faces, oldest first.
         observe_at: number of the frame from which the next embedding is worth computing.
+        confirmed_at: number of the latest frame in which an observation fitted this person.
     """
 
     keyframes: KeyframeSet
     identity: Identity = field(default_factory=Identity)
     recent: deque[Received] = field(default_factory=lambda: deque(maxlen=RECENT), repr=False)
     observe_at: int = field(default=0, repr=False)
+    confirmed_at: int = field(default=0, repr=False)
     seen: int = field(default=0, repr=False)
+
+    @property
+    def is_doubtful(self) -> bool:
+        """Whether an observation contradicts this person: somebody else may be on screen."""
+        return self.identity.contradictions >= 1.0
+
+    def drop_unconfirmed(self) -> None:
+        """Discards references of the stream that are newer than the last fitting observation."""
+        for keyframe in list(self.keyframes):
+            if keyframe.source == "stream" and keyframe.frame > self.confirmed_at:
+                self.keyframes.discard(keyframe)
 
     def nearest_received(self, landmarks: Landmarks) -> Received | None:
         """Returns the recent face nearest in pose: of the moment of a still with these landmarks.
@@ -223,6 +259,7 @@ class Person:
                 self.keyframes.replace(known[0], keyframe)
         self.identity = other.identity  # of what was received in this call, not of a file
         self.recent, self.seen, self.observe_at = other.recent, other.seen, other.observe_at
+        self.confirmed_at = other.confirmed_at
         return foreign
 
 
@@ -291,11 +328,15 @@ class People:
         person = self._on_screen.get(track_id)
         if person is None or _is_cut(person, received):
             person = self._stranger(track_id)
+        elif _is_jump(person, received):
+            person.observe_at = min(person.observe_at, self.frames)
         person.recent.append(received)
         person.seen = self.frames
         return person
 
-    def identify(self, person: Person, embedding: Embedding, qp: float) -> None:
+    def identify(
+        self, person: Person, embedding: Embedding, qp: float, frame: int | None = None
+    ) -> None:
         """Takes an observation of a person into account.
 
         One who contradicts their own earlier observations `CONTRADICTIONS` times is a stranger from
@@ -304,13 +345,17 @@ class People:
         Args:
             embedding: of a face that was received.
             qp: its quality, see `crop_qp`.
+            frame: number of the frame in which it was received; by default the one at hand.
         """
         person.identity.observe(embedding, qp)
+        if not person.identity.contradictions:
+            person.confirmed_at = max(person.confirmed_at, self.frames if frame is None else frame)
         track_id = next((key for key, one in self._on_screen.items() if one is person), None)
         if track_id is None:
             return
         if person.identity.contradictions >= CONTRADICTIONS:
-            person.identity.contradictions = 0
+            person.identity.contradictions = 0.0
+            person.drop_unconfirmed()
             self._stranger(track_id)
             return
         known = self._recognise(person.identity)
@@ -344,6 +389,15 @@ class People:
         for person in self._away():
             if not person.known_by():
                 self._known.remove(person)
+
+
+def _is_jump(person: Person, received: Received) -> bool:
+    """Whether a face changes as no face of one person usually does: worth an observation."""
+    if not person.recent:
+        return False
+    before = person.recent[-1]
+    moved = landmark_distance(before.landmarks, received.landmarks)
+    return moved > JUMP or likeness(before.look, received.look) < CUT_IN_JUMP
 
 
 def _is_cut(person: Person, received: Received) -> bool:

@@ -279,6 +279,8 @@ class Enhancer:
         whether there is a face.
         """
         faces = faces_of_still(still, self._recogniser, region)
+        if not faces:
+            self.stats.admitted["nobody's"] += 1
         self._stills.extend((face, self.people.frames + STILL_WAITS) for face in faces)
         return bool(faces)
 
@@ -301,10 +303,12 @@ class Enhancer:
         if self._executor is None:  # nothing runs beside the frames: the same result every time
             self._identities.collect(wait=True)
         keyframes = self.people[face.track_id].keyframes
-        place = admit(keyframes, shot, self._admission)
+        person = self.people[face.track_id]
+        place = None if person.is_doubtful else admit(keyframes, shot, self._admission)
         if place is not None:
             self.stats.admitted["stream"] += 1
             keyframe = Keyframe(picture_of(crop), landmarks, shot.qp, "stream", shot.sharpness())
+            keyframe.frame = self.people.frames
             if place.instead_of is None:
                 keyframes.add(keyframe)
             else:
@@ -338,7 +342,10 @@ class Enhancer:
 
     def _reference(self, face: Face, crop: Crop, shot: Shot) -> Crop:
         """The nearest helpful keyframe bent onto the face; the crop itself where there is none."""
-        keyframes = self.people[face.track_id].keyframes
+        person = self.people[face.track_id]
+        if person.is_doubtful:  # somebody else's references may be worse than none
+            return crop
+        keyframes = person.keyframes
         by_quality = self._admission == "quality"
         with self.stats.stage("choose"):
             choice = keyframes.choose(shot.landmarks, shot.qp if by_quality else None)

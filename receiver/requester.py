@@ -72,7 +72,7 @@ class Requester:
         self._receiver: RTCRtpReceiver | None = None
         self._keyframe_wanted: Need | None = None  # what the face lacked when it was asked for
         self._keyframe_asked = 0.0
-        self._judged = (0, 0)  # stills that became references, and those that were refused
+        self._judged = self._stills_judged()
         self._repaired = 0.0
         self._pace = StillPace()
         self._tasks: set[asyncio.Future[Any]] = set()
@@ -127,11 +127,15 @@ class Requester:
 
     def _look_at_stills(self, now: float) -> None:
         """Tells the policy what became of the stills that had arrived."""
-        admitted = self._enhancer.stats.admitted
-        judged = admitted["still"], admitted["nobody's"] + admitted["worse"]
+        judged = self._stills_judged()
         if judged != self._judged:
             self._policy.judged(now, useful=judged[0] > self._judged[0])
             self._judged = judged
+
+    def _stills_judged(self) -> tuple[int, int]:
+        """Stills that became references, and those that were refused, in all calls so far."""
+        admitted = self._enhancer.stats.admitted
+        return admitted["still"], admitted["nobody's"] + admitted["worse"]
 
     def _look_at_keyframe(self, frame: DecodedFrame, need: Need | None, now: float) -> None:
         """Tells the policy what a key frame that was asked for has cost, and whether it helped.

@@ -114,8 +114,9 @@ class TestIdentity:
         for qp in (20.0, 45.0, 21.0, 22.0):
             identity.observe(embedding(0) if qp < 40 else embedding(0, 0.4), qp)
         assert len(identity) == BEST
-        three, two = embedding(0), embedding(0, 0.3)
-        mean = (3 * three + 2 * two) / np.linalg.norm(3 * three + 2 * two)
+        three, two, anchor = embedding(0), embedding(0, 0.3), embedding(0, 0.3)
+        best = (3 * three + 2 * two) / np.linalg.norm(3 * three + 2 * two)
+        mean = (best + anchor) / np.linalg.norm(best + anchor)
         assert np.allclose(identity.mean, mean, atol=1e-6)
 
     def test_leaves_out_what_contradicts_it(self):
@@ -127,8 +128,18 @@ class TestIdentity:
         assert identity.contradictions == 0
         identity.observe(embedding(0, OTHER_PERSON + 0.01), 1.0)
         assert identity.contradictions == 1
-        identity.observe(embedding(0, OTHER_PERSON - 0.01), 50.0)
+        identity.observe(embedding(0, OTHER_PERSON - 0.01), 1.0)  # neither fits nor contradicts
+        assert (identity.contradictions, len(identity)) == (1.5, 3)
+        identity.observe(embedding(0, SAME_PERSON - 0.01), 50.0)
         assert (identity.contradictions, len(identity)) == (0, 4)
+
+    def test_does_not_go_over_to_another_person_step_by_step(self):
+        identity = Identity()
+        for step in range(40):
+            identity.observe(embedding(0, min(1.2, 0.03 * step)), 30.0 - step)
+        assert identity.accepts(embedding(0))
+        assert not identity.accepts(embedding(0, 0.6))
+        assert identity.contradictions >= CONTRADICTIONS
 
 
 def test_who_comes_back_has_their_references_again():
@@ -194,11 +205,13 @@ def test_a_track_that_goes_over_to_another_person_loses_its_references():
     first = people.see(0, crop(0), face_at(0))
     identify(people, first, 0)
     first.keyframes.add(keyframe(0))
-    for _ in range(CONTRADICTIONS):
+    for _ in range(int(CONTRADICTIONS)):
         assert people[0] is first
         people.identify(first, embedding(1), 30.0)
+        assert first.is_doubtful
     second = people[0]
     assert second is not first
+    assert not second.is_doubtful
     assert len(second.keyframes) == 0
     people.see(0, crop(0), face_at(0))
     identify(people, second, 1)
@@ -209,13 +222,42 @@ def test_a_track_that_goes_over_to_another_person_loses_its_references():
     assert people[1] is first
 
 
+def test_references_of_the_stream_that_were_not_confirmed_are_dropped_with_the_doubt():
+    people = People()
+    first = people.see(0, crop(0), face_at(0))
+    identify(people, first, 0)
+    confirmed, unconfirmed, still = keyframe(0), keyframe(4), keyframe(8)
+    confirmed.frame, unconfirmed.frame, still.frame = 5, 6, 6
+    still.source = "still"
+    for one in (confirmed, unconfirmed, still):
+        first.keyframes.add(one)
+    people.frames = 9
+    people.identify(first, embedding(0), 30.0, frame=5)
+    for _ in range(2):
+        people.identify(first, embedding(1), 30.0, frame=9)
+    assert people[0] is not first
+    assert list(first.keyframes) == [confirmed, still]
+
+
+def test_a_face_that_jumps_is_observed_at_once():
+    people = People()
+    person = people.see(0, crop(0), face_at(0))
+    person.observe_at = 1000
+    people.see(0, crop(0, 5.0), face_at(0.5))
+    assert person.observe_at == 1000
+    people.only([0])
+    people.see(0, crop(0, 5.0), face_at(0.5 + 1.01 * JUMP / np.sqrt(68)))
+    assert people[0] is person
+    assert person.observe_at == people.frames
+
+
 def test_an_observation_of_somebody_who_has_gone_changes_nobody_on_screen():
     people = People()
     first = people.see(0, crop(0), face_at(0))
     identify(people, first, 0)
     people.only([])
     other = people.see(0, crop(1), face_at(0))
-    for _ in range(CONTRADICTIONS + 1):
+    for _ in range(3):
         people.identify(first, embedding(2), 30.0)
     assert people[0] is other
 
