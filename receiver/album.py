@@ -4,21 +4,27 @@ The file is an .npz: a zip archive with one .npy array for each of `FIELDS`, a r
 """
 
 import hashlib
+import logging
 import math
+import os
+import stat
+import struct
 import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 from urllib.parse import urlsplit, urlunsplit
 
 import numpy as np
 
-from keyframes import Keyframe, People, Person
+from keyframes import Keyframe, KeyframeSet, People, Person
 from receiver.alignment import CROP, can_be_cropped, crop_from_frame
 from receiver.errors import InputError
 from receiver.recognition import FaceRecogniser, RecognitionError
 from receiver.safe_files import NewFile
+
+logger = logging.getLogger(__name__)
 
 PEER_BYTES = hashlib.sha256().digest_size
 FIELDS: dict[str, tuple[type[np.generic], tuple[int, ...]]] = {
@@ -37,6 +43,14 @@ MOST = 200
 """References that a file may hold."""
 MAX_FILE = 64 * 1024 * 1024
 """Bytes of a file at most: `MOST` incompressible crops have 40 MB."""
+END = struct.Struct("<4s4H2LH")
+"""A zip archive's end of central directory record (APPNOTE.TXT, section 4.3.16)."""
+ENCRYPTED = 1
+"""Bit of a member's flags."""
+LONGEST_NAME = 255
+"""Bytes of a file's name at most, on most systems."""
+MAX_DIRECTORY = 4096
+"""Bytes of an archive's directory at most; those that numpy writes here have 500."""
 MAX_HEADER = 256
 """Bytes of an array's .npy header at most; those that numpy writes here have 128."""
 LANDMARKS = (-CROP, 2.0 * CROP)
@@ -69,6 +83,18 @@ def peer_of(url: str) -> bytes:
     return hashlib.sha256(address.encode(errors="surrogatepass")).digest()
 
 
+def check_album_path(path: Path) -> None:
+    """Raises InputError if a file of this name could not be written after the call."""
+    try:
+        if not path.parent.is_dir():
+            raise InputError(f"there is no folder {path.parent} for {path.name}: make it first")
+        writable = os.access(path.parent, os.W_OK) and len(os.fsencode(path.name)) <= LONGEST_NAME
+    except OSError as error:
+        raise InputError(f"{path} cannot be written: {error.strerror}") from error
+    if not writable:
+        raise InputError(f"{path} cannot be written: give another --keyframes FILE")
+
+
 def save_album(people: People, others: list[Person], path: Path, peer: bytes) -> None:
     """Writes everybody who has references, and those of other peers; the file is replaced at once.
 
@@ -80,7 +106,10 @@ def save_album(people: People, others: list[Person], path: Path, peer: bytes) ->
     Raises:
         InputError: if it cannot be written.
     """
-    rows = list(_rows([*people, *people.left_out, *others]))[:MOST]
+    rows = list(_rows([*people, *people.left_out, *others]))
+    if len(rows) > MOST:
+        logger.warning("%s holds %d references: %d are left out", path, MOST, len(rows) - MOST)
+        del rows[MOST:]
     arrays: dict[str, list[Any]] = {
         "crop": [one.crop for _, one in rows],
         "landmarks": [one.landmarks for _, one in rows],
@@ -124,10 +153,10 @@ def load_album(
     Raises:
         InputError: if the file is no such file.
     """
-    if not path.exists():
-        return Album([], [])
     try:
         fields = _read(path)
+    except FileNotFoundError:
+        return Album([], [])
     except Exception as error:  # numpy, zipfile and zlib raise whatever they stumble over
         raise InputError(
             f"{path} holds no references that can be read: give another --keyframes FILE"
@@ -139,7 +168,9 @@ def load_album(
         ours = [one for one in keyframes if any_peer or one.peer == peer]
         others = [one for one in keyframes if one not in ours]
         if others:
-            album.others.append(_person(people, others))
+            album.others.append(Person(KeyframeSet(MOST)))
+            for keyframe in others:
+                album.others[-1].keyframes.add(keyframe)
         if ours:
             try:
                 album.people.append(_recognised(people, ours, recogniser))
@@ -151,16 +182,9 @@ def load_album(
     return album
 
 
-def _person(people: People, keyframes: list[Keyframe]) -> Person:
-    person = Person(people.empty_set())
-    for keyframe in keyframes:
-        person.keyframes.add(keyframe)
-    return person
-
-
 def _recognised(people: People, keyframes: list[Keyframe], recogniser: FaceRecogniser) -> Person:
     """A person of these references and their embeddings."""
-    person = _person(people, [])
+    person = Person(people.empty_set())
     for keyframe in keyframes:
         keyframe.embedding = recogniser.submit(keyframe.crop, keyframe.landmarks).result()
         person.keyframes.add(keyframe)
@@ -173,24 +197,48 @@ def _read(path: Path) -> dict[str, Any]:
     Raises ValueError, among others, for anything that `save_album` would not have written. What is
     in the archive is bounded before anything is allocated for it.
     """
-    if path.stat().st_size > MAX_FILE:
-        raise ValueError("size of the file")
-    with zipfile.ZipFile(path) as archive:
-        members = {one.filename: one for one in archive.infolist()}
-        if set(members) != {f"{name}.npy" for name in FIELDS} or len(members) != len(FIELDS):
-            raise ValueError("members")
-        arrays = {}
-        for name, (kind, shape) in FIELDS.items():
-            row = np.dtype(kind).itemsize * math.prod(shape)
-            member = members[f"{name}.npy"]
-            if member.file_size > MAX_HEADER + MOST * row:
-                raise ValueError("decompressed size")
-            with archive.open(member) as file:
-                arrays[name] = _array(file, np.dtype(kind), shape)
+    # A FIFO would keep the opening waiting for its writer.
+    with os.fdopen(os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0)), "rb") as whole:
+        _check_archive(whole)
+        with zipfile.ZipFile(whole) as archive:
+            members = {one.filename: one for one in archive.infolist()}
+            if set(members) != {f"{name}.npy" for name in FIELDS}:
+                raise ValueError("members")
+            arrays = {
+                name: _member(archive, members[f"{name}.npy"], np.dtype(kind), shape)
+                for name, (kind, shape) in FIELDS.items()
+            }
     if len({len(array) for array in arrays.values()}) != 1:
         raise ValueError("lengths")
     _check_values(arrays)
     return arrays
+
+
+def _check_archive(file: BinaryIO) -> None:
+    """Raises ValueError unless it is a regular file that ends as `save_album` ends it.
+
+    zipfile would read a directory of any length before it says how many members there are.
+    """
+    about = os.fstat(file.fileno())
+    if not stat.S_ISREG(about.st_mode) or not END.size < about.st_size <= MAX_FILE:
+        raise ValueError("no regular file, or its size")
+    file.seek(-END.size, os.SEEK_END)
+    mark, _, _, _, members, directory, _, comment = END.unpack(file.read(END.size))
+    if mark != b"PK\5\6" or comment or members != len(FIELDS) or directory > MAX_DIRECTORY:
+        raise ValueError("end of the archive")
+
+
+def _member(
+    archive: zipfile.ZipFile, member: zipfile.ZipInfo, kind: "np.dtype[Any]", shape: tuple[int, ...]
+) -> Any:
+    """Returns a member's array. zipfile bounds what it decompresses for `DEFLATED` only."""
+    is_known = member.compress_type in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
+    if not is_known or member.flag_bits & ENCRYPTED:
+        raise ValueError("compression")
+    if member.file_size > MAX_HEADER + MOST * kind.itemsize * math.prod(shape):
+        raise ValueError("decompressed size")
+    with archive.open(member) as file:
+        return _array(file, kind, shape)
 
 
 def _array(file: Any, kind: "np.dtype[Any]", shape: tuple[int, ...]) -> Any:

@@ -19,7 +19,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 from receiver.access import TOKEN_VARIABLE, client_token, server_tokens
-from receiver.album import Album, load_album, peer_of, save_album
+from receiver.album import Album, check_album_path, load_album, peer_of, save_album
 from receiver.capacity import calls_carried, cores_here, in_words, measure
 from receiver.demo import DemoResult, run_demo
 from receiver.doctor import examine
@@ -534,6 +534,7 @@ def _join(args: argparse.Namespace) -> int:
     enhancer = quality.watch(_enhancer(args, generator))
     peer, album = peer_of(args.url), Album([], [])
     if args.keyframes is not None:
+        check_album_path(args.keyframes)
         album = load_album(
             enhancer.people, args.keyframes, shared_recogniser(), peer, any_peer=args.any_peer
         )
@@ -546,7 +547,7 @@ def _join(args: argparse.Namespace) -> int:
             stats = asyncio.run(call) if window is None else _run_beside(window, call)
     finally:  # however the call ends: those seen in it are known in the next one
         seen = any(len(person.keyframes) for person in enhancer.people)
-        if args.keyframes is not None and (seen or args.keyframes.exists()):
+        if args.keyframes is not None and (seen or args.keyframes.is_file()):
             save_album(enhancer.people, album.others, args.keyframes, peer)
     if args.json:
         print(json.dumps(_without_nan(stats) | {"quality": quality.snapshot()}))

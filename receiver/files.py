@@ -61,7 +61,11 @@ def enhance_file(
     Raises:
         InputError: for a file that cannot be read, or a target that cannot be written.
     """
-    if target.exists() and target.resolve() == source.resolve():
+    try:
+        is_input = target.exists() and target.resolve() == source.resolve()
+    except OSError as error:
+        raise InputError(f"{target} cannot be written: {error.strerror}") from error
+    if is_input:
         raise InputError(f"{target} is the input itself: give another name for the output")
     with open_video(source) as reader, VideoFile(target) as writer:
         try:

@@ -1,5 +1,6 @@
 """Embeddings of faces: which tell whether two pictures show one person."""
 
+import contextlib
 import os
 import subprocess
 import sys
@@ -97,12 +98,25 @@ class FaceRecogniser:
             answer = b""
         finally:
             watchdog.cancel()
-        embedding = np.frombuffer(answer, np.float32)
-        if len(answer) != 4 * SIZE or not np.isfinite(embedding).all():
-            self._process, self._may_start = None, time.monotonic() + RESTARTS_AFTER
-            process.kill()
-            raise RecognitionError(f"the recognition process ended with code {process.wait()}")
+        embedding = np.frombuffer(answer[: len(answer) // 4 * 4], np.float32)
+        # Of length 1: anything else that the process prints would be taken for an embedding.
+        if (
+            len(answer) != 4 * SIZE
+            or not abs(float(np.linalg.norm(embedding.astype(np.float64))) - 1.0) < 1e-3
+        ):
+            self._end(process)
+            raise RecognitionError(f"the recognition process ended with code {process.returncode}")
         return embedding
+
+    def _end(self, process: "subprocess.Popen[bytes]") -> None:
+        """Kills the process; the next one starts after a while."""
+        self._process, self._may_start = None, time.monotonic() + RESTARTS_AFTER
+        process.kill()
+        process.wait()
+        for pipe in (process.stdin, process.stdout):
+            with contextlib.suppress(OSError):  # what could not be written
+                if pipe is not None:
+                    pipe.close()
 
     def _start(self) -> "subprocess.Popen[bytes]":
         if time.monotonic() < self._may_start:
@@ -112,13 +126,17 @@ class FaceRecogniser:
         # One thread: BLAS would spin on the cores that the call needs. -P keeps this folder out of
         # sys.path, where its modules would hide others of the same names.
         environment = {**os.environ, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
-        self._process = subprocess.Popen(
-            [sys.executable, "-P", str(script), str(model)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            env=environment,
-        )
+        try:
+            self._process = subprocess.Popen(
+                [sys.executable, "-P", str(script), str(model)],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.DEVNULL,
+                env=environment,
+            )
+        except (OSError, TypeError) as error:  # an embedded Python may have no executable
+            self._may_start = time.monotonic() + RESTARTS_AFTER
+            raise RecognitionError(f"{sys.executable!r} cannot be started: {error}") from error
         return self._process
 
 

@@ -16,6 +16,8 @@ logger = logging.getLogger(__name__)
 
 PRIVATE = 0o600
 """Mode of files that hold faces of other people: recordings and albums."""
+SHORT = 40
+"""Characters of the target's name that a temporary name begins with."""
 PUBLIC = 0o666
 """Mode of files that a user makes from files of their own, less the process's umask."""
 
@@ -52,7 +54,8 @@ class NewFile:
         self.path = path
         self.finished = False
         self.unfinished = path.parent / (
-            f".{path.stem}.{secrets.token_hex(8)}.part{path.suffix}"  # libav goes by the ending
+            # libav goes by the ending. Shortened: the name must stay within the system's limit.
+            f".{path.stem[:SHORT]}.{secrets.token_hex(8)}.part{path.suffix}"
         )
         mode = PRIVATE if private else PUBLIC
 
@@ -135,7 +138,7 @@ def _check_target(path: Path) -> None:
 
 
 def _log_leftovers(path: Path) -> None:
-    stem, suffix = re.escape(path.stem), re.escape(path.suffix)
+    stem, suffix = re.escape(path.stem[:SHORT]), re.escape(path.suffix)
     leftover = re.compile(rf"\.{stem}(\.[0-9a-f]{{16}})?\.part{suffix}")  # older ones had no number
     with contextlib.suppress(OSError):  # a folder may be writable and yet not readable
         for found in sorted(path.parent.iterdir()):

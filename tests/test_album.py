@@ -2,9 +2,11 @@
 
 import contextlib
 import io
+import os
 import stat
 import tracemalloc
 import zipfile
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,7 +14,15 @@ import pytest
 from bench.mutations import Mutator
 from keyframes import Keyframe, People, Person
 from keyframes.people import KNOWN
-from receiver.album import FIELDS, MOST, load_album, peer_of, save_album
+from receiver.album import (
+    FIELDS,
+    MAX_DIRECTORY,
+    MOST,
+    check_album_path,
+    load_album,
+    peer_of,
+    save_album,
+)
 from receiver.enhancer import Enhancer
 from receiver.errors import InputError
 from receiver.recognition import FaceRecogniser, shared_recogniser
@@ -255,6 +265,55 @@ def test_a_bomb_is_refused_before_it_unfolds(path, says):
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert peak < 8 << 20
+
+
+@pytest.mark.parametrize("kind", [zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
+def test_other_compressions_are_refused_before_they_unfold(path, kind):
+    """zipfile bounds what it decompresses for DEFLATE alone: bzip2 grew from 1.7 KB to 2.2 GB."""
+    with zipfile.ZipFile(path, "w", kind) as archive:
+        for name in FIELDS:
+            archive.writestr(f"{name}.npy", array_of(1, name) + bytes(1 << 16))
+    tracemalloc.start()
+    with pytest.raises(InputError, match="holds no references that can be read"):
+        load(People(), path)
+    assert tracemalloc.get_traced_memory()[1] < 1 << 20
+    tracemalloc.stop()
+
+
+def test_a_directory_of_many_members_is_not_read(path):
+    whole = bytearray(path.read_bytes())
+    with zipfile.ZipFile(path, "a") as archive, pytest.warns(UserWarning, match="Duplicate"):
+        archive.writestr("qp.npy", b"")
+    with pytest.raises(InputError, match="holds no references that can be read"):
+        load(People(), path)
+    size = int.from_bytes(whole[-10:-6], "little")
+    whole[-10:-6] = (size + MAX_DIRECTORY).to_bytes(4, "little")
+    path.write_bytes(whole)
+    with pytest.raises(InputError, match="holds no references that can be read"):
+        load(People(), path)
+
+
+def test_only_regular_files_are_opened(tmp_path):
+    os.mkfifo(tmp_path / "fifo")
+    for path in (tmp_path / "fifo", Path("/dev/zero"), tmp_path):
+        with pytest.raises(InputError, match="holds no references that can be read"):
+            load(People(), path)
+
+
+@pytest.mark.parametrize("name", ["nowhere/album", "x" * 300, "file/album"])
+def test_a_place_where_nothing_can_be_written_is_found_before_the_call(tmp_path, name):
+    (tmp_path / "file").touch()
+    with pytest.raises(InputError, match=r"there is no folder .*: make it|cannot be written"):
+        check_album_path(tmp_path / name)
+    check_album_path(tmp_path / ("y" * 250))
+    save_album(People(), [], tmp_path / ("y" * 250), HERE)
+
+
+def test_all_references_of_other_peers_are_kept(path):
+    with np.load(path) as file:
+        arrays = {name: one[:1].repeat(25, axis=0) for name, one in file.items()}
+    rewritten(path, **arrays)
+    assert len(keyframes_of(load(People(), path, THERE).others)) == 25
 
 
 def test_a_person_of_the_file_must_be_the_one_on_screen(path, generator, decoded):

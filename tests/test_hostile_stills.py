@@ -153,3 +153,24 @@ def test_a_cut_to_another_person_and_back_mixes_no_references(generator, two):
     assert on_screen(enhancer) is first
     assert {id(one) for one in own} <= {id(one) for one in first.keyframes}
     assert not {id(one) for one in second.keyframes} & {id(one) for one in first.keyframes}
+
+
+@needs_clips
+def test_a_switch_that_looks_like_no_cut_keeps_no_references_for_long(generator, two, monkeypatch):
+    """Two people filmed in one studio have the same colours."""
+    monkeypatch.setattr("keyframes.people.CUT", -1.0)
+    monkeypatch.setattr("keyframes.people.CUT_IN_JUMP", -1.0)
+    victim, attacker = two
+    enhancer = Enhancer(generator)
+    receive(enhancer, victim, 0, IDENTIFIED)
+    assert enhancer.add_still(decode_still_of(victim.frames[IDENTIFIED]))
+    receive(enhancer, victim, IDENTIFIED, 1)
+    first = on_screen(enhancer)
+    own = {id(one) for one in first.keyframes}
+    receive(enhancer, attacker, 0, 3 * IDENTIFIED)
+    if not enhancer.faces or on_screen(enhancer) is first:
+        first.observe_at = 0  # no jump was seen: three seconds have passed
+        receive(enhancer, attacker, 0, IDENTIFIED)
+    assert on_screen(enhancer) is not first
+    assert {id(one) for one in first.keyframes} <= own
+    assert foreign_references(enhancer, attacker, victim) == 0

@@ -1,5 +1,7 @@
 """Embeddings come from a process of their own, whatever happens to it."""
 
+import os
+import signal
 import threading
 import time
 
@@ -66,9 +68,6 @@ def test_a_process_that_ends_is_restarted_after_a_while(recogniser, faces, monke
 
 
 def test_a_process_that_hangs_is_killed(recogniser, faces, monkeypatch):
-    import os
-    import signal
-
     recogniser.submit(*faces[0]).result(30)
     process = recogniser._process
     os.kill(process.pid, signal.SIGSTOP)
@@ -88,10 +87,35 @@ def test_landmarks_that_are_no_numbers_cost_their_own_embedding_alone(recogniser
     recogniser.submit(crop, landmarks).result(30)
 
 
-def test_no_more_faces_wait_than_said(recogniser, faces):
-    import os
-    import signal
+def test_what_a_library_prints_is_no_embedding(recogniser, faces, monkeypatch, tmp_path):
+    """As coverage's and tracers' hooks do, which Python runs at its start."""
+    (tmp_path / "sitecustomize.py").write_text("print('hello ' * 200, flush=True)")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    with pytest.raises(RecognitionError):
+        recogniser.submit(*faces[0]).result(30)
+    assert recogniser._process is None
 
+
+def test_a_python_that_cannot_be_started_is_a_failure_like_others(recogniser, faces, monkeypatch):
+    monkeypatch.setattr("sys.executable", "")
+    with pytest.raises(RecognitionError, match="cannot be started"):
+        recogniser.submit(*faces[0]).result(30)
+
+
+def test_restarts_leave_no_descriptors(recogniser, faces):
+    before = None
+    for _ in range(4):
+        recogniser._may_start = 0.0
+        recogniser.submit(*faces[0]).result(30)
+        recogniser._process.kill()
+        with pytest.raises(RecognitionError):
+            recogniser.submit(*faces[0]).result(30)
+        files = len(os.listdir("/proc/self/fd"))
+        assert before in (None, files)
+        before = files
+
+
+def test_no_more_faces_wait_than_said(recogniser, faces):
     recogniser.submit(*faces[0]).result(30)
     os.kill(recogniser._process.pid, signal.SIGSTOP)
     waiting = [recogniser.submit(*faces[0]) for _ in range(MAX_WAITING)]
