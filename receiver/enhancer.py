@@ -279,8 +279,8 @@ class Enhancer:
         whether there is a face.
         """
         faces = faces_of_still(still, self._recogniser, region)
-        if not faces:
-            self.stats.admitted["nobody's"] += 1
+        overflow = max(0, len(self._stills) + len(faces) - STILLS_WAITING)
+        self.stats.admitted["nobody's"] += overflow if faces else 1
         self._stills.extend((face, self.people.frames + STILL_WAITS) for face in faces)
         return bool(faces)
 
