@@ -5,7 +5,7 @@ import contextlib
 import logging
 import secrets
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from fractions import Fraction
@@ -332,6 +332,7 @@ class Room:
 
     async def view(self, offer: RTCSessionDescription, view: View) -> tuple[str, str]:
         """Answers a viewer's offer; returns its session's id and the SDP. Raises OfferError."""
+        self._check_open()  # nothing is awaited from here until `close` can see what is made
         connection = RTCPeerConnection(self._ice)
         if view not in self._encoders:
             self._encoders[view] = SharedEncoder(VIEWS[view], self.stats)
@@ -355,8 +356,7 @@ class Room:
             if sound is not None:
                 connection.addTransceiver(sound, direction="sendonly")
             sdp = await answer(connection, offer)
-            if self.closed.is_set():
-                raise OfferError(404, f"{self.name} has ended: start the publisher first")
+            self._check_open()
         except BaseException:
             track.stop()
             await _close(connection)
@@ -368,6 +368,10 @@ class Room:
         guard_channels(connection, lambda _: False, lambda: self._later(self.leave(session)))
         return session, sdp
 
+    def _check_open(self) -> None:
+        if self.closed.is_set():
+            raise OfferError(404, f"{self.name} has ended: start the publisher first")
+
     async def leave(self, session: str) -> bool:
         """Ends a viewer's session; returns whether there was one."""
         connection = self._viewers.pop(session, None)
@@ -377,18 +381,22 @@ class Room:
         return True
 
     async def close(self) -> None:
-        """Ends the publisher, all viewers and everything that works for them."""
+        """Ends the publisher, all viewers and everything that works for them.
+
+        A step that fails is logged, and does not keep the others from being taken.
+        """
         if self.closed.is_set():
             return
         self.closed.set()
-        self.requester.close()
-        for encoder in self._encoders.values():
-            await encoder.close()
-        await asyncio.gather(*(self.leave(session) for session in list(self._viewers)))
+        with self.stats.faults.guard("closing"):
+            self.requester.close()
+        await _ended([encoder.close() for encoder in self._encoders.values()])
+        await _ended([self.leave(session) for session in self._viewers])
         if self._publisher is not None:
-            await _close(self._publisher)
-        self._stop_tracks()
-        await asyncio.gather(*(task for task in self._tasks if task is not asyncio.current_task()))
+            await _ended([_close(self._publisher)])
+        with self.stats.faults.guard("closing"):
+            self._stop_tracks()
+        await _ended([task for task in self._tasks if task is not asyncio.current_task()])
 
     def delay(self) -> float:
         """Seconds for the sound to wait, so that it is never far from any picture."""
@@ -464,6 +472,13 @@ class Room:
         task = asyncio.ensure_future(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+
+
+async def _ended(steps: Sequence[Awaitable[Any]]) -> None:
+    """Waits for all steps of a call's end, and logs what they raise."""
+    for result in await asyncio.gather(*steps, return_exceptions=True):
+        if isinstance(result, Exception):
+            logger.error("a part of a call did not end well", exc_info=result)
 
 
 async def _close(connection: RTCPeerConnection) -> None:

@@ -17,13 +17,16 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
 from receiver.access import parse_token
-from receiver.call import receive_h264
+from receiver.call import prepare_aiortc, receive_h264
 from receiver.enhancer import Enhancer
 from receiver.errors import InputError
 from receiver.generator import Generator
+from receiver.offers import OfferError, read_offer
 from receiver.quality import Quality
+from receiver.rooms import Room, SharedEncoder
 from receiver.serve import MAX_BODY, ServeConfig, Server, listening
-from tests.calls.peer import SDP, Peer, serving
+from tests.calls.peer import HERE, SDP, Peer, serving
+from tests.calls.test_hostile_offers import VIDEO, filled
 from tests.conftest import same_pixels
 
 
@@ -321,3 +324,54 @@ async def test_over_https_a_call_is_published_and_watched(generator, tmp_path):
         assert (await publisher.publish()).status == 201
         assert (await viewer.watch()).status == 201
         assert len(await viewer.frames(10)) == 10
+
+
+@pytest.mark.parametrize("order", [("end", "watch"), ("watch", "end")])
+async def test_a_call_that_ends_while_a_viewer_comes_leaves_nothing(generator, http, order):
+    """The viewer's new encoder made the end fail half way: the publisher went on, unseen."""
+    offer = filled(VIDEO, [])
+    async with serving(generator) as (server, base):
+        for _ in range(10):
+            for path in ("/whip/r", "/whep/r"):
+                assert (await http.post(base + path, data=offer, headers=SDP)).status == 201
+            room = server.rooms["r"]
+            # As the requests' handlers do, in the same turn of the event loop.
+            steps = {"end": room.close, "watch": lambda it=room: it.view(read_offer(offer), "both")}
+            results = await asyncio.gather(*(steps[n]() for n in order), return_exceptions=True)
+            results = dict(zip(order, results, strict=True))
+            assert results["end"] is None
+            assert isinstance(results["watch"], OfferError)
+            assert results["watch"].status == 404
+            assert server.rooms == {}
+            assert room._publisher.connectionState == "closed"
+            tasks = {task.get_coro().__qualname__ for task in asyncio.all_tasks()}
+            assert "SharedEncoder._run" not in tasks
+
+
+async def test_an_end_that_fails_in_part_ends_the_rest(generator, http, monkeypatch):
+    async def fail(encoder):
+        raise RuntimeError("no end")
+
+    offer = filled(VIDEO, [])
+    async with serving(generator) as (server, base):
+        published = await http.post(base + "/whip/r", data=offer, headers=SDP)
+        await http.post(base + "/whep/r", data=offer, headers=SDP)
+        room = server.rooms["r"]
+        encoder = room._encoders["restored"]
+        with monkeypatch.context() as patched:
+            patched.setattr(SharedEncoder, "close", fail)
+            response = await http.delete(base + published.headers["Location"])
+        assert response.status == 200
+        assert room._publisher.connectionState == "closed"
+        assert room.viewer_count == 0
+        await encoder.close()
+
+
+async def test_a_call_that_has_ended_takes_no_viewer(generator):
+    prepare_aiortc()
+    room = Room("r", Enhancer(generator), HERE)
+    await room.close()
+    with pytest.raises(OfferError, match="r has ended") as caught:
+        await room.view(read_offer(filled(VIDEO, [])), "both")
+    assert caught.value.status == 404
+    assert room._encoders == {}
