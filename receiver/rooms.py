@@ -23,7 +23,7 @@ from receiver.enhancer import Enhancer
 from receiver.offers import OfferError, answer
 from receiver.outputs import side_by_side
 from receiver.requester import Requester
-from receiver.sender import VideoPacket
+from receiver.sender import KeyframeRequests, VideoPacket
 from receiver.stats import Stats
 from receiver.stills import guard_channels
 from receiver.text import printable
@@ -122,7 +122,7 @@ class SharedEncoder:
         self._viewers: set[ViewerTrack] = set()
         self._slot: NewestSlot[Newest] = NewestSlot()
         self._worker = ThreadPoolExecutor(1, thread_name_prefix="encoder")
-        self._keyframe_wanted = False
+        self._keyframes = KeyframeRequests()
         self._task = asyncio.ensure_future(self._run())
 
     @property
@@ -144,8 +144,8 @@ class SharedEncoder:
         self._viewers.discard(viewer)
 
     def request_keyframe(self) -> None:
-        """Makes the next picture a key frame."""
-        self._keyframe_wanted = True
+        """Makes the next picture a key frame, or the first that `KeyframeRequests` grants."""
+        self._keyframes.ask()
 
     async def close(self) -> None:
         """Ends all viewers' tracks and the thread."""
@@ -171,9 +171,8 @@ class SharedEncoder:
         if self._codec is None or (self._codec.width, self._codec.height) != size:
             self._codec = self._encoding.open(*size, Fraction(30))
         picture = frame.reformat(*size, "yuv420p")
-        wanted, self._keyframe_wanted = self._keyframe_wanted, False
         kinds = av.video.frame.PictureType
-        picture.pict_type = kinds.I if wanted else kinds.NONE
+        picture.pict_type = kinds.I if self._keyframes.take() else kinds.NONE
         codec, self._codec = self._codec, None  # one that raises is not used again
         packets = list(codec.encode(picture))
         self._codec = codec

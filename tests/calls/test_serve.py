@@ -11,6 +11,7 @@ from pathlib import Path
 import aiohttp
 import pytest
 from aiortc.mediastreams import MediaStreamError
+from aiortc.rtp import RTCP_PSFB_FIR, RtcpPsfbPacket
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -18,12 +19,14 @@ from cryptography.x509.oid import NameOID
 
 from receiver.access import parse_token
 from receiver.call import prepare_aiortc, receive_h264
+from receiver.decoding import DecodedFrame
 from receiver.enhancer import Enhancer
 from receiver.errors import InputError
 from receiver.generator import Generator
 from receiver.offers import OfferError, read_offer
 from receiver.quality import Quality
 from receiver.rooms import Room, SharedEncoder
+from receiver.sender import KEYFRAMES_EVERY
 from receiver.serve import MAX_BODY, ServeConfig, Server, listening
 from tests.calls.peer import HERE, SDP, Peer, serving
 from tests.calls.test_hostile_offers import VIDEO, filled
@@ -375,3 +378,36 @@ async def test_a_call_that_has_ended_takes_no_viewer(generator):
         await room.view(read_offer(filled(VIDEO, [])), "both")
     assert caught.value.status == 404
     assert room._encoders == {}
+
+
+async def test_a_viewer_that_asks_for_key_frames_all_the_time_gets_two_a_second(generator, http):
+    """Nearly every picture became one, for all who watched."""
+    async with serving(generator) as (_, base):
+        publisher, greedy, other = (Peer(http, base) for _ in range(3))
+        await publisher.publish()
+        await greedy.watch()
+        await other.watch()
+        await greedy.connected()
+        await asyncio.gather(greedy.frames(3), other.frames(3))
+        flood = asyncio.ensure_future(ask_for_keyframes(greedy))
+        began = asyncio.get_running_loop().time()
+        seen, _ = await asyncio.gather(other.frames(60), greedy.frames(60))
+        passed = asyncio.get_running_loop().time() - began
+        flood.cancel()
+        keyed = sum(DecodedFrame.from_video(frame).is_keyframe for frame in seen)
+        # One more for its beginning, and one for what had waited for its decoder.
+        assert 2 <= keyed <= passed / KEYFRAMES_EVERY + 2
+        for peer in (publisher, greedy, other):
+            await peer.close()
+
+
+async def ask_for_keyframes(peer):
+    """Sends PLI and FIR by turns (RFC 4585, section 6.3.1; RFC 5104, section 4.3.1)."""
+    (receiver,) = peer.connection.getReceivers()
+    ssrcs = {source.source for source in receiver.getSynchronizationSources()}
+    while True:
+        for ssrc in ssrcs:
+            await receiver._send_rtcp_pli(ssrc)
+            fir = RtcpPsfbPacket(fmt=RTCP_PSFB_FIR, ssrc=1, media_ssrc=ssrc, fci=bytes(8))
+            await receiver.transport._send_rtp(bytes(fir))
+        await asyncio.sleep(0.01)
