@@ -9,7 +9,7 @@ import logging
 import re
 from typing import Any
 
-from aiortc import RTCConfiguration, RTCIceServer, RTCPeerConnection, RTCSessionDescription
+from aiortc import RTCConfiguration, RTCPeerConnection, RTCSessionDescription
 from aiortc.rtcrtpreceiver import RemoteStreamTrack
 from aiortc.sdp import MediaDescription, SessionDescription
 
@@ -32,12 +32,12 @@ ANSWERS_TO = {"recvonly": ("sendonly", "inactive"), "sendonly": ("recvonly", "in
 CLOSE_SECONDS = 5.0
 """Longest wait for a connection to close."""
 CONNECT = "_RTCPeerConnection__connect"
-"""aiortc's private method that `ClientConnection` replaces."""
+"""aiortc's private method that `ClosableConnection` replaces."""
 
 logger = logging.getLogger(__name__)
 
 
-class ClientConnection(RTCPeerConnection):
+class ClosableConnection(RTCPeerConnection):
     """aiortc's connection, which ends with whatever fails in it and can be closed at any time.
 
     aiortc connects in a task that nobody awaits: its errors are printed with a traceback, and what
@@ -45,9 +45,9 @@ class ClientConnection(RTCPeerConnection):
     tracks of a peer that never came: those who read them would wait for ever.
     """
 
-    def __init__(self, servers: list[RTCIceServer]) -> None:
+    def __init__(self, ice: RTCConfiguration) -> None:
         """To be made inside a running event loop, with the ICE servers to use."""
-        super().__init__(RTCConfiguration(iceServers=servers))
+        super().__init__(ice)
         self._connecting: set[asyncio.Task[Any]] = set()
         self._closing: asyncio.Future[None] | None = None
 

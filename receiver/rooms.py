@@ -20,6 +20,7 @@ from receiver.call import h264_codecs, receive_h264, refuse
 from receiver.decoding import DecodedFrame
 from receiver.encoding import Encoding
 from receiver.enhancer import Enhancer
+from receiver.negotiation import ClosableConnection
 from receiver.offers import OfferError, answer
 from receiver.outputs import side_by_side
 from receiver.requester import Requester
@@ -264,10 +265,10 @@ class Room:
         self.never_connected: dict[Side, int] = {"publisher": 0, "viewer": 0}
         self._enhancer, self._ice, self._stock_transport = enhancer, ice, stock_transport
         self._connect_seconds = connect_seconds
-        self._publisher: RTCPeerConnection | None = None
+        self._publisher: ClosableConnection | None = None
         self._source: RTCPeerConnection | None = None
         self._received: set[str] = set()  # kinds of its tracks
-        self._viewers: dict[str, RTCPeerConnection] = {}
+        self._viewers: dict[str, ClosableConnection] = {}
         self._answering = 0  # viewers whose offer is being answered
         self._relay = MediaRelay()
         self._sound: DelayedAudioTrack | None = None
@@ -282,7 +283,7 @@ class Room:
 
     async def publish(self, offer: RTCSessionDescription) -> str:
         """Answers the publisher's offer. Raises OfferError; the room is of no use then."""
-        connection = self._publisher = RTCPeerConnection(self._ice)
+        connection = self._publisher = ClosableConnection(self._ice)
 
         def on_state() -> None:
             if connection.connectionState in GONE:
@@ -332,7 +333,7 @@ class Room:
     async def view(self, offer: RTCSessionDescription, view: View) -> tuple[str, str]:
         """Answers a viewer's offer; returns its session's id and the SDP. Raises OfferError."""
         self._check_open()  # nothing is awaited from here until `close` can see what is made
-        connection = RTCPeerConnection(self._ice)
+        connection = ClosableConnection(self._ice)
         if view not in self._encoders:
             self._encoders[view] = SharedEncoder(VIEWS[view], self.stats)
         encoder = self._encoders[view]
@@ -358,7 +359,7 @@ class Room:
             self._check_open()
         except BaseException:
             track.stop()
-            await _close(connection)
+            await connection.close()
             raise
         finally:
             self._answering -= 1
@@ -376,7 +377,7 @@ class Room:
         connection = self._viewers.pop(session, None)
         if connection is None:
             return False
-        await _close(connection)
+        await connection.close()
         return True
 
     async def close(self) -> None:
@@ -392,7 +393,7 @@ class Room:
         await _ended([encoder.close() for encoder in self._encoders.values()])
         await _ended([self.leave(session) for session in self._viewers])
         if self._publisher is not None:
-            await _ended([_close(self._publisher)])
+            await _ended([self._publisher.close()])
         with self.stats.faults.guard("closing"):
             self._stop_tracks()
         await _ended([task for task in self._tasks if task is not asyncio.current_task()])
@@ -444,7 +445,7 @@ class Room:
         """Reads a video to its end, and closes the connection that it came from."""
         await read_to_the_end(video)
         if not self.closed.is_set():
-            await _close(connection)
+            await connection.close()
 
     def _stop_tracks(self) -> None:
         """Ends the tracks; aiortc ends none of a peer that never connected."""
@@ -478,11 +479,6 @@ async def _ended(steps: Sequence[Awaitable[Any]]) -> None:
     for result in await asyncio.gather(*steps, return_exceptions=True):
         if isinstance(result, Exception):
             logger.error("a part of a call did not end well", exc_info=result)
-
-
-async def _close(connection: RTCPeerConnection) -> None:
-    with contextlib.suppress(AttributeError):  # aiortc's, if a part is missing after a bad offer
-        await connection.close()
 
 
 async def packets_received(connection: RTCPeerConnection) -> int:

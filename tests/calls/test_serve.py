@@ -23,6 +23,7 @@ from receiver.decoding import DecodedFrame
 from receiver.enhancer import Enhancer
 from receiver.errors import InputError
 from receiver.generator import Generator
+from receiver.negotiation import ClosableConnection
 from receiver.offers import OfferError, read_offer
 from receiver.quality import Quality
 from receiver.rooms import Room, SharedEncoder
@@ -30,6 +31,7 @@ from receiver.sender import KEYFRAMES_EVERY
 from receiver.serve import MAX_BODY, ServeConfig, Server, listening
 from tests.calls.peer import HERE, SDP, Peer, serving
 from tests.calls.test_hostile_offers import VIDEO, filled
+from tests.calls.test_join import until
 from tests.conftest import same_pixels
 
 
@@ -411,3 +413,31 @@ async def ask_for_keyframes(peer):
             fir = RtcpPsfbPacket(fmt=RTCP_PSFB_FIR, ssrc=1, media_ssrc=ssrc, fci=bytes(8))
             await receiver.transport._send_rtp(bytes(fir))
         await asyncio.sleep(0.01)
+
+
+@pytest.mark.parametrize("role", ["publisher", "viewer"])
+async def test_sessions_that_end_while_they_connect_leave_nothing(generator, http, role):
+    """ICE's checks of whether the peer still listens went on for ever."""
+    async with serving(generator) as (_, base):
+        if role == "viewer":
+            for path in ("/whip/r", "/whep/r"):  # the first viewer has the encoder made
+                answer = await http.post(base + path, data=filled(VIDEO, []), headers=SDP)
+            await http.delete(base + answer.headers["Location"])
+        await asyncio.sleep(0.1)
+        before = working()
+        for number in range(30):
+            peer = Peer(http, base)
+            peer.connection = ClosableConnection(HERE)
+            peer.connection.addTransceiver("video", direction="sendrecv")
+            path = "/whip/one" if role == "publisher" else "/whep/r"
+            assert (await peer.negotiate(path)).status == 201
+            await asyncio.sleep(number % 10 * 0.005)
+            assert (await http.delete(base + peer.location)).status == 200
+            await peer.close()
+        await until(lambda: working() == before, 3)
+
+
+def working():
+    """Names what works in the event loop, apart from HTTP connections that are kept open."""
+    names = (task.get_coro().__qualname__ for task in asyncio.all_tasks())
+    return sorted(name for name in names if not name.startswith("RequestHandler"))
