@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import gc
 import os
 import re
 import socket
@@ -133,15 +132,6 @@ class StallWatch:
             await asyncio.sleep(0.001)
             self.worked = max(self.worked, time.thread_time() - worked)
             self.passed = max(self.passed, time.perf_counter() - passed - 0.001)
-
-
-@pytest.fixture
-def young_heap() -> Iterator[None]:
-    """Keeps garbage collections short: those of all that was imported take up to 70 ms."""
-    gc.collect()
-    gc.freeze()
-    yield
-    gc.unfreeze()
 
 
 @pytest.mark.parametrize("path", ["/whip/room", "/whep/other"])

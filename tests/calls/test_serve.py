@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import gzip
 import ssl
 import threading
 from datetime import UTC, datetime, timedelta
@@ -28,9 +29,9 @@ from receiver.offers import OfferError, read_offer
 from receiver.quality import Quality
 from receiver.rooms import Room, SharedEncoder
 from receiver.sender import KEYFRAMES_EVERY
-from receiver.serve import MAX_BODY, ServeConfig, Server, listening
+from receiver.serve import MAX_BODY, MAX_NAME, ServeConfig, Server, listening
 from tests.calls.peer import HERE, SDP, Peer, serving
-from tests.calls.test_hostile_offers import VIDEO, filled
+from tests.calls.test_hostile_offers import STALL, VIDEO, StallWatch, filled
 from tests.calls.test_join import until
 from tests.conftest import same_pixels
 
@@ -441,3 +442,68 @@ def working():
     """Names what works in the event loop, apart from HTTP connections that are kept open."""
     names = (task.get_coro().__qualname__ for task in asyncio.all_tasks())
     return sorted(name for name in names if not name.startswith("RequestHandler"))
+
+
+async def test_compressed_bodies_are_refused_and_not_decompressed(generator, http, young_heap):
+    """Before the token was checked, 400 kB of them held the event loop for a quarter second."""
+    body = gzip.compress(bytes(400_000_000))
+    headers = SDP | {"Content-Encoding": "gzip"}
+    async with serving(generator, token="secret") as (_, base):
+        for token, status in (("no", 401), ("secret", 415)):
+            async with StallWatch() as watch:
+                sent = headers | {"Authorization": f"Bearer {token}"}
+                answer = await http.post(base + "/whip/r", data=body, headers=sent)
+                assert answer.status == status
+                await asyncio.sleep(0.05)  # what is begun after the answer counts too
+            assert watch.worked < STALL
+        assert await answer.text() == "send the body without a Content-Encoding\n"
+
+
+@pytest.mark.parametrize(
+    ("encoding", "status"),
+    [("identity", 201), ("Identity", 201), ("gzip", 415), ("GZIP", 415), ("deflate", 415),
+     ("br", 415), ("zstd", 415), ("identity, gzip", 415)],
+)  # fmt: skip
+async def test_bodies_have_no_encoding(generator, encoding, status):
+    async with serving(generator) as (_, base):
+        line, _ = await post(base, "/whip/r", f"Content-Encoding: {encoding}")
+        assert line.split()[1] == str(status)
+
+
+@pytest.mark.parametrize(
+    ("path", "sentence"),
+    [
+        ("/whip/.", "a room cannot be called '.': use another name\n"),
+        ("/whip/..", "a room cannot be called '..': use another name\n"),
+        ("/whip/%2e", "a room cannot be called '.': use another name\n"),
+        ("/whip/.%2E", "a room cannot be called '..': use another name\n"),
+        ("/whep/..", "a room cannot be called '..': use another name\n"),
+        ("/whip/...", None),
+        ("/whip/" + "a" * MAX_NAME, None),
+        ("/whip/" + "%C3%A9" * MAX_NAME, None),
+        (
+            "/whip/" + "a" * (MAX_NAME + 1),
+            "a room's name has 256 characters at most: use a shorter one\n",
+        ),
+    ],
+)
+async def test_a_rooms_name_can_stand_in_a_url(generator, path, sentence):
+    async with serving(generator) as (server, base):
+        line, said = await post(base, path, "Accept: */*")
+        assert line.split()[1] == ("201" if sentence is None else "400")
+        assert sentence in (None, said)
+        assert len(server.rooms) == (sentence is None)
+
+
+async def post(base, path, header):
+    """Posts an offer to a path as it is written; returns the answer's first line and its text."""
+    offer = filled(VIDEO, [])
+    reader, writer = await asyncio.open_connection("127.0.0.1", int(base.rsplit(":", 1)[1]))
+    writer.write(
+        f"POST {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n{header}\r\n"
+        f"Content-Type: application/sdp\r\nContent-Length: {len(offer)}\r\n\r\n".encode()
+        + offer
+    )
+    answer = (await asyncio.wait_for(reader.read(), 10)).decode()
+    writer.close()
+    return answer.split("\r\n", 1)[0], answer.split("\r\n\r\n", 1)[1]
