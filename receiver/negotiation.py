@@ -14,13 +14,11 @@ from aiortc.rtcrtpreceiver import RemoteStreamTrack
 from aiortc.sdp import MediaDescription, SessionDescription
 
 from receiver.client import MOST_SDP
-from receiver.offers import MAX_CANDIDATES, MAX_LINE, MAX_MEDIA, is_checked
+from receiver.offers import MAX_CANDIDATES, MAX_LINE, MAX_MEDIA, is_checked, late_fault
 from receiver.waiting import stopped
 
 MOST_LINES = 1000
 """Lines of a description: aiortc's parser takes quadratic time for some kinds."""
-LEAST_MESSAGE = 16 << 10
-"""Bytes of a data channel's message that the other side has to take, if it limits them."""
 MID = re.compile(r"[\x21-\x7e]{1,64}")
 """Name of a media section (RFC 5888, section 4)."""
 HASHES = ("sha-256", "sha-384", "sha-512")
@@ -149,15 +147,8 @@ def _check(media: MediaDescription) -> None:
     prints = media.dtls.fingerprints if media.dtls else []
     if not any(one.algorithm.lower() in HASHES for one in prints):
         raise ValueError("it lacks a certificate's fingerprint")
-    if not all(0 < one.id < 256 for one in media.rtp.headerExtensions):
-        raise ValueError("it numbers RTP's extensions beyond 1 to 255")
-    if media.kind == "application":
-        port = media.sctp_port if media.profile != "DTLS/SCTP" else int(media.fmt[0])
-        if not port or not 0 < port < 65536:
-            raise ValueError("its data channels have no port")
-        most = media.sctpCapabilities.maxMessageSize if media.sctpCapabilities else 0
-        if most < 0 or 0 < most < LEAST_MESSAGE:
-            raise ValueError(f"its data channels take no message of {LEAST_MESSAGE} bytes")
+    if fault := late_fault(media):
+        raise ValueError(f"it {fault}")
 
 
 def _with_usable_candidates(lines: list[str]) -> list[str]:
