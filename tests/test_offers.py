@@ -18,7 +18,7 @@ from receiver.offers import (
     is_checked,
     read_offer,
 )
-from tests.calls.test_hostile_offers import SESSION, VIDEO, filled, hostile, section
+from tests.calls.test_hostile_offers import SESSION, VIDEO, channels, filled, hostile, section
 
 
 def reduced(*more: str, lines: list[str] = VIDEO) -> list[str]:
@@ -210,11 +210,6 @@ def test_an_offer_without_a_call_is_refused(change, status, sentence):
     assert sentence in said[1]
 
 
-CHANNELS = [
-    "m=application 9 UDP/DTLS/SCTP webrtc-datachannel", "a=mid:1", "a=setup:actpass",
-    "a=ice-ufrag:abcd", "a=ice-pwd:abcdefghijklmnopqrstuv",
-    "a=fingerprint:sha-256 " + ":".join(["AA"] * 32),
-]  # fmt: skip
 EXTENSION = "http://www.webrtc.org/experiments/rtp-hdrext/abs-send-time"
 NO_PORT = "the offer has data channels without a port from 1 to 65535"
 NO_MESSAGE = "the offer has data channels that take no message of 16384 bytes"
@@ -224,21 +219,21 @@ NO_NUMBER = "the offer numbers RTP's extensions beyond 1 to 255"
 @pytest.mark.parametrize(
     ("lines", "sentence"),
     [
-        ([*CHANNELS, "a=sctp-port:1"], None),
-        ([*CHANNELS, "a=sctp-port:65535"], None),
-        (CHANNELS, NO_PORT),
-        ([*CHANNELS, "a=sctp-port:0"], NO_PORT),
-        ([*CHANNELS, "a=sctp-port:-1"], NO_PORT),
-        ([*CHANNELS, "a=sctp-port:65536"], NO_PORT),
-        (["m=application 9 DTLS/SCTP 5000", *CHANNELS[1:]], None),
-        (["m=application 9 DTLS/SCTP 0", *CHANNELS[1:]], NO_PORT),
-        (["m=application 9 DTLS/SCTP x", *CHANNELS[1:]], NO_PORT),
-        (["m=application 9 DTLS/SCTP 65536", *CHANNELS[1:]], NO_PORT),
-        ([*CHANNELS, "a=sctp-port:5000", "a=max-message-size:0"], None),
-        ([*CHANNELS, "a=sctp-port:5000", "a=max-message-size:16384"], None),
-        ([*CHANNELS, "a=sctp-port:5000", "a=max-message-size:16383"], NO_MESSAGE),
-        ([*CHANNELS, "a=sctp-port:5000", "a=max-message-size:1"], NO_MESSAGE),
-        ([*CHANNELS, "a=sctp-port:5000", "a=max-message-size:-1"], NO_MESSAGE),
+        (channels("a=sctp-port:1"), None),
+        (channels("a=sctp-port:65535"), None),
+        (channels(), NO_PORT),
+        (channels("a=sctp-port:0"), NO_PORT),
+        (channels("a=sctp-port:-1"), NO_PORT),
+        (channels("a=sctp-port:65536"), NO_PORT),
+        (["m=application 9 DTLS/SCTP 5000", *channels()[1:]], None),
+        (["m=application 9 DTLS/SCTP 0", *channels()[1:]], NO_PORT),
+        (["m=application 9 DTLS/SCTP x", *channels()[1:]], NO_PORT),
+        (["m=application 9 DTLS/SCTP 65536", *channels()[1:]], NO_PORT),
+        (channels("a=sctp-port:5000", "a=max-message-size:0"), None),
+        (channels("a=sctp-port:5000", "a=max-message-size:16384"), None),
+        (channels("a=sctp-port:5000", "a=max-message-size:16383"), NO_MESSAGE),
+        (channels("a=sctp-port:5000", "a=max-message-size:1"), NO_MESSAGE),
+        (channels("a=sctp-port:5000", "a=max-message-size:-1"), NO_MESSAGE),
         ([f"a=extmap:1 {EXTENSION}"], None),
         ([f"a=extmap:255 {EXTENSION}"], None),
         ([f"a=extmap:0 {EXTENSION}"], NO_NUMBER),
