@@ -31,7 +31,7 @@ from aiortc.rtcrtpparameters import RTCRtpCodecParameters
 from receiver.damage import DamageWatch
 from receiver.decoding import Arrival
 from receiver.encoding import open_decoder
-from receiver.transport import SteadyReceiver
+from receiver.transport import BoundedSender, SteadyReceiver
 
 PROFILES = ("4d001f", "64001f", "640c1f")
 """profile-level-id of Main, High and Constrained High at level 3.1 (RFC 6184, section 8.1)."""
@@ -123,6 +123,7 @@ def prepare_aiortc() -> None:
       aiortc's own transport, from frames of `ObservingJitterBuffer`.
     - H.264's Main and High profiles are spoken too (cameras, OBS, SFUs), not only Baseline.
     - Peers with an RSA certificate (GStreamer) can connect, not only those with ECDSA.
+    - `BoundedSender` sends: what a peer has resent is bounded.
     - ICE checks a bounded number of addresses.
     - The level of sound that is sent is computed by numpy: aiortc's loop over every sample takes a
       fifth of a core from the event loop.
@@ -132,6 +133,7 @@ def prepare_aiortc() -> None:
     setattr(aiortc.codecs, "H264Decoder", ObservingDecoder)  # noqa: B010
     setattr(aiortc.rtcrtpreceiver, "JitterBuffer", ObservingJitterBuffer)  # noqa: B010
     setattr(aiortc.rtcpeerconnection, "RTCRtpReceiver", SteadyReceiver)  # noqa: B010
+    setattr(aiortc.rtcpeerconnection, "RTCRtpSender", BoundedSender)  # noqa: B010
     setattr(aiortc.rtcicetransport, "Connection", BoundedConnection)  # noqa: B010
     setattr(aiortc.rtp, "compute_audio_level_dbov", audio_level)  # noqa: B010
     _speak_profiles(aiortc.codecs.CODECS["video"])

@@ -8,14 +8,14 @@ from contextlib import asynccontextmanager
 from typing import Any
 from urllib.parse import parse_qs, urlsplit, urlunsplit
 
-from aiortc import RTCPeerConnection
+from aiortc import RTCConfiguration, RTCPeerConnection
 from aiortc.mediastreams import MediaStreamTrack
 from yarl import URL
 
 from receiver.call import receive_h264
 from receiver.client import LEAVE_SECONDS, MOST_JSON, Answer, Client, SessionError, shown
 from receiver.errors import InputError
-from receiver.negotiation import ClientConnection, checked_offer
+from receiver.negotiation import ClosableConnection, checked_offer
 from receiver.text import printable
 from receiver.waiting import finished, stopped
 
@@ -73,7 +73,7 @@ class Janus:
         If the session is lost meanwhile, the connection is closed, and leaving raises SessionError.
         """
         async with self._client.opened():
-            connection = ClientConnection([])
+            connection = ClosableConnection(RTCConfiguration(iceServers=[]))
             connection.on("track", lambda track: on_track(track, connection))
             receive_h264(connection)
             listening = None

@@ -9,18 +9,16 @@ import logging
 import re
 from typing import Any
 
-from aiortc import RTCConfiguration, RTCIceServer, RTCPeerConnection, RTCSessionDescription
+from aiortc import RTCConfiguration, RTCPeerConnection, RTCSessionDescription
 from aiortc.rtcrtpreceiver import RemoteStreamTrack
 from aiortc.sdp import MediaDescription, SessionDescription
 
 from receiver.client import MOST_SDP
-from receiver.offers import MAX_CANDIDATES, MAX_LINE, MAX_MEDIA, is_checked
+from receiver.offers import MAX_CANDIDATES, MAX_LINE, MAX_MEDIA, is_checked, late_fault
 from receiver.waiting import stopped
 
 MOST_LINES = 1000
 """Lines of a description: aiortc's parser takes quadratic time for some kinds."""
-LEAST_MESSAGE = 16 << 10
-"""Bytes of a data channel's message that the other side has to take, if it limits them."""
 MID = re.compile(r"[\x21-\x7e]{1,64}")
 """Name of a media section (RFC 5888, section 4)."""
 HASHES = ("sha-256", "sha-384", "sha-512")
@@ -32,12 +30,12 @@ ANSWERS_TO = {"recvonly": ("sendonly", "inactive"), "sendonly": ("recvonly", "in
 CLOSE_SECONDS = 5.0
 """Longest wait for a connection to close."""
 CONNECT = "_RTCPeerConnection__connect"
-"""aiortc's private method that `ClientConnection` replaces."""
+"""aiortc's private method that `ClosableConnection` replaces."""
 
 logger = logging.getLogger(__name__)
 
 
-class ClientConnection(RTCPeerConnection):
+class ClosableConnection(RTCPeerConnection):
     """aiortc's connection, which ends with whatever fails in it and can be closed at any time.
 
     aiortc connects in a task that nobody awaits: its errors are printed with a traceback, and what
@@ -45,9 +43,9 @@ class ClientConnection(RTCPeerConnection):
     tracks of a peer that never came: those who read them would wait for ever.
     """
 
-    def __init__(self, servers: list[RTCIceServer]) -> None:
+    def __init__(self, ice: RTCConfiguration) -> None:
         """To be made inside a running event loop, with the ICE servers to use."""
-        super().__init__(RTCConfiguration(iceServers=servers))
+        super().__init__(ice)
         self._connecting: set[asyncio.Task[Any]] = set()
         self._closing: asyncio.Future[None] | None = None
 
@@ -149,15 +147,8 @@ def _check(media: MediaDescription) -> None:
     prints = media.dtls.fingerprints if media.dtls else []
     if not any(one.algorithm.lower() in HASHES for one in prints):
         raise ValueError("it lacks a certificate's fingerprint")
-    if not all(0 < one.id < 256 for one in media.rtp.headerExtensions):
-        raise ValueError("it numbers RTP's extensions beyond 1 to 255")
-    if media.kind == "application":
-        port = media.sctp_port if media.profile != "DTLS/SCTP" else int(media.fmt[0])
-        if not port or not 0 < port < 65536:
-            raise ValueError("its data channels have no port")
-        most = media.sctpCapabilities.maxMessageSize if media.sctpCapabilities else 0
-        if most < 0 or 0 < most < LEAST_MESSAGE:
-            raise ValueError(f"its data channels take no message of {LEAST_MESSAGE} bytes")
+    if fault := late_fault(media):
+        raise ValueError(f"it {fault}")
 
 
 def _with_usable_candidates(lines: list[str]) -> list[str]:

@@ -29,6 +29,9 @@ MAX_SSRCS = 3
 """SSRCs read of a media section: aiortc takes two to be a stream and its retransmission, more to be
 something else (simulcast)."""
 
+LEAST_MESSAGE = 16 << 10
+"""Bytes of a data channel's message that the other side has to take, if it limits them."""
+
 _KINDS = ("audio", "video", "application")
 _CODECS = {
     "audio": {f"{codec.name}/{codec.clockRate}".lower() for codec in CODECS["audio"]},
@@ -128,6 +131,32 @@ def is_checked(candidate: str) -> bool:
     return not (address.is_multicast or address.is_unspecified or address == BROADCAST)
 
 
+def late_fault(media: MediaDescription) -> str | None:
+    """Returns what of a media section makes aiortc fail once the connection is there, if anything.
+
+    As the end of a sentence about the description. Of RTP's header extensions (RFC 8285, section
+    4.3) and data channels (RFC 8841, sections 5 and 6).
+    """
+    if not all(0 < one.id < 256 for one in media.rtp.headerExtensions):
+        return "numbers RTP's extensions beyond 1 to 255"
+    if media.kind != "application":
+        return None
+    if not 0 < _sctp_port(media) < 65536:
+        return "has data channels without a port from 1 to 65535"
+    most = media.sctpCapabilities.maxMessageSize if media.sctpCapabilities else 0
+    if most < 0 or 0 < most < LEAST_MESSAGE:
+        return f"has data channels that take no message of {LEAST_MESSAGE} bytes"
+    return None
+
+
+def _sctp_port(media: MediaDescription) -> int:
+    """Returns the port of the data channels as aiortc reads it, 0 if there is none."""
+    if media.profile != "DTLS/SCTP":
+        return media.sctp_port or 0
+    port = str(media.fmt[0]) if media.fmt else ""
+    return int(port) if re.fullmatch(r"[0-9]{1,5}", port) else 0
+
+
 def _split(lines: list[str]) -> tuple[list[str], list[list[str]]]:
     """Splits an offer into the lines of the session and those of each media section."""
     session: list[str] = []
@@ -173,6 +202,8 @@ def _check_media(parsed: SessionDescription) -> None:
         raise OfferError(400, "the offer's mids are not unique, or its BUNDLE group has others")
     for media in parsed.media:
         _check_transport(media)
+        if fault := late_fault(media):
+            raise OfferError(422, f"the offer {fault}")
     video = parsed.media[kinds.index("video")]
     if all(codec.name.upper() != "H264" for codec in video.rtp.codecs):
         raise OfferError(422, "the offer has no H.264: allow it in the sender's codecs")

@@ -5,7 +5,7 @@ import contextlib
 import logging
 import secrets
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from fractions import Fraction
@@ -20,10 +20,11 @@ from receiver.call import h264_codecs, receive_h264, refuse
 from receiver.decoding import DecodedFrame
 from receiver.encoding import Encoding
 from receiver.enhancer import Enhancer
+from receiver.negotiation import ClosableConnection
 from receiver.offers import OfferError, answer
 from receiver.outputs import side_by_side
 from receiver.requester import Requester
-from receiver.sender import VideoPacket
+from receiver.sender import KeyframeRequests, VideoPacket
 from receiver.stats import Stats
 from receiver.stills import guard_channels
 from receiver.text import printable
@@ -122,7 +123,7 @@ class SharedEncoder:
         self._viewers: set[ViewerTrack] = set()
         self._slot: NewestSlot[Newest] = NewestSlot()
         self._worker = ThreadPoolExecutor(1, thread_name_prefix="encoder")
-        self._keyframe_wanted = False
+        self._keyframes = KeyframeRequests()
         self._task = asyncio.ensure_future(self._run())
 
     @property
@@ -144,8 +145,8 @@ class SharedEncoder:
         self._viewers.discard(viewer)
 
     def request_keyframe(self) -> None:
-        """Makes the next picture a key frame."""
-        self._keyframe_wanted = True
+        """Makes the next picture a key frame, or the first that `KeyframeRequests` grants."""
+        self._keyframes.ask()
 
     async def close(self) -> None:
         """Ends all viewers' tracks and the thread."""
@@ -171,9 +172,8 @@ class SharedEncoder:
         if self._codec is None or (self._codec.width, self._codec.height) != size:
             self._codec = self._encoding.open(*size, Fraction(30))
         picture = frame.reformat(*size, "yuv420p")
-        wanted, self._keyframe_wanted = self._keyframe_wanted, False
         kinds = av.video.frame.PictureType
-        picture.pict_type = kinds.I if wanted else kinds.NONE
+        picture.pict_type = kinds.I if self._keyframes.take() else kinds.NONE
         codec, self._codec = self._codec, None  # one that raises is not used again
         packets = list(codec.encode(picture))
         self._codec = codec
@@ -265,10 +265,10 @@ class Room:
         self.never_connected: dict[Side, int] = {"publisher": 0, "viewer": 0}
         self._enhancer, self._ice, self._stock_transport = enhancer, ice, stock_transport
         self._connect_seconds = connect_seconds
-        self._publisher: RTCPeerConnection | None = None
+        self._publisher: ClosableConnection | None = None
         self._source: RTCPeerConnection | None = None
         self._received: set[str] = set()  # kinds of its tracks
-        self._viewers: dict[str, RTCPeerConnection] = {}
+        self._viewers: dict[str, ClosableConnection] = {}
         self._answering = 0  # viewers whose offer is being answered
         self._relay = MediaRelay()
         self._sound: DelayedAudioTrack | None = None
@@ -283,7 +283,7 @@ class Room:
 
     async def publish(self, offer: RTCSessionDescription) -> str:
         """Answers the publisher's offer. Raises OfferError; the room is of no use then."""
-        connection = self._publisher = RTCPeerConnection(self._ice)
+        connection = self._publisher = ClosableConnection(self._ice)
 
         def on_state() -> None:
             if connection.connectionState in GONE:
@@ -332,7 +332,8 @@ class Room:
 
     async def view(self, offer: RTCSessionDescription, view: View) -> tuple[str, str]:
         """Answers a viewer's offer; returns its session's id and the SDP. Raises OfferError."""
-        connection = RTCPeerConnection(self._ice)
+        self._check_open()  # nothing is awaited from here until `close` can see what is made
+        connection = ClosableConnection(self._ice)
         if view not in self._encoders:
             self._encoders[view] = SharedEncoder(VIEWS[view], self.stats)
         encoder = self._encoders[view]
@@ -355,11 +356,10 @@ class Room:
             if sound is not None:
                 connection.addTransceiver(sound, direction="sendonly")
             sdp = await answer(connection, offer)
-            if self.closed.is_set():
-                raise OfferError(404, f"{self.name} has ended: start the publisher first")
+            self._check_open()
         except BaseException:
             track.stop()
-            await _close(connection)
+            await connection.close()
             raise
         finally:
             self._answering -= 1
@@ -368,27 +368,35 @@ class Room:
         guard_channels(connection, lambda _: False, lambda: self._later(self.leave(session)))
         return session, sdp
 
+    def _check_open(self) -> None:
+        if self.closed.is_set():
+            raise OfferError(404, f"{self.name} has ended: start the publisher first")
+
     async def leave(self, session: str) -> bool:
         """Ends a viewer's session; returns whether there was one."""
         connection = self._viewers.pop(session, None)
         if connection is None:
             return False
-        await _close(connection)
+        await connection.close()
         return True
 
     async def close(self) -> None:
-        """Ends the publisher, all viewers and everything that works for them."""
+        """Ends the publisher, all viewers and everything that works for them.
+
+        A step that fails is logged, and does not keep the others from being taken.
+        """
         if self.closed.is_set():
             return
         self.closed.set()
-        self.requester.close()
-        for encoder in self._encoders.values():
-            await encoder.close()
-        await asyncio.gather(*(self.leave(session) for session in list(self._viewers)))
+        with self.stats.faults.guard("closing"):
+            self.requester.close()
+        await _ended([encoder.close() for encoder in self._encoders.values()])
+        await _ended([self.leave(session) for session in self._viewers])
         if self._publisher is not None:
-            await _close(self._publisher)
-        self._stop_tracks()
-        await asyncio.gather(*(task for task in self._tasks if task is not asyncio.current_task()))
+            await _ended([self._publisher.close()])
+        with self.stats.faults.guard("closing"):
+            self._stop_tracks()
+        await _ended([task for task in self._tasks if task is not asyncio.current_task()])
 
     def delay(self) -> float:
         """Seconds for the sound to wait, so that it is never far from any picture."""
@@ -437,7 +445,7 @@ class Room:
         """Reads a video to its end, and closes the connection that it came from."""
         await read_to_the_end(video)
         if not self.closed.is_set():
-            await _close(connection)
+            await connection.close()
 
     def _stop_tracks(self) -> None:
         """Ends the tracks; aiortc ends none of a peer that never connected."""
@@ -466,9 +474,11 @@ class Room:
         task.add_done_callback(self._tasks.discard)
 
 
-async def _close(connection: RTCPeerConnection) -> None:
-    with contextlib.suppress(AttributeError):  # aiortc's, if a part is missing after a bad offer
-        await connection.close()
+async def _ended(steps: Sequence[Awaitable[Any]]) -> None:
+    """Waits for all steps of a call's end, and logs what they raise."""
+    for result in await asyncio.gather(*steps, return_exceptions=True):
+        if isinstance(result, Exception):
+            logger.error("a part of a call did not end well", exc_info=result)
 
 
 async def packets_received(connection: RTCPeerConnection) -> int:

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import math
 import stat
 import time
 from collections import OrderedDict
@@ -54,6 +55,10 @@ what names other files or servers: HLS, DASH, concat scripts, SDP, numbered pict
 READING = {"format_whitelist": ",".join(FORMATS), "protocol_whitelist": "file"}
 """libav's options for every file that a user gives."""
 
+
+KEYFRAMES_EVERY = 0.5
+"""Seconds from one key frame on request to the next: each takes the bits of many others, so a peer
+that asks all the time would spoil the picture, for all who watch it."""
 
 VideoPacket: TypeAlias = "av.Packet[av.VideoStream]"
 
@@ -201,6 +206,34 @@ def _decode(container: av.container.InputContainer) -> Iterator[av.VideoFrame]:
         return  # what came before a broken end is still worth playing
 
 
+class KeyframeRequests:
+    """Requests for key frames of one encoder, granted once in an interval at most.
+
+    To be asked in the event loop, and taken in the encoder's thread.
+    """
+
+    def __init__(self, interval: float = KEYFRAMES_EVERY) -> None:
+        """`interval` is in seconds."""
+        self._interval = interval
+        self._is_asked = False
+        self._granted = -math.inf
+
+    def ask(self) -> None:
+        """Asks for a key frame: the next picture, or the first after the interval."""
+        self._is_asked = True
+
+    def take(self) -> bool:
+        """Returns whether the next picture is to be a key frame; the requests are done with then.
+
+        To be called once for each picture.
+        """
+        now = time.monotonic()
+        if not self._is_asked or now < self._granted + self._interval:
+            return False
+        self._is_asked, self._granted = False, now
+        return True
+
+
 class EncodedTrack(MediaStreamTrack):
     """Encodes a source's frames and gives aiortc the packets.
 
@@ -241,7 +274,7 @@ class EncodedTrack(MediaStreamTrack):
         self._limit = None if seconds is None else round(seconds * source.rate)
         self._begin = asyncio.Event()
         self._began = 0.0
-        self._keyframe_wanted = False
+        self._keyframes = KeyframeRequests()
         self.ended = asyncio.Event()
 
     @property
@@ -255,8 +288,8 @@ class EncodedTrack(MediaStreamTrack):
         self._begin.set()
 
     def request_keyframe(self) -> None:
-        """Makes the next frame an IDR."""
-        self._keyframe_wanted = True
+        """Makes the next frame an IDR, or the first that `KeyframeRequests` grants."""
+        self._keyframes.ask()
 
     async def recv(self) -> VideoPacket:
         """The next encoded frame, at its time. Raises MediaStreamError at the end."""
@@ -290,9 +323,8 @@ class EncodedTrack(MediaStreamTrack):
         if self._source.live:
             picture.pts = round((time.perf_counter() - self._began) * 90000)
         picture.time_base = self._encoder.time_base
-        wanted, self._keyframe_wanted = self._keyframe_wanted, False
         kinds = av.video.frame.PictureType
-        picture.pict_type = kinds.I if wanted else kinds.NONE
+        picture.pict_type = kinds.I if self._keyframes.take() else kinds.NONE
         self.sent[picture.pts] = self.newest = picture
         while len(self.sent) > REMEMBERED:
             self.sent.popitem(last=False)

@@ -41,6 +41,8 @@ from receiver.rooms import CONNECT_SECONDS, VIEWS, Room, Side, View
 
 MAX_BODY = 64 * 1024
 """Bytes of a request's body; a browser's offer has a tenth of it."""
+MAX_NAME = 256
+"""Characters of a room's name."""
 SMALL_OFFER = 8 * 1024
 """Bytes of an offer that is read in the event loop, in 4 ms at most."""
 RETRY_AFTER = 30
@@ -202,6 +204,8 @@ class Server:
             if request.method == "OPTIONS":
                 return web.Response(status=204, headers={"Accept-Post": "application/sdp"})
             self._check(request)
+            _check_encoding(request)
+            _check_name(request)
             await read_body(request, self.config.limits.body_s)
             return await handler(request)
         except OfferError as error:
@@ -451,6 +455,27 @@ class _ServerCollector(Collector):
             )
 
 
+def _check_encoding(request: web.Request) -> None:
+    """Raises HTTP 415 for a body that is compressed (RFC 9110, section 8.4)."""
+    encodings = ",".join(request.headers.getall("Content-Encoding", ())).lower().split(",")
+    if not {encoding.strip() for encoding in encodings} <= {"", "identity"}:
+        raise web.HTTPUnsupportedMediaType(text="send the body without a Content-Encoding")
+
+
+def _check_name(request: web.Request) -> None:
+    """Raises HTTP 400 for a room whose name no URL can have, or a long one.
+
+    Clients take `.` and `..`, escaped or not, out of a path (RFC 3986, section 5.2.4): the URL of
+    such a room's session would be another one's.
+    """
+    name = request.match_info.get("name", "")
+    if name in (".", ".."):
+        raise web.HTTPBadRequest(text=f"a room cannot be called {name!r}: use another name")
+    if len(name) > MAX_NAME:
+        sentence = f"a room's name has {MAX_NAME} characters at most: use a shorter one"
+        raise web.HTTPBadRequest(text=sentence)
+
+
 async def _sdp_body(request: web.Request) -> bytes:
     """Raises HTTP 415 for another content type, 413 for too large a body."""
     if request.content_type != "application/sdp":
@@ -509,7 +534,11 @@ async def listening(server: Server) -> AsyncIterator[str]:
     config = server.config
     tls = config.ssl_context()
     runner = web.AppRunner(
-        server.app(), shutdown_timeout=1.0, lingering_time=LINGER_SECONDS, logger=ThrottledLog()
+        server.app(),
+        shutdown_timeout=1.0,
+        lingering_time=LINGER_SECONDS,
+        logger=ThrottledLog(),
+        auto_decompress=False,  # it is done before the token is checked, and in the event loop
     )
     await runner.setup()
     make_handler = runner.server

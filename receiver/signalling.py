@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any, Literal, TypeAlias
 
-from aiortc import RTCPeerConnection
+from aiortc import RTCConfiguration, RTCPeerConnection
 from yarl import URL
 
 from receiver.call import receive_h264
@@ -26,7 +26,7 @@ from receiver.client import (
 from receiver.errors import InputError
 from receiver.janus import Janus, OnTrack
 from receiver.links import ice_servers
-from receiver.negotiation import ClientConnection, checked_answer
+from receiver.negotiation import ClosableConnection, checked_answer
 from receiver.text import printable
 from receiver.waiting import finished
 
@@ -116,7 +116,7 @@ async def _answered(
 
     async with client.opened():
         servers = await ice_servers(client, await _links(client))
-        connection = ClientConnection(servers)
+        connection = ClosableConnection(RTCConfiguration(iceServers=servers))
         try:
             prepare(connection)
             await connection.setLocalDescription(await connection.createOffer())

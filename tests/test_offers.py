@@ -18,7 +18,7 @@ from receiver.offers import (
     is_checked,
     read_offer,
 )
-from tests.calls.test_hostile_offers import SESSION, VIDEO, filled, hostile, section
+from tests.calls.test_hostile_offers import SESSION, VIDEO, channels, filled, hostile, section
 
 
 def reduced(*more: str, lines: list[str] = VIDEO) -> list[str]:
@@ -208,6 +208,45 @@ def test_an_offer_without_a_call_is_refused(change, status, sentence):
     said = refusal(text.replace(*change).encode())
     assert said[0] == status
     assert sentence in said[1]
+
+
+EXTENSION = "http://www.webrtc.org/experiments/rtp-hdrext/abs-send-time"
+NO_PORT = "the offer has data channels without a port from 1 to 65535"
+NO_MESSAGE = "the offer has data channels that take no message of 16384 bytes"
+NO_NUMBER = "the offer numbers RTP's extensions beyond 1 to 255"
+
+
+@pytest.mark.parametrize(
+    ("lines", "sentence"),
+    [
+        (channels("a=sctp-port:1"), None),
+        (channels("a=sctp-port:65535"), None),
+        (channels(), NO_PORT),
+        (channels("a=sctp-port:0"), NO_PORT),
+        (channels("a=sctp-port:-1"), NO_PORT),
+        (channels("a=sctp-port:65536"), NO_PORT),
+        (["m=application 9 DTLS/SCTP 5000", *channels()[1:]], None),
+        (["m=application 9 DTLS/SCTP 0", *channels()[1:]], NO_PORT),
+        (["m=application 9 DTLS/SCTP x", *channels()[1:]], NO_PORT),
+        (["m=application 9 DTLS/SCTP 65536", *channels()[1:]], NO_PORT),
+        (channels("a=sctp-port:5000", "a=max-message-size:0"), None),
+        (channels("a=sctp-port:5000", "a=max-message-size:16384"), None),
+        (channels("a=sctp-port:5000", "a=max-message-size:16383"), NO_MESSAGE),
+        (channels("a=sctp-port:5000", "a=max-message-size:1"), NO_MESSAGE),
+        (channels("a=sctp-port:5000", "a=max-message-size:-1"), NO_MESSAGE),
+        ([f"a=extmap:1 {EXTENSION}"], None),
+        ([f"a=extmap:255 {EXTENSION}"], None),
+        ([f"a=extmap:0 {EXTENSION}"], NO_NUMBER),
+        ([f"a=extmap:256 {EXTENSION}"], NO_NUMBER),
+        ([f"a=extmap:-1 {EXTENSION}"], NO_NUMBER),
+    ],
+)
+def test_what_fails_once_the_connection_is_there_is_refused(lines, sentence):
+    body = filled(VIDEO, lines)
+    if sentence is None:
+        assert reduced(*lines)
+    else:
+        assert refusal(body) == (422, sentence)
 
 
 def test_media_that_are_not_told_apart_are_refused():

@@ -1,14 +1,24 @@
 """Where the frames of a call come from."""
 
+import time
 from fractions import Fraction
 from itertools import islice
 
 import av
 import pytest
 
+from receiver.encoding import Encoding
 from receiver.errors import InputError, MissingError
 from receiver.portrait import LOOP, portrait_frames
-from receiver.sender import camera_source, clip_source, even_size
+from receiver.sender import (
+    KEYFRAMES_EVERY,
+    EncodedTrack,
+    KeyframeRequests,
+    camera_source,
+    clip_source,
+    even_size,
+    portrait_source,
+)
 from tests.conftest import plain_frame, write_clip
 
 
@@ -91,3 +101,29 @@ def test_a_clip_that_cannot_be_played_is_named(tmp_path):
 def test_a_camera_that_is_not_there_is_named():
     with pytest.raises(InputError, match="camera 97 gives no picture"):
         camera_source(97)
+
+
+def test_key_frames_on_request_are_one_in_an_interval():
+    requests = KeyframeRequests(interval=0.2)
+    assert not requests.take()  # nobody asked
+    requests.ask()
+    requests.ask()
+    assert requests.take()
+    assert not requests.take()
+    requests.ask()
+    assert not requests.take()  # too soon
+    time.sleep(0.25)
+    assert requests.take()  # but not forgotten
+    time.sleep(0.25)
+    assert not requests.take()
+
+
+async def test_a_clip_has_few_key_frames_however_often_they_are_asked_for():
+    track = EncodedTrack(portrait_source(), Encoding(kbps=100))
+    track.begin()
+    began, keyed = time.monotonic(), 0
+    for _ in range(30):
+        track.request_keyframe()
+        keyed += (await track.recv()).is_keyframe
+    track.stop()
+    assert 2 <= keyed <= (time.monotonic() - began) / KEYFRAMES_EVERY + 1

@@ -13,7 +13,7 @@ from receiver.client import Client, SessionError, shown
 from receiver.errors import InputError
 from receiver.janus import Janus
 from receiver.links import MOST_LINK_TEXT, MOST_LINKS, ice_servers, read_links
-from receiver.negotiation import CONNECT, ClientConnection
+from receiver.negotiation import CONNECT, ClosableConnection
 from receiver.signalling import open_publishing, open_session
 from receiver.text import MOST_TEXT, printable
 
@@ -219,4 +219,4 @@ async def test_a_name_that_is_none_is_told():
 
 def test_aiortcs_private_name_is_still_there():
     assert hasattr(RTCPeerConnection, CONNECT)
-    assert CONNECT in vars(ClientConnection)
+    assert CONNECT in vars(ClosableConnection)

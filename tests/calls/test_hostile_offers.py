@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import gc
 import os
 import re
 import socket
@@ -41,6 +40,15 @@ def section(kind: str, mid: object) -> list[str]:
         f"m={kind} 9 UDP/TLS/RTP/SAVPF 96", f"a=mid:{mid}", "a=sendrecv", *codec, "a=rtcp-mux",
         "a=setup:actpass", "a=ice-ufrag:abcd", "a=ice-pwd:abcdefghijklmnopqrstuv",
         "a=fingerprint:sha-256 " + ":".join(["AA"] * 32),
+    ]  # fmt: skip
+
+
+def channels(*more: str) -> list[str]:
+    """A media section of data channels, whose port is yet to come."""
+    return [
+        "m=application 9 UDP/DTLS/SCTP webrtc-datachannel", "a=mid:1", "a=setup:actpass",
+        "a=ice-ufrag:abcd", "a=ice-pwd:abcdefghijklmnopqrstuv",
+        "a=fingerprint:sha-256 " + ":".join(["AA"] * 32), *more,
     ]  # fmt: skip
 
 
@@ -135,15 +143,6 @@ class StallWatch:
             self.passed = max(self.passed, time.perf_counter() - passed - 0.001)
 
 
-@pytest.fixture
-def young_heap() -> Iterator[None]:
-    """Keeps garbage collections short: those of all that was imported take up to 70 ms."""
-    gc.collect()
-    gc.freeze()
-    yield
-    gc.unfreeze()
-
-
 @pytest.mark.parametrize("path", ["/whip/room", "/whep/other"])
 @pytest.mark.parametrize("most_lines", [MAX_LINES, MAX_BODY])
 async def test_no_offer_stalls_the_server(generator, http, young_heap, path, most_lines):
@@ -204,6 +203,16 @@ def candidates(number: int, address: str = "10.0.0.1", transport: str = "udp") -
         (["a=b"] * 2000, f"the offer has {2000 + len(VIDEO)} lines: offer 2000 at most"),
         (section("video", 1), "the offer has more than one video: offer one"),
         (section("audio", 1) + section("audio", 2), "the offer has more than one audio: offer one"),
+        (channels(), "the offer has data channels without a port from 1 to 65535"),
+        (channels("a=sctp-port:0"), "the offer has data channels without a port from 1 to 65535"),
+        (
+            channels("a=sctp-port:5000", "a=max-message-size:16383"),
+            "the offer has data channels that take no message of 16384 bytes",
+        ),
+        (
+            ["a=extmap:256 urn:ietf:params:rtp-hdrext:sdes:mid"],
+            "the offer numbers RTP's extensions beyond 1 to 255",
+        ),
     ],
 )
 @pytest.mark.parametrize("path", ["/whip/room", "/whep/room"])
@@ -409,6 +418,7 @@ async def test_a_viewer_that_never_connects_frees_its_slot(generator, http, peer
         await post_silent(http, base + "/whep/room")  # the first: the encoder stays
         room = server.rooms["room"]
         await until(lambda: room.viewer_count == 0)
+        await asyncio.sleep(0.5)  # its connection is still being closed
         before = held()
         async with contextlib.aclosing(peer(http, base + "/whep/room")) as answers:
             assert await anext(answers) == 201

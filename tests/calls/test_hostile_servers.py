@@ -732,8 +732,8 @@ async def test_candidates_that_cannot_be_used_are_left_out(caplog):
     ("change", "why"),
     [
         (replaced("a=recvonly", "a=sendonly"), "its video is sendonly, not recvonly or inactive"),
-        (without("sctp-port"), "its data channels have no port"),
-        (replaced("sctp-port:.*", "sctp-port:0"), "its data channels have no port"),
+        (without("sctp-port"), "has data channels without a port"),
+        (replaced("sctp-port:.*", "sctp-port:0"), "has data channels without a port"),
         (replaced("message-size:.*", "message-size:-1"), "take no message of 16384 bytes"),
         (replaced("message-size:.*", "message-size:9"), "take no message of 16384 bytes"),
     ],

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import gzip
 import ssl
 import threading
 from datetime import UTC, datetime, timedelta
@@ -11,19 +12,27 @@ from pathlib import Path
 import aiohttp
 import pytest
 from aiortc.mediastreams import MediaStreamError
+from aiortc.rtp import RTCP_PSFB_FIR, RtcpPsfbPacket
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
 from receiver.access import parse_token
-from receiver.call import receive_h264
+from receiver.call import prepare_aiortc, receive_h264
+from receiver.decoding import DecodedFrame
 from receiver.enhancer import Enhancer
 from receiver.errors import InputError
 from receiver.generator import Generator
+from receiver.negotiation import ClosableConnection
+from receiver.offers import OfferError, read_offer
 from receiver.quality import Quality
-from receiver.serve import MAX_BODY, ServeConfig, Server, listening
-from tests.calls.peer import SDP, Peer, serving
+from receiver.rooms import Room, SharedEncoder
+from receiver.sender import KEYFRAMES_EVERY
+from receiver.serve import MAX_BODY, MAX_NAME, ServeConfig, Server, listening
+from tests.calls.peer import HERE, SDP, Peer, serving
+from tests.calls.test_hostile_offers import STALL, VIDEO, StallWatch, filled
+from tests.calls.test_join import until
 from tests.conftest import same_pixels
 
 
@@ -321,3 +330,180 @@ async def test_over_https_a_call_is_published_and_watched(generator, tmp_path):
         assert (await publisher.publish()).status == 201
         assert (await viewer.watch()).status == 201
         assert len(await viewer.frames(10)) == 10
+
+
+@pytest.mark.parametrize("order", [("end", "watch"), ("watch", "end")])
+async def test_a_call_that_ends_while_a_viewer_comes_leaves_nothing(generator, http, order):
+    """The viewer's new encoder made the end fail half way: the publisher went on, unseen."""
+    offer = filled(VIDEO, [])
+    async with serving(generator) as (server, base):
+        for _ in range(10):
+            for path in ("/whip/r", "/whep/r"):
+                assert (await http.post(base + path, data=offer, headers=SDP)).status == 201
+            room = server.rooms["r"]
+            # As the requests' handlers do, in the same turn of the event loop.
+            steps = {"end": room.close, "watch": lambda it=room: it.view(read_offer(offer), "both")}
+            results = await asyncio.gather(*(steps[n]() for n in order), return_exceptions=True)
+            results = dict(zip(order, results, strict=True))
+            assert results["end"] is None
+            assert isinstance(results["watch"], OfferError)
+            assert results["watch"].status == 404
+            assert server.rooms == {}
+            assert room._publisher.connectionState == "closed"
+            tasks = {task.get_coro().__qualname__ for task in asyncio.all_tasks()}
+            assert "SharedEncoder._run" not in tasks
+
+
+async def test_an_end_that_fails_in_part_ends_the_rest(generator, http, monkeypatch):
+    async def fail(encoder):
+        raise RuntimeError("no end")
+
+    offer = filled(VIDEO, [])
+    async with serving(generator) as (server, base):
+        published = await http.post(base + "/whip/r", data=offer, headers=SDP)
+        await http.post(base + "/whep/r", data=offer, headers=SDP)
+        room = server.rooms["r"]
+        encoder = room._encoders["restored"]
+        with monkeypatch.context() as patched:
+            patched.setattr(SharedEncoder, "close", fail)
+            response = await http.delete(base + published.headers["Location"])
+        assert response.status == 200
+        assert room._publisher.connectionState == "closed"
+        assert room.viewer_count == 0
+        await encoder.close()
+
+
+async def test_a_call_that_has_ended_takes_no_viewer(generator):
+    prepare_aiortc()
+    room = Room("r", Enhancer(generator), HERE)
+    await room.close()
+    with pytest.raises(OfferError, match="r has ended") as caught:
+        await room.view(read_offer(filled(VIDEO, [])), "both")
+    assert caught.value.status == 404
+    assert room._encoders == {}
+
+
+async def test_a_viewer_that_asks_for_key_frames_all_the_time_gets_two_a_second(generator, http):
+    """Nearly every picture became one, for all who watched."""
+    async with serving(generator) as (_, base):
+        publisher, greedy, other = (Peer(http, base) for _ in range(3))
+        await publisher.publish()
+        await greedy.watch()
+        await other.watch()
+        await greedy.connected()
+        await asyncio.gather(greedy.frames(3), other.frames(3))
+        flood = asyncio.ensure_future(ask_for_keyframes(greedy))
+        began = asyncio.get_running_loop().time()
+        seen, _ = await asyncio.gather(other.frames(60), greedy.frames(60))
+        passed = asyncio.get_running_loop().time() - began
+        flood.cancel()
+        keyed = sum(DecodedFrame.from_video(frame).is_keyframe for frame in seen)
+        # One more for its beginning, and one for what had waited for its decoder.
+        assert 2 <= keyed <= passed / KEYFRAMES_EVERY + 2
+        for peer in (publisher, greedy, other):
+            await peer.close()
+
+
+async def ask_for_keyframes(peer):
+    """Sends PLI and FIR by turns (RFC 4585, section 6.3.1; RFC 5104, section 4.3.1)."""
+    (receiver,) = peer.connection.getReceivers()
+    ssrcs = {source.source for source in receiver.getSynchronizationSources()}
+    while True:
+        for ssrc in ssrcs:
+            await receiver._send_rtcp_pli(ssrc)
+            fir = RtcpPsfbPacket(fmt=RTCP_PSFB_FIR, ssrc=1, media_ssrc=ssrc, fci=bytes(8))
+            await receiver.transport._send_rtp(bytes(fir))
+        await asyncio.sleep(0.01)
+
+
+@pytest.mark.parametrize("role", ["publisher", "viewer"])
+async def test_sessions_that_end_while_they_connect_leave_nothing(generator, http, role):
+    """ICE's checks of whether the peer still listens went on for ever."""
+    async with serving(generator) as (_, base):
+        if role == "viewer":
+            for path in ("/whip/r", "/whep/r"):  # the first viewer has the encoder made
+                answer = await http.post(base + path, data=filled(VIDEO, []), headers=SDP)
+            await http.delete(base + answer.headers["Location"])
+        await asyncio.sleep(0.1)
+        before = working()
+        for number in range(30):
+            peer = Peer(http, base)
+            peer.connection = ClosableConnection(HERE)
+            peer.connection.addTransceiver("video", direction="sendrecv")
+            path = "/whip/one" if role == "publisher" else "/whep/r"
+            assert (await peer.negotiate(path)).status == 201
+            await asyncio.sleep(number % 10 * 0.005)
+            assert (await http.delete(base + peer.location)).status == 200
+            await peer.close()
+        await until(lambda: working() == before, 3)
+
+
+def working():
+    """Names what works in the event loop, apart from HTTP connections that are kept open."""
+    names = (task.get_coro().__qualname__ for task in asyncio.all_tasks())
+    return sorted(name for name in names if not name.startswith("RequestHandler"))
+
+
+async def test_compressed_bodies_are_refused_and_not_decompressed(generator, http, young_heap):
+    """Before the token was checked, 400 kB of them held the event loop for a quarter second."""
+    body = gzip.compress(bytes(400_000_000))
+    headers = SDP | {"Content-Encoding": "gzip"}
+    async with serving(generator, token="secret") as (_, base):
+        for token, status in (("no", 401), ("secret", 415)):
+            async with StallWatch() as watch:
+                sent = headers | {"Authorization": f"Bearer {token}"}
+                answer = await http.post(base + "/whip/r", data=body, headers=sent)
+                assert answer.status == status
+                await asyncio.sleep(0.05)  # what is begun after the answer counts too
+            assert watch.worked < STALL
+        assert await answer.text() == "send the body without a Content-Encoding\n"
+
+
+@pytest.mark.parametrize(
+    ("encoding", "status"),
+    [("identity", 201), ("Identity", 201), ("gzip", 415), ("GZIP", 415), ("deflate", 415),
+     ("br", 415), ("zstd", 415), ("identity, gzip", 415)],
+)  # fmt: skip
+async def test_bodies_have_no_encoding(generator, encoding, status):
+    async with serving(generator) as (_, base):
+        line, _ = await post(base, "/whip/r", f"Content-Encoding: {encoding}")
+        assert line.split()[1] == str(status)
+
+
+@pytest.mark.parametrize(
+    ("path", "sentence"),
+    [
+        ("/whip/.", "a room cannot be called '.': use another name\n"),
+        ("/whip/..", "a room cannot be called '..': use another name\n"),
+        ("/whip/%2e", "a room cannot be called '.': use another name\n"),
+        ("/whip/.%2E", "a room cannot be called '..': use another name\n"),
+        ("/whep/..", "a room cannot be called '..': use another name\n"),
+        ("/whip/...", None),
+        ("/whip/" + "a" * MAX_NAME, None),
+        ("/whip/" + "%C3%A9" * MAX_NAME, None),
+        (
+            "/whip/" + "a" * (MAX_NAME + 1),
+            "a room's name has 256 characters at most: use a shorter one\n",
+        ),
+    ],
+)
+async def test_a_rooms_name_can_stand_in_a_url(generator, path, sentence):
+    async with serving(generator) as (server, base):
+        line, said = await post(base, path, "Accept: */*")
+        assert line.split()[1] == ("201" if sentence is None else "400")
+        assert sentence in (None, said)
+        assert len(server.rooms) == (sentence is None)
+
+
+async def post(base, path, header):
+    """Posts an offer to a path as it is written; returns the answer's first line and its text."""
+    offer = filled(VIDEO, [])
+    reader, writer = await asyncio.open_connection("127.0.0.1", int(base.rsplit(":", 1)[1]))
+    writer.write(
+        f"POST {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n{header}\r\n"
+        f"Content-Type: application/sdp\r\nContent-Length: {len(offer)}\r\n\r\n".encode()
+        + offer
+    )
+    answer = (await asyncio.wait_for(reader.read(), 10)).decode()
+    writer.close()
+    return answer.split("\r\n", 1)[0], answer.split("\r\n\r\n", 1)[1]

@@ -1,7 +1,11 @@
 """Real calls that lose packets: between SRTP and the receiver, by their numbers."""
 
 import asyncio
+import copy
+import inspect
 import random
+import struct
+import time
 from fractions import Fraction
 
 import aiortc.rtcpeerconnection
@@ -9,14 +13,23 @@ import pytest
 from aiortc import RTCPeerConnection
 from aiortc.jitterbuffer import JitterFrame
 from aiortc.rtcrtpreceiver import NackGenerator, RTCRtpReceiver
-from aiortc.rtp import RtpPacket
+from aiortc.rtcrtpsender import RTCRtpSender
+from aiortc.rtp import RTCP_RTPFB_NACK, RTP_HISTORY_SIZE, RtcpRtpfbPacket, RtpPacket
 
+import receiver.transport
 from receiver.call import ObservingJitterBuffer, prepare_aiortc
 from receiver.decoding import DecodedFrame
 from receiver.demo import connect
 from receiver.encoding import Encoding
 from receiver.sender import EncodedTrack, portrait_source
-from receiver.transport import BACKLOG, SteadyReceiver
+from receiver.transport import (
+    BACKLOG,
+    HISTORY,
+    RESEND_EVERY,
+    RESENDS_AT_ONCE,
+    BoundedSender,
+    SteadyReceiver,
+)
 from tests.conftest import plain_frame
 
 RATE = 30
@@ -123,6 +136,7 @@ async def test_what_is_hooked_of_aiortcs_receiver_is_where_it_was():
     """aiortc promises none of these names; if one moves, `SteadyReceiver` has to move along."""
     prepare_aiortc()
     assert aiortc.rtcpeerconnection.RTCRtpReceiver is SteadyReceiver
+    assert aiortc.rtcpeerconnection.RTCRtpSender is BoundedSender
     connection = RTCPeerConnection()
     video = connection.addTransceiver("video", direction="recvonly").receiver
     sound = connection.addTransceiver("audio", direction="recvonly").receiver
@@ -134,6 +148,12 @@ async def test_what_is_hooked_of_aiortcs_receiver_is_where_it_was():
     assert callable(vars(RTCRtpReceiver)["_RTCRtpReceiver__stop_decoder"])
     assert parts["_RTCRtpReceiver__jitter_buffer"] is video
     assert isinstance(vars(sound)["_RTCRtpReceiver__jitter_buffer"], ObservingJitterBuffer)
+    sender = connection.addTransceiver("video", direction="sendonly").sender
+    assert isinstance(sender, BoundedSender)
+    assert vars(sender)[HISTORY] == {}
+    for name in ("_handle_rtcp_packet", "_retransmit"):
+        assert asyncio.iscoroutinefunction(getattr(RTCRtpSender, name))
+    assert list(inspect.signature(RTCRtpSender._retransmit).parameters)[1:] == ["sequence_number"]
     video.use_stock_transport()
     assert isinstance(parts["_RTCRtpReceiver__jitter_buffer"], ObservingJitterBuffer)
     assert isinstance(parts["_RTCRtpReceiver__nack_generator"], NackGenerator)
@@ -165,6 +185,79 @@ def encoded(frames):
     for number, frame in enumerate(frames):
         frame.pts, frame.time_base = 3000 * number, encoder.time_base
         yield b"".join(bytes(packet) for packet in encoder.encode(frame))
+
+
+async def test_a_flood_of_nacks_is_not_answered_with_one_of_packets():
+    """17 packets named 300 times, 5 times a second, had 30 MB/s resent."""
+    async with LossyCall(lambda number, repair: False) as call:
+        await call.until(30)
+        (sender,) = call.sending.getSenders()
+        before, began = await bytes_sent(call.sending), time.monotonic()
+        for _ in range(10):
+            await send_nacks(call, sender, times=300)
+            await asyncio.sleep(0.2)
+        passed = time.monotonic() - began
+        sent = await bytes_sent(call.sending) - before
+        newest = len(call.frames)
+        await call.until(newest + 10)  # and the call goes on
+    # The video's own 150 kbit/s, and 17 packets for each NACK.
+    assert sent < 2 * passed * 150_000 / 8 + 10 * 17 * 1300
+
+
+async def send_nacks(call, sender, times):
+    """Sends one RTCP packet of the viewer that names 17 packets, `times` times each."""
+    history = getattr(sender, HISTORY)
+    newest = max(packet.sequence_number for packet in history.values())
+    named = struct.pack("!HH", newest - 16, 0xFFFF) * times  # RFC 4585, section 6.2.1
+    header = struct.pack("!BBHII", 0x80 | RTCP_RTPFB_NACK, 205, 2 + times, 1, sender._ssrc)
+    await call.receiver.transport._send_rtp(header + named)
+
+
+async def bytes_sent(connection):
+    report = await connection.getStats()
+    return sum(row.bytesSent for row in report.values() if row.type == "transport")
+
+
+async def resent_by(sender, numbers):
+    """Returns how many of the packets a NACK brings."""
+    before = (await sender.getStats()).copy()
+    nack = RtcpRtpfbPacket(fmt=RTCP_RTPFB_NACK, ssrc=1, media_ssrc=sender._ssrc, lost=numbers)
+    await sender._handle_rtcp_packet(nack)
+    assert len(nack.lost) == min(RTP_HISTORY_SIZE, len(set(numbers)))
+    after = await sender.getStats()
+    sent = [
+        sum(row.packetsSent for row in report.values() if row.type == "transport")
+        for report in (before, after)
+    ]
+    return sent[1] - sent[0]
+
+
+async def test_repairs_are_bounded_each_and_together(monkeypatch):
+    monkeypatch.setattr(receiver.transport, "RESENDS", 0.0)  # the bucket is never filled again
+    async with LossyCall(lambda number, repair: False) as call:
+        await call.until(3)
+        call.sender.stop()
+        await asyncio.sleep(0.1)
+        (sender,) = call.sending.getSenders()
+        history = getattr(sender, HISTORY)
+        last = max(history.values(), key=lambda packet: packet.sequence_number)
+        first = last.sequence_number - RTP_HISTORY_SIZE + 1
+        for number in range(first, last.sequence_number + 1):
+            packet = copy.copy(last)
+            packet.sequence_number = number
+            history[number % RTP_HISTORY_SIZE] = packet
+        gone = [(first - n) % (1 << 16) for n in range(1, 1000)]
+        newest = last.sequence_number
+        assert await resent_by(sender, gone) == 0
+        assert await resent_by(sender, [*gone, newest, newest, newest - 1]) == 2
+        assert await resent_by(sender, [newest]) == 0
+        await asyncio.sleep(2 * RESEND_EVERY)
+        assert await resent_by(sender, [newest]) == 1
+        await asyncio.sleep(2 * RESEND_EVERY)
+        assert await resent_by(sender, list(range(first, newest + 1))) == RESENDS_AT_ONCE - 3
+        monkeypatch.setattr(receiver.transport, "RESENDS", 1000.0)
+        await asyncio.sleep(2 * RESEND_EVERY)
+        assert await resent_by(sender, [newest]) == 1
 
 
 @pytest.mark.parametrize("kind", ["audio", "video"])
