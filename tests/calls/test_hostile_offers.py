@@ -381,7 +381,11 @@ async def only_ice(http: aiohttp.ClientSession, url: str) -> AsyncIterator[int]:
 def held() -> tuple[int, set[str], int]:
     """Returns what a session may leave behind: open files, threads' names, tasks."""
     files = len(os.listdir("/proc/self/fd"))
-    threads = {one.name for one in threading.enumerate() if not one.name.startswith("asyncio")}
+    threads = {
+        one.name
+        for one in threading.enumerate()
+        if not one.name.startswith(("asyncio", "recognition"))
+    }
     return files, threads, len(asyncio.all_tasks())
 
 

@@ -101,7 +101,11 @@ async def test_a_publisher_that_is_killed_frees_its_room(generator, http):
 
 
 async def test_nothing_is_left_when_the_server_stops(generator, http):
-    before = {thread for thread in threading.enumerate() if not thread.name.startswith("asyncio")}
+    before = {
+        thread
+        for thread in threading.enumerate()
+        if not thread.name.startswith(("asyncio", "recognition"))
+    }
     async with serving(generator) as (_, base):
         publisher, viewer = Peer(http, base), Peer(http, base)
         await publisher.publish(sound=True)
@@ -110,7 +114,11 @@ async def test_nothing_is_left_when_the_server_stops(generator, http):
     await publisher.close()
     await viewer.close()
     await asyncio.sleep(0.3)
-    after = {thread for thread in threading.enumerate() if not thread.name.startswith("asyncio")}
+    after = {
+        thread
+        for thread in threading.enumerate()
+        if not thread.name.startswith(("asyncio", "recognition"))
+    }
     assert after - before == set()
     assert asyncio.all_tasks() == {asyncio.current_task()}
 
