@@ -1083,7 +1083,8 @@ async def test_ctrl_c_at_any_step_leaves_no_session(name, step, clip, tmp_path):
 
 async def test_a_call_that_never_came_about_makes_no_album(tmp_path):
     album = tmp_path / "album"
-    async with raw(b"HTTP/1.1 401 No\r\nContent-Length: 0\r\n\r\n") as base:
+    refusal = b"HTTP/1.1 401 No\r\nContent-Length: 0\r\n\r\n"
+    async with raw(b"", lambda: refusal) as base:
         arguments = ["join", base, "--record", str(tmp_path / "a.mp4"), "--keyframes", str(album)]
         async with command(*arguments) as process:
             _, said = await asyncio.wait_for(process.communicate(), 60)
