@@ -425,8 +425,9 @@ async def test_a_viewer_that_never_reads_costs_the_others_nothing():
     assert [packet.is_keyframe for packet in packets].count(True) == 1
     assert stalled._packets.qsize() <= PENDING
     reading = asyncio.ensure_future(stalled.recv())  # it reads again
-    await asyncio.sleep(0)
-    encoder.put([plain_frame()], 0.0)
+    while not reading.done():  # key frames on request have an interval between them
+        encoder.put([plain_frame()], 0.0)
+        await asyncio.sleep(0.02)
     assert (await reading).is_keyframe
     await encoder.close()
     with pytest.raises(MediaStreamError):
