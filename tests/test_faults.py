@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import math
 import random
 import resource
 import shutil
@@ -244,10 +243,8 @@ async def test_a_tracker_in_disorder_is_begun_anew(generator, decoded):
     enhancer = Enhancer(generator)
     call = Call(enhancer)
     person = await call.identified(enhancer, decoded)
-    for frame in decoded[1 : 1 + FAILURES]:
-        for track in enhancer._tracker._tracks:
-            track.box[:], track.before = math.nan, None
-        assert not await call.show(frame)
+    enhancer._tracker.track = raising(enhancer._tracker.track, lambda: True)
+    assert not any([await call.show(frame) for frame in decoded[1 : 1 + FAILURES]])
     await call.recovered()
     assert all([await call.show(frame) for frame in decoded[4:8]])
     assert await call.identified(enhancer, decoded) is person
