@@ -15,7 +15,7 @@ from receiver.encoding import Encoding, open_decoder, through_codec
 from receiver.enhancer import Enhancer, share_taken
 from receiver.faces import CHECK_EVERY, MISSES
 from receiver.identities import MOST_AT_ONCE, SOON, WITHIN
-from receiver.recognition import FaceRecogniser
+from receiver.recognition import FaceRecogniser, shared_recogniser
 from tests.conftest import RATE, plain_frame, same_pixels
 
 IDENTIFIED = (ENOUGH - 1) * SOON + 1
@@ -151,33 +151,28 @@ def test_a_recogniser_that_fails_costs_stills_alone(generator, portrait, decoded
     assert enhancer.stats.admitted["nobody's"] == 1
 
 
-def test_faces_are_recognised_now_and_then(generator, decoded):
-    asked = []
-    enhancer = Enhancer(generator)
-    submit = enhancer._recogniser.submit
+def counting(generator) -> tuple[Enhancer, list[int]]:
+    """An enhancer, and the frames in which it asks for embeddings."""
+    asked: list[int] = []
 
     class Counting(FaceRecogniser):
         def submit(self, picture, landmarks):
             asked.append(enhancer.people.frames)
-            return submit(picture, landmarks)
+            return shared_recogniser().submit(picture, landmarks)
 
     enhancer = Enhancer(generator, recogniser=Counting())
+    return enhancer, asked
+
+
+def test_faces_are_recognised_now_and_then(generator, decoded):
+    enhancer, asked = counting(generator)
     for number in range(170):
         enhancer.enhance(decoded[number % len(decoded)])
     assert asked == [1, 6, 11, 41, 71, 161]  # from then on every three seconds
 
 
 def test_people_who_change_all_the_time_do_not_keep_the_recogniser_busy(generator, decoded):
-    asked = []
-    enhancer = Enhancer(generator)
-    submit = enhancer._recogniser.submit
-
-    class Counting(FaceRecogniser):
-        def submit(self, picture, landmarks):
-            asked.append(enhancer.people.frames)
-            return submit(picture, landmarks)
-
-    enhancer = Enhancer(generator, recogniser=Counting())
+    enhancer, asked = counting(generator)
     for number in range(60):
         video = copy_frame(decoded[number % len(decoded)].video)
         if number % 2:
