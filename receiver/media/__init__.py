@@ -1,0 +1,1 @@
+"""Video files: the only place where they are opened, and where they are written."""

@@ -1,0 +1,107 @@
+"""Times of packets and frames that go on, whatever the times in the file do."""
+
+import heapq
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import Any
+
+import av
+
+BACK = Fraction(1, 10)
+"""Seconds by which a stream's decoding times go back where a new segment begins (FFmpeg's limit):
+one file appended to another."""
+FORWARD = Fraction(10)
+"""Seconds by which they leap forward where a new segment begins, in formats whose clock may jump
+(FFmpeg's `dts_delta_threshold`). In others a pause may be as long as it likes."""
+MOST_WAITING = 64
+"""Decoding times that wait for their frames: more than any codec reorders."""
+
+
+@dataclass
+class _Progress:
+    """Where one stream is: its segment, and the decoding times in the file, in seconds."""
+
+    segment: int = 0
+    last: Fraction | None = None
+    next: Fraction = Fraction(0)
+
+
+class PacketClock:
+    """Shifts the times of packets so that they go on where those in the file jump.
+
+    A jump begins a new segment. Streams reach it one after another, and all of them are shifted by
+    the same time, so that sound and video stay together.
+    """
+
+    def __init__(self, *, may_jump: bool, origin: Fraction = Fraction(0)) -> None:
+        """
+        Args:
+            may_jump: whether leaps forward are jumps (`FORWARD`), too.
+            origin: time in the file, in seconds, that becomes 0.
+        """
+        self._may_jump = may_jump
+        self._shifts = [-origin]
+        self._streams: dict[int, _Progress] = {}
+
+    def place(self, packet: Any) -> None:
+        """Shifts the pts and dts of the next packet of the file."""
+        base = Fraction(packet.time_base)
+        segment = len(self._shifts) - 1
+        if packet.stream.type in ("video", "audio") and packet.dts is not None:
+            lasts = (packet.duration or 0) * base
+            segment = self._segment(packet.stream.index, packet.dts * base, lasts)
+        shift = round(self._shifts[segment] / base)
+        if packet.pts is not None:
+            packet.pts += shift
+        if packet.dts is not None:
+            packet.dts += shift
+
+    def _segment(self, stream: int, dts: Fraction, lasts: Fraction) -> int:
+        progress = self._streams.setdefault(stream, _Progress())
+        if progress.last is not None and (
+            dts < progress.last - BACK or (self._may_jump and dts > progress.next + FORWARD)
+        ):
+            shift = self._shifts[progress.segment] + progress.next - dts
+            progress.segment += 1
+            if progress.segment == len(self._shifts):  # the first stream to reach it
+                self._shifts.append(shift)
+        progress.last, progress.next = dts, dts + lasts
+        return progress.segment
+
+
+class FrameClock:
+    """Gives each decoded frame a time that is later than that of the frame before.
+
+    A frame keeps its own pts. Where the file has none for it (AVI, raw H.264), frames take the
+    decoding times of their packets in ascending order, or else follow at the stream's rate.
+    """
+
+    def __init__(self, time_base: Fraction, rate: Fraction) -> None:
+        self._base, self._step = time_base, 1 / rate / time_base
+        self._waiting: list[int] = []
+        self._due: Fraction | None = None
+        self._last: int | None = None
+
+    def sent(self, packet: Any) -> None:
+        """Notes a packet that goes to the decoder."""
+        if packet.pts is None and packet.dts is not None:
+            heapq.heappush(self._waiting, packet.dts)
+            if len(self._waiting) > MOST_WAITING:
+                heapq.heappop(self._waiting)
+
+    def place(self, frame: av.VideoFrame) -> None:
+        """Sets the next frame's pts, time base and, where the file has none, its duration."""
+        time = frame.pts
+        if time is None:
+            frame.duration = round(self._step)
+            time = heapq.heappop(self._waiting) if self._waiting else round(self._due or 0)
+        if self._last is not None and time <= self._last:
+            time = self._last + 1
+        elif self._due is not None and time == round(self._due):
+            self._due += self._step  # without a sum of rounding errors
+        if self._due is None or time != round(self._due - self._step):
+            self._due = time + self._step
+        if frame.duration <= 0:
+            frame.duration = max(1, round(self._step))
+        frame.pts = self._last = time
+        frame.time_base = self._base
