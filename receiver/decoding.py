@@ -1,8 +1,9 @@
 """From packets to pictures that know how well they arrived."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, TypeAlias
 
 import av
 import numpy as np
@@ -10,6 +11,9 @@ from av.codec.context import Flags2
 from av.sidedata.encparams import VideoEncParamsType
 from av.sidedata.sidedata import SideDataContainer
 from numpy.typing import NDArray
+
+Box: TypeAlias = NDArray[np.float64]
+"""Left, top, right, bottom in pixels."""
 
 _H264 = VideoEncParamsType.H264
 _BLOCK = np.dtype([("x", "<i4"), ("y", "<i4"), ("w", "<i4"), ("h", "<i4"), ("dqp", "<i4")])
@@ -48,6 +52,8 @@ class DecodedFrame:
             inherit; None where the codec does not tell.
         damaged: whether a loss came before it in its prediction chain; False where nobody watched.
         size_bytes: as encoded, None where nobody counted.
+        stored: if `video` is a view that is turned or scaled, the frame that was decoded, and what
+            takes a box in `video` to one in it; else None.
     """
 
     video: av.VideoFrame
@@ -55,6 +61,7 @@ class DecodedFrame:
     qp: float | None
     damaged: bool = False
     size_bytes: int | None = None
+    stored: "tuple[av.VideoFrame, Callable[[Box], Box]] | None" = None
 
     @classmethod
     def from_video(cls, video: av.VideoFrame) -> "DecodedFrame":
@@ -63,12 +70,16 @@ class DecodedFrame:
         damaged, size = (arrival.damaged, arrival.size_bytes) if arrival else (False, None)
         return cls(video, bool(video.key_frame), _mean_qp(video), damaged, size)
 
-    def qp_within(self, box: NDArray[np.float64]) -> float | None:
+    def qp_within(self, box: Box) -> float | None:
         """Mean luma QP of the macroblocks that lie within left, top, right, bottom in pixels.
 
         Of the whole picture where none does; None where the codec does not tell.
         """
-        side_data = _blocks(self.video)
+        decoded = self.video
+        if self.stored is not None:
+            decoded, stored_box = self.stored
+            box = stored_box(box)
+        side_data = _blocks(decoded)
         if self.qp is None or side_data is None:
             return self.qp
         blocks, qp = side_data

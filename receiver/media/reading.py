@@ -7,7 +7,7 @@ from collections.abc import Collection, Iterator
 from fractions import Fraction
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, cast
 
 import av
 from av.container.core import Flags
@@ -41,38 +41,10 @@ FORMATS = (
 )
 """libav's names of the formats that are opened, whatever a file's ending says. Not among them is
 what names other files or servers: HLS, DASH, concat scripts, SDP, numbered pictures."""
-ENDINGS = frozenset(
-    [
-        ".mp4",
-        ".m4v",
-        ".mov",
-        ".3gp",
-        ".3g2",
-        ".mkv",
-        ".webm",
-        ".avi",
-        ".ts",
-        ".mts",
-        ".m2ts",
-        ".mpg",
-        ".mpeg",
-        ".vob",
-        ".m2v",
-        ".flv",
-        ".ogv",
-        ".ogg",
-        ".wmv",
-        ".asf",
-        ".mxf",
-        ".dv",
-        ".ivf",
-        ".gif",
-        ".y4m",
-        ".h264",
-        ".264",
-        ".hevc",
-        ".265",
-    ]
+ENDINGS = (
+    *(".mp4", ".m4v", ".mov", ".3gp", ".3g2", ".mkv", ".webm", ".avi", ".ts", ".mts", ".m2ts"),
+    *(".mpg", ".mpeg", ".vob", ".m2v", ".flv", ".ogv", ".ogg", ".wmv", ".asf", ".mxf", ".dv"),
+    *(".ivf", ".gif", ".y4m", ".h264", ".264", ".hevc", ".265"),
 )
 """Usual endings of files in `FORMATS`, by which videos are found in a folder."""
 READING = {"format_whitelist": ",".join(FORMATS), "protocol_whitelist": "file"}
@@ -114,7 +86,7 @@ class VideoReader:
         self.container = self._open(path)
         try:
             # libav would guess the pts of frames in formats that have none, and guess wrong.
-            self.container.flags &= ~Flags.gen_pts.value
+            self.container.flags &= ~cast(int, Flags.gen_pts.value)
             self.video = self._choose_video()
             self.audio = _best(self.container.streams.audio, lambda one: one.channels)
         except BaseException:
@@ -213,7 +185,7 @@ class VideoReader:
             yield from self.decode(packet)
 
     def _restart(self, origin: Fraction) -> None:
-        may_jump = bool(self.container.format.flags & FormatFlags.ts_discont.value)
+        may_jump = bool(self.container.format.flags & cast(int, FormatFlags.ts_discont.value))
         if may_jump and not origin:  # the clock of a broadcast begins anywhere
             origin = self.begins
         self._clock = PacketClock(may_jump=may_jump, origin=origin)
@@ -224,7 +196,10 @@ class VideoReader:
         # Without the prefix, libav takes what stands before a colon for a protocol.
         source: Any = sys.stdin.buffer if path is None else f"file:{path}"
         try:
-            return av.open(source, "r", container_options=READING, metadata_errors="replace")
+            container: av.container.InputContainer = av.open(
+                source, "r", container_options=READING, metadata_errors="replace"
+            )
+            return container
         except av.ArgumentError as error:  # what libav says of a demuxer that is not listed
             raise InputError(
                 f"{self.name} is no video that can be read: playlists, scripts and rare formats "

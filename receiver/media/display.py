@@ -1,0 +1,158 @@
+"""Between the frames of a file and what its viewers see."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import Any
+
+import av
+import cv2
+import numpy as np
+from av.sidedata.sidedata import SideDataContainer
+from av.video.reformatter import ColorRange
+from numpy.typing import NDArray
+
+from receiver.media.pixels import PLANAR_420, Samples, bits_of, keep_tags, samples
+
+MOST_STRETCHED = 4
+"""Width to height of a pixel, or height to width, beyond which a file's aspect is not believed."""
+GREY = 128
+"""Chroma sample without a colour."""
+
+
+@dataclass(frozen=True)
+class Display:
+    """How stored frames are shown: turned, mirrored, with pixels of another shape.
+
+    Attributes:
+        matrix: the 9 numbers of the file's display matrix (ISO/IEC 14496-12, 8.3.2), None without.
+        aspect: width to height of a stored pixel.
+    """
+
+    matrix: tuple[int, ...] | None = None
+    aspect: Fraction = Fraction(1)
+
+    @classmethod
+    def of(cls, frame: av.VideoFrame, aspect: Any) -> "Display":
+        """Reads it off a decoded frame and its stream's sample aspect ratio (None: square)."""
+        container: Any = SideDataContainer  # not frame.side_data: see receiver.decoding._side_data
+        data = container(frame).get("DISPLAYMATRIX")
+        matrix = None if data is None else tuple(np.frombuffer(data, np.int32)[:9].tolist())
+        wide = Fraction(aspect or 1)
+        if not Fraction(1, MOST_STRETCHED) <= wide <= MOST_STRETCHED:
+            wide = Fraction(1)
+        return cls(matrix, wide)
+
+    @property
+    def transposed(self) -> bool:
+        """Whether a stored row is shown as a column."""
+        return self.matrix is not None and abs(self.matrix[1]) > abs(self.matrix[0])
+
+    @property
+    def mirrored(self) -> tuple[bool, bool]:
+        """Whether columns and rows are shown in reverse, after any transposition."""
+        if self.matrix is None:
+            return False, False
+        a, b, _, c, d, *_ = self.matrix
+        return (c < 0, b < 0) if self.transposed else (a < 0, d < 0)
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether frames are shown as they are stored."""
+        return not self.transposed and self.mirrored == (False, False) and self.aspect == 1
+
+    def size(self, width: int, height: int) -> tuple[int, int]:
+        """Width and height in square pixels at which stored frames of this size are shown."""
+        if self.aspect > 1:
+            width = round(width * self.aspect)
+        else:
+            height = round(height / self.aspect)
+        return (height, width) if self.transposed else (width, height)
+
+    def shown(self, frame: av.VideoFrame) -> av.VideoFrame:
+        """The frame as a viewer sees it: upright, in square pixels, 8-bit 4:2:0.
+
+        Args:
+            frame: in a planar YUV pixel format of 8 to 16 bits.
+
+        Returns:
+            A new frame with the same time and colours, or the same object if nothing is to be done.
+        """
+        if self.is_plain and frame.format.name in PLANAR_420:
+            return frame
+        width, height = self.size(frame.width, frame.height)
+        full = frame.color_range == ColorRange.JPEG or frame.format.name.startswith("yuvj")
+        view = av.VideoFrame(width, height, "yuvj420p" if full else "yuv420p")
+        keep_tags(view, frame)
+        for to, plane in zip(samples(view), _three(frame), strict=True):
+            eight = _to_8_bits(plane, bits_of(frame))
+            to[:] = _resized(self._turned(eight), to.shape)
+        return view
+
+    def put_back(self, frame: av.VideoFrame, view: av.VideoFrame, restored: av.VideoFrame) -> None:
+        """Does to a stored frame, in place, what restoring did to its `shown` view.
+
+        Samples whose view did not change stay as they are, to the bit.
+        """
+        frame.make_writable()
+        bits = bits_of(frame)
+        most, shift = (1 << bits) - 1, bits - 8
+        planes = zip(samples(frame), samples(view), samples(restored), strict=False)
+        for plane, before, after in planes:
+            if frame is view:
+                plane[:] = after
+                continue
+            change = cv2.subtract(after, before, dtype=cv2.CV_16S)
+            if not change.any():
+                continue
+            lying = plane.shape[::-1] if self.transposed else plane.shape
+            change = self._turned_back(_resized(change, lying))
+            plane[:] = np.clip(plane.astype(np.int32) + (change.astype(np.int32) << shift), 0, most)
+
+    def stored_box(self, box: NDArray[np.float64], width: int, height: int) -> NDArray[np.float64]:
+        """Where left, top, right, bottom of a view lie in the stored frame of this size."""
+        shown = self.size(width, height)
+        x, y = box[0::2] / shown[0], box[1::2] / shown[1]
+        flip_x, flip_y = self.mirrored
+        x, y = 1 - x if flip_x else x, 1 - y if flip_y else y
+        if self.transposed:
+            x, y = y, x
+        return np.array([min(x) * width, min(y) * height, max(x) * width, max(y) * height])
+
+    def _turned(self, plane: Samples) -> Samples:
+        turned = plane.T if self.transposed else plane
+        return np.ascontiguousarray(turned[self._slices()])
+
+    def _turned_back(self, plane: Samples) -> Samples:
+        turned = plane[self._slices()]
+        return np.ascontiguousarray(turned.T if self.transposed else turned)
+
+    def _slices(self) -> tuple[slice, slice]:
+        columns, rows = (slice(None, None, -1 if one else 1) for one in self.mirrored)
+        return rows, columns
+
+
+def _three(frame: av.VideoFrame) -> Iterator[Samples]:
+    """Luma and both chroma planes; those that a grey frame lacks are grey."""
+    planes = list(samples(frame))
+    yield from planes
+    if len(planes) == 1:
+        grey = np.full((1, 1), GREY << (bits_of(frame) - 8), planes[0].dtype)
+        yield from (grey, grey)
+
+
+def _to_8_bits(plane: Samples, bits: int) -> Samples:
+    if bits == 8:
+        return plane
+    half = 1 << (bits - 9)
+    rounded = (np.minimum(plane, (1 << bits) - 1 - half) + half) >> (bits - 8)
+    return rounded.astype(np.uint8)
+
+
+def _resized(plane: Samples, shape: tuple[int, ...]) -> Samples:
+    """A plane in another height and width: averaged where smaller, interpolated where larger."""
+    if plane.shape == shape:
+        return plane
+    smaller = shape[0] <= plane.shape[0] and shape[1] <= plane.shape[1]
+    how = cv2.INTER_AREA if smaller else cv2.INTER_LINEAR
+    return cv2.resize(plane, shape[::-1], interpolation=how)

@@ -1,0 +1,115 @@
+"""Pixel formats: which of them an H.264 file can hold, and their planes as arrays."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, TypeAlias, cast
+
+import av
+import numpy as np
+from av.video.reformatter import ColorRange
+from numpy.typing import NDArray
+
+Samples: TypeAlias = NDArray[Any]
+"""HxW, uint8 or uint16: one plane of a frame."""
+
+PLANAR_420 = ("yuv420p", "yuvj420p")
+"""The pixel formats in which faces are restored."""
+SMPTE170M = 6
+"""MatrixCoefficients of ITU-T H.273 by which RGB becomes YUV here."""
+
+
+@dataclass(frozen=True)
+class Storage:
+    """How frames are stored in H.264.
+
+    Attributes:
+        name: a planar YUV pixel format of x264: 8 or 10 bits, 4:2:0, 4:2:2, 4:4:4 or grey.
+        changes: what it takes from the frames, in a few words each.
+    """
+
+    name: str
+    changes: tuple[str, ...] = ()
+
+    @classmethod
+    def of(cls, frame: av.VideoFrame) -> "Storage":
+        """The storage that keeps most of frames like this one."""
+        layout = frame.format
+        colours = [part for part in layout.components if not part.is_alpha]
+        bits = max(part.bits for part in colours)
+        depth = 8 if bits <= 8 else 10
+        changes = []
+        if len(colours) < len(layout.components) and not layout.has_palette:
+            changes.append("transparency is lost")
+        if bits > 10:
+            changes.append(f"{bits} bits a sample become 10")
+        if layout.is_rgb or layout.has_palette:
+            changes.append("RGB becomes YUV")
+            name = _named("444", depth, full_range=False)
+        elif len(colours) == 1:
+            name = "gray" if depth == 8 else "gray10le"
+        else:
+            name = _named(_chroma(layout), depth, full_range=layout.name.startswith("yuvj"))
+        odd = (frame.width % 2 and "444" not in name) or (frame.height % 2 and "420" in name)
+        if odd and "gray" not in name:
+            changes.append(
+                f"the colours of {frame.width}x{frame.height} are stored as 4:4:4, because H.264 "
+                "has no odd sizes otherwise: not every player shows that"
+            )
+            name = name.replace("420", "444").replace("422", "444")
+        return cls(name, tuple(changes))
+
+    def stored(self, frame: av.VideoFrame) -> av.VideoFrame:
+        """The frame in this pixel format; the same object if it has it already.
+
+        A converted frame keeps its times and colour tags, but not its side data.
+        """
+        if frame.format.name == self.name:
+            return frame
+        converted = frame.reformat(format=self.name)
+        keep_tags(converted, frame)
+        converted.duration = frame.duration
+        if frame.format.is_rgb or frame.format.has_palette:
+            converted.colorspace, converted.color_range = SMPTE170M, ColorRange.MPEG
+        return converted
+
+
+def samples(frame: av.VideoFrame) -> Iterator[Samples]:
+    """Yields the planes of a frame in a planar pixel format, without a copy."""
+    for plane in frame.planes:
+        width = plane.line_size // bytes_a_sample(frame)
+        kind = np.uint8 if bytes_a_sample(frame) == 1 else np.dtype("<u2")
+        whole = np.frombuffer(cast(Any, plane), kind).reshape(plane.height, width)
+        yield whole[:, : plane.width]
+
+
+def bits_of(frame: av.VideoFrame) -> int:
+    """Bits a sample."""
+    return max(part.bits for part in frame.format.components)
+
+
+def bytes_a_sample(frame: av.VideoFrame) -> int:
+    """1 or 2."""
+    return 1 if bits_of(frame) <= 8 else 2
+
+
+def keep_tags(to: av.VideoFrame, of: av.VideoFrame) -> None:
+    """Gives a frame the time and the colours of another one."""
+    to.pts = of.pts
+    if of.time_base is not None:
+        to.time_base = of.time_base
+    to.colorspace, to.color_range = of.colorspace, of.color_range
+    to.color_primaries, to.color_trc = of.color_primaries, of.color_trc
+
+
+def _chroma(layout: av.VideoFormat) -> str:
+    """The sampling that holds all colour samples of a YUV format: 420, 422 or 444."""
+    width, height = layout.chroma_width(64), layout.chroma_height(64)
+    if height < 64:
+        return "420" if width <= 32 else "444"
+    return "422" if width <= 32 else "444"
+
+
+def _named(chroma: str, depth: int, *, full_range: bool) -> str:
+    if depth == 10:
+        return f"yuv{chroma}p10le"
+    return f"yuvj{chroma}p" if full_range else f"yuv{chroma}p"
