@@ -94,7 +94,6 @@ class VideoReader:
         except BaseException:
             self.container.close()
             raise
-        self.video.thread_type = "SLICE"  # the side data of other threads' frames is not complete
         export_side_data(self.video.codec_context)
         rate = self.video.average_rate or self.video.guessed_rate
         self.rate = Fraction(rate) if rate else DEFAULT_RATE
