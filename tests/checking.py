@@ -34,13 +34,25 @@ def enhanced(
     return result, said
 
 
-def check(source: Path, target: Path, generator: Any, orientation: int = 0) -> dict[str, Any]:
-    """Enhances a file and compares all of it; returns the probed output."""
+def check(
+    source: Path,
+    target: Path,
+    generator: Any,
+    *,
+    orientation: int = 0,
+    frames: int = FRAMES,
+) -> dict[str, Any]:
+    """Enhances a file and compares all of it; returns the probed output.
+
+    Args:
+        orientation: which of `tests.sources.ORIENTATIONS` the file has.
+        frames: that it has; all show the face, and all are to be restored.
+    """
     result, said = enhanced(source, target, generator)
     before, after = probe(source), probe(target)
     video = video_of(before)
-    assert result.frames == {"received": FRAMES, "enhanced": FRAMES, "passed": 0}
-    assert len(video["frames"]) == FRAMES
+    assert result.frames == {"received": frames, "enhanced": frames, "passed": 0}
+    assert len(video["frames"]) == frames
     unexplained = differences(before, after)
     for name, (had, has) in dict(unexplained).items():
         if _is_reduction(name, had, has, target.suffix, before, result.notes):
@@ -51,7 +63,7 @@ def check(source: Path, target: Path, generator: Any, orientation: int = 0) -> d
         fields = [[frame["i"] for frame in shown(path)] for path in (source, target)]
         assert fields[0] == fields[1]
     for one, other in zip(video["frames"], video_of(after)["frames"], strict=True):
-        _compare_pictures(one["picture"], other["picture"], orientation)
+        compare_pictures(one["picture"], other["picture"], orientation)
     return after
 
 
@@ -123,7 +135,7 @@ def _is_least_loss(had: str, has: str, odd: bool) -> bool:
     return fine[1] >= fine[0]
 
 
-def _compare_pictures(before: av.VideoFrame, after: av.VideoFrame, orientation: int) -> None:
+def compare_pictures(before: av.VideoFrame, after: av.VideoFrame, orientation: int = 0) -> None:
     """Outside of the face alike, to the bit or within 45 dB; within it something was restored."""
     name = before.format.name
     had, has = name.replace("yuvj", "yuv"), after.format.name.replace("yuvj", "yuv")

@@ -123,7 +123,7 @@ def sources(draw: st.DrawFn) -> Properties:
 @pytest.mark.timeout(300)
 def test_all_but_the_faces_stays(generator, raw, tmp_path, properties, ending):
     source = build(properties, raw, tmp_path)
-    check(source, tmp_path / f"out.{ending}", generator, properties.orientation)
+    check(source, tmp_path / f"out.{ending}", generator, orientation=properties.orientation)
 
 
 @pytest.mark.parametrize("orientation", range(8))
@@ -135,7 +135,7 @@ def test_the_face_is_restored_whichever_way_the_camera_was_held(
     for turned in (0, orientation):
         properties = Properties("ffv1", "yuv444p", "mkv", orientation=turned)
         source = build(properties, raw, tmp_path, f"source{turned}")
-        after = check(source, tmp_path / f"out{turned}.mkv", generator, turned)
+        after = check(source, tmp_path / f"out{turned}.mkv", generator, orientation=turned)
         luma = planes_of(video_of(after)["frames"][0]["picture"])[0]
         pictures.append(_upright(luma, turned).astype(float))
     error = np.square(pictures[0] - pictures[1]).mean()
