@@ -32,7 +32,7 @@ from av.video.reformatter import ColorRange, Colorspace
 
 from keyframes import Keyframe, People
 from receiver.album import load_album, peer_of, save_album
-from receiver.alignment import PLANAR_420, crop_from_frame, planes
+from receiver.alignment import crop_from_frame, planes
 from receiver.assembly import FORGOTTEN, MOST_MISSING, MOST_PACKETS, FrameAssembler
 from receiver.call import MAX_PIXELS, ObservingDecoder, h264_codecs, prepare_aiortc
 from receiver.damage import DamageWatch
@@ -43,6 +43,7 @@ from receiver.errors import ModelError, ReceiverError
 from receiver.faces import Face
 from receiver.files import enhance_file
 from receiver.generator import WEIGHTS, Generator, Model
+from receiver.media.pixels import PLANAR_420
 from receiver.offers import OfferError, read_offer
 from receiver.portrait import FPS, portrait_frames
 from receiver.recognition import shared_recogniser

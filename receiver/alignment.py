@@ -12,6 +12,7 @@ from av.video.reformatter import ColorRange, Colorspace
 from numpy.typing import NDArray
 
 from keyframes import Landmarks, Picture
+from receiver.media.pixels import PLANAR_420, keep_tags
 
 CROP = 256
 """Side of a face crop in pixels."""
@@ -48,9 +49,6 @@ Region: TypeAlias = tuple[float, float, float, float]
 """Left, top, right, bottom as fractions of a picture's width and height."""
 
 WHOLE: Region = (0.0, 0.0, 1.0, 1.0)
-
-PLANAR_420 = ("yuv420p", "yuvj420p")
-"""The pixel formats whose planes are read and written here: what H.264 calls decode to."""
 
 
 def crop_from_frame(landmarks: Landmarks) -> Affine:
@@ -109,16 +107,8 @@ def copy_frame(frame: av.VideoFrame) -> av.VideoFrame:
     copy = av.VideoFrame(frame.width, frame.height, frame.format.name)
     for to, of in zip(planes(copy), planes(frame), strict=True):
         to[:] = of
-    _keep_tags(copy, frame)
+    keep_tags(copy, frame)
     return copy
-
-
-def _keep_tags(to: av.VideoFrame, of: av.VideoFrame) -> None:
-    to.pts = of.pts
-    if of.time_base is not None:
-        to.time_base = of.time_base
-    to.colorspace, to.color_range = of.colorspace, of.color_range
-    to.color_primaries, to.color_trc = of.color_primaries, of.color_trc
 
 
 def cut_frame(frame: av.VideoFrame, left: int, top: int, width: int, height: int) -> av.VideoFrame:
@@ -137,7 +127,7 @@ def cut_frame(frame: av.VideoFrame, left: int, top: int, width: int, height: int
     for number, (to, of) in enumerate(zip(planes(cut), planes(frame), strict=True)):
         y, x = (top, left) if number == 0 else (top // 2, left // 2)
         to[:] = of[y : y + to.shape[0], x : x + to.shape[1]]
-    _keep_tags(cut, frame)
+    keep_tags(cut, frame)
     return cut
 
 

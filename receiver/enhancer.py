@@ -26,7 +26,6 @@ from keyframes import (
 )
 from keyframes.requests import Need
 from receiver.alignment import (
-    PLANAR_420,
     WHOLE,
     Crop,
     Region,
@@ -44,6 +43,7 @@ from receiver.decoding import DecodedFrame
 from receiver.faces import MAX_FACES, DetectionRate, Face, FaceTracker
 from receiver.generator import Generator
 from receiver.identities import IdentityWatch
+from receiver.media.pixels import PLANAR_420
 from receiver.recognition import FaceRecogniser, shared_recogniser
 from receiver.shots import StillFace, detail, faces_of_still, scale_and_roll, sharpness
 from receiver.stats import Stats

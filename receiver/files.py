@@ -1,195 +1,337 @@
-"""Any video file in, the enhanced file out, by the same `Enhancer` as in a call."""
+"""Any video file in, the same file out with its faces restored, by the `Enhancer` of a call."""
 
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from fractions import Fraction
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import av
+from av.video.frame import PictureType
 
-from receiver.alignment import PLANAR_420, copy_frame, planes
-from receiver.decoding import DecodedFrame, export_side_data
+from receiver.alignment import copy_frame, planes
+from receiver.decoding import Box, DecodedFrame
 from receiver.enhancer import Enhancer
 from receiver.errors import InputError
-from receiver.outputs import VideoFile, add_h264
-from receiver.sender import open_video
+from receiver.media.copying import Copy, Encoding, covers_among, rehearse
+from receiver.media.display import Display
+from receiver.media.fitting import fitted
+from receiver.media.pixels import Storage
+from receiver.media.reading import STILL, VideoReader
+from receiver.media.writing import VideoWriter, format_of, unwritable
+
+AHEAD = 400
+"""Packets that are read before the output is opened, at most: one of each stream is looked for."""
+AHEAD_BYTES = 32 << 20
+"""Size of those packets, at most."""
+TRAILING = 10.0
+"""Seconds after the end of a part for which sound that belongs to it may still come."""
 
 
 @dataclass(frozen=True)
 class FileResult:
-    """What became of a file; `well_received` of the passed frames were too good to be restored."""
+    """What became of a file.
+
+    Attributes:
+        frames: how many were received, enhanced and passed.
+        well_received: passed frames whose faces were too good to be restored.
+        keyframes: references in the end.
+        device: where the network ran.
+        model: the network.
+        notes: what the output lacks of the input, in one sentence each.
+    """
 
     frames: dict[str, int]
     well_received: int
     keyframes: int
     device: str
     model: str
+    notes: tuple[str, ...] = ()
 
 
-def frame_total(path: Path) -> int | None:
-    """How many frames a video file has, as far as it tells. Raises InputError as `open_video`."""
-    with open_video(path) as container:
-        video = container.streams.video[0]
-        if video.frames:
-            return int(video.frames)
-        if container.duration is None or not video.average_rate:
-            return None
-        return round(container.duration / av.time_base * video.average_rate)
+def frame_total(path: Path | None, start: float = 0.0, duration: float | None = None) -> int | None:
+    """How many frames a video file, or a part of it, has, as far as it tells.
+
+    Raises InputError as `VideoReader`. None for standard input, which can be read only once.
+    """
+    if path is None:
+        return None
+    with VideoReader(path) as reader:
+        total = reader.total
+        if total is None or (not start and duration is None):
+            return total
+        rest = max(0, total - round(start * reader.rate))
+        return rest if duration is None else min(rest, round(duration * reader.rate))
 
 
 def enhance_file(
-    source: Path,
-    target: Path,
+    source: Path | None,
+    target: Path | None,
     enhancer: Enhancer,
     *,
     split: bool = False,
     crf: float = 12.0,
+    start: float = 0.0,
+    duration: float | None = None,
     progress: Callable[[int], None] = lambda frames: None,
+    say: Callable[[str], None] = lambda sentence: None,
 ) -> FileResult:
     """Writes `source` to `target` with its faces restored.
 
-    Frame count, timestamps, size and audio stay as they are; the file's own key frames are the
-    references. Pictures that are not 8-bit 4:2:0 are converted to it. The target appears when it is
-    complete, with the rights that the umask leaves; a symbolic link at it is replaced.
+    The video is encoded anew, in H.264, with the same frames at the same times, sizes, colours and
+    depth; everything else is copied. The file's own key frames are the references. The target
+    appears when it is complete, with the rights that the umask leaves; a symbolic link at it is
+    replaced.
 
     Args:
+        source: the input; None for standard input.
+        target: the output; None for standard output, in Matroska.
         split: leave the left half of the picture as it was.
-        crf: x264's, 0 to 51; 0 keeps every untouched pixel exactly.
-        progress: is given the number of frames done.
+        crf: x264's, 0 to 51; 0 keeps every untouched sample exactly.
+        start: where a part of the file begins, in seconds after its first time.
+        duration: how long the part is, in seconds; None: to the end.
+        progress: called with the number of frames done.
+        say: called with a sentence, before the first frame is restored, about what is not kept.
 
     Raises:
         InputError: for a file that cannot be read, or a target that cannot be written.
     """
-    try:
-        is_input = target.exists() and target.resolve() == source.resolve()
-    except OSError as error:
-        raise InputError(f"{target} cannot be written: {error.strerror}") from error
-    if is_input:
-        raise InputError(f"{target} is the input itself: give another name for the output")
-    with open_video(source) as reader, VideoFile(target) as writer:
-        try:
-            _Transcoder(reader, writer.container, enhancer, split, crf, progress).run(target)
-        except (av.FFmpegError, OSError) as error:  # those of reading are handled inside
-            raise InputError(f"{target} cannot be written: {error.strerror}") from error
-        counts = enhancer.stats.frames
-        if not counts.received:
-            raise InputError(f"{source} holds no frame that can be decoded: give another file")
+    format_of(target)
+    _check_apart(source, target)
+    with VideoReader(source) as reader:
+        part = _Part(reader, start, duration)
+        first = part.read_ahead()
+        encoding = Encoding(
+            Storage.of(first), Display.of(first, reader.video.sample_aspect_ratio), first, crf
+        )
+        options, losses = rehearse(reader, target, encoding, part.ahead)
+        notes = _notes(target, losses, encoding.storage)
+        for note in notes:
+            say(note)
+        with VideoWriter(target, options=options) as writer:
+            length = None if duration is None else Fraction(duration)
+            covers = covers_among(part.ahead)
+            try:
+                copy = Copy(writer.container, reader, encoding, covers, Fraction(start), length)
+                work = _Restoring(enhancer, encoding, copy, split, progress)
+                for packet, frames in part.items(copy.indexes):
+                    work.take(packet, frames)
+                work.finish()
+            except (av.FFmpegError, OSError) as error:  # those of reading are handled inside
+                raise unwritable(target, error) from error
+        if reader.broke_off:
+            notes.append(f"{reader.name} breaks off: what came before is kept")
+        notes += work.notes
+    counts = enhancer.stats.frames
     return FileResult(
         {name: asdict(counts)[name] for name in ("received", "enhanced", "passed")},
         enhancer.stats.well_received,
         enhancer.stats.keyframes,
         enhancer.generator.device,
         enhancer.generator.model.name,
+        tuple(notes),
     )
 
 
-class _Transcoder:
-    """One pass over a file."""
+def _check_apart(source: Path | None, target: Path | None) -> None:
+    """Raises InputError if the target is the input."""
+    if source is None or target is None:
+        return
+    try:
+        is_input = target.exists() and target.resolve() == source.resolve()
+    except OSError as error:
+        raise unwritable(target, error) from error
+    if is_input:
+        raise InputError(f"{target} is the input itself: give another name for the output")
+
+
+def _notes(target: Path | None, losses: list[str], storage: Storage) -> list[str]:
+    name = "standard output" if target is None else target
+    notes = [f"{name} cannot keep: {', '.join(losses)}"] if losses else []
+    if storage.changes:
+        notes.append(f"the frames of {name} differ: {'; '.join(storage.changes)}")
+    return notes
+
+
+class _Part:
+    """The packets of a file, or of a part of it, with the frames that they complete.
+
+    Attributes:
+        ahead: packets that were read before the work began.
+    """
+
+    def __init__(self, reader: VideoReader, start: float, duration: float | None) -> None:
+        self.ahead: list[Any] = []
+        self._reader = reader
+        self._is_part = bool(start) or duration is not None
+        self._end = None if duration is None else Fraction(duration)
+        if self._is_part:
+            reader.seek(Fraction(start))
+        self._packets = reader.packets(list(reader.container.streams))
+        self._decoded: list[list[av.VideoFrame]] = []  # of the first ones of `ahead`, and no more
+        self._is_over = False
+
+    def read_ahead(self) -> av.VideoFrame:
+        """Reads until there is a frame, and a packet of each stream whose first one comes soon.
+
+        Returns the first frame. Raises InputError if there is none.
+        """
+        first: av.VideoFrame | None = None
+        streams = self._reader.container.streams
+        wanted = {one.index for one in streams if one.type in ("video", "audio")}
+        size = 0
+        for packet in self._packets:
+            self.ahead.append(packet)
+            size += packet.size
+            wanted.discard(packet.stream.index)
+            if packet.stream is self._reader.video and first is None:
+                self._decoded.append(self._kept(self._reader.decode(packet)))
+                first = next(iter(self._decoded[-1]), None)
+            if first and (not wanted or len(self.ahead) >= AHEAD or size >= AHEAD_BYTES):
+                return first
+        if first is None:
+            where, way_out = ("", "give another file")
+            if self._is_part:
+                where, way_out = (" from there on", "give an earlier start")
+            raise InputError(
+                f"{self._reader.name} holds no frame that can be decoded{where}: {way_out}"
+            )
+        return first
+
+    def items(self, copied: set[int]) -> Iterator[tuple[Any, list[av.VideoFrame]]]:
+        """Yields packets of copied streams, and of the video with the frames that they complete."""
+        for packet in self._in_order():
+            if packet.stream is self._reader.video:
+                yield packet, self._frames(packet)
+            elif packet.stream.index in copied and packet.size and self._is_within(packet):
+                yield packet, []
+            if self._is_over and self._is_late(packet):
+                return
+
+    def _in_order(self) -> Iterator[Any]:
+        self.ahead.reverse()
+        while self.ahead:
+            yield self.ahead.pop()
+        yield from self._packets
+
+    def _frames(self, packet: Any) -> list[av.VideoFrame]:
+        return self._decoded.pop(0) if self._decoded else self._kept(self._reader.decode(packet))
+
+    def _kept(self, frames: list[av.VideoFrame]) -> list[av.VideoFrame]:
+        """Those of the frames that belong to the part."""
+        if not self._is_part:
+            return frames
+        kept = []
+        for frame in frames:
+            time = (frame.pts or 0) * self._reader.time_base
+            if self._end is not None and time >= self._end:
+                self._is_over = True
+            elif time >= 0:
+                kept.append(frame)
+        return kept
+
+    def _is_within(self, packet: Any) -> bool:
+        """Whether a copied packet belongs to the part; subtitles that begin before it are cut."""
+        time = packet.dts if packet.pts is None else packet.pts
+        if not self._is_part or time is None:
+            return True
+        base = Fraction(packet.time_base)
+        begins, ends = time * base, (time + (packet.duration or 0)) * base
+        if self._end is not None and begins >= self._end:
+            return False
+        if begins < 0 and ends > 0 and packet.stream.type == "subtitle":
+            packet.pts = packet.dts = 0
+            packet.duration = round(ends / base)
+            return True
+        return begins >= 0 or bool(packet.stream.disposition & STILL)
+
+    def _is_late(self, packet: Any) -> bool:
+        """Whether nothing of the part can be expected after this packet."""
+        if self._end is None or packet.dts is None:
+            return False
+        return bool(packet.dts * Fraction(packet.time_base) > self._end + Fraction(TRAILING))
+
+
+class _Restoring:
+    """Restores, encodes and writes one frame after another, and copies what lies between."""
 
     def __init__(
         self,
-        reader: av.container.InputContainer,
-        writer: av.container.OutputContainer,
         enhancer: Enhancer,
+        encoding: Encoding,
+        copy: Copy,
         split: bool,
-        crf: float,
         progress: Callable[[int], None],
     ) -> None:
-        self._reader, self._writer, self._enhancer = reader, writer, enhancer
-        self._split, self._crf, self._progress = split, crf, progress
-        self._video_in = reader.streams.video[0]
-        self._video_in.thread_type = "AUTO"
-        export_side_data(self._video_in.codec_context)
-        self._video_out: av.VideoStream | None = None
-        self._copies: dict[int, Any] = {}
-        self._rotate: Any = None
+        self.notes: list[str] = []
+        self._enhancer, self._encoding, self._copy = enhancer, encoding, copy
+        self._split, self._progress = split, progress
+        self._size = encoding.first.width, encoding.first.height
+        self._held: av.VideoFrame | None = None
+        self._step = 0
 
-    def run(self, target: Path) -> None:
-        copied = [self._video_in, *self._reader.streams.audio]
-        for stream in self._reader.streams.audio:
-            if stream.codec_context is None:
-                raise InputError(
-                    f"{target} cannot hold sound of a kind that is unknown: remove it from the "
-                    "input first"
-                )
-            try:
-                self._copies[stream.index] = self._writer.add_stream_from_template(stream)
-            except (av.FFmpegError, ValueError) as error:
-                raise InputError(
-                    f"{target} cannot hold {stream.codec_context.name} audio: end it in .mkv"
-                ) from error
-        waiting: list[Any] = []  # sound before the first picture, when no header is written
-        for packet in self._packets(copied):
-            if packet.stream is self._video_in:
-                self._show(packet)
-            elif packet.dts is not None:
-                packet.stream = self._copies[packet.stream.index]
-                waiting.append(packet)
-            if self._video_out is not None:
-                for sound in waiting:
-                    self._writer.mux(sound)
-                waiting.clear()
-        if self._video_out is not None:
-            self._writer.mux(self._video_out.encode(None))
-
-    def _packets(self, streams: list[Any]) -> Iterator[Any]:
-        try:
-            yield from self._reader.demux(streams)
-        except av.FFmpegError:
-            return  # the file breaks off here; what came before is kept
-
-    def _show(self, packet: Any) -> None:
-        try:
-            frames = packet.decode()
-        except av.FFmpegError:
-            return  # a damaged packet costs its own picture, not the file
+    def take(self, packet: Any, frames: list[av.VideoFrame]) -> None:
+        """Restores the frames of a packet of the video, or copies one of another stream."""
         for frame in frames:
-            self._write(self._upright(frame))
+            self._hold(self._restored(frame))
+        if packet.stream.index in self._copy.indexes:
+            self._copy.mux(packet)
 
-    def _write(self, frame: Any) -> None:
-        video = frame if frame.format.name in PLANAR_420 else frame.reformat(format="yuv420p")
-        decoded = DecodedFrame(video, bool(frame.key_frame), DecodedFrame.from_video(frame).qp)
-        output = self._enhancer.enhance(decoded)
+    def finish(self) -> None:
+        """Writes what is still held back."""
+        if self._held is not None and self._step and self._held.duration != self._step:
+            # An .mp4 has the length of the frame that is coded last, which is then this one.
+            self._encode(self._held, PictureType.I)
+        elif self._held is not None:
+            self._encode(self._held)
+        self._copy.container.mux(self._copy.video.encode(None))
+
+    def _hold(self, frame: av.VideoFrame) -> None:
+        """Encodes the frame before: the last one is encoded in another way (`finish`)."""
+        if self._held is not None:
+            self._step = (frame.pts or 0) - (self._held.pts or 0)
+            self._encode(self._held)
+        self._held = frame
+
+    def _encode(self, frame: av.VideoFrame, kind: PictureType = PictureType.NONE) -> None:
+        frame.pict_type = kind
+        self._copy.container.mux(self._copy.video.encode(frame))
+
+    def _fitted(self, frame: av.VideoFrame) -> av.VideoFrame:
+        """The frame in the size of the file, which changes in the middle of some."""
+        if (frame.width, frame.height) == self._size:
+            return frame
+        if not self.notes:
+            self.notes.append(
+                f"the frames change their size from {self._size[0]}x{self._size[1]} to "
+                f"{frame.width}x{frame.height} and more: they are fitted into the first one"
+            )
+        return fitted(frame, *self._size)
+
+    def _restored(self, frame: av.VideoFrame) -> av.VideoFrame:
+        """The frame as it is stored, with its faces restored."""
+        display = self._encoding.display
+        seen = DecodedFrame.from_video(frame)
+        stored = self._encoding.storage.stored(self._fitted(frame))
+        view = display.shown(stored)
+        if view is not frame:
+            seen = replace(seen, video=view, stored=(frame, partial(_box, display, frame)))
+        output = self._enhancer.enhance(seen)
         counts = self._enhancer.stats.frames
         counts.received += 1
-        counts.enhanced += output is not video
-        counts.passed += output is video
-        if self._split and output is not video:
-            output = left_half_of(video, output)
-        if self._video_out is None:
-            self._video_out = self._open_output(output)
-        output.pict_type = av.video.frame.PictureType.NONE
-        self._writer.mux(self._video_out.encode(output))
+        counts.enhanced += output is not view
+        counts.passed += output is view
+        if output is not view:
+            if self._split:
+                output = left_half_of(view, output)
+            display.put_back(stored, view, output)
         self._progress(counts.received)
+        return stored
 
-    def _open_output(self, first: av.VideoFrame) -> av.VideoStream:
-        rate = self._video_in.average_rate or Fraction(30)
-        time_base = self._video_in.time_base or Fraction(1, 90000)
-        stream = add_h264(
-            self._writer, (first.width, first.height), rate, time_base, self._crf, "veryfast"
-        )
-        codec = stream.codec_context
-        codec.color_range, codec.colorspace = first.color_range, first.colorspace
-        codec.color_primaries, codec.color_trc = first.color_primaries, first.color_trc
-        return stream
 
-    def _upright(self, frame: av.VideoFrame) -> av.VideoFrame:
-        """Turns the pictures of a phone held upright, whose file only says how to turn them."""
-        turns = round(frame.rotation / 90) % 4
-        if not turns:
-            return frame
-        if self._rotate is None:
-            steps = {1: ["cclock"], 2: ["clock", "clock"], 3: ["clock"]}[turns]
-            graph = av.filter.Graph()
-            nodes = [graph.add_buffer(template=self._video_in)]
-            nodes += [graph.add("transpose", step) for step in steps]
-            nodes.append(graph.add("buffersink"))
-            graph.link_nodes(*nodes).configure()
-            self._rotate = graph
-        self._rotate.push(frame)
-        upright: av.VideoFrame = self._rotate.pull()
-        return upright
+def _box(display: Display, frame: av.VideoFrame, box: Box) -> Box:
+    return display.stored_box(box, frame.width, frame.height)
 
 
 def left_half_of(received: av.VideoFrame, restored: av.VideoFrame) -> av.VideoFrame:

@@ -8,9 +8,7 @@ import threading
 import time
 from collections.abc import Callable
 from fractions import Fraction
-from io import FileIO
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import av
@@ -19,6 +17,8 @@ import cv2
 from keyframes import Picture
 from receiver.alignment import copy_frame, planes
 from receiver.errors import InputError, MissingError
+from receiver.media.fitting import fitted
+from receiver.media.writing import VideoWriter, add_h264
 from receiver.safe_files import NewFile
 
 BACKLOG = 90
@@ -26,89 +26,6 @@ BACKLOG = 90
 JUMP = 3.0
 """Seconds by which what comes may part from the clock before its own times are not believed any
 more; and the longest pause that a recording keeps."""
-LIVE = {"movflags": "hybrid_fragmented", "frag_duration": "1000000"}
-"""Muxer options by which an .mp4 that breaks off plays up to its last second; .mkv ignores them."""
-
-
-class VideoFile:
-    """Writes a video under a temporary name; it gets its own name when it is complete (`NewFile`).
-
-    One that is `live` records a call: only this user may read it, and if writing breaks off, what
-    can be played of it gets its name. Any other has the rights that the umask leaves, as the
-    outputs of other programs have, and is removed if writing breaks off.
-    """
-
-    def __init__(self, path: Path, *, live: bool = False) -> None:
-        """Raises InputError if the folder cannot be written or the ending is of no container."""
-        self.path = path
-        self._live = live
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise InputError(f"{path} cannot be written: {error.strerror}") from error
-        self._new = NewFile(path, private=live)
-        try:
-            # The open file, not its name: libav would open the name anew, truncate whatever is
-            # there by then, and follow a link. It costs no time: measured with 60 MB/s.
-            self.container = av.open(self._new.file, "w", container_options=LIVE if live else {})
-            if self.container.format.no_file:  # writes files of its own: playlists, pictures
-                raise ValueError(self.container.format.name)
-        except (av.FFmpegError, ValueError) as error:
-            self._new.discard()
-            raise InputError(
-                f"{path} names no video container that can be written: end it in .mp4 or .mkv"
-            ) from error
-
-    @property
-    def kept(self) -> bool:
-        """Whether the file has its name, complete or not."""
-        return self._new.finished
-
-    def __enter__(self) -> "VideoFile":
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        try:
-            with contextlib.suppress(*((Exception,) if kind else ())):  # the first error counts
-                self.container.close()
-            if kind is None and self._new.file.seek(0, os.SEEK_END):  # empty without a stream
-                self._new.finish()
-        except (av.FFmpegError, OSError) as failure:
-            raise InputError(f"{self.path} cannot be written: {failure.strerror}") from failure
-        finally:
-            if self._live and not self._new.file.closed and _plays(self._new.file):
-                self._new.finish()
-            self._new.discard()
-
-
-def _plays(file: FileIO) -> bool:
-    """Whether a file holds a picture that can be decoded."""
-    file.seek(0)
-    with contextlib.suppress(av.FFmpegError, OSError), av.open(file, "r") as container:
-        return any(True for _ in container.decode(container.streams.video))
-    return False
-
-
-def add_h264(
-    container: av.container.OutputContainer,
-    size: tuple[int, int],
-    rate: Fraction,
-    time_base: Fraction,
-    crf: float,
-    preset: str,
-) -> av.VideoStream:
-    """An x264 stream for yuv420p pictures of `size` (width, height); CRF 0 is lossless."""
-    stream = container.add_stream("libx264", rate=rate)
-    stream.width, stream.height = size
-    stream.pix_fmt = "yuv420p"
-    stream.codec_context.time_base = time_base
-    stream.options = {"crf": f"{crf:g}", "preset": preset}
-    return stream
 
 
 def side_by_side(frames: list[av.VideoFrame], labels: list[str] | None = None) -> av.VideoFrame:
@@ -253,9 +170,9 @@ class FileOutput:
     def _run(self) -> None:
         if sys.platform == "linux":  # where a thread has a priority of its own
             os.nice(10)  # a file can wait, the call cannot
-        file: VideoFile | None = None
+        file: VideoWriter | None = None
         try:
-            file = VideoFile(self._path, live=True)
+            file = VideoWriter(self._path, live=True)
             with file:
                 self._write(file)
         except (av.FFmpegError, OSError) as error:
@@ -271,7 +188,7 @@ class FileOutput:
                 while True:
                     self._queue.get_nowait()
 
-    def _write(self, file: VideoFile) -> None:
+    def _write(self, file: VideoWriter) -> None:
         video: av.VideoStream | None = None
         sound = file.container.add_stream("aac", rate=48000) if self._has_sound else None
         timeline, size = Timeline(), (0, 0)
@@ -290,7 +207,7 @@ class FileOutput:
                 base = Fraction(1, 90000)
                 video = add_h264(file.container, size, self._rate, base, self._crf, "ultrafast")
             # A call changes its resolution now and then, a file never does.
-            fitting = picture.reformat(*size, "yuv420p")
+            fitting = fitted(picture, *size).reformat(format="yuv420p")
             fitting.pict_type = av.video.frame.PictureType.NONE
             file.container.mux(video.encode(fitting))
             self.written += 1

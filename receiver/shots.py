@@ -25,7 +25,6 @@ from keyframes import (
 from keyframes.people import CUT
 from receiver.alignment import (
     CROP,
-    PLANAR_420,
     WHOLE,
     Affine,
     Crop,
@@ -38,6 +37,7 @@ from receiver.alignment import (
     transform,
 )
 from receiver.faces import Box, Face, FaceTracker, overlap
+from receiver.media.pixels import PLANAR_420
 from receiver.recognition import ANSWERS_WITHIN, FaceRecogniser
 
 logger = logging.getLogger(__name__)

@@ -20,8 +20,9 @@ import av
 from aiortc import RTCDataChannel, RTCPeerConnection
 from av.video.reformatter import ColorRange, Colorspace
 
-from receiver.alignment import PLANAR_420, WHOLE, Region, copy_frame, cut_frame
+from receiver.alignment import WHOLE, Region, copy_frame, cut_frame
 from receiver.errors import ReceiverError
+from receiver.media.pixels import PLANAR_420
 
 logger = logging.getLogger(__name__)
 

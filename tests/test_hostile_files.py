@@ -15,7 +15,8 @@ import pytest
 
 from receiver.errors import InputError
 from receiver.files import enhance_file
-from receiver.outputs import FileOutput, VideoFile, write_picture
+from receiver.media.writing import VideoWriter
+from receiver.outputs import FileOutput, write_picture
 from receiver.sender import READING, clip_sound, clip_source, open_video
 from tests.conftest import plain_frame, write_clip
 from tests.test_cli import assert_one_sentence, run
@@ -319,7 +320,7 @@ def test_a_link_laid_at_the_temporary_name_is_not_followed_while_writing(tmp_pat
     """libav would open the name anew and truncate what it finds; it gets the open file instead."""
     victim = tmp_path / "victim"
     victim.write_bytes(b"mine")
-    with VideoFile(tmp_path / "call.mp4", live=True) as file:
+    with VideoWriter(tmp_path / "call.mp4", live=True) as file:
         unfinished = next(path for path in tmp_path.iterdir() if path.name.startswith("."))
         unfinished.rename(tmp_path / "moved")
         unfinished.symlink_to(victim)
@@ -334,7 +335,7 @@ def test_a_link_laid_at_the_temporary_name_is_not_followed_while_writing(tmp_pat
 @pytest.mark.parametrize("name", ["call.m3u8", "call.mpd", "call-%d.png", "call.txt", "call"])
 def test_what_writes_files_of_its_own_is_no_container(tmp_path, name):
     with pytest.raises(InputError, match="names no video container that can be written"):
-        VideoFile(tmp_path / name, live=True)
+        VideoWriter(tmp_path / name, live=True)
     assert list(tmp_path.iterdir()) == []
 
 

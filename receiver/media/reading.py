@@ -53,6 +53,7 @@ STILL = Disposition.attached_pic | Disposition.timed_thumbnails | Disposition.st
 """Dispositions of video streams that are not the video: cover art, thumbnails."""
 DEFAULT_RATE = Fraction(30)
 """Frames a second of a video that does not say."""
+DEFAULT_TIME_BASE = Fraction(1, 90_000)
 
 
 class VideoReader:
@@ -68,6 +69,7 @@ class VideoReader:
         video: the chosen video stream.
         audio: the chosen sound, None if there is none that can be decoded.
         rate: frames a second on average.
+        time_base: unit of the frames' pts, in seconds.
         broke_off: whether the file ended in an error rather than at its end.
     """
 
@@ -94,7 +96,9 @@ class VideoReader:
             raise
         self.video.thread_type = "SLICE"  # the side data of other threads' frames is not complete
         export_side_data(self.video.codec_context)
-        self.rate = self.video.average_rate or self.video.guessed_rate or DEFAULT_RATE
+        rate = self.video.average_rate or self.video.guessed_rate
+        self.rate = Fraction(rate) if rate else DEFAULT_RATE
+        self.time_base = Fraction(self.video.time_base or DEFAULT_TIME_BASE)
         self._restart(Fraction(0))
 
     def __enter__(self) -> "VideoReader":
@@ -189,8 +193,7 @@ class VideoReader:
         if may_jump and not origin:  # the clock of a broadcast begins anywhere
             origin = self.begins
         self._clock = PacketClock(may_jump=may_jump, origin=origin)
-        time_base = self.video.time_base or Fraction(1, 90000)
-        self._frames = FrameClock(Fraction(time_base), Fraction(self.rate))
+        self._frames = FrameClock(self.time_base, self.rate)
 
     def _open(self, path: Path | None) -> av.container.InputContainer:
         # Without the prefix, libav takes what stands before a colon for a protocol.

@@ -1,0 +1,393 @@
+"""Carries everything of a video file to another one but its video's frames."""
+
+import io
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import av
+from av.stream import Disposition
+from av.video.frame import PictureType
+
+from receiver.errors import InputError
+from receiver.media.display import Display
+from receiver.media.hdr import x264_params
+from receiver.media.pixels import Storage
+from receiver.media.reading import STILL, VideoReader
+from receiver.media.writing import FORMATS, add_h264, format_of, unwritable
+from receiver.text import printable
+
+PRESET = "veryfast"
+"""x264's preset of files."""
+MUXER = {"fflags": "+bitexact"}
+"""libav's options for every file: no random numbers and no date, so that runs are alike."""
+TRIALS: tuple[dict[str, str], ...] = (MUXER, {**MUXER, "movflags": "+use_metadata_tags"})
+"""Muxer options to try: .mp4 holds either iTunes' tags and cover art, or any tags without it."""
+TECHNICAL = frozenset(
+    (
+        *("major_brand", "minor_version", "compatible_brands", "encoder", "vendor_id"),
+        *("handler_name", "duration", "bps", "number_of_frames", "number_of_bytes"),
+        *("_statistics_writing_app", "_statistics_writing_date_utc", "_statistics_tags"),
+        *("language", "name"),
+    )
+)
+"""Metadata (in lower case) that tell how a file was made: the writer of the new one sets them."""
+PICTURES = {
+    "mjpeg": ("jpg", "image/jpeg"),
+    "png": ("png", "image/png"),
+    "bmp": ("bmp", "image/bmp"),
+}
+"""Ending and media type of cover art, by its codec."""
+INTERLACED = {2: "tff=1", 3: "bff=1", 4: "bff=1", 5: "tff=1"}
+"""x264's parameter by AVFieldOrder: which field is shown first."""
+
+
+@dataclass(frozen=True)
+class Encoding:
+    """How a source's video is encoded in the new file.
+
+    Attributes:
+        storage: pixel format.
+        display: how it is shown.
+        first: its first frame, which tells size, colours and HDR.
+        crf: x264's, 0 to 51; 0 is lossless.
+    """
+
+    storage: Storage
+    display: Display
+    first: av.VideoFrame
+    crf: float
+
+    def add_to(
+        self, container: av.container.OutputContainer, source: VideoReader
+    ) -> av.VideoStream:
+        """Adds the stream to a container."""
+        stored = self.storage.stored(self.first)
+        stream = add_h264(
+            container,
+            (stored.width, stored.height),
+            source.rate,
+            source.time_base,
+            self.crf,
+            PRESET,
+            stored.format.name,
+        )
+        codec, params = stream.codec_context, x264_params(self.first)
+        codec.color_range, codec.colorspace = stored.color_range, stored.colorspace
+        codec.color_primaries, codec.color_trc = stored.color_primaries, stored.color_trc
+        if source.video.sample_aspect_ratio:
+            codec.sample_aspect_ratio = source.video.sample_aspect_ratio
+        order = source.video.codec_context.field_order
+        if order in INTERLACED:
+            codec.field_order = order
+            params.append(INTERLACED[order])
+        if params:
+            stream.options = {**stream.options, "x264-params": ":".join(params)}
+        if self.display.matrix is not None:
+            stream.set_display_matrix(self.display.matrix)
+        _describe(stream, source.video)
+        return stream
+
+
+class Copy:
+    """A container that gets everything of a source: its streams in their order, and its tags.
+
+    Attributes:
+        video: the stream that frames are encoded for.
+        left_out: streams that the container cannot hold, in a few words each.
+    """
+
+    def __init__(
+        self,
+        container: av.container.OutputContainer,
+        source: VideoReader,
+        encoding: Encoding,
+        covers: Mapping[int, Any],
+        shift: Fraction = Fraction(0),
+        length: Fraction | None = None,
+    ) -> None:
+        """Adds the streams; nothing is written yet.
+
+        Args:
+            covers: packets of cover art by their stream's index.
+            shift: seconds by which chapters begin earlier.
+            length: seconds after which chapters are cut off.
+        """
+        self.container = container
+        self.left_out: list[str] = []
+        self._copies: dict[int, Any] = {}
+        self._last: dict[int, int] = {}
+        for stream in source.container.streams:
+            if stream.index == source.video.index:
+                self.video = encoding.add_to(container, source)
+            else:
+                self._add(stream, source, covers.get(stream.index))
+        _copy_tags(container.metadata, source.container.metadata)
+        container.set_chapters(_chapters(source, shift, length))
+
+    @property
+    def indexes(self) -> set[int]:
+        """Indexes of the source's streams whose packets are to be copied."""
+        return set(self._copies)
+
+    def mux(self, packet: Any) -> None:
+        """Writes a packet of the source, at a time later than that of its stream's last one."""
+        index = packet.stream.index
+        packet.stream = self._copies[index]
+        if packet.stream.disposition & STILL:
+            packet.pts = packet.dts = 0
+        if packet.dts is None:
+            packet.dts = packet.pts
+        if packet.dts is None:
+            return
+        last = self._last.get(index)
+        if last is not None and packet.dts <= last and packet.stream.type in ("audio", "video"):
+            packet.dts = last + 1
+        self._last[index] = packet.dts
+        if packet.pts is None or packet.pts < packet.dts:
+            packet.pts = packet.dts
+        self.container.mux(packet)
+
+    def _add(self, stream: Any, source: VideoReader, cover: Any) -> None:
+        name = self.container.format.name
+        if stream.type == "data" and _is_made_anew(stream, source, name):
+            return
+        if cover is not None and name == "matroska":
+            ending, kind = PICTURES.get(stream.codec_context.name, ("bin", ""))
+            if kind:
+                title = stream.metadata.get("filename", f"cover.{ending}")
+                self.container.add_attachment(title, kind, bytes(cover))
+                return
+        if not can_hold(name, stream):
+            self.left_out.append(_in_words(stream))
+            return
+        copy = _add_like(self.container, stream)
+        _describe(copy, stream)
+        copy.disposition = stream.disposition
+        if stream.type != "attachment":
+            self._copies[stream.index] = copy
+
+
+def can_hold(format_name: str, stream: Any) -> bool:
+    """Whether a container of this format can hold a stream as it is."""
+    with io.BytesIO() as nowhere:
+        container = av.open(nowhere, "w", format_name)
+        try:
+            _add_like(container, stream)
+            container.start_encoding()
+        except (av.FFmpegError, ValueError):
+            return False
+        finally:
+            _close(container)
+    return True
+
+
+def check_sound(source: VideoReader, target: Path | None) -> None:
+    """Raises InputError if `target` cannot hold sound that another ending can."""
+    sounds = source.container.streams.audio
+
+    def held(name: str) -> set[int]:
+        return {one.index for one in sounds if can_hold(name, one)}
+
+    here = held(format_of(target))
+    if len(here) == len(sounds):
+        return
+    for ending, name in FORMATS.items():
+        if len(more := held(name)) > len(here):
+            lost = next(one for one in sounds if one.index in more - here)
+            raise InputError(
+                f"{target or 'standard output'} cannot hold {lost.codec_context.name} audio: "
+                f"end it in {ending}"
+            )
+
+
+def rehearse(
+    source: VideoReader, target: Path | None, encoding: Encoding, packets: list[Any]
+) -> tuple[dict[str, str], list[str]]:
+    """Writes a trial of the target in memory and reads it again.
+
+    Args:
+        packets: of the source's beginning, one or more of each stream.
+
+    Returns:
+        The muxer options by which least is lost, and what is lost, in a few words each.
+
+    Raises:
+        InputError: if the target cannot be written at all.
+    """
+    check_sound(source, target)
+    name = format_of(target)
+    trials = TRIALS if name in ("mp4", "mov") else TRIALS[:1]
+    try:
+        outcomes = [_trial(source, name, options, encoding, packets) for options in trials]
+    except (av.FFmpegError, ValueError, OSError) as error:
+        raise unwritable(target, error) from error
+    losses = min(outcomes, key=len)
+    return trials[outcomes.index(losses)], losses
+
+
+def covers_among(packets: Iterable[Any]) -> dict[int, Any]:
+    """The packets of cover art among these, by their stream's index."""
+    stills = (one for one in packets if one.size and one.stream.type == "video")
+    return {one.stream.index: one for one in stills if one.stream.disposition & STILL}
+
+
+def _trial(
+    source: VideoReader,
+    format_name: str,
+    options: Mapping[str, str],
+    encoding: Encoding,
+    packets: list[Any],
+) -> list[str]:
+    with io.BytesIO() as trial:
+        container = av.open(trial, "w", format_name, container_options=dict(options))
+        try:
+            copy = Copy(container, source, encoding, covers_among(packets))
+            frame = encoding.storage.stored(encoding.first)
+            frame.pict_type = PictureType.NONE
+            container.mux(copy.video.encode(frame))
+            container.mux(copy.video.encode(None))
+            for packet in _first_of_each(packets, copy.indexes):
+                copy.mux(packet)
+            container.close()
+        finally:
+            _close(container)
+        trial.seek(0)
+        with av.open(trial, "r", metadata_errors="replace") as written:
+            return [*copy.left_out, *_lost_tags(source, copy.indexes, written)]
+
+
+def _first_of_each(packets: list[Any], indexes: set[int]) -> Iterable[Any]:
+    """A copy of the first packet of each stream: `mux` changes what it is given."""
+    seen: set[int] = set()
+    for packet in packets:
+        index = packet.stream.index
+        if index in indexes and index not in seen and packet.size:
+            seen.add(index)
+            one = av.Packet(bytes(packet))
+            one.stream, one.time_base = packet.stream, packet.time_base
+            one.pts, one.dts, one.duration = packet.pts, packet.dts, packet.duration
+            one.is_keyframe = packet.is_keyframe
+            yield one
+
+
+def _lost_tags(
+    source: VideoReader, copied: set[int], written: av.container.InputContainer
+) -> list[str]:
+    """The tags of the source that a file written from it lacks."""
+    lost = [f"the tag {key}" for key in _missing(source.container.metadata, written.metadata)]
+    before, after = _chapters(source, Fraction(0), None), written.chapters()
+    if [_title(one) for one in before] != [_title(one) for one in after]:
+        lost.append("chapters" if len(before) != len(after) else "titles of chapters")
+    kept = {source.video.index, *copied}
+    for kind in ("video", "audio", "subtitle", "data"):
+        old = [one for one in source.container.streams if one.type == kind and one.index in kept]
+        new = [one for one in written.streams if one.type == kind]
+        if len(old) == len(new):  # streams without a packet in a trial are not in every format
+            for one, other in zip(old, new, strict=True):
+                lost += [f"{what} of {_in_words(one)}" for what in _lost_of_stream(one, other)]
+    return lost
+
+
+def _lost_of_stream(stream: Any, written: Any) -> Iterable[str]:
+    spoken = _language(stream)
+    if spoken and spoken != _language(written):
+        yield f"the language {spoken}"
+    known = {name.lower(): value for name, value in written.metadata.items()}
+    if "name" in known:  # what libav calls the title of an .mp4's track
+        known.setdefault("title", known["name"])
+    for key in _missing(_tags_of(stream), known):
+        yield f"the tag {key}"
+    gone = Disposition(stream.disposition & ~written.disposition)
+    if stream.type != "data" and gone:
+        yield "the mark " + " and ".join(one.name or "" for one in Disposition if one & gone)
+
+
+def _missing(wanted: Mapping[str, str], written: Mapping[str, str]) -> list[str]:
+    known = {key.lower(): value for key, value in written.items()}
+    return sorted(
+        printable(key)
+        for key, value in wanted.items()
+        if key.lower() not in TECHNICAL and known.get(key.lower()) != value
+    )
+
+
+def _describe(copy: Any, stream: Any) -> None:
+    """Gives a new stream the language, title and other tags of the source's, and its marks."""
+    tags = _tags_of(stream)
+    spoken = _language(stream)
+    if spoken:
+        tags["language"] = spoken
+    if "handler_name" in stream.metadata:
+        tags["handler_name"] = stream.metadata["handler_name"]
+    copy.metadata.clear()
+    copy.metadata.update(tags)
+    copy.disposition = stream.disposition
+
+
+def _tags_of(stream: Any) -> dict[str, str]:
+    tags: dict[str, str] = {}
+    _copy_tags(tags, stream.metadata)
+    if "name" in stream.metadata:  # what libav calls the title of an .mp4's track
+        tags.setdefault("title", stream.metadata["name"])
+    return tags
+
+
+def _copy_tags(to: dict[str, str], of: Mapping[str, str]) -> None:
+    to.update({key: value for key, value in of.items() if key.lower() not in TECHNICAL})
+
+
+def _language(stream: Any) -> str | None:
+    """The stream's language, None if it is undetermined."""
+    spoken: str | None = stream.metadata.get("language")
+    return None if spoken == "und" else spoken
+
+
+def _chapters(source: VideoReader, shift: Fraction, length: Fraction | None) -> list[Any]:
+    """The source's chapters as they are in a part of it."""
+    chapters = []
+    for chapter in source.container.chapters():
+        base = Fraction(chapter["time_base"] or 1)
+        start, end = max(0, chapter["start"] - int(shift / base)), chapter["end"]
+        end -= int(shift / base)
+        if length is not None:
+            end = min(end, int(length / base))
+        if start < end or (start == end and not shift and length is None):
+            chapters.append({**chapter, "start": start, "end": end})
+    return chapters
+
+
+def _title(chapter: Mapping[str, Any]) -> str:
+    return str(chapter["metadata"].get("title", ""))
+
+
+def _is_made_anew(stream: Any, source: VideoReader, format_name: str) -> bool:
+    """Whether a data stream holds chapters or a timecode that the new file gets by other means."""
+    if "timecode" in stream.metadata:
+        return "timecode" in source.video.metadata and not can_hold(format_name, stream)
+    return stream.name == "bin_data" and bool(source.container.chapters())
+
+
+def _in_words(stream: Any) -> str:
+    codec = stream.codec_context.name if stream.codec_context is not None else stream.name
+    kind = {"subtitle": "subtitles", "audio": "sound"}.get(stream.type, stream.type)
+    details = [one for one in (codec, _language(stream)) if one]
+    about = f" ({', '.join(printable(one) for one in details)})" if details else ""
+    return f"{kind} #{stream.index}{about}"
+
+
+def _add_like(container: av.container.OutputContainer, stream: Any) -> Any:
+    """Adds a stream whose packets are copied. Raises ValueError if the format has no such codec."""
+    if stream.codec_context is None and stream.type not in ("data", "attachment"):
+        raise ValueError("a codec that is unknown")
+    return container.add_stream_from_template(stream, opaque=True)
+
+
+def _close(container: av.container.OutputContainer) -> None:
+    """Closes a trial, whatever state it is in."""
+    try:
+        container.close()
+    except (av.FFmpegError, ValueError, OSError):
+        return

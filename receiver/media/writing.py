@@ -1,0 +1,145 @@
+"""Writes video files: under a temporary name until they are complete, with H.264 by x264."""
+
+import contextlib
+import os
+import sys
+from collections.abc import Mapping
+from fractions import Fraction
+from io import FileIO
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import av
+from av.codec.context import Flags
+
+from receiver.errors import InputError
+from receiver.safe_files import NewFile
+
+FORMATS = {".mp4": "mp4", ".mkv": "matroska", ".mov": "mov", ".m4v": "mp4"}
+"""libav's names of the formats that are written, by the file's ending."""
+LIVE = {"movflags": "hybrid_fragmented", "frag_duration": "1000000"}
+"""Muxer options by which an .mp4 that breaks off plays up to its last second; .mkv ignores them."""
+PIPE = "matroska"
+"""The format of standard output: it can be written, and read, without going back."""
+
+
+def format_of(path: Path | None) -> str:
+    """libav's name of the format that a file's ending stands for, or `PIPE` for None.
+
+    Raises InputError for another ending.
+    """
+    if path is None:
+        return PIPE
+    try:
+        return FORMATS[path.suffix.lower()]
+    except KeyError:
+        raise InputError(
+            f"{path} names no video container that can be written: end it in .mp4 or .mkv "
+            "(.m4v and .mov work too)"
+        ) from None
+
+
+class VideoWriter:
+    """Writes a video under a temporary name; it gets its own name when it is complete (`NewFile`).
+
+    One that is `live` records a call: only this user may read it, and if writing breaks off, what
+    can be played of it gets its name. Any other has the rights that the umask leaves, as the
+    outputs of other programs have, and is removed if writing breaks off.
+
+    Attributes:
+        path: of the file, None for standard output.
+        container: libav's container.
+    """
+
+    def __init__(
+        self, path: Path | None, *, live: bool = False, options: Mapping[str, str] | None = None
+    ) -> None:
+        """
+        Args:
+            path: of the file, whose ending tells its format; None for standard output.
+            options: of libav's muxer.
+
+        Raises:
+            InputError: if the folder cannot be written or the ending is of no container.
+        """
+        self.path = path
+        self._live = live
+        self._new: NewFile | None = None
+        name = format_of(path)
+        options = {**(LIVE if live else {}), **(options or {})}
+        if path is None:
+            self.container = av.open(sys.stdout.buffer, "w", name, container_options=options)
+            return
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise InputError(f"{path} cannot be written: {error.strerror}") from error
+        self._new = NewFile(path, private=live)
+        # The open file, not its name: libav would open the name anew, truncate whatever is there by
+        # then, and follow a link. It costs no time: measured with 60 MB/s.
+        self.container = av.open(self._new.file, "w", name, container_options=options)
+
+    @property
+    def kept(self) -> bool:
+        """Whether the file has its name, complete or not."""
+        return self._new is not None and self._new.finished
+
+    def __enter__(self) -> "VideoWriter":
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        new = self._new
+        try:
+            with contextlib.suppress(*((Exception,) if kind else ())):  # the first error counts
+                self.container.close()
+                if new is None:
+                    sys.stdout.buffer.flush()
+            if kind is None and new and new.file.seek(0, os.SEEK_END):  # empty without a stream
+                new.finish()
+        except (av.FFmpegError, OSError) as failure:
+            raise unwritable(self.path, failure) from failure
+        finally:
+            if new is not None:
+                if self._live and not new.file.closed and _plays(new.file):
+                    new.finish()
+                new.discard()
+
+
+def unwritable(path: Path | None, error: Exception) -> InputError:
+    """What is said of a file that cannot be written, or not to its end."""
+    name = "standard output" if path is None else path
+    return InputError(f"{name} cannot be written: {getattr(error, 'strerror', None) or error}")
+
+
+def _plays(file: FileIO) -> bool:
+    """Whether a file holds a picture that can be decoded."""
+    file.seek(0)
+    with contextlib.suppress(av.FFmpegError, OSError), av.open(file, "r") as container:
+        return any(True for _ in container.decode(container.streams.video))
+    return False
+
+
+def add_h264(
+    container: av.container.OutputContainer,
+    size: tuple[int, int],
+    rate: Fraction,
+    time_base: Fraction,
+    crf: float,
+    preset: str,
+    pixel_format: str = "yuv420p",
+) -> av.VideoStream:
+    """An x264 stream for frames of `size` (width, height); CRF 0 is lossless at any depth."""
+    stream = container.add_stream("libx264", rate=rate)
+    stream.width, stream.height = size
+    stream.pix_fmt = pixel_format
+    codec: Any = stream.codec_context
+    codec.time_base = time_base
+    codec.flags |= Flags.frame_duration
+    stream.options = {"preset": preset, **({"crf": f"{crf:g}"} if crf else {"qp": "0"})}
+    return stream
