@@ -79,7 +79,7 @@ def _is_reduction(
                 return True
             return _is_least_loss(had, has, odd) and had in told
         case ["video", _, "colours"]:
-            if had[0] == 0 and (1, *had[1:]) == has:  # what is not said is limited range
+            if {had[0], has[0]} == {0, 1} and had[1:] == has[1:]:  # limited range is not said
                 return True
             # RGB has another matrix and range than what it becomes.
             return had[1] == 0 and had[2:] == has[2:] and "rgb" in told

@@ -286,16 +286,21 @@ def differences(before: dict[str, Any], after: dict[str, Any]) -> dict[str, tupl
 
 
 def _shift(before: dict[str, Any], after: dict[str, Any]) -> Fraction:
-    """By how much a Matroska file moved all times: as far as its first would be below nought."""
-    if "matroska" not in after["format"]:
-        return Fraction(0)
-    times = [t for s in before["streams"] for t, _, _ in s["packets"] if t is not None]
-    needed = max(-min(times, default=Fraction(0)), Fraction(0))
+    """By how much all times were moved, where they may be; else 0.
+
+    A Matroska file has none below nought. The clock of MPEG's streams begins anywhere, so that
+    theirs may begin at nought.
+    """
     firsts = [[s["frames"][0]["time"] for s in of_type(p, "video")[:1]] for p in (before, after)]
     if not all(firsts) or None in (firsts[0][0], firsts[1][0]):
         return Fraction(0)
-    moved = firsts[1][0] - firsts[0][0]
-    return moved if Fraction(-1, 1000) <= moved <= needed + Fraction(1, 1000) else Fraction(0)
+    moved: Fraction = firsts[1][0] - firsts[0][0]
+    times = [t for s in before["streams"] for t, _, _ in s["packets"] if t is not None]
+    earliest, rounding = min(times, default=Fraction(0)), Fraction(1, 1000)
+    if before["format"] in ("mpegts", "mpeg") and abs(earliest + moved) <= rounding:
+        return moved
+    needed = -min(earliest, Fraction(0)) if "matroska" in after["format"] else Fraction(0)
+    return moved if -rounding <= moved <= needed + rounding and needed else Fraction(0)
 
 
 def _end(stream: Any) -> Fraction | None:

@@ -26,9 +26,9 @@ ORIENTATIONS: tuple[tuple[str, str], ...] = (
     ("-display_rotation 180", "hflip,vflip"),
     ("-display_rotation 270", "transpose=cclock"),
     ("-display_rotation 0 -display_hflip", "hflip"),
-    ("-display_rotation 90 -display_hflip", "transpose=cclock_flip"),
+    ("-display_rotation 90 -display_hflip", "transpose=clock_flip"),
     ("-display_rotation 180 -display_hflip", "vflip"),
-    ("-display_rotation 270 -display_hflip", "transpose=clock_flip"),
+    ("-display_rotation 270 -display_hflip", "transpose=cclock_flip"),
 )
 SIDEWAYS = (1, 3, 5, 7)
 """Orientations whose stored picture stands where the shown one lies."""
