@@ -167,11 +167,12 @@ class VideoReader:
             if packet is None:
                 return
             if packet.size:
-                if packet.pts is not None:
-                    ends = packet.pts + (packet.duration or 0)
-                    self._came = max(self._came, ends * Fraction(packet.time_base))
+                time = packet.dts if packet.pts is None else packet.pts
+                if time is not None:
+                    ends = (time + (packet.duration or 0)) * Fraction(packet.time_base)
+                    self._came = max(self._came, ends)
                 self._clock.place(packet)
-            elif not self._may_jump:  # the end, as far as libav can tell
+            elif not self._may_jump and self._came:  # the end, as far as libav can tell
                 self.broke_off |= self._came + self._slack < self.begins + (self.lasts or 0)
             yield packet
 
