@@ -450,7 +450,7 @@ def _in_words(stream: Any) -> str:
 def codec_name(stream: Any) -> str | None:
     """A stream's codec, or the name of an attachment; None if neither is known."""
     if stream.codec_context is None:
-        name: str | None = stream.name
+        name: str | None = getattr(stream, "name", None)
         return name
     return str(stream.codec_context.codec.canonical_name)
 
