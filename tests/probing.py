@@ -301,8 +301,8 @@ def differences(before: dict[str, Any], after: dict[str, Any]) -> dict[str, tupl
             found[f"{kind} streams"] = tuple([s["codec"] for s in side] for side in pairs)
             continue
         for index, (one, other) in enumerate(zip(*pairs, strict=True)):
-            # Of MPEG's streams libav only estimates the end.
-            exact = before["format"] not in ("mpegts", "mpeg")
+            # Of others libav only estimates the end.
+            exact = before["format"].startswith(("mov,", "matroska,"))
             of_stream = _stream_differences(one, other, after["format"], shift, exact)
             found |= {f"{kind} {index} {name}": values for name, values in of_stream.items()}
     return found
