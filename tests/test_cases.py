@@ -617,10 +617,11 @@ def test_packed_frames_of_xvid(shop, ending):
     source = shop.make("x.avi", *tone(), "-c:v", "libxvid", "-bf", 2, "-q:v", 12, "-pix_fmt",
                        "yuv420p", "-c:a", "libmp3lame")  # fmt: skip
     seen = len(video_of(probe(source))["frames"])
-    assert seen >= FRAMES - 1
+    assert seen >= FRAMES - 2
     after = shop.enhance(source, f"out.{ending}")
     assert shop.result.frames["enhanced"] == seen
-    np.testing.assert_allclose(gaps_of(after), 0.04, atol=0.0011)
+    np.testing.assert_allclose(gaps_of(after)[1:], 0.04, atol=0.0011)
+    assert gaps_of(after)[0] < 0.2  # the encoder's delay, which the file fills with nothing
     before, (audio,) = of_type(probe(source), "audio")[0], of_type(after, "audio")
     assert sound_bytes(audio) == sound_bytes(before)
 
@@ -1265,7 +1266,8 @@ def test_a_part_keeps_sound_and_picture_together(shop, container):
     result, _ = enhanced(source, shop.folder / "out.mp4", shop.generator, start=0.4, duration=0.2)
     assert result.frames["received"] == 5
     before, after = probe(source), probe(shop.folder / "out.mp4")
-    np.testing.assert_allclose(times_of(after), np.arange(5) * 0.04, atol=0.003)
+    assert 0.0 <= times_of(after)[0] < 0.03  # what is first in the file is sound, in a .ts
+    np.testing.assert_allclose(gaps_of(after), 0.04, atol=0.001)
     whole = sound_bytes(of_type(before, "audio")[0])
     (audio,) = of_type(after, "audio")
     part = sound_bytes(audio)
@@ -1273,7 +1275,8 @@ def test_a_part_keeps_sound_and_picture_together(shop, container):
     first = whole.index(part[0])
     assert whole[first : first + len(part)] == part
     was = float(of_type(before, "audio")[0]["packets"][first][0]) - times_of(before)[10]
-    assert float(audio["packets"][0][0]) == pytest.approx(was, abs=0.003)
+    now = float(audio["packets"][0][0]) - times_of(after)[0]
+    assert now == pytest.approx(was, abs=0.003)
 
 
 def test_a_part_of_a_file_without_times(shop):
