@@ -32,6 +32,7 @@ def describe(copy: Any, stream: Any) -> None:
 
 
 def tags_of(stream: Any) -> dict[str, str]:
+    """The stream's tags that are not `TECHNICAL`, its title among them."""
     tags: dict[str, str] = {}
     copy_tags(tags, stream.metadata)
     if "name" in stream.metadata:  # what libav calls the title of an .mp4's track
@@ -40,6 +41,7 @@ def tags_of(stream: Any) -> dict[str, str]:
 
 
 def copy_tags(to: dict[str, str], of: Mapping[str, str]) -> None:
+    """Adds the tags that are not `TECHNICAL`."""
     to.update({key: value for key, value in of.items() if key.lower() not in TECHNICAL})
 
 
@@ -50,7 +52,12 @@ def language(stream: Any) -> str | None:
 
 
 def chapters_of(source: VideoReader, shift: Fraction, length: Fraction | None) -> list[Any]:
-    """The source's chapters as they are in a part of it."""
+    """The source's chapters, as dicts of libav's, in a part of it.
+
+    Args:
+        shift: seconds at which the part begins.
+        length: of the part in seconds, None for the rest.
+    """
     chapters = []
     for chapter in source.container.chapters():
         base = Fraction(chapter["time_base"] or 1)
@@ -64,6 +71,7 @@ def chapters_of(source: VideoReader, shift: Fraction, length: Fraction | None) -
 
 
 def title_of(chapter: Mapping[str, Any]) -> str:
+    """A chapter's title, empty if it has none."""
     return str(chapter["metadata"].get("title", ""))
 
 
@@ -77,6 +85,10 @@ def _same(value: str, other: str | None) -> bool:
 
 
 def missing(wanted: Mapping[str, str], written: Mapping[str, str]) -> list[str]:
+    """The keys of tags that are wanted and were not written, in any case, or not with that value.
+
+    Those that are `TECHNICAL` are not wanted.
+    """
     known = {key.lower(): value for key, value in written.items()}
     return sorted(
         printable(key)
@@ -86,6 +98,7 @@ def missing(wanted: Mapping[str, str], written: Mapping[str, str]) -> list[str]:
 
 
 def in_words(stream: Any) -> str:
+    """A stream as it is named in a sentence: what it is, its number, codec and language."""
     kind = {"subtitle": "subtitles", "audio": "sound"}.get(stream.type, stream.type)
     details = [one for one in (codec_name(stream), language(stream)) if one]
     about = f" ({', '.join(printable(one) for one in details)})" if details else ""
