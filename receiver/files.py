@@ -14,11 +14,12 @@ from receiver.alignment import copy_frame, planes
 from receiver.decoding import Box, DecodedFrame
 from receiver.enhancer import Enhancer
 from receiver.errors import InputError
-from receiver.media.copying import Copy, Encoding, first_of_each, rehearse
+from receiver.media.copying import Copy, VideoPlan, first_of_each
 from receiver.media.display import Display
 from receiver.media.fitting import fitted
 from receiver.media.pixels import Storage, bits_of
 from receiver.media.reading import STILL, VideoReader
+from receiver.media.rehearsal import rehearse
 from receiver.media.writing import VideoWriter, format_of, unwritable
 
 AHEAD = 400
@@ -108,18 +109,18 @@ def enhance_file(
     with VideoReader(source) as reader:
         part = _Part(reader, begins, length)
         first = part.read_ahead()
-        encoding = Encoding(
+        plan = VideoPlan(
             Storage.of(first), Display.of(first, reader.video.sample_aspect_ratio), first, crf
         )
         packets = first_of_each(part.ahead)
-        options, losses = rehearse(reader, target, encoding, packets)
-        notes = _notes(target, losses, encoding.storage)
+        options, losses = rehearse(reader, target, plan, packets)
+        notes = _notes(target, losses, plan.storage)
         for note in notes:
             say(note)
         with VideoWriter(target, options=options) as writer:
             try:
-                copy = Copy(writer.container, reader, encoding, packets, begins, length)
-                work = _Restoring(enhancer, encoding, copy, split, progress)
+                copy = Copy(writer.container, reader, plan, packets, begins, length)
+                work = _Restoring(enhancer, plan, copy, split, progress)
                 for packet, frames in part.items(copy.indexes):
                     work.take(packet, frames)
                 work.finish()
@@ -184,7 +185,7 @@ class _Part:
         """
         first: av.VideoFrame | None = None
         streams = self._reader.container.streams
-        wanted = {one.index for one in streams if one.type in ("video", "audio")}
+        wanted = {one.index for one in streams if one.type in ("video", "audio", "data")}
         size = 0
         for packet in self._packets:
             self.ahead.append(packet)
@@ -264,15 +265,15 @@ class _Restoring:
     def __init__(
         self,
         enhancer: Enhancer,
-        encoding: Encoding,
+        plan: VideoPlan,
         copy: Copy,
         split: bool,
         progress: Callable[[int], None],
     ) -> None:
         self.notes: list[str] = []
-        self._enhancer, self._encoding, self._copy = enhancer, encoding, copy
+        self._enhancer, self._plan, self._copy = enhancer, plan, copy
         self._split, self._progress = split, progress
-        self._size = encoding.first.width, encoding.first.height
+        self._size = plan.first.width, plan.first.height
         self._held: av.VideoFrame | None = None
         self._step = 0
 
@@ -317,9 +318,9 @@ class _Restoring:
 
     def _restored(self, frame: av.VideoFrame) -> av.VideoFrame:
         """The frame as it is stored, with its faces restored."""
-        display = self._encoding.display
+        display = self._plan.display
         seen = DecodedFrame.from_video(frame)
-        stored = self._encoding.storage.stored(self._fitted(frame))
+        stored = self._plan.storage.stored(self._fitted(frame))
         view = display.shown(stored)
         if view is not frame:
             seen = replace(seen, video=view, stored=(frame, partial(_box, display, frame)))
