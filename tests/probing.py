@@ -22,6 +22,7 @@ PROGRAMS = {
     *("encoder", "major_brand", "minor_version", "compatible_brands", "vendor_id", "duration"),
     *("handler_name", "_statistics_tags", "_statistics_writing_app", "bps", "number_of_frames"),
     *("number_of_bytes", "_statistics_writing_date_utc", "encoding_tool"),
+    "alpha_mode",  # true of the source's codec
     *("software", "iso8601_date_time", "variant_bitrate", "id3v2_priv.com.apple.streaming"),
 }
 """Metadata that tells about the program that wrote a file, not about what is in it."""
