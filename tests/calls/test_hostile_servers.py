@@ -89,14 +89,14 @@ class Answerer:
     """Answers offers as an honest WHEP or WHIP endpoint; `change` makes its answers hostile."""
 
     def __init__(self, change: Callable[[str], str] = lambda sdp: sdp, **headers: str) -> None:
-        self.change, self.headers = change, headers
+        self.change, self.headers, self.status = change, headers, 201
         self.connections: list[RTCPeerConnection] = []
 
     async def __call__(self, request: web.Request) -> web.Response:
         if request.method != "POST":
             return web.Response()
         text = self.change(await self.answer(await request.text()))
-        return web.Response(status=201, text=text, headers=self.headers)
+        return web.Response(status=self.status, text=text, headers=self.headers)
 
     async def answer(self, offer: str) -> str:
         connection = RTCPeerConnection(HERE)
@@ -669,10 +669,22 @@ def replaced(pattern: str, text: str) -> Callable[[str], str]:
         (replaced("ice-pwd:.*", "ice-pwd:\u00e9\u00e9"), "lacks an ICE user or password"),
         (without("fingerprint"), "lacks a certificate's fingerprint"),
         (replaced("sha-[0-9]+", "md5"), "lacks a certificate's fingerprint"),
-        (without("setup"), "lacks a certificate's fingerprint"),
-        (replaced("a=setup:active", "a=setup:actpass"), "DTLS setup"),
+        (without("setup"), "it has no DTLS role: add a=setup:active or a=setup:passive"),
+        (replaced("a=setup:active", "a=setup:actpass"), "it has the DTLS role 'actpass': use"),
+        (replaced("a=setup:active", "a=setup:holdconn"), "it has the DTLS role 'holdconn': use"),
+        (without("rtcp-mux"), "it has RTCP on a port of its own"),
         (replaced("extmap:[0-9]+", "extmap:4000"), "numbers RTP's extensions beyond"),
-        (replaced("H264/90000", "H265/90000"), "Failed to set remote video"),
+        (replaced("H264/90000", "H265/90000"), "it has no H.264"),
+        (replaced("(opus|G722|PCM[AU])/", "speex/"), "it has no sound in Opus, G.722 or G.711"),
+        (
+            replaced("packetization-mode=1", "packetization-mode=0"),
+            "it has H.264 in packetization-mode 0 alone: add packetization-mode=1",
+        ),
+        (without("fmtp"), "it has H.264 in packetization-mode 0 alone"),
+        (
+            replaced("profile-level-id=[0-9a-f]*", "profile-level-id=f4001f"),
+            "it has H.264 of no profile that is spoken here",
+        ),
         (replaced("rtpmap:", "rtpmap:x"), "it is no SDP"),
         (replaced("m=video [0-9]+", "m=video 99999999999999999999 x"), "it is no SDP"),
     ],
