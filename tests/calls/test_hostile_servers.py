@@ -821,6 +821,7 @@ class FakeJanus:
     def __init__(self, **wrong: object) -> None:
         self.wrong, self.requests = wrong, []
         self.publisher = Answerer()
+        self.change: Callable[[str], str] = lambda sdp: sdp
         self.connection = RTCPeerConnection(HERE)
         self.events: list[object] = []
         self.feeds = [{"type": "video", "feed_mid": "0"}, {"type": "audio", "feed_mid": "1"}]
@@ -854,7 +855,7 @@ class FakeJanus:
         for one in streams:
             self.connection.addTransceiver(one["type"], direction="sendonly")
         await self.connection.setLocalDescription(await self.connection.createOffer())
-        jsep = {"type": "offer", "sdp": self.connection.localDescription.sdp}
+        jsep = {"type": "offer", "sdp": self.change(self.connection.localDescription.sdp)}
         return {"janus": "event", "plugindata": {"data": {"streams": streams}}, "jsep": jsep}
 
     def said(self, answer: object) -> web.Response:
@@ -954,7 +955,7 @@ async def test_of_several_videos_and_sounds_of_a_feed_one_of_each_comes():
             {"type": "video", "feed_mid": "a", "codec": "vp8"},
             {"type": "video", "feed_mid": "b", "codec": "h264", "active": False},
             {"type": "audio", "feed_mid": "c"},
-            {"type": "video", "feed_mid": "e", "codec": "h264"},
+            {"type": "video", "feed_mid": "e", "codec": "H264"},
             {"type": "video", "feed_mid": "f", "codec": "h264"},
             {"type": "audio", "feed_mid": "g"},
         ]

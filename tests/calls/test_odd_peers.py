@@ -9,7 +9,7 @@ from aiohttp import web
 from yarl import URL
 
 from receiver.album import peer_of
-from receiver.client import Client
+from receiver.client import Client, SessionError
 from receiver.encoding import Encoding
 from receiver.errors import InputError
 from receiver.links import read_links
@@ -22,6 +22,7 @@ from tests.calls.test_hostile_offers import VIDEO, filled, section
 from tests.calls.test_hostile_servers import (
     SECONDS,
     answerer,
+    fake_janus,
     joined,
     nothing_is_left_in_the_loop,  # noqa: F401
     origin,
@@ -95,6 +96,20 @@ async def test_an_odd_answer_becomes_a_call(change, clip):
     ):
         await until(lambda: connection.connectionState == "connected", 5)
     call.close()
+
+
+@pytest.mark.parametrize("change", [*CHANGES, *NO_ROLE])
+async def test_an_odd_offer_of_janus_becomes_a_call(change):
+    async with fake_janus() as (server, _, url):
+        server.change = (CHANGES | NO_ROLE)[change]
+        await joined(url, None)
+
+
+async def test_an_offer_of_janus_that_cannot_be_used_is_told():
+    async with fake_janus() as (server, _, url):
+        server.change = replaced("packetization-mode=1", "packetization-mode=0")
+        words = "it has H.264 in packetization-mode 0 alone: add packetization-mode=1"
+        await refused(url, SessionError, "an offer that cannot be used", words, token=None)
 
 
 MODE_0 = (
