@@ -7,7 +7,7 @@ with case, and fails without them.
 from collections.abc import Sequence
 from typing import Literal, TypeAlias
 
-from aiortc.codecs import CODECS, is_rtx
+from aiortc.codecs import CODECS
 from aiortc.rtcpeerconnection import find_common_codecs
 from aiortc.sdp import MediaDescription, SessionDescription
 
@@ -86,7 +86,7 @@ def codec_fault(sdp: str) -> str | None:
 def _codec_fault(media: MediaDescription) -> str | None:
     if media.kind not in CODECS:
         return None
-    wanted = [codec for codec in media.rtp.codecs if not is_rtx(codec)]
+    wanted = media.rtp.codecs
     if media.kind == "video":
         wanted = [codec for codec in wanted if codec.name.upper() == "H264"]
         if not wanted:

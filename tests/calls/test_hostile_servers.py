@@ -419,6 +419,12 @@ async def test_a_body_that_cannot_be_decompressed_is_empty(kind):
         await refused(base, InputError, "it is no SDP")
 
 
+async def test_the_encoding_of_an_answer_has_no_case():
+    answer = created(b"v=1", "Content-Encoding: Identity")
+    async with raw(b"", lambda: answer) as base, Client(base, None, SECONDS).opened() as client:
+        assert (await client.ask("POST", client.home, most=9)).body == b"v=1"
+
+
 async def test_a_bomb_does_not_grow():
     """200 MB of zeros in 200 KB."""
     pack = zlib.compressobj()
@@ -553,6 +559,8 @@ async def test_retry_after_is_read_in_both_forms_and_bounded(value, seconds):
         ("<stun:224.0.0.1>; rel=ice-server", []),
         ("<stun:no-such-name.invalid>; rel=ice-server", []),
         ('<turn:127.0.0.1>; rel=ice-server; username=a; credential=b; credential-type="oauth"', []),
+        ("<TURN:127.0.0.1>; REL=ice-server; UserName=a; credential=b; credential-type=Password",
+         ["turn:127.0.0.1"]),
         ("<stun:127.0.0.1>; rel=other", []),
         ("", []),
     ],

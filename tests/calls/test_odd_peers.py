@@ -12,7 +12,6 @@ from receiver.album import peer_of
 from receiver.client import Client, SessionError
 from receiver.encoding import Encoding
 from receiver.errors import InputError
-from receiver.links import read_links
 from receiver.send import Sending, send
 from receiver.sender import clip_source
 from receiver.signalling import open_publishing, open_session
@@ -299,12 +298,6 @@ async def test_schemes_and_hosts_of_an_address_have_no_case():
     async with answerer() as endpoint, origin(endpoint) as home:
         await joined(home.base.replace("http://127.0.0.1", "HTTP://LocalHost"))
     assert Client("HTTP://SFU.Example/a", None).home == URL("http://sfu.example/a")
-
-
-@pytest.mark.parametrize("rel", ["ice-server", "ICE-Server", '"Preload Ice-Server"'])
-async def test_the_relation_of_a_link_has_no_case(rel):
-    link = f"<STUN:127.0.0.1:3478>; REL={rel}"
-    assert read_links([link])[0].parameters["rel"] == rel.strip('"')
 
 
 @pytest.mark.parametrize("end", ["", "/"])
