@@ -1,7 +1,7 @@
 """Any video file in, the enhanced file out, by the same `Enhancer` as in a call."""
 
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,7 @@ class FileResult:
     keyframes: int
     device: str
     model: str
+    notes: tuple[str, ...] = ()
 
 
 def frame_total(path: Path) -> int | None:
@@ -39,6 +40,40 @@ def frame_total(path: Path) -> int | None:
 
 
 def enhance_file(
+    source: Path | None,
+    target: Path | None,
+    enhancer: Enhancer,
+    *,
+    split: bool = False,
+    crf: float = 12.0,
+    start: float = 0.0,
+    duration: float | None = None,
+    progress: Callable[[int], None] = lambda frames: None,
+    say: Callable[[str], None] = lambda sentence: None,
+) -> FileResult:
+    """Stands in for what is being written elsewhere: pipes by way of files, no parts."""
+    import shutil
+    import tempfile
+
+    notes = () if start == 0 and duration is None else (f"part from {start} for {duration}",)
+    for note in notes:
+        say(note)
+    with tempfile.TemporaryDirectory() as folder:
+        read, written = source or Path(folder) / "in.mkv", target or Path(folder) / "out.mkv"
+        if source is None:
+            with open(0, "rb", closefd=False) as pipe, read.open("wb") as file:
+                shutil.copyfileobj(pipe, file)
+        result = _enhance_file(read, written, enhancer, split=split, crf=crf, progress=progress)
+        if target is None:
+            try:
+                with open(1, "wb", closefd=False) as pipe, written.open("rb") as file:
+                    shutil.copyfileobj(file, pipe)
+            except OSError as error:
+                raise InputError("standard output cannot be written") from error
+    return replace(result, notes=notes)
+
+
+def _enhance_file(
     source: Path,
     target: Path,
     enhancer: Enhancer,
