@@ -28,15 +28,24 @@ class FileResult:
     notes: tuple[str, ...] = ()
 
 
-def frame_total(path: Path) -> int | None:
-    """How many frames a video file has, as far as it tells. Raises InputError as `open_video`."""
+def frame_total(path: Path, start: float = 0.0, duration: float | None = None) -> int | None:
+    """Returns how many frames a video file has, or its part, as far as it tells.
+
+    Args:
+        start: where the part begins, in seconds.
+        duration: how many seconds it lasts; None to the end.
+
+    Raises:
+        InputError: as `open_video`.
+    """
     with open_video(path) as container:
         video = container.streams.video[0]
-        if video.frames:
+        if video.frames and not start and duration is None:
             return int(video.frames)
         if container.duration is None or not video.average_rate:
             return None
-        return round(container.duration / av.time_base * video.average_rate)
+        rest = max(0.0, container.duration / av.time_base - start)
+        return round(min(rest, duration or rest) * video.average_rate)
 
 
 def enhance_file(
