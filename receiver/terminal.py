@@ -27,19 +27,35 @@ CLOSED = (errno.EPIPE, errno.EBADF)
 """Errors of a stream that nobody reads (any more): no failure of the command."""
 
 
-class _Stream(io.FileIO):
-    """A standard stream that drops what it cannot write, and keeps the first error."""
+class _Output(io.TextIOWrapper):
+    """A standard stream that drops text which cannot be written, and keeps the first error.
+
+    Bytes that are written to its `buffer` raise, as always.
+    """
 
     error: OSError | None = None
 
-    def write(self, data: Any) -> int:
-        """Writes or drops `data`, a bytes-like object."""
-        if self.error is None:
-            try:
-                return super().write(data)
-            except OSError as error:
-                self.error = error
-        return memoryview(data).nbytes
+    def write(self, text: str, /) -> int:
+        """Writes or drops `text`."""
+        try:
+            return super().write(text)
+        except OSError as error:
+            self._drop(error)
+            return len(text)
+
+    def flush(self) -> None:
+        """Writes or drops what is in the buffers."""
+        try:
+            super().flush()
+        except OSError as error:
+            self._drop(error)
+
+    def _drop(self, error: OSError) -> None:
+        """Leads the stream nowhere: what its buffers hold would fail again, up to the very end."""
+        self.error = self.error or error
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, self.fileno())
+        os.close(nowhere)
 
 
 def run(name: str, load: Callable[[], Callable[[], int]]) -> NoReturn:
@@ -65,8 +81,9 @@ def run(name: str, load: Callable[[], Callable[[], int]]) -> NoReturn:
     except KeyboardInterrupt:
         say("interrupted", name)
         code = INTERRUPTED
-    lost = _output_error()
-    if lost is not None:
+    sys.stdout.flush()
+    lost = sys.stdout.error if isinstance(sys.stdout, _Output) else None
+    if lost is not None and lost.errno not in CLOSED and code != BAD_INPUT:
         say(f"standard output cannot be written: {lost.strerror}", name)
         code = code or BAD_INPUT
     sys.exit(code)
@@ -101,14 +118,17 @@ def say(sentence: str, name: str = "receiver") -> None:
 
 
 def console(*, stderr: bool = False, width: int | None = None) -> "Console":
-    """Returns a console whose strings are plain text: no markup, no emoji codes, escaped lines."""
+    """Returns a console whose strings are plain text: no markup, no emoji codes, escaped lines.
+
+    Words that are too long go on in the next line; nothing is cut.
+    """
     from rich.console import Console  # takes a tenth of a second
     from rich.text import Text
 
     class Terminal(Console):
         def render_str(self, text: str, **options: Any) -> Text:
             lines = "\n".join(map(escaped, text.split("\n")))
-            return super().render_str(lines, **options)
+            return super().render_str(lines, **{**options, "overflow": "fold"})
 
     return Terminal(stderr=stderr, width=width, markup=False, emoji=False)
 
@@ -122,6 +142,8 @@ def _prepare_streams() -> None:
             # Else the next file that is opened would be standard output. In the wrong mode: using
             # it fails, as with a closed one.
             os.set_inheritable(os.open(os.devnull, mode), True)
+    if sys.stdin is None:
+        sys.stdin = io.TextIOWrapper(io.BufferedReader(io.FileIO(0, closefd=False)))
     sys.stdout = _forgiving(sys.stdout, 1)
     sys.stderr = _forgiving(sys.stderr, 2)
     if logging.lastResort is not None:  # names of files stand in what is logged, too
@@ -136,23 +158,14 @@ def _forgiving(stream: Any, descriptor: int) -> TextIO:
     """
     if stream is not None:
         buffer = getattr(stream, "buffer", None)
-        if type(getattr(buffer, "raw", buffer)) is not io.FileIO:
+        if isinstance(stream, _Output) or not isinstance(getattr(buffer, "raw", buffer), io.FileIO):
             return cast(TextIO, stream)
-        stream.flush()
-    return io.TextIOWrapper(
-        io.BufferedWriter(_Stream(descriptor, "w", closefd=False)),
+    return _Output(
+        io.BufferedWriter(io.FileIO(descriptor, "w", closefd=False)),
         encoding=stream.encoding if stream is not None else "utf-8",
         errors="backslashreplace",
         line_buffering=stream is not None and (stream.line_buffering or stream.write_through),
     )
-
-
-def _output_error() -> OSError | None:
-    """What kept standard output from being written, if it is not merely closed."""
-    sys.stdout.flush()
-    raw = getattr(getattr(sys.stdout, "buffer", None), "raw", None)
-    error = raw.error if isinstance(raw, _Stream) else None
-    return None if error is None or error.errno in CLOSED else error
 
 
 class _LogLines(logging.Formatter):

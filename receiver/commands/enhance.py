@@ -351,8 +351,6 @@ def _line(job: Job, outcome: _Done | InputError) -> dict[str, Any]:
 
 def _table(outcomes: dict[Job, _Done | InputError]) -> Table:
     table = Table("file", "frames", "enhanced", "seconds", "note", title="receiver enhance")
-    for column in table.columns:
-        column.overflow = "fold"
     for job, outcome in outcomes.items():
         if isinstance(outcome, InputError):
             table.add_row(job.input, "-", "-", "-", f"failed: {outcome}")
