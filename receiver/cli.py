@@ -7,8 +7,6 @@ import cv2  # noqa: F401
 import argparse
 import asyncio
 import contextlib
-import json
-import math
 import sys
 from collections.abc import Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
@@ -49,7 +47,7 @@ from receiver.recognition import shared_recogniser
 from receiver.send import send
 from receiver.sender import Source, camera_source, clip_source, portrait_source
 from receiver.serve import ServeConfig, Server, listening, serve
-from receiver.terminal import console, say
+from receiver.terminal import console, json_line, say
 from receiver.text import escaped
 
 Result = TypeVar("Result")
@@ -322,7 +320,7 @@ def _source(args: argparse.Namespace) -> Source:
 
 def _print_demo(args: argparse.Namespace, result: DemoResult, quality: Quality) -> None:
     if args.json:
-        print(json.dumps(_without_nan(asdict(result)) | {"quality": quality.snapshot()}))
+        print(json_line(asdict(result) | {"quality": quality.snapshot()}))
         return
     psnr, frames = result.face_psnr_db, result.frames
     rows = {
@@ -383,7 +381,7 @@ def _serve(args: argparse.Namespace) -> int:
     def ready(url: str) -> None:
         if args.json:
             said = {"url": url, "device": generator.device, "calls": calls, "carries": carried}
-            print(json.dumps(said | {"quality": quality.level.name}), flush=True)
+            print(json_line(said | {"quality": quality.level.name}), flush=True)
         else:
             print(f"Open {url} ({generator.model.name} on {generator.device}; Ctrl-C ends it)")
             print(f"This machine carries {in_words(measured, cores_here())}.", flush=True)
@@ -428,7 +426,7 @@ def _join(args: argparse.Namespace) -> int:
         if args.keyframes is not None and (seen or args.keyframes.is_file()):
             save_album(enhancer.people, album.others, args.keyframes, peer)
     if args.json:
-        print(json.dumps(_without_nan(stats) | {"quality": quality.snapshot()}))
+        print(json_line(stats | {"quality": quality.snapshot()}))
     else:
         print(_outcome(stats))
         if args.record is not None:
@@ -520,7 +518,7 @@ def _send(args: argparse.Namespace) -> int:
     source = clip_source(Path(clips[0])) if clips else camera_source(args.camera, "a clip")
     result = asyncio.run(send(source, args.kbps, url, token, say, stills=not args.no_stills))
     if args.json:
-        print(json.dumps(asdict(result)))
+        print(json_line(asdict(result)))
     else:
         print(
             f"{result.frames} frames sent in {result.seconds:.1f} s at {result.kbps:.0f} kbit/s, "
@@ -533,7 +531,7 @@ def _doctor(args: argparse.Namespace) -> int:
     findings = examine(args.model, args.device)
     fine = all(finding.fine or not finding.needed for finding in findings)
     if args.json:
-        print(json.dumps({"fine": fine, "findings": [asdict(finding) for finding in findings]}))
+        print(json_line({"fine": fine, "findings": [asdict(finding) for finding in findings]}))
         return 0 if fine else 1
     table = Table(title="receiver doctor", show_header=False)
     for finding in findings:
@@ -549,10 +547,3 @@ def _print_rows(title: str, rows: dict[str, str]) -> None:
     for name, value in rows.items():
         table.add_row(name, value)
     console().print(table)
-
-
-def _without_nan(value: Any) -> Any:
-    """NaN, which JSON does not know, as null."""
-    if isinstance(value, dict):
-        return {key: _without_nan(inner) for key, inner in value.items()}
-    return None if isinstance(value, float) and math.isnan(value) else value

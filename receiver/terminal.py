@@ -6,7 +6,9 @@ Imports nothing slow, so that `run` can begin before the rest of the package is 
 import contextlib
 import errno
 import io
+import json
 import logging
+import math
 import os
 import signal
 import sys
@@ -115,6 +117,25 @@ def _ending_at_once(name: str) -> Iterator[None]:
 def say(sentence: str, name: str = "receiver") -> None:
     """Prints a line to standard error, in the name of a command."""
     print(f"{name}: {escaped(sentence)}", file=sys.stderr, flush=True)
+
+
+def json_line(value: Any) -> str:
+    """Returns JSON on one line that any reader takes.
+
+    A number that JSON lacks (NaN, infinity) becomes null; a byte of a name that is no UTF-8, for
+    which Python has half a surrogate pair, its escape as `escaped` has it.
+    """
+    return json.dumps(_for_json(value))
+
+
+def _for_json(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _for_json(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_for_json(inner) for inner in value]
+    if isinstance(value, str):
+        return value.encode(errors="backslashreplace").decode()
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def console(*, stderr: bool = False, width: int | None = None) -> "Console":

@@ -4,7 +4,6 @@ import contextlib
 import io
 import json
 import os
-import pty
 import shutil
 import subprocess
 import sys
@@ -288,6 +287,22 @@ def test_standard_input_and_output(clips, here):
     assert result.stdout.startswith(b"\x1aE\xdf\xa3")
 
 
+@pytest.mark.parametrize(
+    ("closed", "arguments", "sentence"),
+    [
+        ("<&-", ["-", "o.mp4"], "standard input is closed: send a video to it, or give IN a name"),
+        (">&-", ["four.mkv", "-"], "standard output is closed: send it to a file, or give OUT a"),
+    ],
+)
+def test_a_closed_pipe_is_named(closed, arguments, sentence, clips, here):
+    shutil.copy(clips / "four.mkv", here)
+    command = ["sh", "-c", f'exec "$@" {closed}', "sh", *RECEIVER, "enhance", *arguments]
+    result = subprocess.run(
+        [*command, "--model", "nosuch"], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert_one_sentence(result, f"receiver: {sentence}")
+
+
 def test_a_reader_that_leaves_ends_the_work(clips):
     reading, writing = os.pipe()
     os.close(reading)
@@ -306,6 +321,8 @@ def test_a_reader_that_leaves_ends_the_work(clips):
 
 def on_terminal(*arguments: str, **environment: str) -> tuple[int, str]:
     """Runs the command on a terminal of 80 columns; returns its exit code and all that it shows."""
+    import pty  # not on Windows
+
     ours, its = pty.openpty()
     process = subprocess.Popen(
         [*RECEIVER, "enhance", *arguments],

@@ -198,6 +198,19 @@ def test_escapes_leave_nothing_out():
     assert escaped("\t\x7f\x85\u2028\ud800\U000e0001") == ("\\t\\x7f\\x85\\u2028\\ud800\\U000e0001")
 
 
+def test_json_is_taken_by_any_reader():
+    value = {"a": [1.5, float("nan"), ("x\udcff🙂", float("-inf"))], "b": None, "c": {"d": True}}
+    line = terminal.json_line(value)
+    assert line.isascii()
+    assert json.loads(line) == {
+        "a": [1.5, None, ["x\\udcff🙂", None]],
+        "b": None,
+        "c": {"d": True},
+    }
+    result = run("doctor", "--model", os.fsdecode(b"\xff.onnx"), "--json")
+    assert "\\udcff.onnx" in json.loads(result.stdout)["findings"][-5]["name"]
+
+
 def interrupting(folder: Path, module: str) -> dict[str, str]:
     """An environment in which `module`, while it is loaded, meets Ctrl-C as modules in C do."""
     (folder / f"{module}.py").write_text(

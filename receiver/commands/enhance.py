@@ -1,7 +1,6 @@
 """`receiver enhance`: restores the faces of video files."""
 
 import argparse
-import json
 import math
 import os
 import re
@@ -24,7 +23,7 @@ from receiver.files import FileResult, enhance_file, frame_total
 from receiver.generator import Generator
 from receiver.progress import frames_bar
 from receiver.quality import Quality
-from receiver.terminal import console, say
+from receiver.terminal import console, json_line, say
 from receiver.text import escaped
 
 PIPE = "-"
@@ -195,10 +194,10 @@ def check(job: Job, start: float, duration: float | None) -> int | None:
     Raises InputError for a source that cannot be read or a target that cannot be written.
     """
     source, target = job.source, job.target
-    if source is None and sys.stdin is not None and sys.stdin.isatty():
-        raise InputError("standard input is a terminal: send a video to it, or give IN a name")
-    if target is None and sys.stdout.isatty():
-        raise InputError("standard output is a terminal: send it to a file, or give OUT a name")
+    if source is None:
+        _check_pipe(0, lambda: os.read(0, 0), "input", "send a video to it, or give IN a name")
+    if target is None:
+        _check_pipe(1, lambda: os.write(1, b""), "output", "send it to a file, or give OUT a name")
     total = None if source is None else frame_total(source, start, duration)
     if target is None:
         return total
@@ -211,6 +210,16 @@ def check(job: Job, start: float, duration: float | None) -> int | None:
     if source is not None and os.path.realpath(target) == os.path.realpath(source):
         raise InputError(f"{target} is the input itself: give another name for the output")
     return total
+
+
+def _check_pipe(descriptor: int, use: Callable[[], object], name: str, way_out: str) -> None:
+    """Raises InputError if a standard stream is closed, or a terminal."""
+    try:
+        use()
+    except OSError as error:
+        raise InputError(f"standard {name} is closed: {way_out}") from error
+    if os.isatty(descriptor):
+        raise InputError(f"standard {name} is a terminal: {way_out}")
 
 
 class _Enhancing:
@@ -266,7 +275,7 @@ def _enhance_one(args: argparse.Namespace, job: Job) -> int:
     # Beside a video on standard output, words go to standard error.
     to = sys.stderr if job.target is None else sys.stdout
     if args.json:
-        print(json.dumps(as_json(result, job)), file=to)
+        print(json_line(asdict(result) | {"output": job.output}), file=to)
         return 0
     frames = result.frames
     print(
@@ -288,18 +297,6 @@ def _why_nothing(result: FileResult) -> str:
     return reason.clause if reason is not None else ""
 
 
-def as_json(result: FileResult, job: Job) -> dict[str, Any]:
-    """A result as an object whose strings can be encoded: bytes that are no UTF-8 are escaped."""
-    return asdict(result) | {
-        "notes": [_encodable(note) for note in result.notes],
-        "output": _encodable(job.output),
-    }
-
-
-def _encodable(text: str) -> str:
-    return text.encode(errors="backslashreplace").decode()
-
-
 @dataclass(frozen=True)
 class _Done:
     """A job that succeeded, and how long it took."""
@@ -317,7 +314,7 @@ def _enhance_several(args: argparse.Namespace, jobs: list[Job]) -> int:
         if isinstance(outcome, InputError):
             say(str(outcome))
         if args.json:
-            print(json.dumps(_line(job, outcome)), flush=True)
+            print(json_line(_line(job, outcome)), flush=True)
 
     totals: dict[Job, int | None] = {}
     for job in jobs:
@@ -343,10 +340,9 @@ def _enhance_several(args: argparse.Namespace, jobs: list[Job]) -> int:
 
 def _line(job: Job, outcome: _Done | InputError) -> dict[str, Any]:
     """What `--json` prints of one of several files."""
-    file = {"input": _encodable(job.input)}
     if isinstance(outcome, InputError):
-        return file | {"error": _encodable(str(outcome))}
-    return file | as_json(outcome.result, job)
+        return {"input": job.input, "error": str(outcome)}
+    return {"input": job.input} | asdict(outcome.result) | {"output": job.output}
 
 
 def _table(outcomes: dict[Job, _Done | InputError]) -> Table:
