@@ -162,7 +162,7 @@ def _prepare_streams() -> None:
         except OSError:
             # Else the next file that is opened would be standard output. In the wrong mode: using
             # it fails, as with a closed one.
-            os.set_inheritable(os.open(os.devnull, mode), True)
+            os.open(os.devnull, mode)
     if sys.stdin is None:
         sys.stdin = io.TextIOWrapper(io.BufferedReader(io.FileIO(0, closefd=False)))
     sys.stdout = _forgiving(sys.stdout, 1)

@@ -291,16 +291,26 @@ def test_standard_input_and_output(clips, here):
     ("closed", "arguments", "sentence"),
     [
         ("<&-", ["-", "o.mp4"], "standard input is closed: send a video to it, or give IN a name"),
+        ("< .", ["-", "o.mp4"], "standard input cannot be used (Is a directory): send a video"),
         (">&-", ["four.mkv", "-"], "standard output is closed: send it to a file, or give OUT a"),
+        (">/dev/full", ["four.mkv", "-"], "standard output cannot be used (No space left on de"),
     ],
 )
-def test_a_closed_pipe_is_named(closed, arguments, sentence, clips, here):
+def test_a_pipe_that_cannot_be_used_is_named(closed, arguments, sentence, clips, here):
     shutil.copy(clips / "four.mkv", here)
     command = ["sh", "-c", f'exec "$@" {closed}', "sh", *RECEIVER, "enhance", *arguments]
     result = subprocess.run(
         [*command, "--model", "nosuch"], capture_output=True, text=True, timeout=60, check=False
     )
     assert_one_sentence(result, f"receiver: {sentence}")
+
+
+def test_a_disk_that_fills_up_is_said_once(clips, here):
+    command = ["sh", "-c", 'ulimit -f 1; exec "$@" >out.mkv', "sh", *RECEIVER, "enhance"]
+    result = subprocess.run(
+        [*command, str(clips / "four.mkv"), "-"], capture_output=True, text=True, check=False
+    )
+    assert_one_sentence(result, "receiver: standard output cannot be written")
 
 
 def test_a_reader_that_leaves_ends_the_work(clips):

@@ -241,6 +241,21 @@ def test_ctrl_c_while_modules_are_loaded(tmp_path, module, command, name):
     assert result.stderr == f"{name}: interrupted\n"
 
 
+def test_ctrl_c_that_a_shell_has_turned_off_stays_so(tmp_path):
+    """As for a command in the background of a script."""
+    (tmp_path / "dlib.py").write_text(
+        "import os, signal, sys\n"
+        "os.kill(os.getpid(), signal.SIGINT)\n"
+        f"sys.path.remove({str(tmp_path)!r})\n"
+        "del sys.modules['dlib']\n"
+        "import dlib\n"
+    )
+    command = ["sh", "-c", "trap '' INT; exec \"$@\"", "sh", *RECEIVER, "--help"]
+    environment = os.environ | {"PYTHONPATH": f"{tmp_path}:{Path.cwd()}"}
+    result = subprocess.run(command, capture_output=True, timeout=60, env=environment, check=False)
+    assert (result.returncode, result.stderr) == (0, b"")
+
+
 def test_a_bench_without_a_reader():
     result = shell(">/dev/full", sys.executable, "-m", "bench", "--help")
     assert result.returncode == 2
@@ -250,9 +265,12 @@ def test_a_bench_without_a_reader():
     assert result.stderr.startswith("bench fuzz: there is no target 'nosuch'")
 
 
-def test_log_lines_are_escaped(capsys):
-    record = terminal.logging.LogRecord("a", 30, "", 0, "%s is there", ("x\x1by",), None)
-    assert terminal._LogLines().format(record) == "x\\x1by is there"
+def test_names_in_the_log_are_escaped(short, tmp_path):
+    (tmp_path / ".o\x1b[31m.0123456789abcdef.part.mp4").write_text("")
+    result = run("enhance", str(short), f"{tmp_path}/o\x1b[31m.mp4")
+    assert result.returncode == 0
+    assert ".o\\x1b[31m.0123456789abcdef.part.mp4" in result.stderr
+    assert "\x1b" not in result.stderr + result.stdout
 
 
 def test_without_a_terminal_there_is_no_bar(capsys):

@@ -1,6 +1,7 @@
 """`receiver enhance`: restores the faces of video files."""
 
 import argparse
+import errno
 import math
 import os
 import re
@@ -213,11 +214,12 @@ def check(job: Job, start: float, duration: float | None) -> int | None:
 
 
 def _check_pipe(descriptor: int, use: Callable[[], object], name: str, way_out: str) -> None:
-    """Raises InputError if a standard stream is closed, or a terminal."""
+    """Raises InputError if a standard stream cannot be used, or is a terminal."""
     try:
         use()
     except OSError as error:
-        raise InputError(f"standard {name} is closed: {way_out}") from error
+        why = "is closed" if error.errno == errno.EBADF else f"cannot be used ({error.strerror})"
+        raise InputError(f"standard {name} {why}: {way_out}") from error
     if os.isatty(descriptor):
         raise InputError(f"standard {name} is a terminal: {way_out}")
 
