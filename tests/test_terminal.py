@@ -125,13 +125,16 @@ def free_port() -> int:
         return int(one.getsockname()[1])
 
 
-def test_an_ascii_terminal_is_given_escapes(short, tmp_path):
+@pytest.mark.parametrize(
+    ("environment", "name"),
+    [({"PYTHONIOENCODING": "ascii"}, "\\xf6"), (ASCII, "\\udcc3\\udcb6")],  # then names are bytes
+)
+def test_an_ascii_terminal_is_given_escapes(short, tmp_path, environment, name):
     source, target = tmp_path / "ü.mp4", tmp_path / "ö.mp4"
     os.link(short, source)
-    result = run("enhance", str(source), str(target), **ASCII)
+    result = run("enhance", str(source), str(target), **environment)
     assert result.returncode == 0, result.stderr
-    # Names are bytes to such a process.
-    assert result.stdout.startswith(f"{tmp_path}/\\udcc3\\udcb6.mp4: 3 frames")
+    assert result.stdout.startswith(f"{tmp_path}/{name}.mp4: 3 frames")
     assert result.stderr == ""
     assert target.is_file()
 
