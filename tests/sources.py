@@ -100,7 +100,9 @@ def stored_size(properties: Properties) -> tuple[int, int]:
     width, height = properties.size
     if properties.orientation in SIDEWAYS:
         width, height = height, width
-    return round(width / properties.sar / 2) * 2 + width % 2, height
+    if properties.sar != 1:
+        width = round(width / properties.sar / 2) * 2
+    return width, height
 
 
 def face_in(orientation: int, width: int, height: int) -> np.ndarray:
