@@ -170,13 +170,13 @@ def compare_pictures(before: av.VideoFrame, after: av.VideoFrame, orientation: i
             outside = ~_at_size(face, one.shape)
             np.testing.assert_array_equal(one[outside], other[outside])
     else:
-        again = after.reformat(format=name)
+        again = after.reformat(format=name, threads=1)
         pairs = zip(_levels(before), _levels(again), strict=True)
         for one, other in pairs:
             outside = ~_at_size(face, one.shape[:2])
             error = np.square(one[outside].astype(float) - other[outside].astype(float)).mean()
             assert 10 * np.log10(255**2 / max(error, 1e-9)) >= 45.0
-    one, other = (planes_of(after.reformat(format=has))[0] for after in (before, after))
+    one, other = (planes_of(after.reformat(format=has, threads=1))[0] for after in (before, after))
     changed = one[face] != other[face]
     assert changed.mean() > 0.1, "the face was not restored"
     if "10" in has and len(np.unique(one & 3)) == 4:
@@ -188,7 +188,7 @@ def _levels(frame: av.VideoFrame) -> list[np.ndarray]:
     """A frame's samples, 0 to 255: planes of Y, U and V, or one HxWx3 of red, green and blue."""
     layout = frame.format
     if layout.is_rgb or layout.has_palette or layout.name == "ya8":
-        return [frame.to_ndarray(format="rgb24")]
+        return [frame.reformat(format="rgb24", threads=1).to_ndarray()]
     bits = max(component.bits for component in layout.components)
     return [plane / 2 ** (bits - 8) for plane in planes_of(frame)[:3]]
 

@@ -12,10 +12,11 @@ from pathlib import Path
 from typing import Any
 
 import av
+import imageio_ffmpeg
 import numpy as np
 from av.sidedata.sidedata import Type
 
-FFMPEG = [__import__("imageio_ffmpeg").get_ffmpeg_exe(), "-hide_banner", "-nostdin", "-y"]
+FFMPEG = [imageio_ffmpeg.get_ffmpeg_exe(), "-hide_banner", "-nostdin", "-y"]
 """The program, which is newer than PyAV's libraries and can write what these cannot."""
 
 PROGRAMS = {

@@ -170,6 +170,16 @@ def upright(path: Path, folder: Path) -> np.ndarray:
         return planes_of(next(container.decode(video=0)))[0]
 
 
+def test_threads_do_not_meet_in_converting_odd_rows(generator, raw, tmp_path):
+    """swscale's wrote past the end of a row of 10-bit RGB into the next one's part."""
+    source = build(Properties("ffv1", "gbrp10le", "mkv", size=(321, 239)), raw, tmp_path)
+    outputs = set()
+    for _ in range(6):
+        enhance_file(source, tmp_path / "out.mkv", Enhancer(generator), crf=0)
+        outputs.add((tmp_path / "out.mkv").read_bytes())
+    assert len(outputs) == 1
+
+
 @pytest.mark.parametrize("ending", ["mp4", "mkv"])
 def test_ten_runs_write_the_same_bytes(generator, raw, tmp_path, ending):
     properties = Properties(audio=("aac", "flac"), cover=True, chapters=True, title="Twice")
