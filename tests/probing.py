@@ -22,6 +22,7 @@ PROGRAMS = {
     *("encoder", "major_brand", "minor_version", "compatible_brands", "vendor_id", "duration"),
     *("handler_name", "_statistics_tags", "_statistics_writing_app", "bps", "number_of_frames"),
     *("number_of_bytes", "_statistics_writing_date_utc", "encoding_tool"),
+    "alpha_mode",  # true of the source's codec
     *("software", "iso8601_date_time", "variant_bitrate", "id3v2_priv.com.apple.streaming"),
 }
 """Metadata that tells about the program that wrote a file, not about what is in it."""
@@ -301,8 +302,8 @@ def differences(before: dict[str, Any], after: dict[str, Any]) -> dict[str, tupl
             found[f"{kind} streams"] = tuple([s["codec"] for s in side] for side in pairs)
             continue
         for index, (one, other) in enumerate(zip(*pairs, strict=True)):
-            # Of MPEG's streams libav only estimates the end.
-            exact = before["format"] not in ("mpegts", "mpeg")
+            # Of others libav only estimates the end.
+            exact = before["format"].startswith(("mov,", "matroska,"))
             of_stream = _stream_differences(one, other, after["format"], shift, exact)
             found |= {f"{kind} {index} {name}": values for name, values in of_stream.items()}
     return found
