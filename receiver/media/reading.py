@@ -73,10 +73,12 @@ class VideoReader:
         broke_off: whether the file ended in an error rather than at its end.
     """
 
-    def __init__(self, path: Path | None) -> None:
+    def __init__(self, path: Path | None, *, side_data: bool = True) -> None:
         """
         Args:
             path: of a regular file in one of `FORMATS`, or None for standard input.
+            side_data: whether frames come with their QPs and motion vectors; without them, all
+                cores decode.
 
         Raises:
             InputError: with the reason if there is no video that can be decoded.
@@ -94,8 +96,10 @@ class VideoReader:
         except BaseException:
             self.container.close()
             raise
-        self.video.thread_type = "SLICE"  # the side data of other threads' frames is not complete
-        export_side_data(self.video.codec_context)
+        self.video.thread_type = "AUTO"
+        if side_data:
+            self.video.thread_type = "SLICE"  # that of other threads' frames is not complete
+            export_side_data(self.video.codec_context)
         rate = self.video.average_rate or self.video.guessed_rate
         self.rate = Fraction(rate) if rate else DEFAULT_RATE
         self.time_base = Fraction(self.video.time_base or DEFAULT_TIME_BASE)

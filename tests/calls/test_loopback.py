@@ -73,7 +73,7 @@ async def test_the_call_is_h264_and_its_frames_know_their_qp(source, enhancer):
     sending, receiving = RTCPeerConnection(), RTCPeerConnection()
     tracks, seen = [], []
     receiving.on("track", tracks.append)
-    await connect(sending, receiving, sender, None)
+    await connect(sending, receiving, sender)
     assert "H264/90000" in receiving.localDescription.sdp
     assert "VP8" not in receiving.localDescription.sdp
     track = EnhancedVideoTrack(
@@ -100,7 +100,7 @@ async def test_a_pli_brings_a_key_frame(source, enhancer):
     sending, receiving = RTCPeerConnection(), RTCPeerConnection()
     tracks: list = []
     receiving.on("track", tracks.append)
-    await connect(sending, receiving, sender, None)
+    await connect(sending, receiving, sender)
     sender.begin()
     keys = []
     while len(keys) < 2:

@@ -25,7 +25,7 @@ from receiver.errors import InputError
 from receiver.offers import answer
 from receiver.rooms import Room
 from receiver.send import ON_REQUEST, Sending, send
-from receiver.sender import Source, clip_source
+from receiver.sender import Source, clip_source, evenly
 from receiver.serve import room_stats
 from receiver.signalling import open_publishing
 from tests.calls.peer import HERE, serving
@@ -170,8 +170,8 @@ async def test_key_frames_come_only_when_asked(portrait):
     pictures = [portrait[0], plain_frame(640, 480)]
 
     def frames() -> Iterator[av.VideoFrame]:
-        for count in itertools.count():
-            yield pictures[count // 10 % 2]
+        cuts = (pictures[count // 10 % 2] for count in itertools.count())
+        return evenly(cuts, Fraction(120))
 
     source = Source(frames, 640, 480, Fraction(120))
     call = Sending(source, Encoding(kbps=300, keyframe_every=ON_REQUEST))
