@@ -21,7 +21,12 @@ _BLOCK = np.dtype([("x", "<i4"), ("y", "<i4"), ("w", "<i4"), ("h", "<i4"), ("dqp
 
 
 def export_side_data(codec: av.VideoCodecContext) -> None:
-    """Makes a decoder that is not open yet export QPs and motion vectors with its frames."""
+    """Makes a decoder that is not open yet export QPs and motion vectors with its frames.
+
+    It then decodes with slice threads: of frame threads, libav gives out a frame while another
+    thread still writes its side data, and QPs would differ from run to run.
+    """
+    codec.thread_type = "SLICE"
     codec.options = {**codec.options, "export_side_data": "venc_params"}
     codec.flags2 |= Flags2.export_mvs
 

@@ -45,7 +45,6 @@ class Encoding:
 def open_decoder() -> av.VideoCodecContext:
     """An H.264 decoder that holds no frame back and exports QPs and motion vectors."""
     codec: av.VideoCodecContext = av.CodecContext.create("h264", "r")
-    codec.thread_type = "SLICE"
     export_side_data(codec)
     return codec
 

@@ -14,7 +14,7 @@ from receiver.alignment import copy_frame, planes
 from receiver.decoding import Box, DecodedFrame
 from receiver.enhancer import Enhancer
 from receiver.errors import InputError
-from receiver.media.copying import Copy, Encoding, covers_among, rehearse
+from receiver.media.copying import Copy, Encoding, first_of_each, rehearse
 from receiver.media.display import Display
 from receiver.media.fitting import fitted
 from receiver.media.pixels import Storage
@@ -105,15 +105,15 @@ def enhance_file(
         encoding = Encoding(
             Storage.of(first), Display.of(first, reader.video.sample_aspect_ratio), first, crf
         )
-        options, losses = rehearse(reader, target, encoding, part.ahead)
+        packets = first_of_each(part.ahead)
+        options, losses = rehearse(reader, target, encoding, packets)
         notes = _notes(target, losses, encoding.storage)
         for note in notes:
             say(note)
         with VideoWriter(target, options=options) as writer:
             length = None if duration is None else Fraction(duration)
-            covers = covers_among(part.ahead)
             try:
-                copy = Copy(writer.container, reader, encoding, covers, Fraction(start), length)
+                copy = Copy(writer.container, reader, encoding, packets, Fraction(start), length)
                 work = _Restoring(enhancer, encoding, copy, split, progress)
                 for packet, frames in part.items(copy.indexes):
                     work.take(packet, frames)
@@ -286,6 +286,7 @@ class _Restoring:
         elif self._held is not None:
             self._encode(self._held)
         self._copy.container.mux(self._copy.video.encode(None))
+        self._copy.finish()
 
     def _hold(self, frame: av.VideoFrame) -> None:
         """Encodes the frame before: the last one is encoded in another way (`finish`)."""

@@ -14,6 +14,7 @@ from receiver.encoding import Encoding, through_codec
 from receiver.enhancer import Enhancer
 from receiver.generator import Generator
 from receiver.portrait import FPS, portrait_frames
+from tests.sources import write_raw
 
 RATE = Fraction(FPS)
 CLIPS = Path(__file__).parent.parent.parent / "shared" / "clips"
@@ -59,6 +60,12 @@ def clip(portrait, tmp_path_factory) -> Path:
     path = tmp_path_factory.mktemp("clip") / "portrait.mp4"
     write_clip(path, portrait[:40], with_audio=True)
     return path
+
+
+@pytest.fixture(scope="session")
+def raw(portrait, tmp_path_factory) -> Path:
+    """24 pictures of the portrait without loss, 320x240: what `tests.sources` makes files of."""
+    return write_raw(portrait[:24], tmp_path_factory.mktemp("raw") / "raw.mkv")
 
 
 def write_clip(path: Path, frames: list[av.VideoFrame], *, with_audio: bool, crf: int = 30) -> None:

@@ -1,5 +1,6 @@
 """Carries everything of a video file to another one but its video's frames."""
 
+import contextlib
 import io
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -30,7 +31,7 @@ TECHNICAL = frozenset(
         *("major_brand", "minor_version", "compatible_brands", "encoder", "vendor_id"),
         *("handler_name", "duration", "bps", "number_of_frames", "number_of_bytes"),
         *("_statistics_writing_app", "_statistics_writing_date_utc", "_statistics_tags"),
-        *("language", "name"),
+        *("language", "name", "filename", "mimetype"),
     )
 )
 """Metadata (in lower case) that tell how a file was made: the writer of the new one sets them."""
@@ -40,6 +41,10 @@ PICTURES = {
     "bmp": ("bmp", "image/bmp"),
 }
 """Ending and media type of cover art, by its codec."""
+LAYOUTS = {"1 channels": "mono", "2 channels": "stereo", "6 channels": "5.1", "8 channels": "7.1"}
+"""Usual layouts of sound whose file only counts its channels; .mp4 needs one."""
+SOUND, SOUND_BITS = "aac", 192_000
+"""Codec, and bits a second, of sound that no container here can hold as it is."""
 INTERLACED = {2: "tff=1", 3: "bff=1", 4: "bff=1", 5: "tff=1"}
 """x264's parameter by AVFieldOrder: which field is shown first."""
 
@@ -104,37 +109,46 @@ class Copy:
         container: av.container.OutputContainer,
         source: VideoReader,
         encoding: Encoding,
-        covers: Mapping[int, Any],
+        packets: Mapping[int, Any],
         shift: Fraction = Fraction(0),
         length: Fraction | None = None,
     ) -> None:
         """Adds the streams; nothing is written yet.
 
         Args:
-            covers: packets of cover art by their stream's index.
+            packets: a copy of the first packet of streams, by their index.
             shift: seconds by which chapters begin earlier.
             length: seconds after which chapters are cut off.
         """
         self.container = container
         self.left_out: list[str] = []
         self._copies: dict[int, Any] = {}
+        self._encoded: dict[int, Any] = {}  # sound that is encoded anew: its encoders
         self._last: dict[int, int] = {}
         for stream in source.container.streams:
             if stream.index == source.video.index:
                 self.video = encoding.add_to(container, source)
             else:
-                self._add(stream, source, covers.get(stream.index))
+                self._add(stream, source, packets.get(stream.index))
         _copy_tags(container.metadata, source.container.metadata)
         container.set_chapters(_chapters(source, shift, length))
 
     @property
     def indexes(self) -> set[int]:
-        """Indexes of the source's streams whose packets are to be copied."""
-        return set(self._copies)
+        """Indexes of the source's streams whose packets `mux` takes."""
+        return {*self._copies, *self._encoded}
+
+    def finish(self) -> None:
+        """Writes what the encoders of sound still hold."""
+        for encoder in self._encoded.values():
+            self.container.mux(encoder.encode(None))
 
     def mux(self, packet: Any) -> None:
         """Writes a packet of the source, at a time later than that of its stream's last one."""
         index = packet.stream.index
+        if index in self._encoded:
+            self._encode(packet, self._encoded[index])
+            return
         packet.stream = self._copies[index]
         if packet.stream.disposition & STILL:
             packet.pts = packet.dts = 0
@@ -150,33 +164,56 @@ class Copy:
             packet.pts = packet.dts
         self.container.mux(packet)
 
-    def _add(self, stream: Any, source: VideoReader, cover: Any) -> None:
+    def _encode(self, packet: Any, encoder: Any) -> None:
+        with contextlib.suppress(av.FFmpegError):  # a damaged packet costs itself
+            for piece in packet.decode():
+                if piece.time_base is None:
+                    piece.time_base = packet.time_base
+                self.container.mux(encoder.encode(piece))
+
+    def _add(self, stream: Any, source: VideoReader, packet: Any) -> None:
         name = self.container.format.name
-        if stream.type == "data" and _is_made_anew(stream, source, name):
+        if stream.type == "data" and _is_made_anew(stream, source):
             return
-        if cover is not None and name == "matroska":
-            ending, kind = PICTURES.get(stream.codec_context.name, ("bin", ""))
+        if name == "matroska" and stream.disposition & STILL and packet is not None:
+            ending, kind = PICTURES.get(stream.codec_context.name, ("", ""))
             if kind:
                 title = stream.metadata.get("filename", f"cover.{ending}")
-                self.container.add_attachment(title, kind, bytes(cover))
+                self.container.add_attachment(title, kind, bytes(packet))
                 return
-        if not can_hold(name, stream):
-            self.left_out.append(_in_words(stream))
+        if not can_hold(name, stream, packet):
+            if stream.type == "audio" and stream.codec_context is not None:
+                self._encode_anew(stream)
+            else:
+                self.left_out.append(_in_words(stream))
             return
         copy = _add_like(self.container, stream)
         _describe(copy, stream)
-        copy.disposition = stream.disposition
         if stream.type != "attachment":
             self._copies[stream.index] = copy
 
+    def _encode_anew(self, stream: Any) -> None:
+        """Adds sound of a kind that no container here can hold, or PyAV cannot put into it."""
+        layout = LAYOUTS.get(stream.layout.name, stream.layout.name)
+        encoder: Any = self.container.add_stream(SOUND, rate=stream.rate, layout=layout)
+        encoder.bit_rate = SOUND_BITS
+        _describe(encoder, stream)
+        self._encoded[stream.index] = encoder
+        self.left_out.append(f"{_in_words(stream)} as it is (it becomes {SOUND.upper()})")
 
-def can_hold(format_name: str, stream: Any) -> bool:
-    """Whether a container of this format can hold a stream as it is."""
+
+def can_hold(format_name: str, stream: Any, packet: Any = None) -> bool:
+    """Whether a container of this format can hold a stream, and a packet of it, as they are."""
     with io.BytesIO() as nowhere:
         container = av.open(nowhere, "w", format_name)
         try:
-            _add_like(container, stream)
+            copy = _add_like(container, stream)
             container.start_encoding()
+            if packet is not None:
+                again = copy_packet(packet)
+                again.stream = copy
+                container.mux(again)
+            container.close()
         except (av.FFmpegError, ValueError):
             return False
         finally:
@@ -184,12 +221,34 @@ def can_hold(format_name: str, stream: Any) -> bool:
     return True
 
 
-def check_sound(source: VideoReader, target: Path | None) -> None:
+def copy_packet(packet: Any) -> Any:
+    """A copy of a packet, without its side data: `Copy.mux` changes what it is given."""
+    copy: Any = av.Packet(bytes(packet))
+    copy.stream, copy.time_base = packet.stream, packet.time_base
+    copy.pts, copy.dts, copy.duration = packet.pts, packet.dts, packet.duration
+    if packet.stream.disposition & STILL:
+        copy.pts = copy.dts = 0
+    if copy.dts is None:
+        copy.dts = copy.pts
+    copy.is_keyframe = packet.is_keyframe
+    return copy
+
+
+def first_of_each(packets: Iterable[Any]) -> dict[int, Any]:
+    """A copy of the first packet of each stream among these, by the stream's index."""
+    first: dict[int, Any] = {}
+    for packet in packets:
+        if packet.size and packet.stream.index not in first:
+            first[packet.stream.index] = copy_packet(packet)
+    return first
+
+
+def check_sound(source: VideoReader, target: Path | None, packets: Mapping[int, Any]) -> None:
     """Raises InputError if `target` cannot hold sound that another ending can."""
     sounds = source.container.streams.audio
 
     def held(name: str) -> set[int]:
-        return {one.index for one in sounds if can_hold(name, one)}
+        return {one.index for one in sounds if can_hold(name, one, packets.get(one.index))}
 
     here = held(format_of(target))
     if len(here) == len(sounds):
@@ -204,12 +263,12 @@ def check_sound(source: VideoReader, target: Path | None) -> None:
 
 
 def rehearse(
-    source: VideoReader, target: Path | None, encoding: Encoding, packets: list[Any]
+    source: VideoReader, target: Path | None, encoding: Encoding, packets: Mapping[int, Any]
 ) -> tuple[dict[str, str], list[str]]:
     """Writes a trial of the target in memory and reads it again.
 
     Args:
-        packets: of the source's beginning, one or more of each stream.
+        packets: a copy of the first packet of streams, by their index.
 
     Returns:
         The muxer options by which least is lost, and what is lost, in a few words each.
@@ -217,7 +276,7 @@ def rehearse(
     Raises:
         InputError: if the target cannot be written at all.
     """
-    check_sound(source, target)
+    check_sound(source, target, packets)
     name = format_of(target)
     trials = TRIALS if name in ("mp4", "mov") else TRIALS[:1]
     try:
@@ -228,49 +287,29 @@ def rehearse(
     return trials[outcomes.index(losses)], losses
 
 
-def covers_among(packets: Iterable[Any]) -> dict[int, Any]:
-    """The packets of cover art among these, by their stream's index."""
-    stills = (one for one in packets if one.size and one.stream.type == "video")
-    return {one.stream.index: one for one in stills if one.stream.disposition & STILL}
-
-
 def _trial(
     source: VideoReader,
     format_name: str,
     options: Mapping[str, str],
     encoding: Encoding,
-    packets: list[Any],
+    packets: Mapping[int, Any],
 ) -> list[str]:
     with io.BytesIO() as trial:
         container = av.open(trial, "w", format_name, container_options=dict(options))
         try:
-            copy = Copy(container, source, encoding, covers_among(packets))
+            copy = Copy(container, source, encoding, packets)
             frame = encoding.storage.stored(encoding.first)
             frame.pict_type = PictureType.NONE
             container.mux(copy.video.encode(frame))
             container.mux(copy.video.encode(None))
-            for packet in _first_of_each(packets, copy.indexes):
-                copy.mux(packet)
+            for index in copy.indexes & set(packets):
+                copy.mux(copy_packet(packets[index]))
             container.close()
         finally:
             _close(container)
         trial.seek(0)
         with av.open(trial, "r", metadata_errors="replace") as written:
             return [*copy.left_out, *_lost_tags(source, copy.indexes, written)]
-
-
-def _first_of_each(packets: list[Any], indexes: set[int]) -> Iterable[Any]:
-    """A copy of the first packet of each stream: `mux` changes what it is given."""
-    seen: set[int] = set()
-    for packet in packets:
-        index = packet.stream.index
-        if index in indexes and index not in seen and packet.size:
-            seen.add(index)
-            one = av.Packet(bytes(packet))
-            one.stream, one.time_base = packet.stream, packet.time_base
-            one.pts, one.dts, one.duration = packet.pts, packet.dts, packet.duration
-            one.is_keyframe = packet.is_keyframe
-            yield one
 
 
 def _lost_tags(
@@ -282,6 +321,8 @@ def _lost_tags(
     if [_title(one) for one in before] != [_title(one) for one in after]:
         lost.append("chapters" if len(before) != len(after) else "titles of chapters")
     kept = {source.video.index, *copied}
+    if len(_covers(source.container)) > len(_covers(written)):
+        lost.append("cover art")
     for kind in ("video", "audio", "subtitle", "data"):
         old = [one for one in source.container.streams if one.type == kind and one.index in kept]
         new = [one for one in written.streams if one.type == kind]
@@ -289,6 +330,10 @@ def _lost_tags(
             for one, other in zip(old, new, strict=True):
                 lost += [f"{what} of {_in_words(one)}" for what in _lost_of_stream(one, other)]
     return lost
+
+
+def _covers(container: av.container.InputContainer) -> list[Any]:
+    return [one for one in container.streams.video if one.disposition & STILL]
 
 
 def _lost_of_stream(stream: Any, written: Any) -> Iterable[str]:
@@ -363,10 +408,10 @@ def _title(chapter: Mapping[str, Any]) -> str:
     return str(chapter["metadata"].get("title", ""))
 
 
-def _is_made_anew(stream: Any, source: VideoReader, format_name: str) -> bool:
-    """Whether a data stream holds chapters or a timecode that the new file gets by other means."""
+def _is_made_anew(stream: Any, source: VideoReader) -> bool:
+    """Whether a data stream holds chapters or a timecode that a muxer writes by itself."""
     if "timecode" in stream.metadata:
-        return "timecode" in source.video.metadata and not can_hold(format_name, stream)
+        return "timecode" in source.video.metadata
     return stream.name == "bin_data" and bool(source.container.chapters())
 
 
@@ -382,7 +427,10 @@ def _add_like(container: av.container.OutputContainer, stream: Any) -> Any:
     """Adds a stream whose packets are copied. Raises ValueError if the format has no such codec."""
     if stream.codec_context is None and stream.type not in ("data", "attachment"):
         raise ValueError("a codec that is unknown")
-    return container.add_stream_from_template(stream, opaque=True)
+    copy: Any = container.add_stream_from_template(stream, opaque=True)
+    if stream.type == "audio" and stream.layout.name in LAYOUTS:
+        copy.codec_context.layout = LAYOUTS[stream.layout.name]
+    return copy
 
 
 def _close(container: av.container.OutputContainer) -> None:

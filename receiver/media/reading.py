@@ -98,7 +98,6 @@ class VideoReader:
             raise
         self.video.thread_type = "AUTO"
         if side_data:
-            self.video.thread_type = "SLICE"  # that of other threads' frames is not complete
             export_side_data(self.video.codec_context)
         rate = self.video.average_rate or self.video.guessed_rate
         self.rate = Fraction(rate) if rate else DEFAULT_RATE

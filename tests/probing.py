@@ -1,0 +1,423 @@
+"""Everything that a media file holds, read as ffprobe would, and what differs between two files.
+
+`probe` reads through PyAV; `shown` and `described` read the same through the ffmpeg program of
+imageio-ffmpeg, so that a mistake which reader and writer share does not hide.
+"""
+
+import contextlib
+import re
+import subprocess
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import av
+import numpy as np
+from av.sidedata.sidedata import Type
+
+FFMPEG = [__import__("imageio_ffmpeg").get_ffmpeg_exe(), "-hide_banner", "-nostdin", "-y"]
+"""The program, which is newer than PyAV's libraries and can write what these cannot."""
+
+PROGRAMS = {
+    *("encoder", "major_brand", "minor_version", "compatible_brands", "vendor_id", "duration"),
+    *("handler_name", "_statistics_tags", "_statistics_writing_app", "bps", "number_of_frames"),
+    *("number_of_bytes", "_statistics_writing_date_utc", "encoding_tool"),
+    *("software", "iso8601_date_time", "variant_bitrate", "id3v2_priv.com.apple.streaming"),
+}
+"""Metadata that tells about the program that wrote a file, not about what is in it."""
+SIDE_DATA = {
+    Type.MASTERING_DISPLAY_METADATA: "mastering display",
+    Type.CONTENT_LIGHT_LEVEL: "content light level",
+    Type.A53_CC: "closed captions",
+    Type.DYNAMIC_HDR_PLUS: "HDR10+",
+    Type.STEREO3D: "stereo 3D",
+    Type.SPHERICAL: "spherical",
+    Type.S12M_TIMECODE: "timecode",
+    Type.AFD: "active format",
+    Type.ICC_PROFILE: "ICC profile",
+    Type.AMBIENT_VIEWING_ENVIRONMENT: "ambient viewing environment",
+    Type.DOVI_RPU_BUFFER: "Dolby Vision",
+}
+FULL_RANGE = {f"yuvj{chroma}p": f"yuv{chroma}p" for chroma in (411, 420, 422, 440, 444)}
+"""Names that mean a pixel format and full range at once."""
+
+
+def probe(path: Path) -> dict[str, Any]:
+    """Reads all that a file holds: its frames, packets, and every property of its streams.
+
+    Times are exact seconds. Metadata keys are in lower case, as Matroska's have none. A data
+    stream without packets is left out: it is an .mp4's list of chapters.
+    """
+    with path.open("rb") as file, av.open(file, metadata_errors="replace") as container:
+        streams = [_stream(stream) for stream in container.streams]
+        broken_off = _read_packets(container, streams)
+        first, length = container.start_time, container.duration
+        chapters = [
+            (
+                chapter["start"] * chapter["time_base"],
+                chapter["end"] * chapter["time_base"],
+                _lower(chapter["metadata"]),
+            )
+            for chapter in container.chapters()
+        ]
+        return {
+            "format": container.format.name,
+            "metadata": _lower(container.metadata),
+            "chapters": chapters,
+            "start": None if first is None else Fraction(first, av.time_base),
+            "duration": None if length is None else Fraction(length, av.time_base),
+            "streams": [s for s in streams if s["type"] != "data" or s["packets"]],
+            "broken_off": broken_off,
+        }
+
+
+def of_type(probed: dict[str, Any], *types: str) -> list[dict[str, Any]]:
+    """The streams of some types, in their order; covers are a type of their own, `cover`."""
+    return [stream for stream in probed["streams"] if stream["type"] in types]
+
+
+def video_of(probed: dict[str, Any]) -> dict[str, Any]:
+    """The one video stream that is no cover."""
+    (video,) = of_type(probed, "video")
+    return video
+
+
+def _lower(metadata: dict[str, str]) -> dict[str, str]:
+    return {key.lower(): value for key, value in metadata.items()}
+
+
+def _stream(stream: Any) -> dict[str, Any]:
+    """What a stream's header tells, with room for what its packets do."""
+    codec = stream.codec_context
+    kept: dict[str, Any] = {
+        "type": "cover" if "attached_pic" in _flags(stream.disposition) else stream.type,
+        "codec": None if codec is None else _codec_name(codec),
+        "metadata": _lower(stream.metadata),
+        "disposition": _flags(stream.disposition) - {"attached_pic"},
+        "time_base": stream.time_base,
+        "packets": [],  # time, duration, bytes
+        "errors": 0,
+    }
+    if stream.type == "attachment":
+        kept["data"] = bytes(stream.data)
+        kept["mimetype"] = stream.mimetype
+    if stream.type == "audio":
+        kept["sound"] = (codec.sample_rate, codec.layout.nb_channels)
+        kept["layout"] = codec.layout.name
+        kept["profile"] = codec.profile
+    if stream.type == "subtitle" and codec is not None and codec.name == "ass":
+        kept["header"] = bytes(codec.extradata or b"")
+    if kept["type"] == "video":
+        kept |= {
+            "sar": stream.sample_aspect_ratio or Fraction(1),
+            "rate": stream.average_rate,
+            "stream_colours": _colours(codec),
+            "end": _end(stream) if stream.start_time is not None else None,
+            "frames": [],
+        }
+    return kept
+
+
+def _codec_name(codec: Any) -> str:
+    """A codec's name, not its decoder's: libdav1d and av1 are one."""
+    return _CODECS.get(codec.name, codec.name)
+
+
+_CODECS = {
+    "libdav1d": "av1",
+    "libvpx-vp9": "vp9",
+    "libvpx": "vp8",
+    "mp3float": "mp3",
+    "mp2": "mp3",  # an .mp4 has one number for both
+    "mp2float": "mp3",
+    "libopus": "opus",
+    "dca": "dts",
+}
+
+
+def _flags(disposition: Any) -> set[str]:
+    return {flag.name for flag in av.stream.Disposition if flag & disposition}
+
+
+def _colours(of: Any) -> tuple[int, int, int, int]:
+    """Range, matrix, primaries, transfer, as numbers of ITU-T H.273 (range: FFmpeg's)."""
+    return tuple(
+        int(getattr(of, name) or 0)
+        for name in ("color_range", "colorspace", "color_primaries", "color_trc")
+    )  # type: ignore[return-value]
+
+
+def _read_packets(container: Any, streams: list[dict[str, Any]]) -> bool:
+    """Fills the streams' packets and frames; returns whether the file breaks off."""
+    demuxed = [stream for stream in container.streams if stream.type != "attachment"]
+    try:
+        for packet in container.demux(demuxed):
+            kept = streams[packet.stream.index]
+            if packet.size:
+                kept["packets"].append(_packet(packet))
+            if kept["type"] == "video":
+                try:
+                    kept["frames"] += [_frame(frame) for frame in packet.decode()]
+                except av.FFmpegError:
+                    kept["errors"] += 1
+    except av.FFmpegError:
+        return True
+    return False
+
+
+def _packet(packet: Any) -> tuple[Fraction | None, Fraction, bytes]:
+    time = None if packet.pts is None else packet.pts * packet.time_base
+    return time, (packet.duration or 0) * packet.time_base, bytes(packet)
+
+
+def _frame(frame: Any) -> dict[str, Any]:
+    """A decoded picture with its time and everything that it says of itself."""
+    format_name = frame.format.name
+    colours = _colours(frame)
+    if format_name in FULL_RANGE:
+        format_name, colours = FULL_RANGE[format_name], (2, *colours[1:])
+    matrix = frame.side_data.get(Type.DISPLAYMATRIX)
+    return {
+        "time": None if frame.pts is None else frame.pts * frame.time_base,
+        "duration": (frame.duration or 0) * frame.time_base,
+        "size": (frame.width, frame.height),
+        "format": format_name,
+        "colours": colours,
+        "interlaced": frame.interlaced_frame,
+        "matrix": None if matrix is None else tuple(np.frombuffer(matrix, np.int32).tolist()),
+        "side_data": {
+            SIDE_DATA[data.type]: bytes(data) for data in frame.side_data if data.type in SIDE_DATA
+        },
+        "picture": frame,
+    }
+
+
+def planes_of(frame: av.VideoFrame) -> list[np.ndarray]:
+    """The planes of a planar frame, HxW each, 8 or 16 bits a sample, copied."""
+    wide = any(component.bits > 8 for component in frame.format.components)
+    pixel = np.dtype(np.uint16 if wide else np.uint8)
+    return [
+        np.ndarray(
+            (plane.height, plane.width), pixel, plane, strides=(plane.line_size, pixel.itemsize)
+        ).copy()
+        for plane in frame.planes
+    ]
+
+
+def sound_bytes(stream: dict[str, Any]) -> list[bytes]:
+    """A stream's packets free of how a container wraps them.
+
+    PCM is one run of samples, which each container cuts up as it likes; AAC has no ADTS headers,
+    which only streams without a container's own header need.
+    """
+    packets = [data for _, _, data in stream["packets"]]
+    if stream["codec"].startswith("pcm_"):
+        return [b"".join(packets)]
+    if stream["codec"] == "aac":
+        return [_without_adts(data) for data in packets]
+    return packets
+
+
+def _without_adts(data: bytes) -> bytes:
+    """An AAC frame without its ADTS header (ISO/IEC 13818-7, 6.2)."""
+    if len(data) > 7 and data[0] == 0xFF and data[1] & 0xF6 == 0xF0:
+        return data[7 if data[1] & 1 else 9 :]
+    return data
+
+
+def run_ffmpeg(*arguments: object, quiet: bool = True) -> str:
+    """Runs the ffmpeg program; returns what it says. Raises AssertionError if it fails."""
+    level = ["-loglevel", "error"] if quiet else []
+    done = subprocess.run(
+        [*FFMPEG, *level, *map(str, arguments)], capture_output=True, check=False, timeout=120
+    )
+    said = done.stderr.decode(errors="replace")
+    assert done.returncode == 0, said
+    return said
+
+
+def described(path: Path) -> list[str]:
+    """The lines that ffmpeg prints of a file: format, duration, chapters, streams, metadata."""
+    done = subprocess.run(
+        [*FFMPEG, "-i", f"file:{path}"], capture_output=True, check=False, timeout=120
+    )
+    lines = done.stderr.decode(errors="replace").splitlines()
+    return [line.strip() for line in lines if line.startswith(" ")]
+
+
+def shown(path: Path, stream: str = "0:v:0") -> list[dict[str, str]]:
+    """Every frame as ffmpeg's `showinfo` filter prints it, side data under `side`."""
+    said = run_ffmpeg(
+        *("-noautorotate", "-copyts", "-i", f"file:{path}", "-map", stream, "-vf", "showinfo"),
+        *("-fps_mode", "passthrough", "-f", "null", "-"),
+        quiet=False,
+    )
+    frames: list[dict[str, str]] = []
+    for line in said.splitlines():
+        if not line.startswith("[Parsed_showinfo"):
+            continue
+        text = line.partition("] ")[2]
+        if text.startswith("n:"):
+            frames.append(dict(re.findall(r"(\w+): *(\S+)", text), side=""))
+        elif text.startswith("  side data") and frames:
+            frames[-1]["side"] += text.strip() + "\n"
+        elif text.startswith("color_range") and frames:
+            frames[-1] |= dict(re.findall(r"(\w+):(\S+)", text))
+    return frames
+
+
+def differences(before: dict[str, Any], after: dict[str, Any]) -> dict[str, tuple[Any, Any]]:
+    """Every property that two probed files do not share, but for the pictures' pixels.
+
+    Times may differ by half a tick of the coarser of two clocks, and, as Matroska has no times
+    below nought, all by the same amount in it. Keys are `metadata title`, `audio 1 language`...
+    """
+    shift = _shift(before, after)
+    found = _file_differences(before, after)
+    for kind in ("video", "cover", "audio", "subtitle", "data", "attachment"):
+        pairs = of_type(before, kind), of_type(after, kind)
+        if len(pairs[0]) != len(pairs[1]):
+            found[f"{kind} streams"] = tuple([s["codec"] for s in side] for side in pairs)
+            continue
+        for index, (one, other) in enumerate(zip(*pairs, strict=True)):
+            of_stream = _stream_differences(one, other, after["format"], shift)
+            found |= {f"{kind} {index} {name}": values for name, values in of_stream.items()}
+    return found
+
+
+def _shift(before: dict[str, Any], after: dict[str, Any]) -> Fraction:
+    """By how much a Matroska file moved all times: as far as its first would be below nought."""
+    if "matroska" not in after["format"]:
+        return Fraction(0)
+    times = [t for s in before["streams"] for t, _, _ in s["packets"] if t is not None]
+    needed = max(-min(times, default=Fraction(0)), Fraction(0))
+    firsts = [[s["frames"][0]["time"] for s in of_type(p, "video")[:1]] for p in (before, after)]
+    if not all(firsts) or None in (firsts[0][0], firsts[1][0]):
+        return Fraction(0)
+    moved = firsts[1][0] - firsts[0][0]
+    return moved if Fraction(-1, 1000) <= moved <= needed + Fraction(1, 1000) else Fraction(0)
+
+
+def _end(stream: Any) -> Fraction | None:
+    """When a stream's last frame ends, in seconds; None if the file does not say."""
+    if stream.duration is not None:
+        return (stream.start_time + stream.duration) * stream.time_base
+    hours, _, rest = stream.metadata.get("DURATION", "").partition(":")  # Matroska's
+    minutes, _, seconds = rest.partition(":")
+    return Fraction(seconds) + 60 * int(minutes) + 3600 * int(hours) if seconds else None
+
+
+def _file_differences(before: dict[str, Any], after: dict[str, Any]) -> dict[str, Any]:
+    found = _metadata_differences(before["metadata"], after["metadata"])
+    if len(before["chapters"]) != len(after["chapters"]):
+        found["chapters"] = before["chapters"], after["chapters"]
+    else:
+        for number, (one, other) in enumerate(
+            zip(before["chapters"], after["chapters"], strict=True)
+        ):
+            if any(abs(a - b) > Fraction(1, 1000) for a, b in zip(one[:2], other[:2], strict=True)):
+                found[f"chapter {number} times"] = one[:2], other[:2]
+            if one[2] != other[2]:
+                found[f"chapter {number} metadata"] = one[2], other[2]
+    order = [
+        [s["type"] for s in side["streams"] if s["type"] in ("video", "audio", "subtitle")]
+        for side in (before, after)
+    ]
+    if order[0] != order[1]:
+        found["order"] = tuple(order)
+    return found
+
+
+def _metadata_differences(before: dict[str, str], after: dict[str, str]) -> dict[str, Any]:
+    return {
+        f"metadata {key}": (before.get(key), after.get(key))
+        for key in sorted((before.keys() | after.keys()) - PROGRAMS - {"language"})
+        if before.get(key) != after.get(key)
+    }
+
+
+def _stream_differences(
+    one: dict[str, Any], other: dict[str, Any], container: str, shift: Fraction
+) -> dict[str, Any]:
+    found = _metadata_differences(one["metadata"], other["metadata"])
+    if one["type"] == "cover" and "matroska" not in container:
+        found = {
+            k: v for k, v in found.items() if k not in ("metadata filename", "metadata mimetype")
+        }
+    languages = [s["metadata"].get("language", "und") for s in (one, other)]
+    if languages[0] != languages[1]:
+        found["language"] = tuple(languages)
+    if one["disposition"] != other["disposition"]:
+        found["disposition"] = one["disposition"], other["disposition"]
+    names = ("codec", "sound", "header", "data", "mimetype", "sar", "profile")
+    if one["type"] == "video":
+        names = ("sar",)
+    if one["type"] == "audio" and not any("channels" in s["layout"] for s in (one, other)):
+        names += ("layout",)  # named, not only counted
+    for name in names:
+        if one.get(name) != other.get(name):
+            found[name] = one.get(name), other.get(name)
+    if one["type"] == "video":
+        return found | _video_differences(one, other, container, shift)
+    if one["type"] == "audio":
+        if sound_bytes(one) != sound_bytes(other):
+            found["packets"] = len(one["packets"]), len(other["packets"])
+    elif one["type"] == "cover":
+        if [p[2] for p in one["packets"]] != [p[2] for p in other["packets"]]:
+            found["picture"] = len(one["packets"]), len(other["packets"])
+        return found
+    elif [data for _, _, data in one["packets"]] != [data for _, _, data in other["packets"]]:
+        found["packets"] = len(one["packets"]), len(other["packets"])
+    tolerance = _tolerance(one, other)
+    times = [[time for time, _, _ in s["packets"]] for s in (one, other)]
+    if str(one["codec"]).startswith("pcm_"):
+        times = [side[:1] for side in times]
+    _compare_times(found, "times", times, tolerance, shift)
+    if one["type"] == "subtitle":
+        lengths = [[length for _, length, _ in s["packets"]] for s in (one, other)]
+        _compare_times(found, "durations", lengths, tolerance, Fraction(0))
+    return found
+
+
+def _tolerance(one: dict[str, Any], other: dict[str, Any]) -> Fraction:
+    """A tick of the coarser clock, as a shift is rounded as well; nothing for one and the same."""
+    clocks = one["time_base"], other["time_base"]
+    return Fraction(0) if clocks[0] == clocks[1] else max(clocks)
+
+
+def _compare_times(
+    found: dict[str, Any], name: str, times: list[list[Any]], tolerance: Fraction, shift: Fraction
+) -> None:
+    one, other = times
+    if shift:
+        tolerance = max(tolerance, Fraction(1, 1000))
+    same = len(one) == len(other) and all(
+        a is not None and b is not None and abs(a + shift - b) <= tolerance
+        for a, b in zip(one, other, strict=True)
+    )
+    if not same:
+        found[name] = [t and float(t) for t in one], [t and float(t) for t in other]
+
+
+def _video_differences(
+    one: dict[str, Any], other: dict[str, Any], container: str, shift: Fraction
+) -> dict[str, Any]:
+    """Of frames that are shown: times, sizes, colours and all."""
+    found: dict[str, Any] = {}
+    tolerance = _tolerance(one, other)
+    times = [[frame["time"] for frame in s["frames"]] for s in (one, other)]
+    _compare_times(found, "times", times, tolerance, shift)
+    if len(times[0]) != len(times[1]):
+        return found
+    for name in ("size", "format", "colours", "interlaced", "matrix", "side_data"):
+        values = [[frame[name] for frame in s["frames"]] for s in (one, other)]
+        if values[0] != values[1]:
+            pairs = zip(*values, strict=True)
+            found[name] = next((a, b) for a, b in pairs if a != b)
+    ends = one["end"], other["end"]
+    if None not in ends and abs(ends[0] + shift - ends[1]) > max(tolerance, Fraction(1, 1000)):
+        found["end"] = tuple(map(float, ends))
+    with contextlib.suppress(TypeError):
+        if other["time_base"] > one["time_base"] and "matroska" not in container:
+            found["time base"] = one["time_base"], other["time_base"]
+    return found

@@ -1,0 +1,174 @@
+"""Whatever a video file is like: enhanced, it is the same but for its faces."""
+
+from fractions import Fraction
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, example, given, settings
+from hypothesis import strategies as st
+
+from receiver.enhancer import Enhancer
+from receiver.files import enhance_file
+from tests.checking import EIGHT, TEN, X264, check
+from tests.probing import planes_of, video_of
+from tests.sources import ORIENTATIONS, Properties, build
+
+SOURCES: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
+    "libx264": (EIGHT + TEN[:3], ("mp4", "mov", "mkv", "ts")),
+    "libx265": (
+        ("yuv420p", "yuv420p10le", "yuv422p10le", "yuv444p12le", "gbrp"),
+        ("mp4", "mkv", "ts"),
+    ),
+    "libvpx": (("yuv420p",), ("webm", "mkv")),
+    "libvpx-vp9": (("yuv420p", "yuv444p", "yuv440p", "gbrp", "yuva420p"), ("webm", "mkv", "mp4")),
+    "libsvtav1": (("yuv420p", "yuv420p10le"), ("mp4", "mkv")),
+    "mpeg4": (("yuv420p",), ("avi", "mp4", "mkv")),
+    "mpeg2video": (("yuv420p", "yuv422p"), ("ts", "mpg", "mkv")),
+    "mjpeg": (("yuvj420p", "yuvj422p", "yuvj444p"), ("avi", "mov", "mkv")),
+    "prores_ks": (("yuv422p10le", "yuv444p10le", "yuva444p10le"), ("mov", "mkv")),
+    "ffv1": (
+        ("yuv420p", "yuv411p", "gray10le", "yuv444p16le", "gbrp10le", "bgra", "ya8"),
+        ("mkv", "avi"),
+    ),
+    "qtrle": (("rgb24", "argb"), ("mov",)),
+}
+"""Of each encoder, pixel formats and containers."""
+ODD = ("libvpx", "libvpx-vp9", "ffv1", "mpeg4")
+"""Encoders that take odd sides of 4:2:0."""
+SOUND = {
+    "mp4": ("aac", "ac3", "eac3", "flac", "alac", "libopus", "libmp3lame"),
+    "mov": ("aac", "pcm_s16be", "pcm_s24le", "alac"),
+    "mkv": ("aac", "flac", "libopus", "pcm_s16le", "libvorbis", "dca", "truehd", "wmav2"),
+    "webm": ("libopus", "libvorbis"),
+    "ts": ("aac", "ac3", "mp2"),
+    "mpg": ("mp2", "ac3"),
+    "avi": ("libmp3lame", "pcm_s16le", "ac3"),
+}
+TEXT = {"mp4": ("mov_text",), "mov": ("mov_text",), "mkv": ("srt", "ass"), "webm": ("webvtt",)}
+WITH_MATRIX, WITH_CHAPTERS = ("mp4", "mov", "mkv"), ("mp4", "mov", "mkv")
+COLOURS = (
+    ("tv", "bt709", "bt709", "bt709"),
+    ("tv", "smpte170m", "smpte170m", "smpte170m"),
+    ("tv", "bt470bg", "bt470bg", "bt709"),
+    ("pc", "bt709", "bt709", "iec61966-2-1"),
+    ("tv", "bt2020nc", "bt2020", "smpte2084"),
+    ("tv", "bt2020nc", "bt2020", "arib-std-b67"),
+    ("tv", "fcc", "film", "bt709"),
+)
+RATES = (Fraction(25), Fraction(30000, 1001), Fraction(50), Fraction(24000, 1001), Fraction(15))
+MPEG_RATES = (Fraction(25), Fraction(30000, 1001), Fraction(50))
+
+
+@st.composite
+def sources(draw: st.DrawFn) -> Properties:
+    """Any file that ffmpeg can write of a codec, in a container that holds it."""
+    codec = draw(st.sampled_from(sorted(SOURCES)))
+    formats, containers = SOURCES[codec]
+    container = draw(st.sampled_from(containers))
+    pixel_format = draw(st.sampled_from(formats))
+    if pixel_format == "yuv440p" and container == "mp4":  # cannot be said there
+        container = "webm"
+    fine = container in ("mp4", "mov", "mkv", "webm")
+    sounds = SOUND[container]
+    odd = codec in ODD or pixel_format in ("yuv444p", "yuv444p10le", "gray")
+    odd = odd and pixel_format not in ("yuv411p", "yuv440p")
+    interlaced = codec in ("libx264", "mpeg2video") and "gray" not in pixel_format
+    return Properties(
+        codec=codec,
+        pixel_format=pixel_format,
+        container=container,
+        size=draw(st.sampled_from(((320, 240), (352, 264), (319, 239), (321, 240))))
+        if odd
+        else draw(st.sampled_from(((320, 240), (352, 288)))),
+        rate=draw(st.sampled_from(MPEG_RATES if codec == "mpeg2video" else RATES)),
+        orientation=draw(st.integers(0, 7)) if container in WITH_MATRIX else 0,
+        sar=draw(st.sampled_from((Fraction(1), Fraction(4, 3), Fraction(12, 11))))
+        if not odd
+        else Fraction(1),
+        colours=draw(st.sampled_from(COLOURS))
+        if pixel_format in X264 and codec != "mjpeg" and draw(st.booleans())
+        else None,
+        fields=draw(st.sampled_from(("prog", "tff", "bff"))) if interlaced else "prog",
+        jumps=fine and codec not in ("mpeg2video", "mpeg4") and draw(st.booleans()),
+        begins=draw(st.sampled_from((0.0, 0.0, 1.48)))
+        if container in ("mp4", "mkv", "ts")
+        else 0.0,
+        audio=tuple(draw(st.lists(st.sampled_from(sounds), max_size=2))),
+        subtitles=tuple(draw(st.lists(st.sampled_from(TEXT[container]), max_size=2)))
+        if container in TEXT
+        else (),
+        languages=tuple(draw(st.permutations(("eng", "deu", "fra", "")))),
+        default=draw(st.integers(0, 1)),
+        title=draw(st.sampled_from(("", "My talk", "Ünïcode – 講演"))) if fine else "",
+        chapters=container in WITH_CHAPTERS and draw(st.booleans()),
+        cover=container in ("mp4", "mkv") and draw(st.booleans()),
+        attachment=container == "mkv" and draw(st.booleans()),
+    )
+
+
+@given(properties=sources(), ending=st.sampled_from(("mp4", "mkv", "mov", "m4v")))
+@example(Properties(orientation=1, audio=("aac",)), "mp4")
+@example(Properties(orientation=3, container="mkv"), "mov")
+@example(Properties(orientation=2), "mkv")
+@example(Properties(orientation=6, container="mov"), "mp4")
+@example(Properties(colours=COLOURS[0], rate=RATES[1]), "mp4")
+@example(Properties(colours=COLOURS[4], pixel_format="yuv420p10le", container="mkv"), "mkv")
+@example(Properties(jumps=True, rate=RATES[1], audio=("aac",)), "mp4")
+@example(Properties(sar=Fraction(4, 3), fields="tff", container="ts", codec="mpeg2video"), "mp4")
+@settings(
+    max_examples=24,
+    derandomize=True,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
+@pytest.mark.timeout(300)
+def test_all_but_the_faces_stays(generator, raw, tmp_path, properties, ending):
+    source = build(properties, raw, tmp_path)
+    check(source, tmp_path / f"out.{ending}", generator, orientation=properties.orientation)
+
+
+@pytest.mark.parametrize("orientation", range(8))
+def test_the_face_is_restored_whichever_way_the_camera_was_held(
+    generator, raw, tmp_path, orientation
+):
+    """All eight alike: turned upright, each is as the one that was upright from the start."""
+    pictures = []
+    for turned in (0, orientation):
+        properties = Properties("ffv1", "yuv444p", "mkv", orientation=turned)
+        source = build(properties, raw, tmp_path, f"source{turned}")
+        after = check(source, tmp_path / f"out{turned}.mkv", generator, orientation=turned)
+        luma = planes_of(video_of(after)["frames"][0]["picture"])[0]
+        pictures.append(_upright(luma, turned).astype(float))
+    error = np.square(pictures[0] - pictures[1]).mean()
+    assert error < 255**2 / 10**3.6  # 36 dB
+
+
+def _upright(plane: np.ndarray, orientation: int) -> np.ndarray:
+    """Undoes what the camera did."""
+    match ORIENTATIONS[orientation][1]:
+        case "transpose=clock":
+            return np.rot90(plane)
+        case "hflip,vflip":
+            return plane[::-1, ::-1]
+        case "transpose=cclock":
+            return np.rot90(plane, -1)
+        case "hflip":
+            return plane[:, ::-1]
+        case "transpose=cclock_flip":
+            return plane.T
+        case "vflip":
+            return plane[::-1]
+        case "transpose=clock_flip":
+            return plane[::-1, ::-1].T
+    return plane
+
+
+@pytest.mark.parametrize("ending", ["mp4", "mkv"])
+def test_ten_runs_write_the_same_bytes(generator, raw, tmp_path, ending):
+    properties = Properties(audio=("aac", "flac"), cover=True, chapters=True, title="Twice")
+    source = build(properties, raw, tmp_path)
+    outputs = set()
+    for _ in range(10):
+        target = tmp_path / f"out.{ending}"
+        enhance_file(source, target, Enhancer(generator))
+        outputs.add(target.read_bytes())
+    assert len(outputs) == 1
