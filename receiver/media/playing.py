@@ -27,8 +27,10 @@ SOUND_RATE = 48_000
 """Samples a second of the sound: Opus's (RFC 7587, section 4.1)."""
 PIECE = 960
 """Samples of a piece of sound: 20 ms, as calls send it."""
-JITTER = Fraction(1, 100)
-"""Seconds by which a frame may come too soon after others and still be within the rate."""
+JITTER = (Fraction(1, 2), Fraction(1, 5))
+"""Parts of the time between frames by which one may come too soon and still be within the limit: of
+a clip that is not faster on average, and of one that is. With a quarter for the latter, of 120
+frames a second some would follow others sooner than the rest."""
 SLIP = SOUND_RATE // 25
 """Samples (40 ms) by which times of sound may part from what was decoded so far: more is a gap, to
 be filled, or an overlap, to be cut. Files round their times to a millisecond and more."""
@@ -81,7 +83,7 @@ class Loop:
         Args:
             most: frames a second: of faster ones, every other one or more is left out.
         """
-        rate, last = _RateLimit(most), -1
+        rate, last = _RateLimit(Fraction(most), JITTER[self.rate > most]), -1
         for start, one in self._passes():
             for frame in one.frames():
                 time = start + _seconds(frame)
@@ -209,12 +211,13 @@ class _RateLimit:
     regularly, and frames that only jitter are not left out.
     """
 
-    def __init__(self, most: float) -> None:
-        self._gap = 1 / Fraction(most)
+    def __init__(self, most: Fraction, jitter: Fraction) -> None:
+        self._gap = 1 / most
+        self._slack = jitter * self._gap
         self._due = Fraction(0)
 
     def admits(self, time: Fraction) -> bool:
-        if time < self._due - JITTER:
+        if time < self._due - self._slack:
             return False
         self._due = max(self._due, time) + self._gap
         return True
