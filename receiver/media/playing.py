@@ -27,7 +27,7 @@ SOUND_RATE = 48_000
 """Samples a second of the sound: Opus's (RFC 7587, section 4.1)."""
 PIECE = 960
 """Samples of a piece of sound: 20 ms, as calls send it."""
-JITTER = (Fraction(1, 2), Fraction(1, 5))
+JITTER = (Fraction(3, 10), Fraction(2, 10))
 """Parts of the time between frames by which one may come too soon and still be within the limit: of
 a clip that is not faster on average, and of one that is. With a quarter for the latter, of 120
 frames a second some would follow others sooner than the rest."""
