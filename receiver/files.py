@@ -149,8 +149,8 @@ def _check_apart(source: Path | None, target: Path | None) -> None:
 def _notes(target: Path | None, losses: list[str], storage: Storage) -> list[str]:
     name = "standard output" if target is None else target
     notes = [f"{name} cannot keep: {', '.join(losses)}"] if losses else []
-    if storage.changes:
-        notes.append(f"the frames of {name} differ: {'; '.join(storage.changes)}")
+    if storage.change:
+        notes.append(f"the pixel format of {name} is another one: {storage.change}")
     return notes
 
 

@@ -72,35 +72,44 @@ class PacketClock:
 class FrameClock:
     """Gives each decoded frame a time that is later than that of the frame before.
 
-    A frame keeps its own pts. Where the file has none for it (AVI, raw H.264), frames take the
-    decoding times of their packets in ascending order, or else follow at the stream's rate.
+    A frame keeps its own pts. In a file whose first packet has none (AVI), frames take the decoding
+    times of the packets in ascending order; where there are no times at all (raw H.264), they
+    follow at the stream's rate.
     """
 
     def __init__(self, time_base: Fraction, rate: Fraction) -> None:
+        """
+        Args:
+            time_base: unit of the frames' pts, in seconds.
+            rate: frames a second of a stream without times.
+        """
         self._base, self._step = time_base, 1 / rate / time_base
+        self._has_pts: bool | None = None  # unknown before the first packet
         self._waiting: list[int] = []
-        self._due: Fraction | None = None
+        self._due = Fraction(0)
         self._last: int | None = None
 
     def sent(self, packet: Any) -> None:
         """Notes a packet that goes to the decoder."""
-        if packet.pts is None and packet.dts is not None:
+        if self._has_pts is None:
+            self._has_pts = packet.pts is not None
+        if not self._has_pts and packet.dts is not None:
             heapq.heappush(self._waiting, packet.dts)
             if len(self._waiting) > MOST_WAITING:
                 heapq.heappop(self._waiting)
 
     def place(self, frame: av.VideoFrame) -> None:
         """Sets the next frame's pts, time base and, where the file has none, its duration."""
-        time = frame.pts
+        time = frame.pts if self._has_pts else None
         if time is None:
+            time = heapq.heappop(self._waiting) if self._waiting else round(self._due)
             frame.duration = round(self._step)
-            time = heapq.heappop(self._waiting) if self._waiting else round(self._due or 0)
+        if time == round(self._due):
+            self._due += self._step  # without a sum of rounding errors
+        else:
+            self._due = time + self._step
         if self._last is not None and time <= self._last:
             time = self._last + 1
-        elif self._due is not None and time == round(self._due):
-            self._due += self._step  # without a sum of rounding errors
-        if self._due is None or time != round(self._due - self._step):
-            self._due = time + self._step
         if frame.duration <= 0:
             frame.duration = max(1, round(self._step))
         frame.pts = self._last = time

@@ -22,8 +22,9 @@ from receiver.text import printable
 
 PRESET = "veryfast"
 """x264's preset of files."""
-MUXER = {"fflags": "+bitexact"}
-"""libav's options for every file: no random numbers and no date, so that runs are alike."""
+MUXER = {"fflags": "+bitexact", "movie_timescale": "90000"}
+"""libav's options for every file: no random numbers and no date, so that runs are alike; and in
+.mp4 a clock by which streams begin when they should, rather than at the next millisecond."""
 TRIALS: tuple[dict[str, str], ...] = (MUXER, {**MUXER, "movflags": "+use_metadata_tags"})
 """Muxer options to try: .mp4 holds either iTunes' tags and cover art, or any tags without it."""
 TECHNICAL = frozenset(
@@ -316,7 +317,7 @@ def _lost_tags(
     source: VideoReader, copied: set[int], written: av.container.InputContainer
 ) -> list[str]:
     """The tags of the source that a file written from it lacks."""
-    lost = [f"the tag {key}" for key in _missing(source.container.metadata, written.metadata)]
+    lost = [f"the metadata {key}" for key in _missing(source.container.metadata, written.metadata)]
     before, after = _chapters(source, Fraction(0), None), written.chapters()
     if [_title(one) for one in before] != [_title(one) for one in after]:
         lost.append("chapters" if len(before) != len(after) else "titles of chapters")
@@ -344,7 +345,7 @@ def _lost_of_stream(stream: Any, written: Any) -> Iterable[str]:
     if "name" in known:  # what libav calls the title of an .mp4's track
         known.setdefault("title", known["name"])
     for key in _missing(_tags_of(stream), known):
-        yield f"the tag {key}"
+        yield f"the metadata {key}"
     gone = Disposition(stream.disposition & ~written.disposition)
     if stream.type != "data" and gone:
         yield "the mark " + " and ".join(one.name or "" for one in Disposition if one & gone)
@@ -416,7 +417,9 @@ def _is_made_anew(stream: Any, source: VideoReader) -> bool:
 
 
 def _in_words(stream: Any) -> str:
-    codec = stream.codec_context.name if stream.codec_context is not None else stream.name
+    codec = stream.name
+    if stream.codec_context is not None:
+        codec = stream.codec_context.codec.canonical_name
     kind = {"subtitle": "subtitles", "audio": "sound"}.get(stream.type, stream.type)
     details = [one for one in (codec, _language(stream)) if one]
     about = f" ({', '.join(printable(one) for one in details)})" if details else ""

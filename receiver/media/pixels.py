@@ -14,6 +14,8 @@ Samples: TypeAlias = NDArray[Any]
 
 PLANAR_420 = ("yuv420p", "yuvj420p")
 """The pixel formats in which faces are restored."""
+MOST_BITS = 10
+"""Bits a sample that x264 encodes, at most."""
 SMPTE170M = 6
 """MatrixCoefficients of ITU-T H.273 by which RGB becomes YUV here."""
 
@@ -24,11 +26,11 @@ class Storage:
 
     Attributes:
         name: a planar YUV pixel format of x264: 8 or 10 bits, 4:2:0, 4:2:2, 4:4:4 or grey.
-        changes: what it takes from the frames, in a few words each.
+        change: what it takes from the frames, in a few words; empty for nothing.
     """
 
     name: str
-    changes: tuple[str, ...] = ()
+    change: str = ""
 
     @classmethod
     def of(cls, frame: av.VideoFrame) -> "Storage":
@@ -36,14 +38,14 @@ class Storage:
         layout = frame.format
         colours = [part for part in layout.components if not part.is_alpha]
         bits = max(part.bits for part in colours)
-        depth = 8 if bits <= 8 else 10
+        depth = 8 if bits <= 8 else MOST_BITS
         changes = []
         if len(colours) < len(layout.components) and not layout.has_palette:
-            changes.append("transparency is lost")
-        if bits > 10:
-            changes.append(f"{bits} bits a sample become 10")
+            changes.append("without transparency")
+        if bits > MOST_BITS:
+            changes.append(f"with {MOST_BITS} bits a sample instead of {bits}")
         if layout.is_rgb or layout.has_palette:
-            changes.append("RGB becomes YUV")
+            changes.append("YUV instead of RGB")
             name = _named("444", depth, full_range=False)
         elif len(colours) == 1:
             name = "gray" if depth == 8 else "gray10le"
@@ -52,11 +54,11 @@ class Storage:
         odd = (frame.width % 2 and "444" not in name) or (frame.height % 2 and "420" in name)
         if odd and "gray" not in name:
             changes.append(
-                f"the colours of {frame.width}x{frame.height} are stored as 4:4:4, because H.264 "
-                "has no odd sizes otherwise: not every player shows that"
+                f"because H.264 has {frame.width}x{frame.height}, an odd size, in no other format; "
+                "not every player shows it"
             )
             name = name.replace("420", "444").replace("422", "444")
-        return cls(name, tuple(changes))
+        return cls(name, f"{layout.name} becomes {name} ({', '.join(changes)})" if changes else "")
 
     def stored(self, frame: av.VideoFrame) -> av.VideoFrame:
         """The frame in this pixel format; the same object if it has it already.
