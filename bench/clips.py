@@ -16,12 +16,12 @@ from numpy.typing import NDArray
 from bench.references import FACE, Call, Way, call_view
 from keyframes import Landmarks, Picture
 from models.openh264 import OpenH264, through_any_codec
-from models.prepare import SUFFIXES
 from receiver.alignment import extract_crop, picture_of, transform
 from receiver.encoding import Encoding
 from receiver.errors import InputError
 from receiver.faces import Box, Face
 from receiver.generator import Generator
+from receiver.media.reading import ENDINGS
 
 Protocol: TypeAlias = Literal["none", "call", "paper"]
 PROTOCOLS: dict[Protocol, Way] = {"none": "none", "call": "stills", "paper": "raw"}
@@ -133,9 +133,9 @@ def _kbps(size_bytes: int, seconds: float) -> float:
 def clips_in(folder: Path) -> list[Path]:
     """The videos of a folder by name. Raises InputError without one."""
     found = folder.glob("*") if folder.is_dir() else ()
-    clips = sorted(path for path in found if path.suffix.lower() in SUFFIXES)
+    clips = sorted(path for path in found if path.suffix.lower() in ENDINGS)
     if not clips:
-        endings = ", ".join(sorted(SUFFIXES))
+        endings = ", ".join(sorted(ENDINGS))
         raise InputError(f"no videos in {folder}: give a folder that holds clips ({endings})")
     return clips
 
@@ -144,8 +144,8 @@ def framed(clip: Path, seconds: float) -> tuple[list[av.VideoFrame], Fraction]:
     """`call_view` of a clip. Raises InputError for one that is no video."""
     try:
         return call_view(clip, seconds)
-    except (av.FFmpegError, OSError, IndexError) as error:
-        raise InputError(f"{clip} is no video that can be read ({error}): remove it") from error
+    except InputError as error:
+        raise InputError(f"{error}, or remove it") from error
 
 
 def seconds_of(text: str) -> float:

@@ -28,13 +28,14 @@ from bench.metrics import identity, psnr, ssim, vmaf_neg
 from keyframes import Landmarks, Picture, crop_qp
 from keyframes.requests import RequestPolicy
 from models.openh264 import NO_KEYFRAME, OpenH264, through_any_codec
-from models.prepare import SUFFIXES, frame_rate, read_frames
+from models.prepare import frame_rate, read_frames
 from receiver.alignment import Region, cut_frame, extract_crop, picture_of, planes, transform
 from receiver.decoding import DecodedFrame
 from receiver.encoding import Encoding
 from receiver.enhancer import Enhancer
 from receiver.faces import FaceTracker
 from receiver.generator import Generator
+from receiver.media.reading import ENDINGS
 from receiver.recognition import shared_recogniser
 from receiver.requester import StillPace
 from receiver.shots import STILL_QP, faces_of_still, region_of
@@ -388,7 +389,7 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures here too")
     parser.add_argument("--plot", type=Path, default=PLOT, help=f"default {PLOT}")
     args = parser.parse_args(arguments)
-    paths = sorted(path for path in args.clips.glob("*") if path.suffix in SUFFIXES)
+    paths = sorted(path for path in args.clips.glob("*") if path.suffix.lower() in ENDINGS)
     if not paths:
         parser.error(f"no videos in {args.clips}")
     chosen = [one for one in scenarios(args.seconds) if args.only in one.name]

@@ -34,8 +34,9 @@ from models.openh264 import OpenH264, through_any_codec
 from receiver.alignment import extract_crop, picture_of, planes, transform
 from receiver.encoding import Encoding
 from receiver.faces import Face, FaceTracker
+from receiver.media.display import views
+from receiver.media.reading import ENDINGS, VideoReader
 
-SUFFIXES = {".mp4", ".avi", ".mpg", ".mov", ".mkv", ".webm", ".264", ".m4v"}
 PRESETS = ("ultrafast", "superfast", "veryfast", "medium")
 UNTAGGED = 2
 """MatrixCoefficients of ITU-T H.273 for a picture that does not say."""
@@ -72,9 +73,12 @@ def random_recipe(rng: random.Random, face_width: float, width: int, height: int
 def read_frames(
     path: Path, scale: float = 1.0, limit: int | None = None
 ) -> Iterator[av.VideoFrame]:
-    """The frames of a video as yuv420p, shrunk by `scale` to even sizes, at most `limit`."""
-    with av.open(str(path)) as container:
-        for index, frame in enumerate(container.decode(video=0)):
+    """The frames of a video as viewers see them, in yuv420p, shrunk by `scale` to even sizes.
+
+    At most `limit` of them. Raises InputError if it cannot be read.
+    """
+    with VideoReader(path) as reader:
+        for index, frame in enumerate(views(reader.frames(), reader.video.sample_aspect_ratio)):
             if index == limit:
                 return
             width, height = (
@@ -89,8 +93,8 @@ def read_frames(
 
 def frame_rate(path: Path) -> Fraction:
     """Frames a second of a video; 30 where the file does not tell."""
-    with av.open(str(path)) as container:
-        return container.streams.video[0].average_rate or Fraction(30)
+    with VideoReader(path) as reader:
+        return reader.rate
 
 
 def prepare_clip(path: Path, out: Path, encodings: int, samples: int, seed: int) -> int:
@@ -189,7 +193,7 @@ def main() -> None:
     parser.add_argument("--jobs", type=int, default=2, help="processes (default 2)")
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
-    paths = sorted(p for p in args.videos.rglob("*") if p.suffix.lower() in SUFFIXES)
+    paths = sorted(p for p in args.videos.rglob("*") if p.suffix.lower() in ENDINGS)
     if not paths:
         parser.error(f"no videos under {args.videos}")
     args.out.mkdir(parents=True, exist_ok=True)

@@ -1,6 +1,6 @@
 """Between the frames of a file and what its viewers see."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any
@@ -12,7 +12,7 @@ from av.sidedata.sidedata import SideDataContainer
 from av.video.reformatter import ColorRange
 from numpy.typing import NDArray
 
-from receiver.media.pixels import PLANAR_420, Samples, bits_of, keep_tags, samples
+from receiver.media.pixels import PLANAR_420, Samples, Storage, bits_of, keep_tags, samples
 
 MOST_STRETCHED = 4
 """Width to height of a pixel, or height to width, beyond which a file's aspect is not believed."""
@@ -156,3 +156,15 @@ def _resized(plane: Samples, shape: tuple[int, ...]) -> Samples:
     smaller = shape[0] <= plane.shape[0] and shape[1] <= plane.shape[1]
     how = cv2.INTER_AREA if smaller else cv2.INTER_LINEAR
     return cv2.resize(plane, shape[::-1], interpolation=how)
+
+
+def views(frames: Iterable[av.VideoFrame], aspect: Any) -> Iterator[av.VideoFrame]:
+    """Yields decoded frames of one stream as viewers see them (`Display.shown`).
+
+    Args:
+        aspect: the stream's sample aspect ratio, None if it has none.
+    """
+    display: Display | None = None
+    for frame in frames:
+        display = display or Display.of(frame, aspect)
+        yield display.shown(Storage.of(frame).stored(frame))
