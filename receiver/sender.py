@@ -31,8 +31,8 @@ MAX_RATE = 30.5
 REMEMBERED = 150
 """Newest frames that a sender keeps for comparison."""
 STANDS = 0.5
-"""Seconds after which a frame is sent again if the next one is not due yet: whoever joins in a
-pause, or has lost a packet, needs a picture."""
+"""Seconds after which a frame is sent again, unless the next one is due within half as long again:
+whoever joins in a pause, or has lost a packet, needs a picture."""
 LATE = 0.1
 """Seconds by which a frame or a piece of sound may be late before everything is put off: a computer
 that is too slow for a clip plays it slower, and picture and sound stay together."""
@@ -53,6 +53,7 @@ class Source:
         frames: starts an endless sequence of new yuv420p frames of one even size. Their pts and
             time base say when each is shown, in seconds from the start, the first at 0.
         rate: frames a second on average.
+        fastest: frames a second where they follow each other most closely; None for `rate`.
         live: whether frames come when they are taken, as from a camera, and have no pts yet.
         sound: starts an endless sequence of pieces of sound, as calls send them, on the clock of
             the frames; None for no sound.
@@ -62,6 +63,7 @@ class Source:
     width: int
     height: int
     rate: Fraction
+    fastest: Fraction | None = None
     live: bool = False
     sound: Callable[[], Iterator[av.AudioFrame]] | None = None
 
@@ -94,8 +96,13 @@ def clip_source(path: Path) -> Source:
             whole = fitted(frame, loop.width, loop.height)  # if the size changes on the way
             yield whole.reformat(width, height, "yuv420p")
 
-    rate = loop.rate / max(1, -int(-loop.rate // Fraction(MAX_RATE)))
-    return Source(frames, width, height, rate, sound=loop.sound if loop.has_sound else None)
+    sound = loop.sound if loop.has_sound else None
+    return Source(frames, width, height, _limited(loop.rate), _limited(loop.fastest), sound=sound)
+
+
+def _limited(rate: Fraction) -> Fraction:
+    """A rate in frames a second, without the frames that are more than `MAX_RATE`."""
+    return rate / max(1, math.ceil(rate / Fraction(MAX_RATE)))
 
 
 def camera_source(number: int, instead: str = "--clip FILE") -> Source:
@@ -261,7 +268,8 @@ class EncodedTrack(MediaStreamTrack):
         self.sound = None if source.sound is None else SoundTrack(source.sound(), self._clock)
         self._is_live = source.live
         self._frames = source.frames()
-        rate = max(source.rate, 1 / Fraction(STANDS))
+        # x264 takes every frame for as long: by the average, a burst would take too many bits.
+        rate = max(source.rate, source.fastest or source.rate, Fraction(3, 2) / Fraction(STANDS))
         self._encoder = encoding.open(source.width, source.height, rate)
         if not scene_cuts:
             self._encoder.options = {**self._encoder.options, "sc_threshold": "0"}
@@ -314,7 +322,7 @@ class EncodedTrack(MediaStreamTrack):
         if frame is None:
             return None
         due = self._clock.now if self._is_live else (frame.time or 0.0)
-        if self.newest is not None and due > self._time + STANDS and not self._is_live:
+        if self.newest is not None and due > self._time + 1.5 * STANDS and not self._is_live:
             frame, due = self.newest, self._time + STANDS
         await self._clock.until(min(due, self._limit))
         if due >= self._limit:

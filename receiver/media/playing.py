@@ -56,7 +56,7 @@ class Loop:
 
     Attributes:
         width, height: of the frames as `frames` gives them: upright, with square pixels.
-        rate: frames a second on average.
+        rate, fastest: frames a second on average, and where they follow each other most closely.
         has_sound: whether there is sound that can be decoded.
     """
 
@@ -70,6 +70,7 @@ class Loop:
             self._storage = Storage.of(first)
             self._display = Display.of(first, reader.video.sample_aspect_ratio)
             self.rate = reader.rate
+            self.fastest = max(self.rate, Fraction(reader.video.base_rate or 0))
         self.width, self.height = self._display.size(first.width, first.height)
         self.has_sound = _has_sound(path)
         self._lasts: Fraction | None = None
