@@ -51,6 +51,8 @@ def probe(path: Path) -> dict[str, Any]:
     with path.open("rb") as file, av.open(file, metadata_errors="replace") as container:
         streams = [_stream(stream) for stream in container.streams]
         broken_off = _read_packets(container, streams)
+        for stream in streams:
+            _hold_light(stream.get("frames", []))
         first, length = container.start_time, container.duration
         chapters = [
             (
@@ -83,7 +85,13 @@ def video_of(probed: dict[str, Any]) -> dict[str, Any]:
 
 
 def _lower(metadata: dict[str, str]) -> dict[str, str]:
-    return {key.lower(): value for key, value in metadata.items()}
+    """Metadata by keys in lower case, their values by one spelling."""
+    lower = {key.lower(): value for key, value in metadata.items()}
+    if "creation_time" in lower:
+        lower["creation_time"] = lower["creation_time"].replace(".000000Z", "Z")
+    if "name" in lower:  # an .mp4's track
+        lower.setdefault("title", lower.pop("name"))
+    return lower
 
 
 def _stream(stream: Any) -> dict[str, Any]:
@@ -112,7 +120,7 @@ def _stream(stream: Any) -> dict[str, Any]:
             "sar": stream.sample_aspect_ratio or Fraction(1),
             "rate": stream.average_rate,
             "stream_colours": _colours(codec),
-            "end": _end(stream) if stream.start_time is not None else None,
+            "end": _end(stream),
             "frames": [],
         }
     return kept
@@ -131,6 +139,7 @@ _CODECS = {
     "mp2": "mp3",  # an .mp4 has one number for both
     "mp2float": "mp3",
     "libopus": "opus",
+    "srt": "subrip",
     "dca": "dts",
 }
 
@@ -163,6 +172,17 @@ def _read_packets(container: Any, streams: list[dict[str, Any]]) -> bool:
     except av.FFmpegError:
         return True
     return False
+
+
+def _hold_light(frames: list[dict[str, Any]]) -> None:
+    """Gives each frame the light of the one before, if it has none: it is told once a group."""
+    last: dict[str, bytes] = {}
+    for frame in frames:
+        last |= {name: frame["side_data"][name] for name in LIGHT & frame["side_data"].keys()}
+        frame["side_data"] |= last
+
+
+LIGHT = {"mastering display", "content light level"}
 
 
 def _packet(packet: Any) -> tuple[Fraction | None, Fraction, bytes]:
@@ -280,31 +300,41 @@ def differences(before: dict[str, Any], after: dict[str, Any]) -> dict[str, tupl
             found[f"{kind} streams"] = tuple([s["codec"] for s in side] for side in pairs)
             continue
         for index, (one, other) in enumerate(zip(*pairs, strict=True)):
-            of_stream = _stream_differences(one, other, after["format"], shift)
+            # Of MPEG's streams libav only estimates the end.
+            exact = before["format"] not in ("mpegts", "mpeg")
+            of_stream = _stream_differences(one, other, after["format"], shift, exact)
             found |= {f"{kind} {index} {name}": values for name, values in of_stream.items()}
     return found
 
 
 def _shift(before: dict[str, Any], after: dict[str, Any]) -> Fraction:
-    """By how much a Matroska file moved all times: as far as its first would be below nought."""
-    if "matroska" not in after["format"]:
-        return Fraction(0)
-    times = [t for s in before["streams"] for t, _, _ in s["packets"] if t is not None]
-    needed = max(-min(times, default=Fraction(0)), Fraction(0))
+    """By how much all times were moved, where they may be; else 0.
+
+    A Matroska file has none below nought. The clock of MPEG's streams begins anywhere, so that
+    theirs may begin at nought.
+    """
     firsts = [[s["frames"][0]["time"] for s in of_type(p, "video")[:1]] for p in (before, after)]
     if not all(firsts) or None in (firsts[0][0], firsts[1][0]):
         return Fraction(0)
-    moved = firsts[1][0] - firsts[0][0]
-    return moved if Fraction(-1, 1000) <= moved <= needed + Fraction(1, 1000) else Fraction(0)
+    moved: Fraction = firsts[1][0] - firsts[0][0]
+    times = [t for s in before["streams"] for t, _, _ in s["packets"] if t is not None]
+    earliest, rounding = min(times, default=Fraction(0)), Fraction(1, 1000)
+    if before["format"] in ("mpegts", "mpeg") and abs(earliest + moved) <= rounding:
+        return moved
+    needed = -min(earliest, Fraction(0)) if "matroska" in after["format"] else Fraction(0)
+    return moved if -rounding <= moved <= needed + rounding and needed else Fraction(0)
 
 
 def _end(stream: Any) -> Fraction | None:
     """When a stream's last frame ends, in seconds; None if the file does not say."""
-    if stream.duration is not None:
-        return (stream.start_time + stream.duration) * stream.time_base
-    hours, _, rest = stream.metadata.get("DURATION", "").partition(":")  # Matroska's
-    minutes, _, seconds = rest.partition(":")
-    return Fraction(seconds) + 60 * int(minutes) + 3600 * int(hours) if seconds else None
+    if "matroska" in stream.container.format.name:  # only a tag tells
+        hours, _, rest = stream.metadata.get("DURATION", "").partition(":")
+        minutes, _, seconds = rest.partition(":")
+        return Fraction(seconds) + 60 * int(minutes) + 3600 * int(hours) if seconds else None
+    if stream.duration is None or stream.start_time is None:
+        return None
+    end: Fraction = (stream.start_time + stream.duration) * stream.time_base
+    return end
 
 
 def _file_differences(before: dict[str, Any], after: dict[str, Any]) -> dict[str, Any]:
@@ -337,13 +367,13 @@ def _metadata_differences(before: dict[str, str], after: dict[str, str]) -> dict
 
 
 def _stream_differences(
-    one: dict[str, Any], other: dict[str, Any], container: str, shift: Fraction
+    one: dict[str, Any], other: dict[str, Any], container: str, shift: Fraction, exact: bool
 ) -> dict[str, Any]:
     found = _metadata_differences(one["metadata"], other["metadata"])
-    if one["type"] == "cover" and "matroska" not in container:
-        found = {
-            k: v for k, v in found.items() if k not in ("metadata filename", "metadata mimetype")
-        }
+    found.pop("metadata creation_time", None)  # the file's own counts: Matroska has no other
+    if one["type"] == "cover":  # Matroska needs both, others have none
+        found.pop("metadata filename", None)
+        found.pop("metadata mimetype", None)
     languages = [s["metadata"].get("language", "und") for s in (one, other)]
     if languages[0] != languages[1]:
         found["language"] = tuple(languages)
@@ -352,13 +382,14 @@ def _stream_differences(
     names = ("codec", "sound", "header", "data", "mimetype", "sar", "profile")
     if one["type"] == "video":
         names = ("sar",)
-    if one["type"] == "audio" and not any("channels" in s["layout"] for s in (one, other)):
+    named = not any("channels" in s.get("layout", "") for s in (one, other))
+    if one["type"] == "audio" and named and one["codec"] != "flac":
         names += ("layout",)  # named, not only counted
     for name in names:
         if one.get(name) != other.get(name):
             found[name] = one.get(name), other.get(name)
     if one["type"] == "video":
-        return found | _video_differences(one, other, container, shift)
+        return found | _video_differences(one, other, container, shift, exact)
     if one["type"] == "audio":
         if sound_bytes(one) != sound_bytes(other):
             found["packets"] = len(one["packets"]), len(other["packets"])
@@ -400,7 +431,7 @@ def _compare_times(
 
 
 def _video_differences(
-    one: dict[str, Any], other: dict[str, Any], container: str, shift: Fraction
+    one: dict[str, Any], other: dict[str, Any], container: str, shift: Fraction, exact: bool
 ) -> dict[str, Any]:
     """Of frames that are shown: times, sizes, colours and all."""
     found: dict[str, Any] = {}
@@ -415,7 +446,11 @@ def _video_differences(
             pairs = zip(*values, strict=True)
             found[name] = next((a, b) for a, b in pairs if a != b)
     ends = one["end"], other["end"]
-    if None not in ends and abs(ends[0] + shift - ends[1]) > max(tolerance, Fraction(1, 1000)):
+    if (
+        exact
+        and None not in ends
+        and abs(ends[0] + shift - ends[1]) > max(tolerance, Fraction(1, 1000))
+    ):
         found["end"] = tuple(map(float, ends))
     with contextlib.suppress(TypeError):
         if other["time_base"] > one["time_base"] and "matroska" not in container:

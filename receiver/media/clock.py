@@ -61,10 +61,11 @@ class PacketClock:
         if progress.last is not None and (
             dts < progress.last - BACK or (self._may_jump and dts > progress.next + FORWARD)
         ):
-            shift = self._shifts[progress.segment] + progress.next - dts
             progress.segment += 1
             if progress.segment == len(self._shifts):  # the first stream to reach it
-                self._shifts.append(shift)
+                before = progress.segment - 1
+                ends = [one.next for one in self._streams.values() if one.segment == before]
+                self._shifts.append(self._shifts[before] + max([progress.next, *ends]) - dts)
         progress.last, progress.next = dts, dts + lasts
         return progress.segment
 

@@ -46,7 +46,8 @@ LAYOUTS = {"1 channels": "mono", "2 channels": "stereo", "6 channels": "5.1", "8
 """Usual layouts of sound whose file only counts its channels; .mp4 needs one."""
 SOUND, SOUND_BITS = "aac", 192_000
 """Codec, and bits a second, of sound that no container here can hold as it is."""
-INTERLACED = {2: "tff=1", 3: "bff=1", 4: "bff=1", 5: "tff=1"}
+TOP_FIRST, BOTTOM_FIRST = 2, 3
+INTERLACED = {TOP_FIRST: "tff=1", BOTTOM_FIRST: "bff=1", 4: "bff=1", 5: "tff=1"}
 """x264's parameter by AVFieldOrder: which field is shown first."""
 
 
@@ -86,6 +87,8 @@ class Encoding:
         if source.video.sample_aspect_ratio:
             codec.sample_aspect_ratio = source.video.sample_aspect_ratio
         order = source.video.codec_context.field_order
+        if not order and self.first.interlaced_frame:  # not every codec's header says it
+            order = BOTTOM_FIRST if codec_name(source.video) == "dvvideo" else TOP_FIRST
         if order in INTERLACED:
             codec.field_order = order
             params.append(INTERLACED[order])
@@ -114,7 +117,7 @@ class Copy:
         shift: Fraction = Fraction(0),
         length: Fraction | None = None,
     ) -> None:
-        """Adds the streams; nothing is written yet.
+        """Adds the streams and writes the header.
 
         Args:
             packets: a copy of the first packet of streams, by their index.
@@ -133,6 +136,8 @@ class Copy:
                 self._add(stream, source, packets.get(stream.index))
         _copy_tags(container.metadata, source.container.metadata)
         container.set_chapters(_chapters(source, shift, length))
+        container.start_encoding()  # the time bases of the streams are known from here on
+        self._least_step = 0 if container.format.name == "matroska" else 1
 
     @property
     def indexes(self) -> set[int]:
@@ -150,16 +155,17 @@ class Copy:
         if index in self._encoded:
             self._encode(packet, self._encoded[index])
             return
-        packet.stream = self._copies[index]
-        if packet.stream.disposition & STILL:
+        packet.stream = copy = self._copies[index]
+        if copy.disposition & STILL:
             packet.pts = packet.dts = 0
         if packet.dts is None:
             packet.dts = packet.pts
         if packet.dts is None:
             return
+        packet.rescale_ts(copy.time_base)
         last = self._last.get(index)
-        if last is not None and packet.dts <= last and packet.stream.type in ("audio", "video"):
-            packet.dts = last + 1
+        if last is not None and copy.type in ("audio", "video"):
+            packet.dts = max(packet.dts, last + self._least_step)
         self._last[index] = packet.dts
         if packet.pts is None or packet.pts < packet.dts:
             packet.pts = packet.dts
@@ -174,10 +180,10 @@ class Copy:
 
     def _add(self, stream: Any, source: VideoReader, packet: Any) -> None:
         name = self.container.format.name
-        if stream.type == "data" and _is_made_anew(stream, source):
+        if stream.type == "data" and _is_made_anew(stream, source, packet):
             return
         if name == "matroska" and stream.disposition & STILL and packet is not None:
-            ending, kind = PICTURES.get(stream.codec_context.name, ("", ""))
+            ending, kind = PICTURES.get(codec_name(stream) or "", ("", ""))
             if kind:
                 title = stream.metadata.get("filename", f"cover.{ending}")
                 self.container.add_attachment(title, kind, bytes(packet))
@@ -189,8 +195,8 @@ class Copy:
                 self.left_out.append(_in_words(stream))
             return
         copy = _add_like(self.container, stream)
-        _describe(copy, stream)
         if stream.type != "attachment":
+            _describe(copy, stream)
             self._copies[stream.index] = copy
 
     def _encode_anew(self, stream: Any) -> None:
@@ -258,7 +264,7 @@ def check_sound(source: VideoReader, target: Path | None, packets: Mapping[int, 
         if len(more := held(name)) > len(here):
             lost = next(one for one in sounds if one.index in more - here)
             raise InputError(
-                f"{target or 'standard output'} cannot hold {lost.codec_context.name} audio: "
+                f"{target or 'standard output'} cannot hold {codec_name(lost)} audio: "
                 f"end it in {ending}"
             )
 
@@ -345,10 +351,21 @@ def _lost_of_stream(stream: Any, written: Any) -> Iterable[str]:
     if "name" in known:  # what libav calls the title of an .mp4's track
         known.setdefault("title", known["name"])
     for key in _missing(_tags_of(stream), known):
+        if key == "creation_time":  # the file has one, too
+            continue
         yield f"the metadata {key}"
     gone = Disposition(stream.disposition & ~written.disposition)
     if stream.type != "data" and gone:
         yield "the mark " + " and ".join(one.name or "" for one in Disposition if one & gone)
+
+
+def _same(value: str, other: str | None) -> bool:
+    """Whether two values of a tag are the same; times may have zeros behind their seconds."""
+    if other is None:
+        return False
+    return value == other or value.removesuffix("Z") == other.removesuffix("Z").removesuffix(
+        ".000000"
+    )
 
 
 def _missing(wanted: Mapping[str, str], written: Mapping[str, str]) -> list[str]:
@@ -356,7 +373,7 @@ def _missing(wanted: Mapping[str, str], written: Mapping[str, str]) -> list[str]
     return sorted(
         printable(key)
         for key, value in wanted.items()
-        if key.lower() not in TECHNICAL and known.get(key.lower()) != value
+        if key.lower() not in TECHNICAL and not _same(value, known.get(key.lower()))
     )
 
 
@@ -409,21 +426,29 @@ def _title(chapter: Mapping[str, Any]) -> str:
     return str(chapter["metadata"].get("title", ""))
 
 
-def _is_made_anew(stream: Any, source: VideoReader) -> bool:
-    """Whether a data stream holds chapters or a timecode that a muxer writes by itself."""
+def _is_made_anew(stream: Any, source: VideoReader, packet: Any) -> bool:
+    """Whether a data stream is what a muxer writes by itself: a timecode, or a list of chapters.
+
+    libav reads the list itself and gives no packets of it.
+    """
     if "timecode" in stream.metadata:
         return "timecode" in source.video.metadata
-    return stream.name == "bin_data" and bool(source.container.chapters())
+    return packet is None and bool(source.container.chapters())
 
 
 def _in_words(stream: Any) -> str:
-    codec = stream.name
-    if stream.codec_context is not None:
-        codec = stream.codec_context.codec.canonical_name
     kind = {"subtitle": "subtitles", "audio": "sound"}.get(stream.type, stream.type)
-    details = [one for one in (codec, _language(stream)) if one]
+    details = [one for one in (codec_name(stream), _language(stream)) if one]
     about = f" ({', '.join(printable(one) for one in details)})" if details else ""
     return f"{kind} #{stream.index}{about}"
+
+
+def codec_name(stream: Any) -> str | None:
+    """A stream's codec, or the name of an attachment; None if neither is known."""
+    if stream.codec_context is None:
+        name: str | None = stream.name
+        return name
+    return str(stream.codec_context.codec.canonical_name)
 
 
 def _add_like(container: av.container.OutputContainer, stream: Any) -> Any:

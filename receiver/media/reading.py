@@ -53,6 +53,8 @@ STILL = Disposition.attached_pic | Disposition.timed_thumbnails | Disposition.st
 """Dispositions of video streams that are not the video: cover art, thumbnails."""
 DEFAULT_RATE = Fraction(30)
 """Frames a second of a video that does not say."""
+SLACK = 3
+"""Frames by which a whole file may end before its header says."""
 DEFAULT_TIME_BASE = Fraction(1, 90_000)
 
 
@@ -70,7 +72,7 @@ class VideoReader:
         audio: the chosen sound, None if there is none that can be decoded.
         rate: frames a second on average.
         time_base: unit of the frames' pts, in seconds.
-        broke_off: whether the file ended in an error rather than at its end.
+        broke_off: whether the file ended in an error, or before the time that its header says.
     """
 
     def __init__(self, path: Path | None, *, side_data: bool = True) -> None:
@@ -102,6 +104,7 @@ class VideoReader:
         rate = self.video.average_rate or self.video.guessed_rate
         self.rate = Fraction(rate) if rate else DEFAULT_RATE
         self.time_base = Fraction(self.video.time_base or DEFAULT_TIME_BASE)
+        self._came, self._slack = Fraction(0), SLACK / self.rate
         self._restart(Fraction(0))
 
     def __enter__(self) -> "VideoReader":
@@ -168,7 +171,13 @@ class VideoReader:
             if packet is None:
                 return
             if packet.size:
+                time = packet.dts if packet.pts is None else packet.pts
+                if time is not None:
+                    ends = (time + (packet.duration or 0)) * Fraction(packet.time_base)
+                    self._came = max(self._came, ends)
                 self._clock.place(packet)
+            elif not self._may_jump and self._came:  # the end, as far as libav can tell
+                self.broke_off |= self._came + self._slack < self.begins + (self.lasts or 0)
             yield packet
 
     def decode(self, packet: Any) -> list[av.VideoFrame]:
@@ -192,10 +201,11 @@ class VideoReader:
             yield from self.decode(packet)
 
     def _restart(self, origin: Fraction) -> None:
-        may_jump = bool(self.container.format.flags & cast(int, FormatFlags.ts_discont.value))
-        if may_jump and not origin:  # the clock of a broadcast begins anywhere
+        flags = self.container.format.flags
+        self._may_jump = bool(flags & cast(int, FormatFlags.ts_discont.value))
+        if self._may_jump and not origin:  # the clock of a broadcast begins anywhere
             origin = self.begins
-        self._clock = PacketClock(may_jump=may_jump, origin=origin)
+        self._clock = PacketClock(may_jump=self._may_jump, origin=origin)
         self._frames = FrameClock(self.time_base, self.rate)
 
     def _open(self, path: Path | None) -> av.container.InputContainer:
