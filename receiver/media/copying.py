@@ -162,7 +162,11 @@ class Copy:
             packet.dts = packet.pts
         if packet.dts is None:
             return
-        packet.rescale_ts(copy.time_base)
+        ratio = Fraction(packet.time_base) / Fraction(copy.time_base)
+        for name in ("pts", "dts", "duration"):
+            if (time := getattr(packet, name)) is not None:
+                setattr(packet, name, round(time * ratio))
+        packet.time_base = copy.time_base
         last = self._last.get(index)
         if last is not None and copy.type in ("audio", "video"):
             packet.dts = max(packet.dts, last + self._least_step)
