@@ -332,6 +332,8 @@ def test_sound_of_another_rate_and_layout_is_sent_as_calls_do(raw, tmp_path):
     samples = heard(Loop(path), 0.75)
     crossings = np.flatnonzero(np.diff(np.signbit(samples[4800:28800].astype(int))))
     assert len(crossings) == pytest.approx(440, abs=4)  # in half a second
+    loud = np.flatnonzero(np.abs(heard(Loop(path), 0.82)[:45000]) > 0)
+    assert loud[-1] >= 0.8 * SOUND_RATE - 4  # the resampler's last samples, too
 
 
 # Files that are damaged, or change
@@ -364,6 +366,40 @@ def test_a_file_that_goes_ends_the_playing_with_a_word(tmp_path, caplog, becomes
     assert [number_of(frame) for frame in frames] == [1, 2, 3, 4]
     assert len(list(sound)) == 9
     assert caplog.text.count("it is played no further") == 2
+
+
+def test_a_file_that_loses_its_frames_ends_the_playing(tmp_path, caplog):
+    path, other = tmp_path / "clip.mp4", tmp_path / "other.mp4"
+    write_timed(path, [i / 25 for i in range(5)], video_codec="libx264")
+    write_timed(other, [i / 25 for i in range(5)], video_codec="libx264")
+    data = bytearray(other.read_bytes())
+    start, size = data.index(b"mdat") + 4, int.from_bytes(data[data.index(b"mdat") - 4 :][:4])
+    data[start : start + size - 8] = bytes(size - 8)
+    other.write_bytes(data)
+    frames = Loop(path).frames(MAX_RATE)
+    next(frames)
+    other.replace(path)
+    assert [number_of(frame) for frame in frames] == [1, 2, 3, 4]
+    assert "holds no frame any more, it is played no further" in caplog.text
+
+
+def test_a_file_that_grows_keeps_picture_and_sound_together(tmp_path):
+    """A pass stays as long as the first one: what would come after its end is left out."""
+    path, longer = tmp_path / "clip.mkv", tmp_path / "longer.mkv"
+    write_timed(path, [i / 25 for i in range(10)], tone(0.2), 0.1)
+    write_timed(longer, [i / 25 for i in range(30)], tone(1.0), 0.1)
+    loop = Loop(path)
+    frames, sound = loop.frames(MAX_RATE), loop.sound()
+    first = [next(frames) for _ in range(11)]
+    pieces = [next(sound)]
+    longer.replace(path)
+    shown = [frame.time for frame in [*first, *islice(frames, 40)] if number_of(frame) == 0]
+    lasts = shown[1]
+    pieces += islice(sound, 150)
+    samples = np.concatenate([piece.to_ndarray().reshape(-1, 2)[:, 0] for piece in pieces])
+    assert shown == pytest.approx([n * lasts for n in range(len(shown))], abs=0.0001)
+    begun = [n / SOUND_RATE for n in onsets(samples)][: len(shown)]
+    assert np.subtract(begun, shown) == pytest.approx([0.1] * len(shown), abs=0.0001)
 
 
 def test_sound_that_cannot_be_decoded_is_left_out_with_a_word(tmp_path, caplog):
