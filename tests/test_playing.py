@@ -42,6 +42,7 @@ def write_timed(
     sound_codec: str = "pcm_s16le",
     scale: int = 1000,
     rate: Fraction = Fraction(30),
+    chunk: int = 1024,
 ) -> Path:
     """Writes frames that grow brighter at these times, in 1/`scale` s, and mono sound."""
     with av.open(str(path), "w") as container:
@@ -58,8 +59,8 @@ def write_timed(
         if sound is not None and audio is not None:
             audio.layout = "mono"
             kind = "fltp" if sound_codec == "aac" else "s16"
-            for start in range(0, len(sound), 1024):
-                samples = sound[None, start : start + 1024]
+            for start in range(0, len(sound), chunk):
+                samples = sound[None, start : start + chunk]
                 if kind == "fltp":
                     samples = (samples / 32768).astype(np.float32)
                 piece = av.AudioFrame.from_ndarray(samples, kind, "mono")
@@ -222,8 +223,8 @@ def passes(loop: Loop, count: int, frames_a_pass: int) -> tuple[list[Fraction], 
 
 @pytest.mark.parametrize(
     ("begins", "seconds"),
-    [(0.1, 0.2), (0.1, 0.7), (0.2, 1.1), (0.25, 0.4001)],
-    ids=["shorter", "as long", "longer", "odd"],
+    [(0.1, 0.2), (0.1, 0.7), (0.2, 1.1), (0.25, 0.4001), (0.02, 0.3)],
+    ids=["shorter", "as long", "longer", "odd", "soon"],
 )
 def test_picture_and_sound_stay_together_over_a_hundred_passes(tmp_path, begins, seconds):
     path = write_timed(
@@ -297,6 +298,53 @@ def test_a_hole_in_the_sound_is_silent_and_what_follows_comes_at_its_time(tmp_pa
     begun = onsets(heard(Loop(path), 1.0))
     assert len(begun) == 2
     assert begun[1] / SOUND_RATE == pytest.approx(0.6, abs=0.025)
+
+
+def test_sound_that_overlaps_is_cut_rather_than_put_off(tmp_path):
+    whole, path = tmp_path / "whole.mkv", tmp_path / "clip.mkv"
+    write_timed(whole, [i / 25 for i in range(50)], tone(1.0), chunk=4800)
+    with av.open(str(whole)) as source, av.open(str(path), "w") as target:
+        streams = {one.index: target.add_stream_from_template(one) for one in source.streams}
+        for packet in source.demux():
+            if packet.size:
+                if packet.stream.type == "audio" and packet.pts > 450:
+                    packet.pts, packet.dts = packet.pts - 70, packet.pts - 70
+                packet.stream = streams[packet.stream.index]
+                target.mux(packet)
+    loud = np.flatnonzero(heard(Loop(path), 1.9))
+    assert loud[-1] / SOUND_RATE == pytest.approx(0.93, abs=0.002)
+
+
+def test_a_file_whose_times_begin_later_begins_at_once(tmp_path):
+    path = write_timed(tmp_path / "clip.mkv", [5 + i / 25 for i in range(10)], tone(0.2), 5.1)
+    loop = Loop(path)
+    begins = [float(time) for number, time in played(loop, 21) if number == 0]
+    assert begins == pytest.approx([0, 0.393, 0.786], abs=0.001)
+    assert onsets(heard(loop, 1.0))[0] == pytest.approx(0.1 * SOUND_RATE, abs=50)
+
+
+@pytest.mark.parametrize("first", ["frames", "sound"])
+def test_a_format_without_durations_has_its_last_frame(tmp_path, first):
+    path = write_timed(
+        *(tmp_path / "clip.flv", [i / 25 for i in range(25)], tone(0.5)),
+        video_codec="flv1",
+        sound_codec="aac",
+        rate=Fraction(25),
+    )
+    loop = Loop(path)
+    if first == "sound":
+        heard(loop, 2.0)
+    times = [float(time) for _, time in played(loop, 60)]
+    assert np.diff(times).min() > 0.038
+    # The encoder's first 1024 samples come before the picture.
+    begins = [float(time) for number, time in played(loop, 60) if number == 0]
+    assert np.diff(begins[1:]) == pytest.approx([1 + 1024 / SOUND_RATE], abs=0.001)
+
+
+def test_a_format_without_times_goes_on_at_its_rate(raw, tmp_path):
+    run_ffmpeg("-i", raw, "-c:v", "libx264", "-r", 25, tmp_path / "raw.h264")
+    times = [frame.time for frame in islice(Loop(tmp_path / "raw.h264").frames(MAX_RATE), 60)]
+    assert np.diff(times) == pytest.approx([0.04] * 59, abs=0.0001)
 
 
 def test_times_that_are_rounded_make_no_holes(tmp_path):
@@ -394,6 +442,7 @@ def test_a_file_that_grows_keeps_picture_and_sound_together(tmp_path):
     pieces = [next(sound)]
     longer.replace(path)
     shown = [frame.time for frame in [*first, *islice(frames, 40)] if number_of(frame) == 0]
+    assert len(shown) == 6
     lasts = shown[1]
     pieces += islice(sound, 150)
     samples = np.concatenate([piece.to_ndarray().reshape(-1, 2)[:, 0] for piece in pieces])

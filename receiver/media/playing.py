@@ -84,7 +84,7 @@ class Loop:
         Args:
             most: frames a second: of faster ones, every other one or more is left out.
         """
-        rate, last = _RateLimit(Fraction(most), JITTER[self.rate > most]), -1
+        rate, is_first = _RateLimit(Fraction(most), JITTER[self.rate > most]), True
         for start, one in self._passes():
             for frame in one.frames():
                 time = start + _seconds(frame)
@@ -93,13 +93,11 @@ class Loop:
                 if not rate.admits(time):
                     continue
                 shown = self._display.shown(self._storage.stored(frame))
-                if last < 0:
-                    last = 0
-                    yield _at(copy_frame(shown), 0)
-                    if time < 1 / Fraction(most):
-                        continue
-                last = max(round(time / VIDEO_BASE), last + 1)
-                yield _at(shown, last)
+                if is_first:
+                    yield _at(copy_frame(shown), Fraction(0))
+                if not is_first or time > 1 / Fraction(most):
+                    yield _at(shown, time)
+                is_first = False
             if not one.has_frames:
                 logger.warning("%s holds no frame any more, it is played no further", self._path)
                 return
@@ -132,13 +130,11 @@ class Loop:
     ) -> Iterator[av.AudioFrame]:
         decoder, begins = _SoundDecoder(one.reader), True
         for packet in one.packets():
-            end = None if self._lasts is None else _samples(start + self._lasts)
-            if end is not None and line.end >= end:
-                return
             if packet.stream is one.reader.video:
                 yield from line.fill(_samples(start + one.end - INTERLEAVED))
                 continue
             for time, samples in decoder.decode(packet):
+                end = None if self._lasts is None else _samples(start + self._lasts)
                 at = None if time is None else _samples(start + time)
                 yield from line.put(samples, at, end, exactly=begins)
                 begins = False
@@ -328,8 +324,8 @@ def _samples(seconds: Fraction) -> int:
     return round(seconds * SOUND_RATE)
 
 
-def _at(frame: av.VideoFrame, pts: int) -> av.VideoFrame:
-    frame.pts, frame.time_base = pts, VIDEO_BASE
+def _at(frame: av.VideoFrame, time: Fraction) -> av.VideoFrame:
+    frame.pts, frame.time_base = round(time / VIDEO_BASE), VIDEO_BASE
     return frame
 
 
