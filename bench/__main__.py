@@ -3,13 +3,14 @@
 import argparse
 import sys
 
-from bench import bitrate, browser, calls, fuzz, identity, latency, quality, references, soak
+from bench import bitrate, browser, calls, files, fuzz, identity, latency, quality, references, soak
 from receiver.errors import ReceiverError
 
 BENCHES = {
     "bitrate": bitrate.main,
     "browser": browser.main,
     "calls": calls.main,
+    "files": files.main,
     "fuzz": fuzz.main,
     "identity": identity.main,
     "latency": latency.main,

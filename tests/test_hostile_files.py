@@ -240,9 +240,10 @@ def test_sound_of_an_unknown_kind_is_named(with_sound, enhancer, tmp_path, caplo
     (tmp_path / "odd.mkv").write_bytes(with_sound.replace(b"A_AAC", b"A_AAZ"))
     assert clip_source(tmp_path / "odd.mkv").sound is None
     assert caplog.text.count("without its sound") == 1
-    with pytest.raises(InputError, match="cannot hold sound of a kind that is unknown"):
-        enhance_file(tmp_path / "odd.mkv", tmp_path / "out.mkv", enhancer)
-    assert not (tmp_path / "out.mkv").exists()
+    result = enhance_file(tmp_path / "odd.mkv", tmp_path / "out.mkv", enhancer)
+    assert result.notes == (f"{tmp_path / 'out.mkv'} cannot keep: sound #1",)
+    with av.open(str(tmp_path / "out.mkv")) as container:
+        assert [stream.type for stream in container.streams] == ["video"]
 
 
 # Outputs

@@ -14,9 +14,9 @@ from av.video.frame import PictureType
 
 from receiver.errors import InputError
 from receiver.media.display import Display
-from receiver.media.hdr import x264_params
 from receiver.media.pixels import Storage
 from receiver.media.reading import STILL, VideoReader
+from receiver.media.side_data import kinds, x264_params
 from receiver.media.writing import FORMATS, add_h264, format_of, unwritable
 from receiver.text import printable
 
@@ -320,7 +320,10 @@ def _trial(
             _close(container)
         trial.seek(0)
         with av.open(trial, "r", metadata_errors="replace") as written:
-            return [*copy.left_out, *_lost_tags(source, copy.indexes, written)]
+            lost = [*copy.left_out, *_lost_tags(source, copy.indexes, written)]
+            place = sum(one in copy.indexes for one in range(source.video.index))
+            again: Any = next(written.decode(written.streams[place]), None)
+            return lost + sorted(kinds(encoding.first) - (kinds(again) if again else set()))
 
 
 def _lost_tags(
@@ -450,7 +453,7 @@ def _in_words(stream: Any) -> str:
 def codec_name(stream: Any) -> str | None:
     """A stream's codec, or the name of an attachment; None if neither is known."""
     if stream.codec_context is None:
-        name: str | None = stream.name
+        name: str | None = getattr(stream, "name", None)
         return name
     return str(stream.codec_context.codec.canonical_name)
 
