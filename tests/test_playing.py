@@ -187,6 +187,16 @@ def test_wide_pixels_are_sent_square(raw, tmp_path):
     assert (source.width, source.height) == (frame.width, frame.height) == (320, 240)
 
 
+def test_frames_keep_one_size_and_their_shape_if_the_files_change(raw, tmp_path):
+    for name, size in (("a.ts", "320:240"), ("b.ts", "240:320")):
+        run_ffmpeg("-i", raw, "-vf", f"scale={size}", "-c:v", "libx264", tmp_path / name)
+    both = b"".join((tmp_path / name).read_bytes() for name in ("a.ts", "b.ts"))
+    (tmp_path / "both.ts").write_bytes(both)
+    frames = list(islice(clip_source(tmp_path / "both.ts").frames(), 48))
+    assert {(frame.width, frame.height) for frame in frames} == {(320, 240)}
+    assert planes(frames[-1])[0][:, :60].max() < 30  # black beside a frame that is upright
+
+
 def test_cover_art_is_not_the_video(raw, tmp_path):
     cover, path = tmp_path / "cover.png", tmp_path / "cover.mp4"
     run_ffmpeg("-f", "lavfi", "-i", "color=red:s=640x640", "-frames:v", 1, cover)
