@@ -15,8 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from rich.console import Console
-from rich.progress import Progress
 
 from bench.clips import Seen, clips_in, encoding_of, framed, kbps_of, min_face_of, seconds_of, watch
 from bench.finished import Finished
@@ -24,6 +22,8 @@ from bench.metrics import bootstrap_interval, psnr, vmaf_neg
 from bench.quality import markdown, sha256, shown
 from receiver.errors import InputError
 from receiver.generator import Generator
+from receiver.progress import progress_bar
+from receiver.terminal import console
 
 GRID = (30.0, 50.0, 75.0, 100.0, 150.0, 200.0, 300.0, 450.0, 700.0, 1000.0)
 """Target bitrates in kbit/s."""
@@ -196,7 +196,7 @@ def measure(
 ) -> list[Point]:
     """Every clip at every target; what is finished is taken from there."""
     points = []
-    with Progress() as bar:
+    with progress_bar() as bar:
         whole = bar.add_task("jobs", total=len(clips) * len(args.kbps))
         for clip in clips:
             about = {"clip": clip.name, "clip_sha256": sha256(clip)}
@@ -249,7 +249,7 @@ def main(arguments: list[str]) -> None:
     about = f"{args.encoder}, model {args.model}, {len({p.clip for p in points})} clips"
     text = f"# Bitrate for the same quality\n\n{about}\n"
     for metric, label in METRICS.items():
-        Console().print(shown(cells(means, metric), f"{label}: {about}"))
+        console().print(shown(cells(means, metric), f"{label}: {about}"))
         text += f"\n## {label}\n\n{markdown(cells(means, metric))}"
     (args.out / "bitrate.md").write_text(text)
     figures = {"encoder": args.encoder, "model": generator.model.sha256}

@@ -11,13 +11,13 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
 from rich.progress import track as progress
 from rich.table import Table
 
 from receiver.enhancer import Enhancer
 from receiver.generator import Generator
 from receiver.portrait import portrait_frames
+from receiver.terminal import console
 from tests.calls.chromium import BINARY, READY, chromium, start_call, write_y4m
 from tests.calls.peer import serving
 from tests.calls.test_browser import PUBLISH_TO_JANUS, STATS
@@ -132,6 +132,6 @@ def main(arguments: list[str]) -> None:
         )
         if args.janus:
             figures |= asyncio.run(measure_janus(folder / "camera.y4m", folder, generator))
-    Console().print(table(figures))
+    console().print(table(figures))
     if args.json:
         args.json.write_text(json.dumps(figures, indent=2) + "\n")

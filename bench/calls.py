@@ -25,8 +25,6 @@ import numpy as np
 from aiohttp import web
 from numpy.typing import NDArray
 from rich.box import SIMPLE_HEAD
-from rich.console import Console
-from rich.progress import Progress
 from rich.table import Column, Table
 
 from bench.network import Conditions, Phase, Plan, obstacle, relaying, started
@@ -35,8 +33,10 @@ from receiver.enhancer import Enhancer
 from receiver.errors import InputError, MissingError, ReceiverError
 from receiver.generator import Generator
 from receiver.portrait import portrait_frames
+from receiver.progress import progress_bar
 from receiver.rooms import Room
 from receiver.serve import ServeConfig, Server, room_stats
+from receiver.terminal import console
 from tests.calls.chromium import BINARY, chromium, write_y4m
 
 Times = NDArray[np.float64]
@@ -542,7 +542,7 @@ def main(arguments: list[str]) -> None:
         raise InputError(problem)
     results: list[dict[str, Any]] = []
     transports = TRANSPORTS if args.transport == "both" else (args.transport,)
-    with tempfile.TemporaryDirectory(prefix="calls-") as name, Progress() as bar:
+    with tempfile.TemporaryDirectory(prefix="calls-") as name, progress_bar() as bar:
         camera = Path(name) / "camera.y4m"
         write_y4m(camera, clip())
         for title, transport in itertools.product(wanted, transports):
@@ -560,7 +560,7 @@ def main(arguments: list[str]) -> None:
     if not results:
         raise InputError("no call came about: is the machine too busy?")
     shown = table(results, args.seconds)
-    Console(width=max(WIDTH, Console().width)).print(shown)
+    console(width=max(WIDTH, console().width)).print(shown)
     plot(results, args.out / "calls.png")
     print(f"written: {args.out / 'calls.json'}, {args.out / 'calls.png'}")
 

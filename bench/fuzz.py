@@ -15,7 +15,6 @@ from dataclasses import dataclass, field
 from itertools import count as endless
 from pathlib import Path
 
-from rich.console import Console
 from rich.progress import Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
@@ -24,6 +23,7 @@ from bench.fuzz_targets import BETWEEN, NativeCrashError, Target
 from bench.fuzz_targets import TARGETS as PARTS
 from bench.mutations import Mutator
 from receiver.errors import InputError
+from receiver.terminal import console
 
 TARGETS = PARTS | {
     "answers": Target(fuzz_answers.answers, fuzz_answers.answers_seeds, b"\r\n", "lines"),
@@ -126,7 +126,7 @@ def replay(path: Path) -> None:
             f"{path} is no input of a target: give a bench-output/fuzz/TARGET-HASH.bin"
         )
     TARGETS[name].run(path.read_bytes())
-    Console().print(f"{path}: nothing is wrong with it")
+    console().print(f"{path}: nothing is wrong with it")
 
 
 def table(reports: dict[str, Report]) -> Table:
@@ -152,7 +152,7 @@ def run(names: list[str], count: int | None, seconds: float | None, seed: int) -
     reports: dict[str, Report] = {}
     columns = TextColumn("{task.description}"), TimeElapsedColumn()
     try:
-        with Progress(*columns) as progress:
+        with Progress(*columns, console=console()) as progress:
             for name in names:
                 task = progress.add_task(name, total=None)
                 for report in fuzz(name, count=count, seconds=seconds, seed=seed, folder=OUTPUT):
@@ -161,11 +161,11 @@ def run(names: list[str], count: int | None, seconds: float | None, seed: int) -
                     progress.update(task, description=done)
                 progress.stop_task(task)
     except KeyboardInterrupt:
-        Console().print("interrupted")
-    Console().print(table(reports))
+        console().print("interrupted")
+    console().print(table(reports))
     found = [one for report in reports.values() for one in report.crashers.values()]
     for path, error in found:
-        Console().print(f"{path}  {error}", markup=False, highlight=False)
+        console().print(f"{path}  {error}", highlight=False)
     return len(found)
 
 

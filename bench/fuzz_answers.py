@@ -293,6 +293,7 @@ def redirects_seeds() -> list[bytes]:
     busy = b"HTTP/1.1 503 Busy\r\nRetry-After: 9\r\nContent-Encoding: gzip\r\n\r\nno room"
     dated = busy.replace(b": 9", b": Fri, 31 Dec 2026 23:59:59 GMT")
     sessions = [made % (place, len(sdp), sdp) for place in (b"/s", b"http://@OTHER@/s", b"?x")]
+    sessions.append(sessions[0].replace(b"201 Created", b"200 OK"))
     return [BETWEEN.join([*hops[at : at + 2], one]) for at, one in enumerate(sessions)] + [
         BETWEEN.join(hops[:4] + hops[:4]),
         BETWEEN.join([hops[0], busy]),

@@ -28,6 +28,7 @@ from aiortc.codecs.h264 import H264Encoder
 from aiortc.jitterbuffer import JitterFrame
 from aiortc.rtcrtpparameters import RTCRtpCodecParameters
 from aiortc.rtp import HeaderExtensionsMap, RtpPacket
+from aiortc.sdp import SessionDescription, candidate_to_sdp
 from av.video.reformatter import ColorRange, Colorspace
 
 from keyframes import Keyframe, People
@@ -44,7 +45,7 @@ from receiver.faces import Face
 from receiver.files import enhance_file
 from receiver.generator import WEIGHTS, Generator, Model
 from receiver.media.pixels import PLANAR_420
-from receiver.offers import OfferError, read_offer
+from receiver.offers import MAX_CANDIDATES, OfferError, is_checked, read_offer
 from receiver.portrait import FPS, portrait_frames
 from receiver.recognition import shared_recogniser
 from receiver.serve import ServeConfig, Server, listening
@@ -57,6 +58,7 @@ from receiver.stills import (
     encode_still,
 )
 from receiver.stills import MAX_PIXELS as STILL_PIXELS
+from receiver.trickle import SDPFRAG, add_candidates, read_fragment
 
 BETWEEN = b"\xfe\xedRTP\xfe"
 """Stands between the packets, pictures or messages of one input."""
@@ -373,8 +375,9 @@ def offer() -> str:
 
 
 def sdp_seeds() -> list[bytes]:
-    """An offer."""
-    return [offer().encode()]
+    """An offer, and one in another case without a DTLS role."""
+    odd = offer().replace("H264", "h264").replace(" udp ", " UDP ").replace("typ host", "TYP HOST")
+    return [offer().encode(), odd.replace("a=setup:actpass\r\n", "").encode()]
 
 
 def sdp(data: bytes) -> None:
@@ -385,6 +388,37 @@ def sdp(data: bytes) -> None:
         check(error.status in (400, 422), "a bad offer is the client's fault")
 
 
+def fragments_seeds() -> list[bytes]:
+    """Fragments of the offer's own ICE, and of another peer's."""
+    media = SessionDescription.parse(offer()).media[0]
+    assert media.ice is not None
+    ice = f"a=ice-ufrag:{media.ice.usernameFragment}\r\na=ice-pwd:{media.ice.password}\r\n"
+    section = "m=audio 9 UDP/TLS/RTP/SAVPF 0\r\na=mid:0\r\n"
+    line = "a=candidate:{0} 1 udp {0} 127.0.0.1 {0} typ host generation 0\r\n"
+    many = "".join(line.format(port) for port in range(9, 30))
+    parts = [ice + section + many, section + ice + line.format(9), "a=ice-ufrag:abcd\r\n" + section]
+    return [f"{part}a=end-of-candidates\r\n".encode() for part in parts]
+
+
+def fragments(data: bytes) -> None:
+    """Whatever comes after an offer, candidates are few, and ICE goes on or it is refused."""
+    loop().run_until_complete(_fragments(data))
+
+
+async def _fragments(data: bytes) -> None:
+    connection = RTCPeerConnection(RTCConfiguration(iceServers=[]))
+    await connection.setRemoteDescription(read_offer(offer().encode()))
+    try:
+        await add_candidates(connection, read_fragment(data))
+    except OfferError as error:
+        check(error.status in (400, 422), "a bad fragment is the client's fault")
+    transports = {one.receiver.transport.transport for one in connection.getTransceivers()}
+    remote = [one for transport in transports for one in transport.getRemoteCandidates()]
+    await connection.close()
+    check(len(remote) <= MAX_CANDIDATES, "candidates are bounded")
+    check(all(is_checked(candidate_to_sdp(one)) for one in remote), "checks go to addresses")
+
+
 def http_seeds() -> list[bytes]:
     """Requests; their length is told when they are sent."""
     kind = "Content-Type: application/sdp\r\n"
@@ -393,12 +427,14 @@ def http_seeds() -> list[bytes]:
         f"POST /whep/me?view=both HTTP/1.1\r\nHost: localhost\r\n{kind}",
         "DELETE /whip/room/session HTTP/1.1\r\nHost: localhost\r\n",
         "DELETE /whep/room/session HTTP/1.1\r\nHost: localhost\r\nOrigin: http://evil\r\n",
-        "OPTIONS /whip/me HTTP/1.1\r\nHost: localhost\r\n",
+        "OPTIONS /whip/me/ HTTP/1.1\r\nHost: localhost\r\n",
+        f'PATCH /whip/room/session HTTP/1.1\r\nHost: localhost\r\nIf-Match: "x", W/"y"\r\n'
+        f"Content-Type: {SDPFRAG}\r\n",
         "GET /stats HTTP/1.1\r\nHost: localhost\r\nIf-None-Match: x\r\n",
         "GET /metrics?a=b HTTP/1.1\r\nHost: localhost:80\r\n",
         "GET / HTTP/1.1\r\nHost: [::1]:8080\r\nRange: bytes=0-5\r\n",
     ]
-    bodies = [offer(), offer(), "", "", "", "", "", ""]
+    bodies = [offer(), offer(), *[""] * (len(heads) - 2)]
     return [f"{head}\r\n{body}".encode() for head, body in zip(heads, bodies, strict=True)]
 
 
@@ -702,6 +738,7 @@ TARGETS = {
     "losses": Target(losses, losses_seeds),
     "stills": Target(stills, stills_seeds, BETWEEN, "messages"),
     "sdp": Target(sdp, sdp_seeds, b"\r\n", "lines"),
+    "fragments": Target(fragments, fragments_seeds, b"\r\n", "lines"),
     "http": Target(http, http_seeds, b"\r\n", "lines"),
     "models": Target(models, models_seeds),
     "files": Target(files, files_seeds),

@@ -24,7 +24,6 @@ import av
 import cv2
 import numpy as np
 from numpy.typing import NDArray
-from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
@@ -48,9 +47,11 @@ from receiver.enhancer import Enhancer
 from receiver.errors import InputError
 from receiver.faces import Face, FaceTracker
 from receiver.generator import Generator
+from receiver.progress import progress_bar
 from receiver.recognition import FaceRecogniser, shared_recogniser
 from receiver.shots import scale_and_roll
 from receiver.stills import decode_still, encode_still
+from receiver.terminal import console
 
 OUTPUT = Path("bench-output") / "identity.jsonl"
 SECONDS = 6.0
@@ -422,7 +423,7 @@ def main(arguments: list[str]) -> None:
     )
     args = parser.parse_args(arguments)
     clips = [clip for folder in args.folders for clip in clips_in(folder)]
-    with Progress(console=Console(stderr=True)) as progress:
+    with progress_bar() as progress:
         result = measure(clips, Finished(args.output), progress)
         judged = attack(clips, Generator(), progress)
     if args.json:
@@ -434,8 +435,8 @@ def main(arguments: list[str]) -> None:
             )
         )
     else:
-        Console().print(table(result))
-        Console().print(stills_table(judged))
+        console().print(table(result))
+        console().print(stills_table(judged))
         print(
             f"Of the hostile stills {judged.same_colours} have the face's colours, and "
             f"{judged.same_embedding} would be admitted by their embedding alone."

@@ -23,7 +23,6 @@ from typing import Any, get_args
 
 import numpy as np
 from aiortc.jitterbuffer import JitterFrame
-from rich.console import Console
 from rich.progress import track as progress
 from rich.table import Table
 
@@ -36,6 +35,7 @@ from receiver.errors import InputError
 from receiver.faces import MAX_FACES
 from receiver.generator import Device, Generator, Place, device_problem
 from receiver.sender import Source, clip_source, portrait_source
+from receiver.terminal import console
 
 STAGES = ("decode", *ENHANCERS, "output")
 """In the order in which a frame meets them; the rest of the time is in none of them. `output` is
@@ -51,7 +51,7 @@ KBPS_AT_480P = 100.0
 COLD_RUNS = 3
 PERCENTILES = ("median", "p95", "p99")
 
-IMPORT = "import time; began = time.perf_counter(); import receiver; " + (
+IMPORT = "import time; began = time.perf_counter(); from receiver import EnhancedVideoTrack; " + (
     "print(time.perf_counter() - began)"
 )
 FIRST_FRAME = """
@@ -187,7 +187,7 @@ class Report:
             "paper": [],
         }
         self._json_file, self._plot_file = json_file, plot_file
-        self._console = Console()
+        self._console = console()
 
     def add_run(self, run: dict[str, Any]) -> None:
         """Takes a scene's frames one after the other. Raises KeyboardInterrupt if cut short."""

@@ -13,7 +13,6 @@ from typing import Any
 import av
 from aiortc.jitterbuffer import JitterFrame
 from aiortc.mediastreams import MediaStreamError, MediaStreamTrack
-from rich.progress import Progress
 
 from receiver.alignment import cut_frame, planes
 from receiver.call import ObservingDecoder
@@ -23,6 +22,7 @@ from receiver.enhancer import Enhancer
 from receiver.errors import InputError
 from receiver.faces import MAX_FACES, Box, FaceTracker
 from receiver.generator import Generator
+from receiver.progress import progress_bar
 from receiver.rooms import read_to_the_end
 from receiver.sender import Source
 from receiver.stats import Stats
@@ -265,7 +265,7 @@ def run_calls(
     warm-up; and `interrupted`, whether Ctrl-C ended them.
     """
     # Each redrawing of the bar takes Python's lock from the calls.
-    with Progress(refresh_per_second=1) as bar:
+    with progress_bar(refresh_per_second=1) as bar:
         task = bar.add_task(f"paced, calls: {calls}", total=calls * len(packets))
         made = [
             PacedCall(packets, generator, warm_up, lambda: bar.advance(task)) for _ in range(calls)

@@ -48,6 +48,8 @@ from bench.metrics import (
 from keyframes import Picture
 from receiver.errors import InputError
 from receiver.generator import Generator
+from receiver.progress import progress_bar
+from receiver.terminal import console
 
 METRICS = {
     "psnr": ("PSNR dB, up", ".2f"),
@@ -337,7 +339,7 @@ def _keep_strip(seen: Seen, folder: Path, number: int) -> str:
     return name
 
 
-def report(jobs: list[Any], finished: Finished, console: Console) -> None:
+def report(jobs: list[Any], finished: Finished, screen: Console) -> None:
     """Writes figures, tables, plot and contact sheets, and prints the tables."""
     out = finished.folder
     found = [(name, job, finished[job]) for _, name, job in jobs]
@@ -349,12 +351,12 @@ def report(jobs: list[Any], finished: Finished, console: Console) -> None:
     text = "# Quality of faces\n\nMeans with 95 % bootstrap intervals over clips.\n"
     if problem := brisque_problem():
         text += f"\nBRISQUE was not measured: {problem}.\n"
-        console.print(f"BRISQUE was not measured: {problem}")
+        screen.print(f"BRISQUE was not measured: {problem}")
     for encoding in dict.fromkeys(row.encoding for row in rows):
         tables = [cells(means, encoding, gains=gains) for gains in (False, True)]
         clips = len({row.clip for row in rows if row.encoding == encoding})
         for table in tables:
-            console.print(shown(table, f"{encoding}, {clips} clips"))
+            screen.print(shown(table, f"{encoding}, {clips} clips"))
         text += f"\n## {encoding}, {clips} clips\n\n" + "\n".join(map(markdown, tables))
     text += f"\n## Every clip\n\n{markdown(clip_cells(rows))}"
     (out / "quality.md").write_text(text)
@@ -369,7 +371,7 @@ def report(jobs: list[Any], finished: Finished, console: Console) -> None:
             if name == model and "strip" in result
         ]
         contact_sheet(strips, out / f"contact-sheet-{number}.png")
-    console.print(f"tables, figures, plot and contact sheets: {out}")
+    screen.print(f"tables, figures, plot and contact sheets: {out}")
 
 
 def _read_strip(path: Path) -> Picture:
@@ -404,7 +406,7 @@ def main(arguments: list[str]) -> None:
     lpips = LPIPS(args.lpips_weights) if args.lpips_weights else None
     finished = Finished(args.out / "results.jsonl")
     jobs = jobs_of(args, clips, models)
-    console = Console()
-    with Progress(console=console) as bar:
+    screen = console()
+    with progress_bar() as bar:
         run(jobs, models, finished, lpips, bar)
-    report(jobs, finished, console)
+    report(jobs, finished, screen)

@@ -20,8 +20,6 @@ from typing import Any, Literal, TypeAlias
 import av
 import numpy as np
 from numpy.typing import NDArray
-from rich.console import Console
-from rich.progress import Progress
 from rich.table import Table
 
 from bench.metrics import identity, psnr, ssim, vmaf_neg
@@ -36,10 +34,12 @@ from receiver.enhancer import Enhancer
 from receiver.faces import FaceTracker
 from receiver.generator import Generator
 from receiver.media.reading import ENDINGS
+from receiver.progress import progress_bar
 from receiver.recognition import shared_recogniser
 from receiver.requester import StillPace
 from receiver.shots import STILL_QP, faces_of_still, region_of
 from receiver.stills import decode_still, encode_still, part_of
+from receiver.terminal import console
 
 Way: TypeAlias = Literal["none", "i-frames", "quality", "stills", "raw"]
 WAYS: tuple[Way, ...] = ("none", "i-frames", "quality", "stills", "raw")
@@ -397,8 +397,8 @@ def main(arguments: list[str]) -> None:
         parser.error(f"no scenario's name holds {args.only!r}")
     generator = Generator(args.model, "cpu")
     results: list[Judged] = []
-    console = Console()
-    with Progress(console=console) as bar:
+    screen = console()
+    with progress_bar() as bar:
         for path in paths:
             longest = max(sum(seconds for _, seconds in one.parts) for one in chosen)
             frames, rate = call_view(path, longest)
@@ -417,13 +417,13 @@ def main(arguments: list[str]) -> None:
                     write(args.json, args.model, results)
     if not results:
         parser.error(f"no face of {args.min_face:g} px in {args.clips}")
-    console.print(table(results))
+    screen.print(table(results))
     for name, by_way in shares(results).items():
-        console.print(f"share of the raw references' gain, {name}: {by_way}")
+        screen.print(f"share of the raw references' gain, {name}: {by_way}")
     for result, figure in zip(worst(results), ("psnr_db", "vmaf_neg"), strict=True):
-        console.print(f"worst against its input by {figure}: {result}")
+        screen.print(f"worst against its input by {figure}: {result}")
     plot(results, args.plot)
-    console.print(f"plot: {args.plot}")
+    screen.print(f"plot: {args.plot}")
 
 
 def face_height(frames: list[av.VideoFrame]) -> float:

@@ -20,7 +20,6 @@ import matplotlib
 import numpy as np
 from aiortc import RTCConfiguration, RTCPeerConnection
 from aiortc.mediastreams import MediaStreamTrack
-from rich.console import Console
 from rich.progress import track as progress
 from rich.table import Table
 
@@ -30,6 +29,7 @@ from receiver.enhancer import Enhancer
 from receiver.errors import InputError
 from receiver.generator import Generator
 from receiver.sender import EncodedTrack, portrait_source
+from receiver.terminal import console
 from receiver.track import EnhancedVideoTrack
 from receiver.transport import SteadyReceiver
 
@@ -246,6 +246,6 @@ def main(arguments: list[str]) -> None:
     figures = {"samples": [asdict(sample) for sample in samples], "verdict": asdict(verdict)}
     (args.out / "soak.json").write_text(json.dumps(figures, indent=1) + "\n")
     plot(samples, args.out / "soak.png")
-    Console().print(table(samples, verdict))
+    console().print(table(samples, verdict))
     if verdict.growth_mb_an_hour is not None and not verdict.holds:
         sys.exit(1)

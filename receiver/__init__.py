@@ -5,15 +5,16 @@ from receiver import EnhancedVideoTrack, Enhancer, Generator
 pc.addTrack(EnhancedVideoTrack(track, Enhancer(Generator())))
 """
 
-# Before PyAV: both bring an X client library, and OpenCV's windows hang if PyAV's came first.
-import cv2  # noqa: F401
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
-from receiver.call import prepare_aiortc, receive_h264
-from receiver.decoding import DecodedFrame
-from receiver.enhancer import Enhancer
-from receiver.errors import DeviceError, InputError, MissingError, ModelError, ReceiverError
-from receiver.generator import Generator
-from receiver.track import EnhancedVideoTrack
+if TYPE_CHECKING:
+    from receiver.call import prepare_aiortc, receive_h264
+    from receiver.decoding import DecodedFrame
+    from receiver.enhancer import Enhancer
+    from receiver.errors import DeviceError, InputError, MissingError, ModelError, ReceiverError
+    from receiver.generator import Generator
+    from receiver.track import EnhancedVideoTrack
 
 __all__ = [
     "DecodedFrame",
@@ -28,3 +29,27 @@ __all__ = [
     "prepare_aiortc",
     "receive_h264",
 ]
+
+_HOMES = {
+    "DecodedFrame": "decoding",
+    "EnhancedVideoTrack": "track",
+    "Enhancer": "enhancer",
+    "Generator": "generator",
+    "prepare_aiortc": "call",
+    "receive_h264": "call",
+}
+"""Modules of the names that are no errors."""
+
+
+def __getattr__(name: str) -> Any:
+    """Loads a public name's module when it is first used (PEP 562).
+
+    Loading all of them takes a second, in which the command line could not handle Ctrl-C.
+    """
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    # Before PyAV: both bring an X client library, and OpenCV's windows hang if PyAV's came first.
+    import_module("cv2")
+    value = getattr(import_module(f"receiver.{_HOMES.get(name, 'errors')}"), name)
+    globals()[name] = value
+    return value

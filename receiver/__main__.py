@@ -1,6 +1,21 @@
 """`python -m receiver` is the command `receiver`."""
 
-from receiver.cli import main
+import sys
+from collections.abc import Callable
+
+from receiver import terminal
+
+
+def main() -> None:
+    """Runs the command line and exits: 0 well, 1 something is missing or failed, 2 bad input."""
+    terminal.run("receiver", _load)
+
+
+def _load() -> Callable[[], int]:
+    from receiver import cli  # takes a second
+
+    return lambda: cli.run(sys.argv[1:])
+
 
 if __name__ == "__main__":
     main()

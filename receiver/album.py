@@ -75,11 +75,12 @@ class Album:
 def peer_of(url: str) -> bytes:
     """Returns the SHA-256 of a call's address, by which its references are known again.
 
-    Its user, password and fragment do not count, nor does the case of its host.
+    Its user, password and fragment do not count, nor do the case of its host and slashes at the
+    end of its path.
     """
     parts = urlsplit(url)
     host = parts.netloc.rsplit("@", 1)[-1].lower()
-    address = urlunsplit((parts.scheme.lower(), host, parts.path, parts.query, ""))
+    address = urlunsplit((parts.scheme.lower(), host, parts.path.rstrip("/"), parts.query, ""))
     return hashlib.sha256(address.encode(errors="surrogatepass")).digest()
 
 

@@ -12,7 +12,7 @@ from av.video.reformatter import ColorRange, Colorspace
 from numpy.typing import NDArray
 
 from keyframes import Landmarks, Picture
-from receiver.media.pixels import PLANAR_420, keep_tags
+from receiver.media.pixels import DEEP_BITS, PLANAR_420, keep_tags, to_8_bits
 
 CROP = 256
 """Side of a face crop in pixels."""
@@ -37,7 +37,7 @@ Affine: TypeAlias = NDArray[np.float64]
 """2x3: maps a point (x, y, 1)."""
 
 Plane: TypeAlias = NDArray[Any]
-"""HxW uint8: one plane of a frame."""
+"""HxW: one plane of a frame, uint8, or uint16 with 10 bits a sample."""
 
 Crop: TypeAlias = NDArray[np.float32]
 """3x256x256 RGB in [0, 1], a face with its eyes aligned: what a generator takes and gives."""
@@ -93,13 +93,23 @@ def transform(points: Landmarks, affine: Affine) -> Landmarks:
 
 def planes(frame: av.VideoFrame) -> tuple[Plane, Plane, Plane]:
     """The Y (HxW), U and V (half of each, rounded up) planes of a 4:2:0 frame, without a copy."""
+    kind = np.uint8 if frame.format.name in PLANAR_420 else np.dtype("<u2")
     y, u, v = (
         np.ndarray(
-            (plane.height, plane.width), np.uint8, cast(Any, plane), strides=(plane.line_size, 1)
+            (plane.height, plane.width),
+            kind,
+            cast(Any, plane),
+            strides=(plane.line_size, np.dtype(kind).itemsize),
         )
         for plane in frame.planes
     )
     return y, u, v
+
+
+def luma_of(frame: av.VideoFrame) -> Plane:
+    """The Y plane of a 4:2:0 frame with 8 bits a sample."""
+    luma = planes(frame)[0]
+    return luma if luma.dtype == np.uint8 else to_8_bits(luma, DEEP_BITS)
 
 
 def copy_frame(frame: av.VideoFrame) -> av.VideoFrame:
@@ -194,6 +204,7 @@ def paste_residual(frame: av.VideoFrame, residual: Crop, affine: Affine) -> None
     """
     chroma = _at_half_size(affine)
     delta = np.empty((CROP, CROP), np.float32)
+    kind, most = (cv2.CV_8U, 255) if _bits(frame) == 8 else (cv2.CV_16U, (1 << DEEP_BITS) - 1)
     for plane, weights, to_crop in zip(
         planes(frame), _yuv_from_rgb(*_colours(frame)), (affine, chroma, chroma), strict=True
     ):
@@ -209,7 +220,9 @@ def paste_residual(frame: av.VideoFrame, residual: Crop, affine: Affine) -> None
             flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP,
         )
         region = plane[top:bottom, left:right]
-        cv2.add(region, moved, dst=region, dtype=cv2.CV_8U)
+        cv2.add(region, moved, dst=region, dtype=kind)
+        if most > 255:
+            np.minimum(region, most, out=region)
 
 
 @lru_cache(maxsize=1)
@@ -292,10 +305,14 @@ def _from_corner(affine: Affine, left: float, top: float) -> Affine:
     return np.array([[a, b, x + a * left + b * top], [c, d, y + c * left + d * top]])
 
 
-def _colours(frame: av.VideoFrame) -> tuple[bool, bool]:
-    """Whether a frame is BT.709 (else BT.601) and whether it is full range (else 16 to 235)."""
+def _colours(frame: av.VideoFrame) -> tuple[bool, bool, int]:
+    """Whether a frame is BT.709 (else BT.601), whether it is full range, and bits a sample."""
     full_range = frame.color_range == ColorRange.JPEG or frame.format.name == "yuvj420p"
-    return frame.colorspace == Colorspace.ITU709, full_range
+    return frame.colorspace == Colorspace.ITU709, full_range, _bits(frame)
+
+
+def _bits(frame: av.VideoFrame) -> int:
+    return 8 if frame.format.name in PLANAR_420 else DEEP_BITS
 
 
 def _mix(
@@ -312,11 +329,14 @@ def _mix(
         cv2.addWeighted(out, 1.0, channel, weight, 0.0, dst=out, dtype=cv2.CV_32F)
 
 
-@lru_cache(maxsize=4)
-def _rgb_from_yuv(bt709: bool, full_range: bool) -> Matrix:
-    """3x4: takes 8-bit Y, U, V, 1 to R, G, B in [0, 1] (ITU-T H.273, MatrixCoefficients)."""
+@lru_cache(maxsize=8)
+def _rgb_from_yuv(bt709: bool, full_range: bool, bits: int) -> Matrix:
+    """3x4: takes Y, U, V samples and 1 to R, G, B in [0, 1] (ITU-T H.273, MatrixCoefficients)."""
     kr, kb = (0.2126, 0.0722) if bt709 else (0.299, 0.114)
-    luma, chroma, black = (255.0, 255.0, 0.0) if full_range else (219.0, 224.0, 16.0)
+    step = float(1 << (bits - 8))
+    luma, chroma, black = 219.0 * step, 224.0 * step, 16.0 * step
+    if full_range:
+        luma, chroma, black = 256.0 * step - 1.0, 256.0 * step - 1.0, 0.0
     kg = 1.0 - kr - kb
     red, blue = 2.0 * (1.0 - kr) / chroma, 2.0 * (1.0 - kb) / chroma
     matrix = np.array(
@@ -326,12 +346,12 @@ def _rgb_from_yuv(bt709: bool, full_range: bool) -> Matrix:
             [1 / luma, blue, 0.0],
         ]
     )
-    offset = -matrix @ (black, 128.0, 128.0)
+    offset = -matrix @ (black, 128.0 * step, 128.0 * step)
     return cast(Matrix, np.column_stack([matrix, offset]).tolist())
 
 
-@lru_cache(maxsize=4)
-def _yuv_from_rgb(bt709: bool, full_range: bool) -> Matrix:
-    """3x3: takes a difference of R, G, B in [0, 1] to one of 8-bit Y, U, V."""
-    rgb_from_yuv = np.array(_rgb_from_yuv(bt709, full_range))[:, :3]
+@lru_cache(maxsize=8)
+def _yuv_from_rgb(bt709: bool, full_range: bool, bits: int) -> Matrix:
+    """3x3: takes a difference of R, G, B in [0, 1] to one of Y, U, V samples."""
+    rgb_from_yuv = np.array(_rgb_from_yuv(bt709, full_range, bits))[:, :3]
     return cast(Matrix, np.linalg.inv(rgb_from_yuv).tolist())

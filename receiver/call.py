@@ -2,6 +2,7 @@
 
 import copy
 import math
+import socket
 import time
 from typing import Any, cast
 
@@ -12,8 +13,8 @@ import aiortc.rtcrtpreceiver
 import aiortc.rtp
 import av
 import numpy as np
-from aioice import Connection
-from aioice.ice import StunProtocol
+from aioice import Candidate, Connection
+from aioice.ice import StunProtocol, get_host_addresses
 from aioice.stun import Message
 from aiortc import (
     RTCPeerConnection,
@@ -39,6 +40,9 @@ FIRST_PAYLOAD_TYPE = 114
 """Of the dynamic ones (96 to 127) those that aiortc leaves free."""
 MAX_PIXELS = 36864 * 256
 """Most pixels of a picture: those of H.264's level 5.1, 4096x2304 for one (table A-1)."""
+LOOPBACK = "127.0.0.1"
+"""Where calls are possible without a network; with one it is no candidate (RFC 8445, section
+5.1.1.1)."""
 MAX_PAIRS = 100
 """Candidate pairs that are checked (RFC 8445, section 6.1.2.5)."""
 CIPHERS = (
@@ -53,8 +57,16 @@ _CREATE_SSL_CONTEXT = RTCCertificate._create_ssl_context
 class BoundedConnection(Connection):
     """aioice's ICE agent, which checks `MAX_PAIRS` candidate pairs at most.
 
-    Each further address from which a peer sends a check would be sent seven.
+    Each further address from which a peer sends a check would be sent seven. On a machine that has
+    no other address it has a candidate at `LOOPBACK`, which aioice leaves out.
     """
+
+    async def get_component_candidates(
+        self, component: int, addresses: list[str], timeout: int = 5
+    ) -> list[Candidate]:
+        if not get_host_addresses(use_ipv4=True, use_ipv6=True):
+            addresses = [LOOPBACK] if _reaches(LOOPBACK) else []
+        return await super().get_component_candidates(component, addresses, timeout)
 
     def check_incoming(
         self, message: Message, addr: tuple[str, int], protocol: StunProtocol
@@ -64,6 +76,12 @@ class BoundedConnection(Connection):
             pair.remote_addr == addr and pair.protocol is protocol for pair in pairs
         ):
             super().check_incoming(message, addr, protocol)
+
+
+def _reaches(address: str) -> bool:
+    """Returns whether packets could be sent to an IPv4 address; none is sent."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        return probe.connect_ex((address, 9)) == 0
 
 
 class ObservingJitterBuffer(JitterBuffer):
@@ -124,7 +142,7 @@ def prepare_aiortc() -> None:
     - H.264's Main and High profiles are spoken too (cameras, OBS, SFUs), not only Baseline.
     - Peers with an RSA certificate (GStreamer) can connect, not only those with ECDSA.
     - `BoundedSender` sends: what a peer has resent is bounded.
-    - ICE checks a bounded number of addresses.
+    - ICE checks a bounded number of addresses, and works on a machine without a network.
     - The level of sound that is sent is computed by numpy: aiortc's loop over every sample takes a
       fifth of a core from the event loop.
 

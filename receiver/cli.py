@@ -1,73 +1,86 @@
 """The command `receiver`."""
 
+# Before PyAV: both bring an X client library, and OpenCV's windows hang if PyAV's came first.
+import cv2  # noqa: F401
+
+# isort: split
 import argparse
 import asyncio
 import contextlib
-import json
-import math
 import sys
 from collections.abc import Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, replace
 from fractions import Fraction
 from pathlib import Path
-from typing import Any, TypeVar, get_args
+from typing import Any, TypeVar
 
 import av
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
+from rich.text import Text
 
+from receiver import terminal
 from receiver.access import TOKEN_VARIABLE, client_token, server_tokens
 from receiver.album import Album, check_album_path, load_album, peer_of, save_album
 from receiver.capacity import calls_carried, cores_here, in_words, measure
+from receiver.commands import enhance
+from receiver.commands.options import (
+    Parser,
+    add_common,
+    add_enhancing,
+    add_json,
+    new_enhancer,
+    number,
+)
+from receiver.commands.verdict import why_not_restored
 from receiver.demo import DemoResult, run_demo
 from receiver.doctor import examine
 from receiver.encoding import Encoding
 from receiver.enhancer import Enhancer
 from receiver.errors import InputError, ReceiverError
-from receiver.files import enhance_file, frame_total
-from receiver.generator import MODELS, Generator, Place
+from receiver.generator import Generator
 from receiver.join import Joined, join
 from receiver.outputs import FileOutput, VirtualCamera, Window
+from receiver.progress import progress_bar
 from receiver.quality import Quality
 from receiver.recognition import shared_recogniser
 from receiver.send import send
 from receiver.sender import Source, camera_source, clip_source, portrait_source
 from receiver.serve import ServeConfig, Server, listening, serve
+from receiver.terminal import console, json_line, say
+from receiver.text import escaped
 
 Result = TypeVar("Result")
 
-INTERRUPTED = 130
-"""Exit code after Ctrl-C, as shells give it."""
-
 
 def main() -> None:
-    """Runs the command line and exits: 0 well, 1 something is missing, 2 bad input."""
-    args = parse(sys.argv[1:])
+    """Runs the command line and exits; `receiver.__main__.main` handles Ctrl-C earlier."""
+    terminal.run("receiver", lambda: lambda: run(sys.argv[1:]))
+
+
+def run(arguments: list[str]) -> int:
+    """Runs the command line; returns 0, or 1 if something is missing or one of many failed.
+
+    Raises ReceiverError for bad input.
+    """
+    args = parse(arguments)
     # FFmpeg's own words would stand between ours. Any level but None hands them to Python, where a
     # decoder's thread that says something while the decoder is freed waits for ever.
     av.logging.set_level(None)
-    try:
-        sys.exit(args.run(args))
-    except ReceiverError as error:
-        print(f"receiver: {error}", file=sys.stderr)
-        sys.exit(2)
-    except KeyboardInterrupt:
-        print("receiver: interrupted", file=sys.stderr)
-        sys.exit(INTERRUPTED)
+    code: int = args.run(args)
+    return code
 
 
 def parse(arguments: list[str]) -> argparse.Namespace:
     """The arguments as a namespace whose `run` does the job; exits with 2 on bad ones."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="receiver",
         description="Receives video calls and shows the face that compression took from them.",
         epilog="receiver COMMAND --help tells what each takes.",
     )
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     _add_demo(commands)
-    _add_enhance(commands)
+    enhance.add(commands)
     _add_serve(commands)
     _add_join(commands)
     _add_send(commands)
@@ -86,17 +99,17 @@ def _add_demo(commands: Any) -> None:
     )
     where = demo.add_mutually_exclusive_group()
     where.add_argument("--clip", type=Path, metavar="FILE", help="video to send, repeated")
-    where.add_argument("--camera", type=_number(int, 0, 99), metavar="N", help="camera to send")
+    where.add_argument("--camera", type=number(int, 0, 99), metavar="N", help="camera to send")
     demo.add_argument(
         "--bitrate",
-        type=_number(float, 20, 2000),
+        type=number(float, 20, 2000),
         default=100.0,
         metavar="KBPS",
         help="kbit/s of the sender's x264, 20 to 2000 (default 100)",
     )
     demo.add_argument(
         "--seconds",
-        type=_number(float, 1, 86400),
+        type=number(float, 1, 86400),
         default=10.0,
         metavar="S",
         help="length of the call, 1 to 86400 (default 10)",
@@ -108,41 +121,7 @@ def _add_demo(commands: Any) -> None:
         metavar="DIR",
         help="folder for demo.mp4 and demo.png (default demo-output)",
     )
-    _add_enhancing(demo, _demo)
-
-
-def _add_enhance(commands: Any) -> None:
-    enhance = commands.add_parser(
-        "enhance",
-        help="restore the faces of a video file",
-        description="Writes IN to OUT with its faces restored, as a call would: the file's own key "
-        "frames are the references. Frame count, timestamps, size and sound stay as they are.",
-    )
-    enhance.add_argument("input", type=Path, metavar="IN", help="any video file")
-    enhance.add_argument("target", type=Path, metavar="OUT", help="file to write: .mp4 or .mkv")
-    enhance.add_argument(
-        "--strength",
-        type=_number(float, 0, 1),
-        default=1.0,
-        metavar="0..1",
-        help="how much of the restoration to use (default 1)",
-    )
-    enhance.add_argument(
-        "--split", action="store_true", help="leave the left half of the picture as it was"
-    )
-    enhance.add_argument(
-        "--crf",
-        type=_number(float, 0, 51),
-        default=12.0,
-        metavar="CRF",
-        help="x264's quality of OUT, 0 (lossless) to 51 (default 12)",
-    )
-    _add_enhancing(
-        enhance,
-        _enhance,
-        "a file has no deadline: auto is 8-bit integers on all cores, best takes more than twice "
-        "as long a face for 0.02 dB (default auto)",
-    )
+    add_enhancing(demo, _demo)
 
 
 def _add_serve(commands: Any) -> None:
@@ -155,7 +134,7 @@ def _add_serve(commands: Any) -> None:
     )
     server.add_argument("--host", default="127.0.0.1", help="address (default 127.0.0.1)")
     server.add_argument(
-        "--port", type=_number(int, 0, 65535), default=8080, help="port (default 8080)"
+        "--port", type=number(int, 0, 65535), default=8080, help="port (default 8080)"
     )
     _add_tokens(
         server,
@@ -176,7 +155,7 @@ def _add_serve(commands: Any) -> None:
         "at the start (default auto)",
     )
     _add_stock_transport(server)
-    _add_enhancing(server, _serve)
+    add_enhancing(server, _serve)
 
 
 def _add_join(commands: Any) -> None:
@@ -195,7 +174,7 @@ def _add_join(commands: Any) -> None:
     join.add_argument("--virtual-camera", action="store_true", help="be a camera to other programs")
     join.add_argument(
         "--serve",
-        type=_number(int, 1, 65535),
+        type=number(int, 1, 65535),
         metavar="PORT",
         help="republish at http://127.0.0.1:PORT/whep/live",
     )
@@ -211,7 +190,7 @@ def _add_join(commands: Any) -> None:
         help="use references in FILE from calls at other addresses too",
     )
     _add_stock_transport(join)
-    _add_enhancing(join, _join)
+    add_enhancing(join, _join)
 
 
 def _add_send(commands: Any) -> None:
@@ -231,11 +210,11 @@ def _add_send(commands: Any) -> None:
         help="video to send, and where: https://…/whip/NAME",
     )
     sender.add_argument(
-        "--camera", type=_number(int, 0, 99), metavar="N", help="camera to send instead of a clip"
+        "--camera", type=number(int, 0, 99), metavar="N", help="camera to send instead of a clip"
     )
     sender.add_argument(
         "--kbps",
-        type=_number(float, 20, 5000),
+        type=number(float, 20, 5000),
         default=150.0,
         metavar="KBPS",
         help="kbit/s of the video, 20 to 5000 (default 150)",
@@ -244,7 +223,7 @@ def _add_send(commands: Any) -> None:
     sender.add_argument(
         "--no-stills", action="store_true", help="for endpoints that refuse data channels"
     )
-    _add_json(sender, _send)
+    add_json(sender, _send)
 
 
 def _add_doctor(commands: Any) -> None:
@@ -255,24 +234,7 @@ def _add_doctor(commands: Any) -> None:
         "CUDA and TensorRT can or cannot be used. Exits with 1 if something that was asked for is "
         "missing.",
     )
-    _add_common(doctor, _doctor)
-
-
-def _add_common(parser: Any, run: Callable[[argparse.Namespace], int]) -> None:
-    parser.add_argument(
-        "--model",
-        default="lite",
-        metavar="NAME|PATH",
-        help=f"generator: {', '.join(MODELS)} or an ONNX file (default lite)",
-    )
-    parser.add_argument(
-        "--device",
-        choices=("auto", *get_args(Place)),
-        default="auto",
-        help="where it runs; auto takes CUDA if it is there; tensorrt takes minutes at its first "
-        "start (default auto)",
-    )
-    _add_json(parser, run)
+    add_common(doctor, _doctor)
 
 
 def _add_tokens(parser: Any, about: str, *, many: bool = False) -> None:
@@ -294,10 +256,6 @@ def _add_tokens(parser: Any, about: str, *, many: bool = False) -> None:
     )
 
 
-def _say(sentence: str) -> None:
-    print(f"receiver: {sentence}", file=sys.stderr, flush=True)
-
-
 def _add_stock_transport(parser: Any) -> None:
     parser.add_argument(
         "--stock-transport",
@@ -306,62 +264,15 @@ def _add_stock_transport(parser: Any) -> None:
     )
 
 
-def _add_enhancing(
-    parser: Any,
-    run: Callable[[argparse.Namespace], int],
-    auto: str = "auto measures this machine at the start and while it runs, and takes the most "
-    "that a frame's 33 ms have room for (default auto)",
-) -> None:
-    parser.add_argument(
-        "--admission",
-        choices=("quality", "i-frames"),
-        default="quality",
-        help="which pictures become references: those that came well, or every I-frame as in the "
-        "paper (default quality)",
-    )
-    parser.add_argument(
-        "--quality",
-        choices=("auto", "best", "fast"),
-        default="auto",
-        help="how exactly the generator calculates on a CPU (best: floating point, else 8-bit "
-        f"integers) and how often faces are searched for; {auto}",
-    )
-    _add_common(parser, run)
-
-
-def _enhancer(args: argparse.Namespace, generator: Generator, **more: Any) -> Enhancer:
-    return Enhancer(generator, admission=args.admission, **more)
-
-
 def _quality(args: argparse.Namespace, generator: Generator) -> Quality:
     """The generator at the quality that was asked for."""
     measured = measure(generator) if args.quality == "auto" else None
     return Quality(generator, args.quality, measured)
 
 
-def _add_json(parser: Any, run: Callable[[argparse.Namespace], int]) -> None:
-    parser.add_argument("--json", action="store_true", help="print one JSON object and no table")
-    parser.set_defaults(run=run)
-
-
-def _number(kind: type, low: float, high: float) -> Callable[[str], Any]:
-    """A parser for numbers within a range, which says the range."""
-
-    def parse_number(text: str) -> Any:
-        try:
-            value = kind(text)
-        except ValueError:
-            value = math.nan
-        if not low <= value <= high:
-            raise argparse.ArgumentTypeError(f"{text!r} is not a number from {low} to {high}")
-        return value
-
-    return parse_number
-
-
 def _calls(text: str) -> Any:
     """A number of calls, or `auto`."""
-    return text if text == "auto" else _number(int, 1, 64)(text)
+    return text if text == "auto" else number(int, 1, 64)(text)
 
 
 def _demo(args: argparse.Namespace) -> int:
@@ -372,9 +283,9 @@ def _demo(args: argparse.Namespace) -> int:
     except OSError as error:
         raise ReceiverError(f"{args.output} cannot be a folder: {error.strerror}") from error
     quality = _quality(args, generator)
-    enhancer = quality.watch(_enhancer(args, generator))
+    enhancer = quality.watch(new_enhancer(args, generator))
     window = Window("receiver demo: q ends it") if Window.possible() and not args.json else None
-    with _progress(args) as bar:
+    with progress_bar(quiet=args.json) as bar:
         task = bar.add_task("calling", total=args.seconds)
         call = run_demo(
             source,
@@ -409,7 +320,7 @@ def _source(args: argparse.Namespace) -> Source:
 
 def _print_demo(args: argparse.Namespace, result: DemoResult, quality: Quality) -> None:
     if args.json:
-        print(json.dumps(_without_nan(asdict(result)) | {"quality": quality.snapshot()}))
+        print(json_line(asdict(result) | {"quality": quality.snapshot()}))
         return
     psnr, frames = result.face_psnr_db, result.frames
     rows = {
@@ -429,64 +340,29 @@ def _print_demo(args: argparse.Namespace, result: DemoResult, quality: Quality) 
             rows[f"  {name}"] = f"{times['median']:.2f} ms median, {times['p95']:.2f} ms p95"
     _print_rows("demo", rows)
     print(_verdict(frames["enhanced"], result.skipped, result.well_received, frames["received"]))
-    print(f"See {args.output / 'demo.png'} and demo.mp4 beside it.")
+    print(f"See {escaped(args.output / 'demo.png')} and demo.mp4 beside it.")
 
 
-BUSY = 0.1
-"""Share of the frames that were not restored in time, above which it does not just work."""
+ADVICE = {
+    "high quality": ": give a lower --bitrate",
+    "no face": " in it: try another clip or the camera",
+}
+"""What helps a demo that restored too little, by the kind of reason."""
 
 
 def _verdict(enhanced: int, skipped: int, well_received: int, received: int) -> str:
     """What the demo's counts mean."""
-    if well_received > max(enhanced, skipped):
-        return (
-            f"The call worked, and {well_received} of {received} frames came so well that there "
-            "was nothing to restore: give a lower --bitrate."
-        )
-    if skipped > BUSY * received:
-        return (
-            f"The call worked, but this machine was too busy: {skipped} of {received} frames went "
-            "out untouched, because restoring them would have delayed them."
-        )
-    if not enhanced:
-        return "The call worked, but no face was found in it: try another clip or the camera."
+    reason = why_not_restored(received, enhanced, well_received, skipped)
+    if reason is not None:
+        return f"The call worked, but {reason.clause}{ADVICE.get(reason.kind, '')}."
     return f"It works: {enhanced} of {received} frames came through a real call and were restored."
-
-
-def _enhance(args: argparse.Namespace) -> int:
-    total = frame_total(args.input)
-    generator = Generator(args.model, args.device, threads=cores_here())
-    enhancer = _enhancer(args, generator, strength=args.strength)
-    if args.quality != "auto":
-        Quality(generator, args.quality, None).watch(enhancer)
-    with _progress(args) as bar:
-        task = bar.add_task("enhancing", total=total)
-        result = enhance_file(
-            args.input,
-            args.target,
-            enhancer,
-            split=args.split,
-            crf=args.crf,
-            progress=lambda frames: bar.update(task, completed=frames),
-        )
-    if args.json:
-        print(json.dumps(asdict(result) | {"output": str(args.target)}))
-    else:
-        frames = result.frames
-        print(
-            f"{args.target}: {frames['received']} frames, {frames['enhanced']} enhanced, "
-            f"{result.well_received} too good to need it, "
-            f"{frames['passed'] - result.well_received} without a face, "
-            f"by {result.model} on {result.device}"
-        )
-    return 0
 
 
 def _serve(args: argparse.Namespace) -> int:
     config = ServeConfig(
         host=args.host,
         port=args.port,
-        tokens=server_tokens(args.token, args.token_file, _say),
+        tokens=server_tokens(args.token, args.token_file, say),
         tls_cert=args.tls_cert,
         tls_key=args.tls_key,
         cors=args.cors,
@@ -505,14 +381,14 @@ def _serve(args: argparse.Namespace) -> int:
     def ready(url: str) -> None:
         if args.json:
             said = {"url": url, "device": generator.device, "calls": calls, "carries": carried}
-            print(json.dumps(said | {"quality": quality.level.name}), flush=True)
+            print(json_line(said | {"quality": quality.level.name}), flush=True)
         else:
             print(f"Open {url} ({generator.model.name} on {generator.device}; Ctrl-C ends it)")
             print(f"This machine carries {in_words(measured, cores_here())}.", flush=True)
 
     server = Server(
         replace(config, rooms=calls, is_measured=is_measured),
-        lambda: quality.watch(_enhancer(args, generator)),
+        lambda: quality.watch(new_enhancer(args, generator)),
         quality,
     )
     asyncio.run(quality.beside(serve(server, ready)))
@@ -528,10 +404,10 @@ def _join(args: argparse.Namespace) -> int:
         args.window = True
     if args.window and not Window.possible():
         raise InputError("there is no display for --window: leave it out")
-    token = client_token(args.token, args.token_file, _say)
+    token = client_token(args.token, args.token_file, say)
     generator = Generator(args.model, args.device)
     quality = _quality(args, generator)
-    enhancer = quality.watch(_enhancer(args, generator))
+    enhancer = quality.watch(new_enhancer(args, generator))
     peer, album = peer_of(args.url), Album([], [])
     if args.keyframes is not None:
         check_album_path(args.keyframes)
@@ -550,19 +426,30 @@ def _join(args: argparse.Namespace) -> int:
         if args.keyframes is not None and (seen or args.keyframes.is_file()):
             save_album(enhancer.people, album.others, args.keyframes, peer)
     if args.json:
-        print(json.dumps(_without_nan(stats) | {"quality": quality.snapshot()}))
+        print(json_line(stats | {"quality": quality.snapshot()}))
     else:
-        counts = stats["frames"]
-        print(f"{counts['received']} frames received, {counts['enhanced']} restored")
+        print(_outcome(stats))
+        if args.record is not None:
+            shown = stats["frames"]["enhanced"] + stats["frames"]["passed"]
+            print(f"Recorded in {escaped(args.record)}." if shown else "Nothing was recorded.")
     return 0
+
+
+def _outcome(stats: dict[str, Any]) -> str:
+    """What became of a call's frames, and why if too few were restored."""
+    counts = stats["frames"]
+    received, enhanced = counts["received"], counts["enhanced"]
+    reason = why_not_restored(
+        received, enhanced, stats["well_received"], counts["skipped"], counts["failed"]
+    )
+    why = f": {reason.clause}" if reason is not None else ""
+    return f"{received} frames received, {enhanced} restored{why}"
 
 
 def _say_unused(path: Path, album: Album) -> None:
     if album.others:
-        print(
-            f"receiver: references in {path} from calls at other addresses are not used: "
-            "--any-peer uses them",
-            file=sys.stderr,
+        say(
+            f"references in {path} from calls at other addresses are not used: --any-peer uses them"
         )
 
 
@@ -574,10 +461,6 @@ async def _joining(
     outputs: contextlib.ExitStack,
 ) -> dict[str, Any]:
     """The call itself; returns its figures. What it writes to is closed with `outputs`."""
-
-    def say(sentence: str) -> None:
-        print(f"receiver: {sentence}", file=sys.stderr)
-
     shows: list[Callable[[av.VideoFrame], Any]] = []
     file = camera = None
     if args.record is not None:
@@ -631,15 +514,11 @@ def _send(args: argparse.Namespace) -> int:
         raise InputError(
             f"{len(args.places)} places were given: give CLIP URL, or --camera N and a URL alone"
         )
-    token = client_token(args.token, args.token_file, _say)
+    token = client_token(args.token, args.token_file, say)
     source = clip_source(Path(clips[0])) if clips else camera_source(args.camera, "a clip")
-
-    def say(sentence: str) -> None:
-        print(f"receiver: {sentence}", file=sys.stderr, flush=True)
-
     result = asyncio.run(send(source, args.kbps, url, token, say, stills=not args.no_stills))
     if args.json:
-        print(json.dumps(asdict(result)))
+        print(json_line(asdict(result)))
     else:
         print(
             f"{result.frames} frames sent in {result.seconds:.1f} s at {result.kbps:.0f} kbit/s, "
@@ -652,32 +531,19 @@ def _doctor(args: argparse.Namespace) -> int:
     findings = examine(args.model, args.device)
     fine = all(finding.fine or not finding.needed for finding in findings)
     if args.json:
-        print(json.dumps({"fine": fine, "findings": [asdict(finding) for finding in findings]}))
+        print(json_line({"fine": fine, "findings": [asdict(finding) for finding in findings]}))
         return 0 if fine else 1
     table = Table(title="receiver doctor", show_header=False)
     for finding in findings:
-        mark = "[green]yes" if finding.fine else "[red]no" if finding.needed else "[yellow]no"
-        table.add_row(mark, finding.name, finding.says)
-    Console().print(table)
+        style = "green" if finding.fine else "red" if finding.needed else "yellow"
+        table.add_row(Text("yes" if finding.fine else "no", style), finding.name, finding.says)
+    console().print(table)
     print("Everything that was asked for is there." if fine else "Something is missing: see above.")
     return 0 if fine else 1
-
-
-def _progress(args: argparse.Namespace) -> Progress:
-    """A progress bar on standard error, so that standard output stays clean."""
-    columns = (TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn())
-    return Progress(*columns, console=Console(stderr=True), disable=args.json)
 
 
 def _print_rows(title: str, rows: dict[str, str]) -> None:
     table = Table(title=title, show_header=False)
     for name, value in rows.items():
         table.add_row(name, value)
-    Console().print(table)
-
-
-def _without_nan(value: Any) -> Any:
-    """NaN, which JSON does not know, as null."""
-    if isinstance(value, dict):
-        return {key: _without_nan(inner) for key, inner in value.items()}
-    return None if isinstance(value, float) and math.isnan(value) else value
+    console().print(table)

@@ -363,7 +363,8 @@ async def _read(response: aiohttp.ClientResponse, most: int) -> tuple[bytes, boo
     Servers are asked not to compress; gzip and zlib are understood from those that do so anyway,
     anything else is an empty body.
     """
-    body, is_plain = bytearray(), response.headers.get("Content-Encoding", "identity") == "identity"
+    encoding = response.headers.get("Content-Encoding", "identity").lower()
+    body, is_plain = bytearray(), encoding == "identity"
     unpack = zlib.decompressobj(GZIP_OR_ZLIB)
     async for chunk in response.content.iter_any() if most else _nothing():
         room = most + 1 - len(body)

@@ -16,7 +16,7 @@ from aiortc.mediastreams import MediaStreamError, MediaStreamTrack
 
 from keyframes import Picture
 from receiver.alignment import Crop, extract_crop, picture_of, psnr_db
-from receiver.call import h264_codecs, receive_h264
+from receiver.call import h264_codecs, prepare_aiortc, receive_h264
 from receiver.decoding import DecodedFrame
 from receiver.encoding import Encoding
 from receiver.enhancer import Enhancer
@@ -136,6 +136,7 @@ async def run_demo(
     """
     sender = EncodedTrack(source, encoding, seconds)
     recorder = Recorder(folder, source.rate, seconds, source.sound is not None)
+    prepare_aiortc()
     # aiortc would ask a public STUN server for our address; this call stays on the machine.
     here = RTCConfiguration(iceServers=[])
     sending, receiving = RTCPeerConnection(here), RTCPeerConnection(here)
@@ -203,6 +204,11 @@ async def connect(
     for connection in (sending, receiving):
         connection.on("connectionstatechange", check)
     await sending.setLocalDescription(await sending.createOffer())
+    if "a=candidate:" not in sending.localDescription.sdp:
+        raise ReceiverError(
+            "no connection to this machine itself can come about: no network interface is up, not "
+            "even loopback; set that up with: ip link set lo up"
+        )
     await receiving.setRemoteDescription(sending.localDescription)
     await receiving.setLocalDescription(await receiving.createAnswer())
     await sending.setRemoteDescription(receiving.localDescription)

@@ -34,16 +34,16 @@ from receiver.alignment import (
     crop_of,
     draw_landmarks,
     extract_crop,
+    luma_of,
     paste_residual,
     picture_of,
-    planes,
     transform,
 )
 from receiver.decoding import DecodedFrame
 from receiver.faces import MAX_FACES, DetectionRate, Face, FaceTracker
 from receiver.generator import Generator
 from receiver.identities import IdentityWatch
-from receiver.media.pixels import PLANAR_420
+from receiver.media.pixels import RESTORABLE
 from receiver.recognition import FaceRecogniser, shared_recogniser
 from receiver.shots import StillFace, detail, faces_of_still, scale_and_roll, sharpness
 from receiver.stats import Stats
@@ -147,17 +147,17 @@ class Enhancer:
     def enhance(self, frame: DecodedFrame) -> av.VideoFrame:
         """Returns the frame with its faces restored, pts and time base unchanged.
 
-        A frame without a face, or not 8-bit 4:2:0, comes back as the very same object, and so does
-        one whose faces came so well that nothing can be added to them.
+        A frame without a face, or in none of the pixel formats `RESTORABLE`, comes back as the very
+        same object, and so does one whose faces came so well that nothing can be added to them.
         """
         video = frame.video
         self.faces, self.need = [], None
-        if video.format.name not in PLANAR_420 or min(video.width, video.height) < 2:
+        if video.format.name not in RESTORABLE or min(video.width, video.height) < 2:
             return video
         with self.stats.stage("faces"):
             self.faces = faces = [
                 face
-                for face in self._tracker.track(planes(video)[0])
+                for face in self._tracker.track(luma_of(video))
                 if can_be_cropped(
                     face.landmarks, face.box, face.crop_from_frame, video.width, video.height
                 )

@@ -14,17 +14,22 @@ from receiver.alignment import copy_frame, planes
 from receiver.decoding import Box, DecodedFrame
 from receiver.enhancer import Enhancer
 from receiver.errors import InputError
-from receiver.media.copying import Copy, Encoding, first_of_each, rehearse
+from receiver.media.copying import Copy, VideoPlan, first_of_each
 from receiver.media.display import Display
 from receiver.media.fitting import fitted
-from receiver.media.pixels import Storage
+from receiver.media.pixels import Storage, bits_of
 from receiver.media.reading import STILL, VideoReader
+from receiver.media.rehearsal import rehearse
 from receiver.media.writing import VideoWriter, format_of, unwritable
 
 AHEAD = 400
 """Packets that are read before the output is opened, at most: one of each stream is looked for."""
 AHEAD_BYTES = 32 << 20
 """Size of those packets, at most."""
+MICROSECONDS = 1_000_000
+"""Parts of a second to which a part's start and length are taken: 0.2 is no binary fraction."""
+WHITE = 235
+"""Luma of the line between the halves of a split picture, with 8 bits a sample."""
 TRAILING = 10.0
 """Seconds after the end of a part for which sound that belongs to it may still come."""
 
@@ -97,24 +102,25 @@ def enhance_file(
     Raises:
         InputError: for a file that cannot be read, or a target that cannot be written.
     """
+    begins = Fraction(start).limit_denominator(MICROSECONDS)
+    length = None if duration is None else Fraction(duration).limit_denominator(MICROSECONDS)
     format_of(target)
     _check_apart(source, target)
     with VideoReader(source) as reader:
-        part = _Part(reader, start, duration)
+        part = _Part(reader, begins, length)
         first = part.read_ahead()
-        encoding = Encoding(
+        plan = VideoPlan(
             Storage.of(first), Display.of(first, reader.video.sample_aspect_ratio), first, crf
         )
         packets = first_of_each(part.ahead)
-        options, losses = rehearse(reader, target, encoding, packets)
-        notes = _notes(target, losses, encoding.storage)
+        options, losses = rehearse(reader, target, plan, packets)
+        notes = _notes(target, losses, plan.storage)
         for note in notes:
             say(note)
         with VideoWriter(target, options=options) as writer:
-            length = None if duration is None else Fraction(duration)
             try:
-                copy = Copy(writer.container, reader, encoding, packets, Fraction(start), length)
-                work = _Restoring(enhancer, encoding, copy, split, progress)
+                copy = Copy(writer.container, reader, plan, packets, begins, length)
+                work = _Restoring(enhancer, plan, copy, split, progress)
                 for packet, frames in part.items(copy.indexes):
                     work.take(packet, frames)
                 work.finish()
@@ -161,13 +167,13 @@ class _Part:
         ahead: packets that were read before the work began.
     """
 
-    def __init__(self, reader: VideoReader, start: float, duration: float | None) -> None:
+    def __init__(self, reader: VideoReader, start: Fraction, length: Fraction | None) -> None:
         self.ahead: list[Any] = []
         self._reader = reader
-        self._is_part = bool(start) or duration is not None
-        self._end = None if duration is None else Fraction(duration)
+        self._is_part = bool(start) or length is not None
+        self._end = length
         if self._is_part:
-            reader.seek(Fraction(start))
+            reader.seek(start)
         self._packets = reader.packets(list(reader.container.streams))
         self._decoded: list[list[av.VideoFrame]] = []  # of the first ones of `ahead`, and no more
         self._is_over = False
@@ -179,7 +185,7 @@ class _Part:
         """
         first: av.VideoFrame | None = None
         streams = self._reader.container.streams
-        wanted = {one.index for one in streams if one.type in ("video", "audio")}
+        wanted = {one.index for one in streams if one.type in ("video", "audio", "data")}
         size = 0
         for packet in self._packets:
             self.ahead.append(packet)
@@ -259,15 +265,15 @@ class _Restoring:
     def __init__(
         self,
         enhancer: Enhancer,
-        encoding: Encoding,
+        plan: VideoPlan,
         copy: Copy,
         split: bool,
         progress: Callable[[int], None],
     ) -> None:
         self.notes: list[str] = []
-        self._enhancer, self._encoding, self._copy = enhancer, encoding, copy
+        self._enhancer, self._plan, self._copy = enhancer, plan, copy
         self._split, self._progress = split, progress
-        self._size = encoding.first.width, encoding.first.height
+        self._size = plan.first.width, plan.first.height
         self._held: av.VideoFrame | None = None
         self._step = 0
 
@@ -312,9 +318,9 @@ class _Restoring:
 
     def _restored(self, frame: av.VideoFrame) -> av.VideoFrame:
         """The frame as it is stored, with its faces restored."""
-        display = self._encoding.display
+        display = self._plan.display
         seen = DecodedFrame.from_video(frame)
-        stored = self._encoding.storage.stored(self._fitted(frame))
+        stored = self._plan.storage.stored(self._fitted(frame))
         view = display.shown(stored)
         if view is not frame:
             seen = replace(seen, video=view, stored=(frame, partial(_box, display, frame)))
@@ -343,5 +349,5 @@ def left_half_of(received: av.VideoFrame, restored: av.VideoFrame) -> av.VideoFr
         to[:, :half] = of[:, :half]
     luma = planes(both)[0]
     middle = luma.shape[1] // 2
-    luma[:, middle - 1 : middle + 1] = 235
+    luma[:, middle - 1 : middle + 1] = WHITE << (bits_of(both) - 8)
     return both

@@ -15,7 +15,7 @@ from yarl import URL
 from receiver.call import receive_h264
 from receiver.client import LEAVE_SECONDS, MOST_JSON, Answer, Client, SessionError, shown
 from receiver.errors import InputError
-from receiver.negotiation import ClosableConnection, checked_offer
+from receiver.negotiation import ClosableConnection, accept, checked_offer
 from receiver.text import printable
 from receiver.waiting import finished, stopped
 
@@ -111,9 +111,8 @@ class Janus:
         await self.open()
         offer = await self.subscribe()
         try:
-            await connection.setRemoteDescription(checked_offer(offer))
-            await connection.setLocalDescription(await connection.createAnswer())
-        except Exception as error:  # aiortc raises whatever it stumbles over
+            await accept(connection, checked_offer(offer))
+        except ValueError as error:
             why = printable(error)
             raise SessionError(
                 f"{self._client} gives an offer that cannot be used: {why}"
@@ -197,7 +196,7 @@ class Janus:
         chosen: dict[str, Data] = {}
         for one in streams:
             kind, mid = one.get("type"), one.get("feed_mid")
-            is_usable = kind == "audio" or one.get("codec", "h264") == "h264"
+            is_usable = kind == "audio" or str(one.get("codec", "h264")).lower() == "h264"
             if kind in ("audio", "video") and is_usable and one.get("active", True):
                 if not isinstance(mid, str) or not 0 < len(mid) <= MOST_NAME:
                     raise self._malformed("a stream without a mid")

@@ -102,7 +102,7 @@ async def _server(client: Client, link: Link) -> tuple[str, RTCIceServer | None]
     if kind == "turn" and not all(secret and len(secret) <= MOST_SECRET for secret in secrets):
         raise ValueError(f"{printable(link.target, 60)} has no user and credential")
     is_spoken = scheme != "stuns" and transport in ("", "udp", "tcp")
-    is_password = link.parameters.get("credential-type", "password") == "password"
+    is_password = link.parameters.get("credential-type", "password").lower() == "password"
     if not is_spoken or not is_password:
         return kind, None
     address = await client.address_of(host.strip("[]"))

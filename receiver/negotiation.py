@@ -7,6 +7,7 @@ what it cannot use is refused or left out here.
 import asyncio
 import logging
 import re
+from itertools import chain
 from typing import Any
 
 from aiortc import RTCConfiguration, RTCPeerConnection, RTCSessionDescription
@@ -14,7 +15,15 @@ from aiortc.rtcrtpreceiver import RemoteStreamTrack
 from aiortc.sdp import MediaDescription, SessionDescription
 
 from receiver.client import MOST_SDP
-from receiver.offers import MAX_CANDIDATES, MAX_LINE, MAX_MEDIA, is_checked, late_fault
+from receiver.offers import (
+    MAX_CANDIDATES,
+    MAX_LINE,
+    MAX_MEDIA,
+    is_checked,
+    late_fault,
+    split_media,
+)
+from receiver.sdp import Kind, codec_fault, offerers_role, role_fault, spelled
 from receiver.waiting import stopped
 
 MOST_LINES = 1000
@@ -86,7 +95,7 @@ def checked_answer(sdp: str, offer: str) -> RTCSessionDescription:
 
     Raises ValueError, whose text ends a sentence, if it does not fit the offer or cannot be used.
     """
-    answer, parsed = _read(sdp)
+    answer, parsed = _read(sdp, "answer")
     offered = SessionDescription.parse(offer).media
     if [(one.kind, one.rtp.muxId) for one in parsed.media] != [
         (one.kind, one.rtp.muxId) for one in offered
@@ -104,14 +113,28 @@ def checked_offer(sdp: str) -> RTCSessionDescription:
 
     Raises ValueError, whose text ends a sentence, if it offers anything else or cannot be used.
     """
-    offer, parsed = _read(sdp)
+    offer, parsed = _read(sdp, "offer")
     kinds = sorted(media.kind for media in parsed.media)
     if kinds not in (["video"], ["audio", "video"]):
         raise ValueError("it does not offer one video, and one sound at most")
     return RTCSessionDescription(offer, "offer")
 
 
-def _read(sdp: str) -> tuple[str, SessionDescription]:
+async def accept(connection: RTCPeerConnection, description: RTCSessionDescription) -> None:
+    """Sets a checked description, and answers it if it is an offer.
+
+    Raises ValueError, whose text ends a sentence, if aiortc cannot use it.
+    """
+    try:
+        await connection.setRemoteDescription(description)
+        if description.type == "offer":
+            await connection.setLocalDescription(await connection.createAnswer())
+    except Exception as error:  # aiortc raises whatever it stumbles over
+        logger.debug("a description was not accepted: %r", error)
+        raise ValueError(f"it {codec_fault(description.sdp) or 'has unknown parts'}") from error
+
+
+def _read(sdp: str, kind: Kind) -> tuple[str, SessionDescription]:
     """The description with the candidates that can be used, as text and parsed."""
     if not sdp.startswith("v=0"):
         raise ValueError("it is no SDP")
@@ -122,7 +145,13 @@ def _read(sdp: str) -> tuple[str, SessionDescription]:
         raise ValueError(f"it has more than {MOST_LINES} lines, or one of more than {MAX_LINE}")
     if sum(line.startswith("m=") for line in lines) > MAX_MEDIA:
         raise ValueError(f"it has more than {MAX_MEDIA} media")
-    text = "".join(f"{line}\r\n" for line in _with_usable_candidates(lines))
+    lines = list(map(spelled, lines))
+    if fault := role_fault(lines, kind):
+        raise ValueError(f"it {fault}")
+    session, sections = split_media(_with_usable_candidates(lines))
+    if kind == "offer":
+        session += offerers_role(session, sections)
+    text = "".join(f"{line}\r\n" for line in [*session, *chain(*sections)])
     try:
         parsed = SessionDescription.parse(text)
     except Exception as error:  # aiortc's parser raises whatever it stumbles over
@@ -144,9 +173,12 @@ def _check(media: MediaDescription) -> None:
     for text in (ice.usernameFragment, ice.password) if ice else ("",):
         if not ICE_TEXT.fullmatch(text or ""):
             raise ValueError("it lacks an ICE user or password")
-    prints = media.dtls.fingerprints if media.dtls else []
-    if not any(one.algorithm.lower() in HASHES for one in prints):
+    if media.dtls is None:
+        raise ValueError("it has no DTLS role: add a=setup:active or a=setup:passive")
+    if not any(one.algorithm.lower() in HASHES for one in media.dtls.fingerprints):
         raise ValueError("it lacks a certificate's fingerprint")
+    if media.kind != "application" and not media.rtcp_mux:
+        raise ValueError("it has RTCP on a port of its own")
     if fault := late_fault(media):
         raise ValueError(f"it {fault}")
 
@@ -168,11 +200,10 @@ def _with_usable_candidates(lines: list[str]) -> list[str]:
 def _place(line: str) -> tuple[str, str] | None:
     """Address and port of a candidate (RFC 8839, section 5.1); None if it cannot be used.
 
-    Names are not looked up, mDNS ones neither: a server has an address. aiortc speaks UDP, with
-    RTP and RTCP on one port, component 1.
+    Names are not looked up, mDNS ones neither: a server has an address.
     """
     candidate = line.removeprefix("a=candidate:")
     if not is_checked(candidate):
         return None
-    _, component, _, _, host, port, *_ = candidate.split()
-    return (host, port) if component == "1" else None
+    host, port = candidate.split()[4:6]
+    return host, port

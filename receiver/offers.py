@@ -1,6 +1,7 @@
 """Reads SDP offers of strangers, bounds them before aiortc sees them, and answers them."""
 
 import ipaddress
+import logging
 import re
 from collections.abc import Hashable, Iterable, Iterator
 from typing import TypeAlias
@@ -13,6 +14,7 @@ from aiortc.rtcicetransport import RTCIceParameters
 from aiortc.sdp import DIRECTIONS, MediaDescription, SessionDescription
 
 from receiver.errors import InputError
+from receiver.sdp import codec_fault, offerers_role, role_fault, spelled
 
 MAX_LINES = 2000
 """Lines of an offer; a browser's has about 300."""
@@ -29,8 +31,12 @@ MAX_SSRCS = 3
 """SSRCs read of a media section: aiortc takes two to be a stream and its retransmission, more to be
 something else (simulcast)."""
 
+TRICKLE = "a=ice-options:trickle"
+"""Tells that candidates may come after the offer (RFC 8840, section 4.1)."""
 LEAST_MESSAGE = 16 << 10
 """Bytes of a data channel's message that the other side has to take, if it limits them."""
+
+logger = logging.getLogger(__name__)
 
 _KINDS = ("audio", "video", "application")
 _CODECS = {
@@ -49,7 +55,7 @@ Kept: TypeAlias = tuple[Hashable, str]
 
 
 class OfferError(InputError):
-    """An SDP offer that cannot be answered; `status` is the HTTP status that says so."""
+    """SDP of a client that cannot be used; `status` is the HTTP status that says so."""
 
     def __init__(self, status: int, sentence: str) -> None:
         super().__init__(sentence)
@@ -78,10 +84,14 @@ def read_offer(body: bytes) -> RTCSessionDescription:
     if not text.startswith("v=0"):
         raise refusal
     lines = text.splitlines()
-    _check_limits(lines)
-    session, sections = _split(lines)
+    check_limits(lines)
+    lines = list(map(spelled, lines))
+    if fault := role_fault(lines, "offer"):
+        raise OfferError(422, f"the offer {fault}")
+    session, sections = split_media(lines)
     try:
         reduced = [*_first_of_each(_session_line(line) for line in session)]
+        reduced += offerers_role(session, sections)
         for section in sections:
             reduced += _reduced(section)
         sdp = "\r\n".join(reduced) + "\r\n"
@@ -101,21 +111,21 @@ async def answer(connection: RTCPeerConnection, offer: RTCSessionDescription) ->
         await connection.setRemoteDescription(offer)
         await connection.setLocalDescription(await connection.createAnswer())
     except (ValueError, OperationError, InvalidStateError, AttributeError, KeyError) as error:
-        raise OfferError(422, f"the offer cannot be answered: {error}") from error
-    if "H264/90000" not in connection.localDescription.sdp:
-        raise OfferError(422, "the offer's H.264 is of no profile that is spoken here")
+        logger.debug("an offer was not answered: %r", error)
+        fault = codec_fault(offer.sdp) or "cannot be answered: offer what a browser does"
+        raise OfferError(422, f"the offer {fault}") from error
     sdp: str = connection.localDescription.sdp
-    return sdp
+    return sdp.replace("\r\nm=", f"\r\n{TRICKLE}\r\nm=", 1)
 
 
 def is_checked(candidate: str) -> bool:
     """Returns whether connectivity checks may be sent to a candidate, the value of its attribute.
 
-    It must be UDP's, at a unicast address (no name, which would have to be resolved) and a port
-    from 1 to 65535 (RFC 8839, section 5.1).
+    It must be UDP's, of component 1 (RTP and RTCP share it), at a unicast address (no name, which
+    would have to be resolved) and a port from 1 to 65535 (RFC 8839, section 5.1).
     """
     words = candidate.split()
-    if len(words) < 8 or words[2].lower() != "udp" or words[6] != "typ":
+    if len(words) < 8 or (words[1], words[2].lower(), words[6]) != ("1", "udp", "typ"):
         return False
     priority, port = words[3], words[5]
     if not all(re.fullmatch(r"[0-9]{1,10}", number) for number in (priority, port)):
@@ -157,8 +167,8 @@ def _sctp_port(media: MediaDescription) -> int:
     return int(port) if re.fullmatch(r"[0-9]{1,5}", port) else 0
 
 
-def _split(lines: list[str]) -> tuple[list[str], list[list[str]]]:
-    """Splits an offer into the lines of the session and those of each media section."""
+def split_media(lines: list[str]) -> tuple[list[str], list[list[str]]]:
+    """Splits a description into the lines of the session and those of each media section."""
     session: list[str] = []
     sections: list[list[str]] = []
     for line in lines:
@@ -169,15 +179,16 @@ def _split(lines: list[str]) -> tuple[list[str], list[list[str]]]:
     return session, sections
 
 
-def _check_limits(lines: list[str]) -> None:
-    for count, most, what in (
+def check_limits(lines: list[str], what: str = "offer") -> None:
+    """Raises OfferError if a description, called `what`, exceeds a limit."""
+    for count, most, parts in (
         (len(lines), MAX_LINES, "lines"),
         (max(map(len, lines)), MAX_LINE, "characters in one line"),
         (sum(line.startswith("m=") for line in lines), MAX_MEDIA, "media sections"),
         (sum(map(_is_candidate, lines)), MAX_CANDIDATES, "candidates"),
     ):
         if count > most:
-            raise OfferError(422, f"the offer has {count} {what}: offer {most} at most")
+            raise OfferError(422, f"the {what} has {count} {parts}: offer {most} at most")
 
 
 def _is_candidate(line: str) -> bool:
@@ -215,10 +226,11 @@ def _check_transport(media: MediaDescription) -> None:
     ufrag, password = ice.usernameFragment or "", ice.password or ""
     if not _ICE_UFRAG.fullmatch(ufrag) or not _ICE_PWD.fullmatch(password):
         raise OfferError(422, "the offer has no ice-ufrag and ice-pwd as of RFC 8839")
-    if media.dtls is None:
-        raise OfferError(422, "the offer has no DTLS role: add a=setup:actpass")
-    if not any(one.algorithm.lower() in X509_DIGEST_ALGORITHMS for one in media.dtls.fingerprints):
+    prints = media.dtls.fingerprints if media.dtls else []
+    if not any(one.algorithm.lower() in X509_DIGEST_ALGORITHMS for one in prints):
         raise OfferError(422, "the offer has no DTLS fingerprint: add a=fingerprint:sha-256 …")
+    if media.kind != "application" and not media.rtcp_mux:
+        raise OfferError(422, "the offer has RTCP on a port of its own: add a=rtcp-mux")
 
 
 def _first_of_each(lines: Iterable[Kept | None]) -> Iterator[str]:

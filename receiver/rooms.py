@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import hmac
 import logging
 import secrets
 import time
@@ -367,6 +368,13 @@ class Room:
         self._expect(connection, "viewer", lambda: self.leave(session))
         guard_channels(connection, lambda _: False, lambda: self._later(self.leave(session)))
         return session, sdp
+
+    def connection(self, role: Side, session: str) -> ClosableConnection | None:
+        """Returns the connection of a session, None if there is no such session."""
+        if role == "viewer":
+            return self._viewers.get(session)
+        is_publisher = hmac.compare_digest(self.publisher_id.encode(), session.encode())
+        return self._publisher if is_publisher else None
 
     def _check_open(self) -> None:
         if self.closed.is_set():

@@ -1,18 +1,18 @@
 """The server: WHIP in, WHEP out, one page, figures.
 
-WHIP is RFC 9725; WHEP is the IETF draft draft-ietf-wish-whep. Neither side trickles: offers and
-answers carry all their candidates.
+WHIP is RFC 9725; WHEP is the IETF draft draft-ietf-wish-whep. Answers carry all candidates of this
+side; clients may trickle theirs.
 """
 
 import asyncio
 import contextlib
 import gc
-import hmac
 import ipaddress
 import signal
 import ssl
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from importlib.resources import files
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -35,9 +35,11 @@ from receiver.listener import (
     read_body,
     time_requests,
 )
+from receiver.negotiation import ClosableConnection
 from receiver.offers import OfferError, read_offer
 from receiver.quality import Quality
 from receiver.rooms import CONNECT_SECONDS, VIEWS, Room, Side, View
+from receiver.trickle import SDPFRAG, add_candidates, read_fragment
 
 MAX_BODY = 64 * 1024
 """Bytes of a request's body; a browser's offer has a tenth of it."""
@@ -57,14 +59,16 @@ PAGE = {
 HEALTH = "/healthz"
 """Answers `ok` to everybody, by whatever name it is asked: a container's health check."""
 ROLES_OF_PATHS: dict[str, Role] = {
-    "/whip/{name}": "publish",
-    "/whip/{name}/{session}": "publish",
-    "/whep/{name}": "watch",
-    "/whep/{name}/{session}": "watch",
+    "/whip/{name}{end}": "publish",
+    "/whip/{name}/{session}{end}": "publish",
+    "/whep/{name}{end}": "watch",
+    "/whep/{name}/{session}{end}": "watch",
     "/stats": "stats",
     "/metrics": "stats",
 }
 """The role that each path needs, whatever the method."""
+END = "{end:/?}"
+"""Of the path of an endpoint or a session: with a slash at its end it is the same."""
 HEADERS = {
     "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; "
     "connect-src 'self'; img-src data:; base-uri 'none'; form-action 'none'; "
@@ -187,10 +191,12 @@ class Server:
             text = (files("receiver") / "page" / name).read_text()
             app.router.add_get(path, _static(text, f"text/{kind}"))
         app.router.add_get(HEALTH, _static("ok\n", "text/plain"))
-        app.router.add_post("/whip/{name}", self._publish)
-        app.router.add_delete("/whip/{name}/{session}", self._unpublish)
-        app.router.add_post("/whep/{name}", self._view)
-        app.router.add_delete("/whep/{name}/{session}", self._leave)
+        app.router.add_post("/whip/{name}" + END, self._publish)
+        app.router.add_delete("/whip/{name}/{session}" + END, self._unpublish)
+        app.router.add_patch("/whip/{name}/{session}" + END, partial(self._trickle, "publisher"))
+        app.router.add_post("/whep/{name}" + END, self._view)
+        app.router.add_delete("/whep/{name}/{session}" + END, self._leave)
+        app.router.add_patch("/whep/{name}/{session}" + END, partial(self._trickle, "viewer"))
         app.router.add_get("/stats", self._stats)
         app.router.add_get("/metrics", self._metrics)
         app.on_response_prepare.append(self._add_headers)
@@ -202,7 +208,7 @@ class Server:
         """Lets a request through that may be, and answers errors in one sentence."""
         try:
             if request.method == "OPTIONS":
-                return web.Response(status=204, headers={"Accept-Post": "application/sdp"})
+                return _options(request)
             self._check(request)
             _check_encoding(request)
             _check_name(request)
@@ -212,6 +218,9 @@ class Server:
             return _refusal(error.status, str(error))
         except AccessError as error:
             return _refusal(error.status, str(error), error.headers)
+        except web.HTTPMethodNotAllowed as error:
+            sentence = f"{error.method} is not for this address: use one of those in Allow"
+            return _refusal(405, sentence, {"Allow": _methods(error.allowed_methods)})
         except web.HTTPException as error:
             return _refusal(error.status, error.text or error.reason)
 
@@ -237,9 +246,11 @@ class Server:
             response.headers.setdefault(name, value)
         if self.config.cors:
             response.headers["Access-Control-Allow-Origin"] = "*"
-            response.headers["Access-Control-Allow-Methods"] = "GET, POST, DELETE, OPTIONS"
-            response.headers["Access-Control-Allow-Headers"] = "Authorization, Content-Type"
-            response.headers["Access-Control-Expose-Headers"] = "Location"
+            response.headers["Access-Control-Allow-Methods"] = "GET, POST, PATCH, DELETE, OPTIONS"
+            response.headers["Access-Control-Allow-Headers"] = (
+                "Authorization, Content-Type, If-Match"
+            )
+            response.headers["Access-Control-Expose-Headers"] = "Allow, ETag, Location"
 
     async def _publish(self, request: web.Request) -> web.Response:
         offer = await self._offer(request)
@@ -267,7 +278,7 @@ class Server:
             raise
         forgetting = asyncio.ensure_future(self._forget(room))
         forgetting.add_done_callback(lambda task: task.exception())
-        return _created(f"/whip/{quote(name, safe='')}/{room.publisher_id}", answer)
+        return _created("whip", name, room.publisher_id, answer)
 
     async def _offer(self, request: web.Request) -> RTCSessionDescription:
         """Reads the request's offer, a large one in a thread. Raises OfferError."""
@@ -287,12 +298,29 @@ class Server:
         return f"{why}, and that many are under way: try again later"
 
     async def _unpublish(self, request: web.Request) -> web.Response:
-        room = self._room(request)
-        session = request.match_info["session"].encode()
-        if not hmac.compare_digest(room.publisher_id.encode(), session):
-            raise web.HTTPNotFound(text="there is no such session")
-        await room.close()
+        self._session(request, "publisher")
+        await self._room(request).close()
         return web.Response()
+
+    async def _trickle(self, role: Side, request: web.Request) -> web.Response:
+        """Adds candidates of a client (RFC 9725, section 4.3.2)."""
+        connection = self._session(request, role)
+        if request.content_type != SDPFRAG:
+            raise web.HTTPUnsupportedMediaType(text=f"send candidates as Content-Type: {SDPFRAG}")
+        fragment = read_fragment(await request.read())
+        if request.if_match is None:
+            raise web.HTTPPreconditionRequired(text="send the session's ETag as If-Match")
+        tags = {tag.value for tag in request.if_match if not tag.is_weak}
+        if not tags & {"*", request.match_info["session"]}:
+            raise web.HTTPPreconditionFailed(text="If-Match has another ETag than this session")
+        await add_candidates(connection, fragment)
+        return web.Response(status=204)
+
+    def _session(self, request: web.Request, role: Side) -> ClosableConnection:
+        connection = self._room(request).connection(role, request.match_info["session"])
+        if connection is None:
+            raise web.HTTPNotFound(text="there is no such session")
+        return connection
 
     async def _view(self, request: web.Request) -> web.Response:
         offer = await self._offer(request)
@@ -306,7 +334,7 @@ class Server:
             return response
         known: View = "both" if view == "both" else "restored"
         session, answer = await room.view(offer, known)
-        return _created(f"/whep/{quote(room.name, safe='')}/{session}", answer)
+        return _created("whep", room.name, session, answer)
 
     async def _leave(self, request: web.Request) -> web.Response:
         if not await self._room(request).leave(request.match_info["session"]):
@@ -483,11 +511,27 @@ async def _sdp_body(request: web.Request) -> bytes:
     return await request.read()
 
 
-def _created(location: str, sdp: str) -> web.Response:
-    """RFC 9725, section 4.2."""
-    return web.Response(
-        status=201, text=sdp, content_type="application/sdp", headers={"Location": location}
-    )
+def _created(protocol: str, name: str, session: str, sdp: str) -> web.Response:
+    """RFC 9725, section 4.2. A session has one ICE session all its life, so it names both."""
+    location = f"/{protocol}/{quote(name, safe='')}/{session}"
+    headers = {"Location": location, "ETag": f'"{session}"'}
+    return web.Response(status=201, text=sdp, content_type="application/sdp", headers=headers)
+
+
+def _options(request: web.Request) -> web.Response:
+    """What an address takes (RFC 9110, section 9.3.7); it is the same for every room."""
+    headers = {"Accept-Post": "application/sdp"}
+    why_not = request.match_info.http_exception
+    if isinstance(why_not, web.HTTPMethodNotAllowed):
+        headers["Allow"] = _methods(why_not.allowed_methods)
+        if "PATCH" in why_not.allowed_methods:
+            headers["Accept-Patch"] = SDPFRAG  # RFC 5789, section 3.1
+    return web.Response(status=204, headers=headers)
+
+
+def _methods(methods: Iterable[str]) -> str:
+    """The value of Allow: OPTIONS is answered everywhere."""
+    return ", ".join(sorted({*methods, "OPTIONS"}))
 
 
 def _refusal(status: int, sentence: str, headers: Mapping[str, str] | None = None) -> web.Response:

@@ -26,11 +26,14 @@ from receiver.client import (
 from receiver.errors import InputError
 from receiver.janus import Janus, OnTrack
 from receiver.links import ice_servers
-from receiver.negotiation import ClosableConnection, checked_answer
+from receiver.negotiation import ClosableConnection, accept, checked_answer
 from receiver.text import printable
 from receiver.waiting import finished
 
 Protocol: TypeAlias = Literal["WHIP", "WHEP"]
+
+CREATED = (200, 201)
+"""Statuses of an answer with a session: 201 (RFC 9725, section 4.2), and what some servers say."""
 
 logger = logging.getLogger(__name__)
 
@@ -110,7 +113,7 @@ async def _answered(
 
     async def exchange(sdp: str) -> Answer:
         answer = await client.offer(sdp)
-        if answer.status == 201 and (session := _session(client, answer)):
+        if answer.status in CREATED and (session := _session(client, answer)):
             sessions.append(session)
         return answer
 
@@ -153,7 +156,7 @@ def _session(client: Client, answer: Answer) -> URL | None:
 
 
 def _refuse(client: Client, answer: Answer, protocol: Protocol) -> None:
-    """Raises for every answer but a 201 that is not too long."""
+    """Raises for every answer but one of `CREATED` that is not too long."""
     status, said = answer.status, answer.said
     if status in (401, 403) and not client.is_home(answer.url):
         elsewhere = shown(str(answer.url.origin()))
@@ -170,7 +173,7 @@ def _refuse(client: Client, answer: Answer, protocol: Protocol) -> None:
         raise InputError(f"{client} redirects by {status} to {where}: give that address")
     if status in (400, 405, 406, 415, 422):
         raise InputError(f"{client} is no {protocol} endpoint for H.264 ({status}: {said})")
-    if status != 201:
+    if status not in CREATED:
         raise SessionError(f"{client} says {status}: {said}", answer.retry_after())
     if not answer.whole:
         raise SessionError(f"{client} answers with more than {MOST_SDP >> 10} KiB")
@@ -180,7 +183,7 @@ async def _set_answer(
     client: Client, connection: RTCPeerConnection, answer: Answer, offer: str
 ) -> None:
     try:
-        await connection.setRemoteDescription(checked_answer(answer.text, offer))
-    except Exception as error:  # aiortc raises whatever it stumbles over
+        await accept(connection, checked_answer(answer.text, offer))
+    except ValueError as error:
         why = printable(error)
         raise InputError(f"{client} gives an answer that cannot be used: {why}") from error

@@ -140,6 +140,7 @@ _CODECS = {
     "mp2float": "mp3",
     "libopus": "opus",
     "srt": "subrip",
+    "ssa": "ass",
     "dca": "dts",
 }
 

@@ -326,6 +326,17 @@ def test_hdr10_keeps_its_colours_and_its_light(shop, container):
         assert "MaxCLL=1000, MaxFALL=400" in side
 
 
+@pytest.mark.parametrize("pixel_format", ["yuv420p10le", "yuv444p12le"])
+def test_ten_bits_are_restored_as_ten_bits(shop, pixel_format):
+    """What is added to a face is not a multiple of a level of eight bits."""
+    source = shop.make("ten.mkv", "-frames:v", 4, "-c:v", "ffv1", "-pix_fmt", pixel_format)
+    after = shop.check(source, "out.mkv", frames=4)
+    for one, other in zip(pictures_of(probe(source)), pictures_of(after), strict=True):
+        before, restored = planes_of(one.reformat(format=other.format.name))[0], planes_of(other)[0]
+        added = restored.astype(int) - before
+        assert len(np.unique(added[added != 0] & 3)) == 4
+
+
 def test_hlg_of_a_phone(shop):
     colours = "setparams=range=tv:colorspace=bt2020nc:color_primaries=bt2020:color_trc=arib-std-b67"
     source = shop.make(

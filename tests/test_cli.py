@@ -13,9 +13,11 @@ import receiver
 from receiver import cli
 from receiver.capacity import Measured
 from receiver.cli import _verdict
+from receiver.commands import enhance
 from receiver.doctor import examine
 from receiver.generator import Generator
 from receiver.quality import LEVELS
+from receiver.stats import Stats
 
 
 def run(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -116,6 +118,7 @@ def test_enhance_prints_one_object(clip, tmp_path):
         "keyframes": 1,
         "device": json.loads(result.stdout)["device"],
         "model": "lite",
+        "notes": [],
         "output": str(target),
     }
     with av.open(str(target)) as container:
@@ -173,6 +176,25 @@ def test_demo_says_that_it_works(demo_output):
 )
 def test_the_verdict_is_that_of_the_counts(counts, words):
     assert words in _verdict(*counts)
+
+
+@pytest.mark.parametrize(
+    ("frames", "well_received", "line"),
+    [
+        ((300, 290, 0, 0), 10, "300 frames received, 290 restored"),
+        ((300, 0, 0, 0), 0, "300 frames received, 0 restored: no face was found"),
+        ((300, 0, 0, 0), 200, "300 frames received, 0 restored: 200 of 300 frames came so well"),
+        ((300, 100, 200, 0), 0, "300 frames received, 100 restored: this machine was too busy"),
+        ((300, 100, 0, 200), 0, "300 frames received, 100 restored: restoring 200 of 300 frames"),
+        ((0, 0, 0, 0), 0, "0 frames received, 0 restored: no frame came"),
+    ],
+)
+def test_a_joined_call_says_why_frames_were_not_restored(frames, well_received, line):
+    stats = Stats("cpu")
+    counts = stats.frames
+    counts.received, counts.enhanced, counts.skipped, counts.failed = frames
+    stats.well_received = well_received
+    assert cli._outcome(stats.snapshot()).startswith(line)
 
 
 def test_doctor_finds_all_that_is_needed():
@@ -305,9 +327,9 @@ def test_enhance_takes_all_cores_and_floats_if_asked(monkeypatch, options, file)
         used.append(enhancer.generator)
         raise EnoughError
 
-    monkeypatch.setattr(cli, "enhance_file", enhance_file)
-    monkeypatch.setattr(cli, "frame_total", lambda _: 1)
-    monkeypatch.setattr(cli, "cores_here", lambda: 3)
+    monkeypatch.setattr(enhance, "enhance_file", enhance_file)
+    monkeypatch.setattr(enhance, "frame_total", lambda *_: 1)
+    monkeypatch.setattr(enhance, "cores_here", lambda: 3)
     args = cli.parse(["enhance", "in.mp4", "out.mp4", "--device", "cpu", "--json", *options])
     with pytest.raises(EnoughError):
         args.run(args)

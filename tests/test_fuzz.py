@@ -12,6 +12,7 @@ COUNTS = {
     "losses": 12,
     "stills": 60,
     "sdp": 60,
+    "fragments": 60,
     "http": 12,
     "models": 40,
     "files": 15,

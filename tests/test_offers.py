@@ -18,6 +18,7 @@ from receiver.offers import (
     is_checked,
     read_offer,
 )
+from receiver.sdp import spelled
 from tests.calls.test_hostile_offers import SESSION, VIDEO, channels, filled, hostile, section
 
 
@@ -134,6 +135,47 @@ def test_of_a_codecs_parameters_those_are_kept_that_tell_codecs_apart():
     )
 
 
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [
+        ("m=video 9 udp/tls/rtp/savpf 96 97", "m=video 9 UDP/TLS/RTP/SAVPF 96 97"),
+        ("m=video 9", "m=video 9"),
+        ("m=", "m="),
+        ("a=setup:ActPass ", "a=setup:actpass"),
+        ("a=setup", "a=setup"),
+        ("a=group:bundle A b", "a=group:BUNDLE A b"),
+        ("a=group:", "a=group:"),
+        ("a=rtcp-fb:96 NACK PLI", "a=rtcp-fb:96 nack pli"),
+        ("a=fmtp:96 Packetization-Mode=1; X ;y=Z=", "a=fmtp:96 packetization-mode=1;x;y=Z="),
+        ("a=fmtp:96", "a=fmtp:96"),
+        ("a=candidate:A 1 UDP 1 FE80::1 5 TYP HOST Ufrag B", None),
+        ("a=candidate:", "a=candidate:"),
+        ("a=mid:A", "a=mid:A"),
+        ("a=ice-ufrag:ABCD", "a=ice-ufrag:ABCD"),
+        ("a=rtpmap:96 H264/90000", "a=rtpmap:96 H264/90000"),
+        ("", ""),
+    ],
+)
+def test_what_has_no_case_is_spelled_as_aiortc_reads_it(line, expected):
+    if expected is None:
+        expected = "a=candidate:A 1 udp 1 FE80::1 5 typ host Ufrag B"
+    assert spelled(line) == expected
+    assert spelled(expected) == expected
+
+
+def test_an_offer_without_a_dtls_role_is_active():
+    """RFC 4145, section 4. Roles that are there stay."""
+    lines = [line for line in VIDEO if not line.startswith("a=setup")]
+    assert "a=setup:active" in reduced(lines=lines)
+    some = [*lines, *section("audio", 1)]
+    media = SessionDescription.parse("\r\n".join(reduced(lines=some)) + "\r\n").media
+    assert [one.dtls.role for one in media] == ["client", "auto"]
+    session = [*SESSION, "a=setup:passive", *lines[len(SESSION) :]]
+    assert reduced(lines=session).count("a=setup:passive") == 1
+    assert "a=setup:active" not in reduced(lines=session)
+    assert not [line for line in reduced() if line == "a=setup:active"]
+
+
 def test_three_ssrcs_tell_that_they_are_not_two():
     ssrcs = [f"a=ssrc:{n} cname:me" for n in (1, 2, 2, 3, 4, 1)]
     assert reduced(*ssrcs)[-3:] == [f"a=ssrc:{n} cname:-" for n in (1, 2, 3)]
@@ -156,6 +198,8 @@ def test_media_without_a_direction_flow_both_ways():
         ("1 1 udp 1 192.0.2.1 65535 typ host", True),
         ("1 1 udp 1 2001:db8::1 5000 typ host", True),
         ("1 1 udp 1 127.0.0.1 5000 typ host", True),
+        ("1 2 udp 1 192.0.2.1 5000 typ host", False),  # of RTCP, which has no port of its own
+        ("1 x udp 1 192.0.2.1 5000 typ host", False),
         ("1 1 udp 1 192.0.2.1 0 typ host", False),
         ("1 1 udp 1 192.0.2.1 65536 typ host", False),
         ("1 1 udp 1 192.0.2.1 -1 typ host", False),
@@ -178,7 +222,8 @@ def test_media_without_a_direction_flow_both_ways():
 )
 def test_checks_are_sent_to_unicast_addresses_alone(candidate, expected):
     assert is_checked(candidate) is expected
-    assert (f"a=candidate:{candidate}" in reduced(f"a=candidate:{candidate}")) is expected
+    line = f"a=candidate:{candidate}"
+    assert (spelled(line) in reduced(line)) is expected
 
 
 @pytest.mark.parametrize(
@@ -186,8 +231,9 @@ def test_checks_are_sent_to_unicast_addresses_alone(candidate, expected):
     [
         (("v=0", "v=1"), 400, "no SDP offer"),
         (("m=video 9", "m=video x"), 400, "no SDP offer"),
-        (("setup:actpass", "setup:holdconn"), 400, "no SDP offer"),
-        (("a=setup:actpass", "a=x"), 422, "no DTLS role"),
+        (("setup:actpass", "setup:holdconn"), 422, "the DTLS role 'holdconn': use a=setup:actpass"),
+        (("setup:actpass", "setup:"), 422, "the DTLS role '': use a=setup:actpass"),
+        (("a=rtcp-mux", "a=x"), 422, "RTCP on a port of its own: add a=rtcp-mux"),
         (("fingerprint:sha-256", "fingerprint:md5"), 422, "no DTLS fingerprint"),
         (("fingerprint:", "x:"), 422, "no DTLS fingerprint"),
         (("fingerprint:sha-256 ", "fingerprint:"), 400, "no SDP offer"),

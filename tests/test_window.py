@@ -12,9 +12,10 @@ missing = [name for name in ("Xvfb", "xdotool") if shutil.which(name) is None]
 needs_screen = pytest.mark.skipif(bool(missing), reason="needs apt install xvfb xdotool")
 
 
-def test_opencv_is_loaded_before_pyav():
+@pytest.mark.parametrize("imports", ["from receiver import Enhancer", "import receiver.cli"])
+def test_opencv_is_loaded_before_pyav(imports):
     """The other way round its windows hang: both bring a libxcb."""
-    order = "import receiver, sys; m = list(sys.modules); print(m.index('cv2'), m.index('av'))"
+    order = f"{imports}; import sys; m = list(sys.modules); print(m.index('cv2'), m.index('av'))"
     output = subprocess.run(
         [sys.executable, "-c", order], capture_output=True, text=True, check=True
     ).stdout

@@ -33,13 +33,15 @@ class PacketClock:
     the same time, so that sound and video stay together.
     """
 
-    def __init__(self, *, may_jump: bool, origin: Fraction = Fraction(0)) -> None:
+    def __init__(self, *, has_dts: bool, may_jump: bool, origin: Fraction = Fraction(0)) -> None:
         """
         Args:
+            has_dts: whether the format stores decoding times, by which jumps are found. Those of
+                Matroska are guessed by libav, and leap back after a pause.
             may_jump: whether leaps forward are jumps (`FORWARD`), too.
             origin: time in the file, in seconds, that becomes 0.
         """
-        self._may_jump = may_jump
+        self._has_dts, self._may_jump = has_dts, may_jump
         self._shifts = [-origin]
         self._streams: dict[int, _Progress] = {}
 
@@ -47,7 +49,8 @@ class PacketClock:
         """Shifts the pts and dts of the next packet of the file."""
         base = Fraction(packet.time_base)
         segment = len(self._shifts) - 1
-        if packet.stream.type in ("video", "audio") and packet.dts is not None:
+        is_steady = packet.stream.type in ("video", "audio")
+        if self._has_dts and is_steady and packet.dts is not None:
             lasts = (packet.duration or 0) * base
             segment = self._segment(packet.stream.index, packet.dts * base, lasts)
         shift = round(self._shifts[segment] / base)

@@ -12,7 +12,15 @@ from av.sidedata.sidedata import SideDataContainer
 from av.video.reformatter import ColorRange
 from numpy.typing import NDArray
 
-from receiver.media.pixels import PLANAR_420, Samples, Storage, bits_of, keep_tags, samples
+from receiver.media.pixels import (
+    DEEP_420,
+    RESTORABLE,
+    Samples,
+    Storage,
+    bits_of,
+    keep_tags,
+    samples,
+)
 
 MOST_STRETCHED = 4
 """Width to height of a pixel, or height to width, beyond which a file's aspect is not believed."""
@@ -70,23 +78,25 @@ class Display:
         return (height, width) if self.transposed else (width, height)
 
     def shown(self, frame: av.VideoFrame) -> av.VideoFrame:
-        """The frame as a viewer sees it: upright, in square pixels, 8-bit 4:2:0.
+        """The frame as a viewer sees it: upright, in square pixels, 4:2:0.
 
         Args:
-            frame: in a planar YUV pixel format of 8 to 16 bits.
+            frame: in a pixel format of `Storage`.
 
         Returns:
-            A new frame with the same time and colours, or the same object if nothing is to be done.
+            A new frame with the same time, colours and depth (`RESTORABLE`), or the same object if
+            nothing is to be done.
         """
-        if self.is_plain and frame.format.name in PLANAR_420:
+        if self.is_plain and frame.format.name in RESTORABLE:
             return frame
-        width, height = self.size(frame.width, frame.height)
-        full = frame.color_range == ColorRange.JPEG or frame.format.name.startswith("yuvj")
-        view = av.VideoFrame(width, height, "yuvj420p" if full else "yuv420p")
+        name = DEEP_420
+        if bits_of(frame) == 8:
+            full = frame.color_range == ColorRange.JPEG or frame.format.name.startswith("yuvj")
+            name = "yuvj420p" if full else "yuv420p"
+        view = av.VideoFrame(*self.size(frame.width, frame.height), name)
         keep_tags(view, frame)
         for to, plane in zip(samples(view), _three(frame), strict=True):
-            eight = _to_8_bits(plane, bits_of(frame))
-            to[:] = _resized(self._turned(eight), to.shape)
+            to[:] = _resized(self._turned(plane), to.shape)
         return view
 
     def put_back(self, frame: av.VideoFrame, view: av.VideoFrame, restored: av.VideoFrame) -> None:
@@ -95,8 +105,7 @@ class Display:
         Samples whose view did not change stay as they are, to the bit.
         """
         frame.make_writable()
-        bits = bits_of(frame)
-        most, shift = (1 << bits) - 1, bits - 8
+        most = (1 << bits_of(frame)) - 1
         planes = zip(samples(frame), samples(view), samples(restored), strict=False)
         for plane, before, after in planes:
             if frame is view:
@@ -107,7 +116,7 @@ class Display:
                 continue
             lying = plane.shape[::-1] if self.transposed else plane.shape
             change = self._turned_back(_resized(change, lying))
-            plane[:] = np.clip(plane.astype(np.int32) + (change.astype(np.int32) << shift), 0, most)
+            plane[:] = np.clip(plane.astype(np.int32) + change, 0, most)
 
     def stored_box(self, box: NDArray[np.float64], width: int, height: int) -> NDArray[np.float64]:
         """Where left, top, right, bottom of a view lie in the stored frame of this size."""
@@ -139,14 +148,6 @@ def _three(frame: av.VideoFrame) -> Iterator[Samples]:
     if len(planes) == 1:
         grey = np.full((1, 1), GREY << (bits_of(frame) - 8), planes[0].dtype)
         yield from (grey, grey)
-
-
-def _to_8_bits(plane: Samples, bits: int) -> Samples:
-    if bits == 8:
-        return plane
-    half = 1 << (bits - 9)
-    rounded = (np.minimum(plane, (1 << bits) - 1 - half) + half) >> (bits - 8)
-    return rounded.astype(np.uint8)
 
 
 def _resized(plane: Samples, shape: tuple[int, ...]) -> Samples:

@@ -6,16 +6,19 @@ from typing import Any, TypeAlias, cast
 
 import av
 import numpy as np
-from av.video.reformatter import ColorRange
+from av.video.reformatter import ColorRange, Colorspace
 from numpy.typing import NDArray
 
 Samples: TypeAlias = NDArray[Any]
 """HxW, uint8 or uint16: one plane of a frame."""
 
 PLANAR_420 = ("yuv420p", "yuvj420p")
+"""The 8-bit 4:2:0 pixel formats: what calls decode to."""
+DEEP_420 = "yuv420p10le"
+RESTORABLE = (*PLANAR_420, DEEP_420)
 """The pixel formats in which faces are restored."""
-MOST_BITS = 10
-"""Bits a sample that x264 encodes, at most."""
+DEEP_BITS = 10
+"""Bits a sample of `DEEP_420`, and the most that x264 encodes."""
 SMPTE170M = 6
 """MatrixCoefficients of ITU-T H.273 by which RGB becomes YUV here."""
 
@@ -38,12 +41,12 @@ class Storage:
         layout = frame.format
         colours = [part for part in layout.components if not part.is_alpha]
         bits = max(part.bits for part in colours)
-        depth = 8 if bits <= 8 else MOST_BITS
+        depth = 8 if bits <= 8 else DEEP_BITS
         changes = []
         if len(colours) < len(layout.components) and not layout.has_palette:
             changes.append("without transparency")
-        if bits > MOST_BITS:
-            changes.append(f"with {MOST_BITS} bits a sample instead of {bits}")
+        if bits > DEEP_BITS:
+            changes.append(f"with {DEEP_BITS} bits a sample instead of {bits}")
         if layout.is_rgb or layout.has_palette:
             changes.append("YUV instead of RGB")
             name = _named("444", depth, full_range=False)
@@ -67,11 +70,18 @@ class Storage:
         """
         if frame.format.name == self.name:
             return frame
-        converted = frame.reformat(format=self.name)
-        keep_tags(converted, frame)
-        converted.duration = frame.duration
         if frame.format.is_rgb or frame.format.has_palette:
+            converted = frame.reformat(
+                format=self.name,
+                dst_colorspace=Colorspace.SMPTE170M,
+                dst_color_range=ColorRange.MPEG,
+            )
+            keep_tags(converted, frame)
             converted.colorspace, converted.color_range = SMPTE170M, ColorRange.MPEG
+        else:
+            converted = frame.reformat(format=self.name)
+            keep_tags(converted, frame)
+        converted.duration = frame.duration
         return converted
 
 
@@ -92,6 +102,15 @@ def bits_of(frame: av.VideoFrame) -> int:
 def bytes_a_sample(frame: av.VideoFrame) -> int:
     """1 or 2."""
     return 1 if bits_of(frame) <= 8 else 2
+
+
+def to_8_bits(plane: Samples, bits: int) -> Samples:
+    """A plane of this many bits a sample with 8 bits, rounded."""
+    if bits == 8:
+        return plane
+    half = 1 << (bits - 9)
+    rounded = (np.minimum(plane, (1 << bits) - 1 - half) + half) >> (bits - 8)
+    return rounded.astype(np.uint8)
 
 
 def keep_tags(to: av.VideoFrame, of: av.VideoFrame) -> None:

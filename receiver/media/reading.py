@@ -141,17 +141,36 @@ class VideoReader:
         return None if self.lasts is None else round(self.lasts * self.rate)
 
     def seek(self, start: Fraction) -> None:
-        """Goes to the last key frame at or before `start`, in seconds after `begins`.
+        """Goes to a key frame at or before `start`, in seconds after `begins`.
 
         Times in the file are given as seconds after `start` from then on, so that what comes before
-        it has negative ones. A file that cannot be searched is read from where it is.
+        it has negative ones. A file that cannot be searched is read from its start.
         """
-        self._restart(self.begins + start)
-        if start > 0 and self.video.start_time is not None:
-            try:
-                self.container.seek(int((self.begins + start) * av.time_base))
-            except (av.FFmpegError, OSError):
-                logger.debug("%s cannot be searched: read from its start", self.name)
+        target = self.begins + start
+        self._restart(target)
+        if start <= 0 or self.video.start_time is None:
+            return
+        try:
+            for earlier in (0, *(2**power for power in range(30))):
+                place = max(self.begins, target - earlier)
+                self._search(place)
+                # In a transport stream, libav lands anywhere: later, too.
+                keyframe = self._next_keyframe()
+                if place == self.begins or (keyframe is not None and keyframe <= target):
+                    self._search(place)
+                    return
+        except (av.FFmpegError, OSError):
+            logger.debug("%s cannot be searched: read from where it is", self.name)
+
+    def _search(self, time: Fraction) -> None:
+        self.container.seek(int(time * av.time_base))
+
+    def _next_keyframe(self) -> Fraction | None:
+        """The time of the video's next key frame in the file, in seconds of its own clock."""
+        for packet in self.container.demux(self.video):
+            if packet.is_keyframe and packet.pts is not None:
+                return Fraction(packet.pts * self.time_base)
+        return None
 
     def packets(self, streams: Collection[Any] | None = None) -> Iterator[Any]:
         """Yields the packets of these streams (by default: `video`) at times that go on.
@@ -177,7 +196,7 @@ class VideoReader:
                     self._came = max(self._came, ends)
                 self._clock.place(packet)
             elif not self._may_jump and self._came:  # the end, as far as libav can tell
-                self.broke_off |= self._came + self._slack < self.begins + (self.lasts or 0)
+                self.broke_off |= self._came + self._slack < (self.lasts or 0)
             yield packet
 
     def decode(self, packet: Any) -> list[av.VideoFrame]:
@@ -205,7 +224,8 @@ class VideoReader:
         self._may_jump = bool(flags & cast(int, FormatFlags.ts_discont.value))
         if self._may_jump and not origin:  # the clock of a broadcast begins anywhere
             origin = self.begins
-        self._clock = PacketClock(may_jump=self._may_jump, origin=origin)
+        has_dts = "matroska" not in self.container.format.name
+        self._clock = PacketClock(has_dts=has_dts, may_jump=self._may_jump, origin=origin)
         self._frames = FrameClock(self.time_base, self.rate)
 
     def _open(self, path: Path | None) -> av.container.InputContainer:

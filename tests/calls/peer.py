@@ -2,7 +2,7 @@
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from fractions import Fraction
 
 import aiohttp
@@ -42,16 +42,19 @@ class Peer:
     def __init__(self, http: aiohttp.ClientSession, base: str) -> None:
         self.http, self.base = http, base
         self.connection = RTCPeerConnection(HERE)
-        self.location = ""
+        self.location = self.etag = ""
+        self.change: Callable[[str], str] = lambda sdp: sdp  # of what it offers
+        self.headers = SDP
         self.tracks: dict[str, MediaStreamTrack] = {}
         self.connection.on("track", lambda track: self.tracks.update({track.kind: track}))
 
     async def negotiate(self, path: str) -> aiohttp.ClientResponse:
         await self.connection.setLocalDescription(await self.connection.createOffer())
-        offer = self.connection.localDescription.sdp
-        response = await self.http.post(self.base + path, data=offer, headers=SDP)
+        offer = self.change(self.connection.localDescription.sdp)
+        response = await self.http.post(self.base + path, data=offer, headers=self.headers)
         if response.status == 201:
             self.location = response.headers["Location"]
+            self.etag = response.headers["ETag"]
             answer = RTCSessionDescription(await response.text(), "answer")
             await self.connection.setRemoteDescription(answer)
         return response

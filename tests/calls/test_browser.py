@@ -117,6 +117,59 @@ async def test_the_page_answers_a_request_for_a_still(generator, portrait, tmp_p
         )
 
 
+TRICKLE = """
+(async () => {
+  const stream = await navigator.mediaDevices.getUserMedia({video: {width: 640, height: 480}});
+  const connection = window.publisher = new RTCPeerConnection({bundlePolicy: "max-bundle"});
+  const transceiver = connection.addTransceiver(stream.getVideoTracks()[0],
+    {direction: "sendonly"});
+  transceiver.setCodecPreferences(RTCRtpSender.getCapabilities("video").codecs
+    .filter(({mimeType}) => mimeType === "video/H264"));
+  const candidates = [];
+  const gathered = new Promise((done) => {
+    connection.onicecandidate = ({candidate}) =>
+      candidate?.candidate ? candidates.push(candidate.candidate) : done();
+  });
+  const offer = await connection.createOffer();
+  if (offer.sdp.includes("a=candidate")) throw new Error("the offer has candidates already");
+  const posted = await fetch("/whip/late", {method: "POST", body: offer.sdp,
+    headers: {"Content-Type": "application/sdp"}});
+  await connection.setLocalDescription(offer);
+  await gathered;
+  const [ufrag, pwd] = ["ice-ufrag", "ice-pwd"].map((name) =>
+    offer.sdp.match(new RegExp(`a=${name}:.*`))[0]);
+  const lines = [ufrag, pwd, "m=video 9 UDP/TLS/RTP/SAVPF 0", "a=mid:0",
+    ...candidates.map((one) => `a=${one}`), "a=end-of-candidates", ""];
+  const patched = await fetch(posted.headers.get("Location"), {method: "PATCH",
+    body: lines.join("\\r\\n"), headers: {"Content-Type": "application/trickle-ice-sdpfrag",
+    "If-Match": posted.headers.get("ETag")}});
+  await connection.setRemoteDescription({type: "answer", sdp: await posted.text()});
+  return {status: patched.status, trickles: connection.canTrickleIceCandidates, candidates};
+})()
+"""
+"""Publishes an offer without candidates, and sends them before the answer is used."""
+
+
+async def test_a_browser_trickles_its_candidates(generator, camera, tmp_path):
+    async with (
+        serving(generator) as (server, base),
+        chromium(camera, tmp_path / "profile", base + "/") as page,
+    ):
+        await page.wait_for(READY, 20)
+        told = await page.evaluate(TRICKLE)
+        assert (told["status"], told["trickles"]) == (204, True)
+        sent = {
+            (words[4], int(words[5]))
+            for words in (one.split() for one in told["candidates"])
+            if words[2] == "udp"
+        }
+        room = server.rooms["late"]
+        transport = room._publisher.getTransceivers()[0].receiver.transport.transport
+        assert sent
+        assert sent <= {(one.ip, one.port) for one in transport.getRemoteCandidates()}
+        await until(lambda: room.stats.frames.received > 5)
+
+
 PUBLISH_TO_JANUS = """
 (async (server) => {
   const ask = async (url, body) => (await fetch(url, {method: "POST",

@@ -89,14 +89,14 @@ class Answerer:
     """Answers offers as an honest WHEP or WHIP endpoint; `change` makes its answers hostile."""
 
     def __init__(self, change: Callable[[str], str] = lambda sdp: sdp, **headers: str) -> None:
-        self.change, self.headers = change, headers
+        self.change, self.headers, self.status = change, headers, 201
         self.connections: list[RTCPeerConnection] = []
 
     async def __call__(self, request: web.Request) -> web.Response:
         if request.method != "POST":
             return web.Response()
         text = self.change(await self.answer(await request.text()))
-        return web.Response(status=201, text=text, headers=self.headers)
+        return web.Response(status=self.status, text=text, headers=self.headers)
 
     async def answer(self, offer: str) -> str:
         connection = RTCPeerConnection(HERE)
@@ -419,6 +419,12 @@ async def test_a_body_that_cannot_be_decompressed_is_empty(kind):
         await refused(base, InputError, "it is no SDP")
 
 
+async def test_the_encoding_of_an_answer_has_no_case():
+    answer = created(b"v=1", "Content-Encoding: Identity")
+    async with raw(b"", lambda: answer) as base, Client(base, None, SECONDS).opened() as client:
+        assert (await client.ask("POST", client.home, most=9)).body == b"v=1"
+
+
 async def test_a_bomb_does_not_grow():
     """200 MB of zeros in 200 KB."""
     pack = zlib.compressobj()
@@ -553,6 +559,8 @@ async def test_retry_after_is_read_in_both_forms_and_bounded(value, seconds):
         ("<stun:224.0.0.1>; rel=ice-server", []),
         ("<stun:no-such-name.invalid>; rel=ice-server", []),
         ('<turn:127.0.0.1>; rel=ice-server; username=a; credential=b; credential-type="oauth"', []),
+        ("<TURN:127.0.0.1>; REL=ice-server; UserName=a; credential=b; credential-type=Password",
+         ["turn:127.0.0.1"]),
         ("<stun:127.0.0.1>; rel=other", []),
         ("", []),
     ],
@@ -669,10 +677,22 @@ def replaced(pattern: str, text: str) -> Callable[[str], str]:
         (replaced("ice-pwd:.*", "ice-pwd:\u00e9\u00e9"), "lacks an ICE user or password"),
         (without("fingerprint"), "lacks a certificate's fingerprint"),
         (replaced("sha-[0-9]+", "md5"), "lacks a certificate's fingerprint"),
-        (without("setup"), "lacks a certificate's fingerprint"),
-        (replaced("a=setup:active", "a=setup:actpass"), "DTLS setup"),
+        (without("setup"), "it has no DTLS role: add a=setup:active or a=setup:passive"),
+        (replaced("a=setup:active", "a=setup:actpass"), "it has the DTLS role 'actpass': use"),
+        (replaced("a=setup:active", "a=setup:holdconn"), "it has the DTLS role 'holdconn': use"),
+        (without("rtcp-mux"), "it has RTCP on a port of its own"),
         (replaced("extmap:[0-9]+", "extmap:4000"), "numbers RTP's extensions beyond"),
-        (replaced("H264/90000", "H265/90000"), "Failed to set remote video"),
+        (replaced("H264/90000", "H265/90000"), "it has no H.264"),
+        (replaced("(opus|G722|PCM[AU])/", "speex/"), "it has no sound in Opus, G.722 or G.711"),
+        (
+            replaced("packetization-mode=1", "packetization-mode=0"),
+            "it has H.264 in packetization-mode 0 alone: add packetization-mode=1",
+        ),
+        (without("fmtp"), "it has H.264 in packetization-mode 0 alone"),
+        (
+            replaced("profile-level-id=[0-9a-f]*", "profile-level-id=f4001f"),
+            "it has H.264 of no profile that is spoken here",
+        ),
         (replaced("rtpmap:", "rtpmap:x"), "it is no SDP"),
         (replaced("m=video [0-9]+", "m=video 99999999999999999999 x"), "it is no SDP"),
     ],
@@ -809,6 +829,7 @@ class FakeJanus:
     def __init__(self, **wrong: object) -> None:
         self.wrong, self.requests = wrong, []
         self.publisher = Answerer()
+        self.change: Callable[[str], str] = lambda sdp: sdp
         self.connection = RTCPeerConnection(HERE)
         self.events: list[object] = []
         self.feeds = [{"type": "video", "feed_mid": "0"}, {"type": "audio", "feed_mid": "1"}]
@@ -842,7 +863,7 @@ class FakeJanus:
         for one in streams:
             self.connection.addTransceiver(one["type"], direction="sendonly")
         await self.connection.setLocalDescription(await self.connection.createOffer())
-        jsep = {"type": "offer", "sdp": self.connection.localDescription.sdp}
+        jsep = {"type": "offer", "sdp": self.change(self.connection.localDescription.sdp)}
         return {"janus": "event", "plugindata": {"data": {"streams": streams}}, "jsep": jsep}
 
     def said(self, answer: object) -> web.Response:
@@ -942,7 +963,7 @@ async def test_of_several_videos_and_sounds_of_a_feed_one_of_each_comes():
             {"type": "video", "feed_mid": "a", "codec": "vp8"},
             {"type": "video", "feed_mid": "b", "codec": "h264", "active": False},
             {"type": "audio", "feed_mid": "c"},
-            {"type": "video", "feed_mid": "e", "codec": "h264"},
+            {"type": "video", "feed_mid": "e", "codec": "H264"},
             {"type": "video", "feed_mid": "f", "codec": "h264"},
             {"type": "audio", "feed_mid": "g"},
         ]

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -204,12 +205,13 @@ def test_without_pyvirtualcam_it_says_what_to_install(monkeypatch):
         VirtualCamera()
 
 
-async def test_ctrl_c_ends_the_command_and_the_recording_plays(generator, http, tmp_path):
+@pytest.mark.parametrize("options", [["--json"], []])
+async def test_ctrl_c_ends_the_command_and_the_recording_plays(generator, http, tmp_path, options):
     async with serving(generator) as (_, base):
         publisher = Peer(http, base)
         await publisher.publish()
         target = tmp_path / "call.mkv"
-        command = [sys.executable, "-m", "receiver", "join", base + "/whep/room", "--json"]
+        command = [sys.executable, "-m", "receiver", "join", base + "/whep/room", *options]
         process = await asyncio.create_subprocess_exec(
             *command, "--record", str(target), stdout=subprocess.PIPE, stderr=subprocess.PIPE
         )
@@ -222,7 +224,12 @@ async def test_ctrl_c_ends_the_command_and_the_recording_plays(generator, http, 
         out, _ = await asyncio.wait_for(process.communicate(), 10)
         assert time.monotonic() - began < 3
         assert process.returncode == 0
-        assert json.loads(out)["frames"]["received"] > 20
+        if options:
+            assert json.loads(out)["frames"]["received"] > 20
+        else:
+            counted, recorded = out.decode().splitlines()
+            assert re.fullmatch(r"\d+ frames received, \d+ restored(: .+)?", counted)
+            assert recorded == f"Recorded in {target}."
         await publisher.close()
     with av.open(str(target)) as container:
         assert len(list(container.decode(video=0))) > 20

@@ -5,7 +5,10 @@ import inspect
 import json
 import threading
 from fractions import Fraction
+from types import SimpleNamespace
 
+import aioice
+import aioice.ice
 import aiortc.codecs
 import aiortc.rtcrtpreceiver
 import aiortc.rtp
@@ -150,6 +153,27 @@ async def test_a_pli_brings_a_key_frame(source, enhancer):
     await asyncio.gather(sending.close(), receiving.close())
 
 
+@pytest.mark.parametrize(
+    ("adapters", "reaches", "hosts"),
+    [
+        (["127.0.0.1"], True, ["127.0.0.1"]),
+        ([], True, ["127.0.0.1"]),
+        ([], False, []),
+        (["127.0.0.1", "127.0.0.2"], True, ["127.0.0.2"]),
+    ],
+)
+async def test_the_loopback_address_is_a_candidate_where_there_is_no_other(
+    adapters, reaches, hosts, monkeypatch
+):
+    here = [SimpleNamespace(ips=[SimpleNamespace(ip=address)]) for address in adapters]
+    monkeypatch.setattr("ifaddr.get_adapters", lambda: here)
+    monkeypatch.setattr(call, "_reaches", lambda address: reaches)
+    connection = call.BoundedConnection(ice_controlling=True)
+    await connection.gather_candidates()
+    assert [one.host for one in connection.local_candidates] == hosts
+    await connection.close()
+
+
 @pytest.mark.parametrize("amplitude", [0, 1, 30, 1000, 20000, 32767])
 def test_the_level_of_sound_is_aiortcs_own(amplitude):
     wave = (amplitude * np.sin(np.arange(960) * 0.1)).astype(np.int16)
@@ -183,6 +207,12 @@ def test_the_names_of_aiortc_that_are_hooked_are_where_they_were():
     assert "_origin" in vars(JitterBuffer(capacity=16))
     context = inspect.signature(call._CREATE_SSL_CONTEXT)
     assert list(context.parameters) == ["self", "srtp_profiles"]
+    gather = inspect.signature(aioice.Connection.get_component_candidates)
+    assert list(gather.parameters) == ["self", "component", "addresses", "timeout"]
+    gathering = inspect.getsource(aioice.Connection.gather_candidates)
+    assert "self.get_component_candidates(component=component, addresses=" in gathering
+    addresses = inspect.signature(aioice.ice.get_host_addresses)
+    assert list(addresses.parameters) == ["use_ipv4", "use_ipv6"]
     before = {codec.payloadType for codec in aiortc.codecs.CODECS["video"]}
     prepare_aiortc()
     types = [codec.payloadType for codec in aiortc.codecs.CODECS["video"]]

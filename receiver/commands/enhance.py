@@ -1,0 +1,373 @@
+"""`receiver enhance`: restores the faces of video files."""
+
+import argparse
+import errno
+import math
+import os
+import re
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.table import Table
+
+from receiver.capacity import cores_here
+from receiver.commands.options import add_enhancing, new_enhancer, number
+from receiver.commands.verdict import why_not_restored
+from receiver.errors import InputError
+from receiver.files import FileResult, enhance_file, frame_total
+from receiver.generator import Generator
+from receiver.media.reading import ENDINGS
+from receiver.media.writing import FORMATS, format_of
+from receiver.progress import frames_bar
+from receiver.quality import Quality
+from receiver.terminal import console, json_line, say
+from receiver.text import escaped
+
+PIPE = "-"
+"""Name that stands for standard input or output."""
+DEFAULT_ENDING = ".mp4"
+"""Ending of outputs whose input has one that cannot be written."""
+MOST_SECONDS = 1e7
+"""Largest value of --start and --duration: a hundred days and more."""
+NAME_SHOWN = 16
+"""Characters of a file's name beside its progress bar."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """One file: its source, None for standard input, and target, None for standard output."""
+
+    source: Path | None
+    target: Path | None
+
+    @property
+    def input(self) -> str:
+        """The source as it was given."""
+        return PIPE if self.source is None else str(self.source)
+
+    @property
+    def output(self) -> str:
+        """The target as it was given."""
+        return PIPE if self.target is None else str(self.target)
+
+
+def add(commands: Any) -> None:
+    """Adds the command to argparse's subparsers."""
+    enhance = commands.add_parser(
+        "enhance",
+        help="restore the faces of video files",
+        usage="receiver enhance [options] IN OUT\n"
+        "       receiver enhance [options] IN ... --into DIR",
+        description="Writes IN to OUT with its faces restored, as a call would: the file's own key "
+        "frames are the references. Frame count, timestamps, size and sound stay as they are. "
+        "Exits with 1 if one of several files failed.",
+    )
+    enhance.add_argument(
+        "places",
+        nargs="+",
+        metavar="IN OUT",
+        help="any video file, or - for standard input; and the file to write: "
+        f"{', '.join(FORMATS)}, or - for Matroska on standard output",
+    )
+    enhance.add_argument(
+        "--into",
+        type=Path,
+        metavar="DIR",
+        help="write any number of IN, files or folders of them, into this folder, which is made; "
+        f"a name keeps its ending if that can be written, else it ends in {DEFAULT_ENDING}",
+    )
+    enhance.add_argument(
+        "--start",
+        type=_seconds,
+        default=0.0,
+        metavar="TIME",
+        help="leave out what comes before, in seconds or HH:MM:SS (default 0)",
+    )
+    enhance.add_argument(
+        "--duration",
+        type=_length,
+        metavar="TIME",
+        help="leave out what comes later, in seconds or HH:MM:SS (default: to the end)",
+    )
+    enhance.add_argument(
+        "--strength",
+        type=number(float, 0, 1),
+        default=1.0,
+        metavar="0..1",
+        help="how much of the restoration to use (default 1)",
+    )
+    enhance.add_argument(
+        "--split", action="store_true", help="leave the left half of the picture as it was"
+    )
+    enhance.add_argument(
+        "--crf",
+        type=number(float, 0, 51),
+        default=12.0,
+        metavar="CRF",
+        help="x264's quality of OUT, 0 (lossless) to 51 (default 12)",
+    )
+    add_enhancing(
+        enhance,
+        run,
+        "a file has no deadline: auto is 8-bit integers on all cores, best takes more than twice "
+        "as long a face for 0.02 dB (default auto)",
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    """Runs the command. Raises ReceiverError for what fails before the work, or the one file."""
+    if args.into is not None:
+        return _enhance_several(args, jobs_into(args.places, args.into))
+    return _enhance_one(args, one_job(args.places))
+
+
+def one_job(places: list[str]) -> Job:
+    """The job of the arguments IN and OUT. Raises InputError if they are not two."""
+    if len(places) != 2:
+        raise InputError(
+            f"IN and OUT are needed, and {len(places)} were given: for several files or a folder "
+            "add --into DIR"
+        )
+    # Before Path, which makes - of ./-
+    job = Job(*(None if place == PIPE else Path(place) for place in places))
+    if job.source is not None and job.source.is_dir():
+        raise InputError(f"{job.source} is a folder: give --into DIR for its videos")
+    return job
+
+
+def jobs_into(places: list[str], folder: Path) -> list[Job]:
+    """The jobs that write files, and the videos of folders, into `folder`, which is made.
+
+    Raises InputError if there are none, one would replace an input, or two have one output.
+    """
+    if PIPE in places:
+        raise InputError("standard input has no name for --into DIR: give IN and OUT")
+    sources = [source for place in places for source in _videos(Path(place))]
+    if not sources:
+        raise InputError(f"{' and '.join(places)} holds no video: give another folder")
+    if os.path.realpath(folder) in {os.path.realpath(source.parent) for source in sources}:
+        raise InputError(f"{folder} holds inputs: give --into another folder")
+    names = [_output_name(source) for source in sources]
+    name, count = Counter(map(os.path.normcase, names)).most_common(1)[0]
+    if count > 1:
+        raise InputError(f"{count} inputs would become {folder / name}: give one of them")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"{folder} cannot be a folder: {error.strerror}") from error
+    return [Job(source, folder / name) for source, name in zip(sources, names, strict=True)]
+
+
+def _videos(place: Path) -> list[Path]:
+    """A file itself, or the videos of a folder by name; hidden ones may be unfinished."""
+    if not place.is_dir():
+        return [place]
+    try:
+        found = sorted(place.iterdir())
+    except OSError as error:
+        raise InputError(f"{place} cannot be read: {error.strerror}") from error
+    return [
+        path
+        for path in found
+        if path.suffix.lower() in ENDINGS and path.name[:1] != "." and path.is_file()
+    ]
+
+
+def _output_name(source: Path) -> str:
+    if source.suffix.lower() in FORMATS:
+        return source.name
+    return source.with_suffix(DEFAULT_ENDING).name
+
+
+def check(job: Job, start: float, duration: float | None) -> int | None:
+    """Looks at a job's ends before anything slow; returns how many frames are expected, if known.
+
+    Raises InputError for a source that cannot be read or a target that cannot be written.
+    """
+    source, target = job.source, job.target
+    if source is None:
+        _check_pipe(0, lambda: os.read(0, 0), "input", "send a video to it, or give IN a name")
+    if target is None:
+        _check_pipe(1, lambda: os.write(1, b""), "output", "send it to a file, or give OUT a name")
+    total = None if source is None else frame_total(source, start, duration)
+    if target is None:
+        return total
+    if target.is_dir():
+        raise InputError(f"{target} is a folder: give a file, or --into {target}")
+    format_of(target)
+    if source is not None and os.path.realpath(target) == os.path.realpath(source):
+        raise InputError(f"{target} is the input itself: give another name for the output")
+    return total
+
+
+def _check_pipe(descriptor: int, use: Callable[[], object], name: str, way_out: str) -> None:
+    """Raises InputError if a standard stream cannot be used, or is a terminal."""
+    try:
+        use()
+    except OSError as error:
+        why = "is closed" if error.errno == errno.EBADF else f"cannot be used ({error.strerror})"
+        raise InputError(f"standard {name} {why}: {way_out}") from error
+    if os.isatty(descriptor):
+        raise InputError(f"standard {name} is a terminal: {way_out}")
+
+
+class _Enhancing:
+    """Enhances one file after the other with one network."""
+
+    def __init__(self, args: argparse.Namespace) -> None:
+        """Loads the network. Raises ModelError or DeviceError."""
+        self._args = args
+        self._generator = Generator(args.model, args.device, threads=cores_here())
+
+    def run(self, job: Job, total: int | None, description: str) -> FileResult:
+        """Enhances a file that `check` has seen. Raises InputError if it cannot be."""
+        args = self._args
+        # A fresh one: references never go from one file to another.
+        enhancer = new_enhancer(args, self._generator, strength=args.strength)
+        if args.quality != "auto":
+            Quality(self._generator, args.quality, None).watch(enhancer)
+        with _shown(description, total, quiet=args.json) as progress:
+            return enhance_file(
+                job.source,
+                job.target,
+                enhancer,
+                split=args.split,
+                crf=args.crf,
+                start=args.start,
+                duration=args.duration,
+                progress=progress,
+                say=say,
+            )
+
+
+@contextmanager
+def _shown(description: str, total: int | None, *, quiet: bool) -> Iterator[Callable[[int], None]]:
+    """A progress bar, shown from the first frame on: what fails before it needs none."""
+    bar = frames_bar(quiet=quiet)
+    task = bar.add_task(escaped(description), total=total)
+
+    def show(frames: int) -> None:
+        bar.start()  # does nothing from the second frame on
+        if total is not None and frames > total:  # the file was wrong about itself
+            bar.tasks[0].total = None
+        bar.update(task, completed=frames)
+
+    try:
+        yield show
+    finally:
+        bar.stop()
+
+
+def _enhance_one(args: argparse.Namespace, job: Job) -> int:
+    total = check(job, args.start, args.duration)
+    result = _Enhancing(args).run(job, total, "enhancing")
+    # Beside a video on standard output, words go to standard error.
+    to = sys.stderr if job.target is None else sys.stdout
+    if args.json:
+        print(json_line(asdict(result) | {"output": job.output}), file=to)
+        return 0
+    frames = result.frames
+    print(
+        f"{escaped('standard output' if job.target is None else job.target)}: "
+        f"{frames['received']} frames, {frames['enhanced']} enhanced, "
+        f"{result.well_received} too good to need it, "
+        f"{frames['passed'] - result.well_received} without a face, "
+        f"by {result.model} on {result.device}",
+        file=to,
+    )
+    if not frames["enhanced"]:
+        print(f"Nothing was restored: {_why_nothing(result)}.", file=to)
+    return 0
+
+
+def _why_nothing(result: FileResult) -> str:
+    frames = result.frames
+    reason = why_not_restored(frames["received"], frames["enhanced"], result.well_received)
+    return reason.clause if reason is not None else ""
+
+
+@dataclass(frozen=True)
+class _Done:
+    """A job that succeeded, and how long it took."""
+
+    result: FileResult
+    seconds: float
+
+
+def _enhance_several(args: argparse.Namespace, jobs: list[Job]) -> int:
+    """Enhances files, goes on after a failure, and returns 1 if there was one."""
+    outcomes: dict[Job, _Done | InputError] = {}
+
+    def note(job: Job, outcome: _Done | InputError) -> None:
+        outcomes[job] = outcome
+        if isinstance(outcome, InputError):
+            say(str(outcome))
+        if args.json:
+            print(json_line(_line(job, outcome)), flush=True)
+
+    totals: dict[Job, int | None] = {}
+    for job in jobs:
+        try:
+            totals[job] = check(job, args.start, args.duration)
+        except InputError as error:
+            note(job, error)
+    enhancing = _Enhancing(args) if totals else None
+    for index, (job, total) in enumerate(totals.items(), 1):
+        assert enhancing is not None
+        began = time.perf_counter()
+        name = Path(job.input).name[:NAME_SHOWN]
+        try:
+            result = enhancing.run(job, total, f"{index}/{len(totals)} {name}")
+        except InputError as error:
+            note(job, error)
+        else:
+            note(job, _Done(result, time.perf_counter() - began))
+    if not args.json:
+        console().print(_table({job: outcomes[job] for job in jobs}))
+    return 1 if any(isinstance(outcome, InputError) for outcome in outcomes.values()) else 0
+
+
+def _line(job: Job, outcome: _Done | InputError) -> dict[str, Any]:
+    """What `--json` prints of one of several files."""
+    if isinstance(outcome, InputError):
+        return {"input": job.input, "error": str(outcome)}
+    return {"input": job.input} | asdict(outcome.result) | {"output": job.output}
+
+
+def _table(outcomes: dict[Job, _Done | InputError]) -> Table:
+    table = Table("file", "frames", "enhanced", "seconds", "note", title="receiver enhance")
+    for job, outcome in outcomes.items():
+        if isinstance(outcome, InputError):
+            table.add_row(job.input, "-", "-", "-", f"failed: {outcome}")
+            continue
+        frames, notes = outcome.result.frames, list(outcome.result.notes)
+        if not frames["enhanced"]:
+            notes.append(_why_nothing(outcome.result))
+        counts = str(frames["received"]), str(frames["enhanced"])
+        table.add_row(job.input, *counts, f"{outcome.seconds:.1f}", "; ".join(notes))
+    return table
+
+
+def _seconds(text: str) -> float:
+    """Parses seconds or [HH:]MM:SS, with a fraction or not."""
+    parts = re.fullmatch(r"(?:(?:(\d+):)?([0-5]?\d):)?(\d+\.?\d*|\.\d+)", text, re.ASCII)
+    given = parts.groups() if parts else (math.nan,) * 3
+    hours, minutes, seconds = (float(part or 0) for part in given)
+    value = 3600 * hours + 60 * minutes + seconds
+    if not value <= MOST_SECONDS or (":" in text and seconds >= 60):
+        raise argparse.ArgumentTypeError(f"{text!r} is no time: give seconds or HH:MM:SS")
+    return value
+
+
+def _length(text: str) -> float:
+    """Parses a time of more than nought."""
+    value = _seconds(text)
+    if not value:
+        raise argparse.ArgumentTypeError(f"{text!r} is no length: give more than 0 seconds")
+    return value

@@ -1,0 +1,38 @@
+"""Why frames were not restored, in words."""
+
+from typing import Literal, NamedTuple
+
+BUSY = 0.1
+"""Share of the frames that were not restored in time, above which a machine was too busy."""
+
+
+class Reason(NamedTuple):
+    """Why frames were not restored: in a word, and as a clause for a sentence."""
+
+    kind: Literal["nothing came", "high quality", "failed", "busy", "no face"]
+    clause: str
+
+
+def why_not_restored(
+    received: int, enhanced: int, well_received: int = 0, skipped: int = 0, failed: int = 0
+) -> Reason | None:
+    """Returns why frames were not restored, None if enough of them were.
+
+    Args:
+        received: all frames.
+        enhanced: those that were restored.
+        well_received: those whose faces came so well that there was nothing to restore.
+        skipped: those that would have been late.
+        failed: those whose enhancement raised.
+    """
+    if not received:
+        return Reason("nothing came", "no frame came")
+    if well_received > max(enhanced, skipped, failed):
+        what = "frames came so well that there was nothing to restore"
+        return Reason("high quality", f"{well_received} of {received} {what}")
+    if failed > BUSY * received:
+        return Reason("failed", f"restoring {failed} of {received} frames failed")
+    if skipped > BUSY * received:
+        what = "frames went out untouched, because restoring them would have delayed them"
+        return Reason("busy", f"this machine was too busy: {skipped} of {received} {what}")
+    return None if enhanced else Reason("no face", "no face was found")
