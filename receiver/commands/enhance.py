@@ -131,8 +131,8 @@ def one_job(places: list[str]) -> Job:
     """The job of the arguments IN and OUT. Raises InputError if they are not two."""
     if len(places) != 2:
         raise InputError(
-            f"got {len(places)} name{'s' * (len(places) > 1)}: give IN and OUT, or files and folders "
-            "and --into DIR"
+            f"got {len(places)} name{'s' * (len(places) > 1)}: "
+            "give IN and OUT, or files and folders and --into DIR"
         )
     # Before Path, which makes - of ./-
     job = Job(*(None if place == PIPE else Path(place) for place in places))
