@@ -64,7 +64,9 @@ def composed(source: Source, width: int, height: int, faces: int) -> Source:
         parts = [islice(source.frames(), APART * number, None) for number in range(faces)]
         for pictures in zip(*parts, strict=False):
             cut = [cut_frame(picture, *window).reformat(*tile, "yuv420p") for picture in pictures]
-            yield _mosaic(cut, width, height)
+            whole = _mosaic(cut, width, height)
+            whole.pts, whole.time_base = pictures[0].pts, pictures[0].time_base
+            yield whole
 
     return Source(frames, width, height, source.rate)
 

@@ -105,7 +105,7 @@ class Call:
         """Connects and lets the first frame go."""
         tracks: list[MediaStreamTrack] = []
         self._connections[1].on("track", tracks.append)
-        await connect(*self._connections, self._sender, None)
+        await connect(*self._connections, self._sender)
         (self._source,) = tracks
         self._receiver = self._connections[1].getReceivers()[0]
         self._track = EnhancedVideoTrack(self._source, self._enhancer)

@@ -12,6 +12,7 @@ from collections.abc import Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, replace
 from fractions import Fraction
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -78,6 +79,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
         description="Receives video calls and shows the face that compression took from them.",
         epilog="receiver COMMAND --help tells what each takes.",
     )
+    parser.add_argument("--version", action="version", version=version("keyframe-receiver"))
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     _add_demo(commands)
     enhance.add(commands)

@@ -24,13 +24,13 @@ from receiver.errors import ReceiverError
 from receiver.faces import Face
 from receiver.outputs import FileOutput, side_by_side, write_label, write_picture
 from receiver.requester import Requester
-from receiver.sender import EncodedTrack, Source, clip_sound
+from receiver.sender import EncodedTrack, Source
 from receiver.stills import LABEL, StillSender, guard_channels
 from receiver.track import EnhancedVideoTrack
 
 PANELS = ["received", "restored", "original"]
-PATIENCE = 30
-"""Frames for which a moment of `demo.png` waits for one that was restored."""
+PATIENCE = 1.0
+"""Seconds for which a moment of `demo.png` waits for a frame that was restored."""
 MOMENTS = (0.25, 0.55, 0.85)
 """Parts of the demo's length at which `demo.png` shows a face."""
 MEASURE_EVERY = 5
@@ -74,11 +74,11 @@ class Recorder(FileOutput):
         psnr: of faces, received and restored against the original, in dB.
     """
 
-    def __init__(self, folder: Path, rate: Fraction, total: int, has_sound: bool) -> None:
-        """`total` frames at `rate` a second are expected."""
+    def __init__(self, folder: Path, rate: Fraction, seconds: float, has_sound: bool) -> None:
+        """`seconds` of about `rate` frames each are expected."""
         self.psnr: dict[str, list[float]] = {"received": [], "restored": []}
         self._folder = folder
-        self._due = [round(part * total) for part in MOMENTS]
+        self._due = [part * seconds for part in MOMENTS]
         self._kept: list[Picture] = []
         super().__init__(folder / "demo.mp4", rate, has_sound)
 
@@ -91,8 +91,9 @@ class Recorder(FileOutput):
     def picture(self, item: Moment) -> av.VideoFrame:
         """The three panels of a moment, which is measured on the way."""
         # A frame that went out untouched shows nothing, unless the machine restores none at all.
-        patience = 0 if item.pictures[1] is not item.pictures[0] else PATIENCE
-        due = sum(self.written >= frame + patience for frame in self._due)
+        patience = 0.0 if item.pictures[1] is not item.pictures[0] else PATIENCE
+        time = item.pictures[0].time or 0.0
+        due = sum(time >= moment + patience for moment in self._due)
         wanted = due > len(self._kept)
         if item.faces and (wanted or self.written % MEASURE_EVERY == 0):
             to_crop = item.faces[0].crop_from_frame
@@ -134,8 +135,7 @@ async def run_demo(
         InputError: if `demo.mp4` cannot be written.
     """
     sender = EncodedTrack(source, encoding, seconds)
-    total = round(seconds * source.rate)
-    recorder = Recorder(folder, source.rate, total, source.audio is not None)
+    recorder = Recorder(folder, source.rate, seconds, source.sound is not None)
     prepare_aiortc()
     # aiortc would ask a public STUN server for our address; this call stays on the machine.
     here = RTCConfiguration(iceServers=[])
@@ -145,7 +145,7 @@ async def run_demo(
     requester = Requester(enhancer)
     stills = StillSender(sending.createDataChannel(LABEL), lambda: sender.newest)
     try:
-        await connect(sending, receiving, sender, source.audio)
+        await connect(sending, receiving, sender)
         guard_channels(receiving, requester.take_channel, sender.stop)
         (receiver,) = (one for one in receiving.getReceivers() if one.track is tracks["video"])
         requester.listen_to(receiver)
@@ -186,16 +186,14 @@ async def connect(
     sending: RTCPeerConnection,
     receiving: RTCPeerConnection,
     video: EncodedTrack,
-    audio: Path | None,
 ) -> None:
     """Offer and answer between two connections of this process, until media can flow."""
     rtp_sender = sending.addTrack(video)
     # aiortc has no public way to learn of a PLI; without this it would go to aiortc's own encoder.
     setattr(rtp_sender, "_send_keyframe", video.request_keyframe)  # noqa: B010
     sending.getTransceivers()[0].setCodecPreferences(h264_codecs())
-    sound = clip_sound(audio) if audio is not None else None
-    if sound is not None:
-        sending.addTrack(sound)
+    if video.sound is not None:
+        sending.addTrack(video.sound)
     receive_h264(receiving)
     connected = asyncio.Event()
 

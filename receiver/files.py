@@ -185,7 +185,7 @@ class _Part:
         """
         first: av.VideoFrame | None = None
         streams = self._reader.container.streams
-        wanted = {one.index for one in streams if one.type in ("video", "audio", "data")}
+        wanted = {one.index for one in streams if one.type in ("video", "audio")}
         size = 0
         for packet in self._packets:
             self.ahead.append(packet)

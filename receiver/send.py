@@ -8,14 +8,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from aiortc import RTCPeerConnection
-from aiortc.mediastreams import MediaStreamTrack
 
 from receiver.call import h264_codecs, prepare_aiortc
 from receiver.client import SETUP_SECONDS, SessionError, shown
 from receiver.encoding import Encoding
 from receiver.errors import InputError, ReceiverError
 from receiver.rooms import GONE
-from receiver.sender import EncodedTrack, Source, clip_sound
+from receiver.sender import EncodedTrack, Source
 from receiver.signalling import open_publishing
 from receiver.stills import LABEL, StillSender, guard_channels
 from receiver.waiting import first, run_until
@@ -47,8 +46,7 @@ class Sending:
         """To be made inside a running event loop."""
         self.video = EncodedTrack(source, encoding, scene_cuts=False)
         self.stills: StillSender | None = None
-        self._audio, self._has_stills = source.audio, stills
-        self._sound: MediaStreamTrack | None = None
+        self._has_stills = stills
         self._began = 0.0
 
     def prepare(self, connection: RTCPeerConnection) -> None:
@@ -59,10 +57,8 @@ class Sending:
         transceiver = connection.getTransceivers()[0]
         transceiver.direction = "sendonly"
         transceiver.setCodecPreferences(h264_codecs())
-        if self._audio is not None:
-            self._sound = clip_sound(self._audio)
-        if self._sound is not None:
-            connection.addTrack(self._sound)
+        if self.video.sound is not None:
+            connection.addTrack(self.video.sound)
             connection.getTransceivers()[1].direction = "sendonly"
         if self._has_stills:
             channel = connection.createDataChannel(LABEL)
@@ -77,8 +73,6 @@ class Sending:
         """Ends every track and thread."""
         if self.stills is not None:
             self.stills.close()
-        if self._sound is not None:
-            self._sound.stop()
         self.video.stop()
 
     def result(self) -> SendResult:

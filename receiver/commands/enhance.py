@@ -131,8 +131,8 @@ def one_job(places: list[str]) -> Job:
     """The job of the arguments IN and OUT. Raises InputError if they are not two."""
     if len(places) != 2:
         raise InputError(
-            f"IN and OUT are needed, and {len(places)} were given: for several files or a folder "
-            "add --into DIR"
+            f"got {len(places)} name{'s' * (len(places) > 1)}: "
+            "give IN and OUT, or files and folders and --into DIR"
         )
     # Before Path, which makes - of ./-
     job = Job(*(None if place == PIPE else Path(place) for place in places))
@@ -232,8 +232,14 @@ class _Enhancing:
         enhancer = new_enhancer(args, self._generator, strength=args.strength)
         if args.quality != "auto":
             Quality(self._generator, args.quality, None).watch(enhancer)
+        said: list[str] = []
+
+        def tell(sentence: str) -> None:
+            said.append(sentence)
+            say(sentence)
+
         with _shown(description, total, quiet=args.json) as progress:
-            return enhance_file(
+            result = enhance_file(
                 job.source,
                 job.target,
                 enhancer,
@@ -242,8 +248,12 @@ class _Enhancing:
                 start=args.start,
                 duration=args.duration,
                 progress=progress,
-                say=say,
+                say=tell,
             )
+        for note in result.notes:
+            if note not in said:  # what shows only when the file has been read
+                say(note)
+        return result
 
 
 @contextmanager

@@ -8,6 +8,7 @@ from fractions import Fraction
 from typing import Any
 
 import av
+from av.stream import Discard
 
 from receiver.media.display import Display
 from receiver.media.pixels import Storage
@@ -166,7 +167,7 @@ class Copy:
 
     def _add(self, stream: Any, source: VideoReader, packet: Any) -> None:
         name = self.container.format.name
-        if stream.type == "data" and _is_made_anew(stream, source, packet):
+        if stream.type == "data" and _is_made_anew(stream, source):
             return
         if name == "matroska" and stream.disposition & STILL and packet is not None:
             ending, kind = PICTURES.get(codec_name(stream) or "", ("", ""))
@@ -236,14 +237,14 @@ def first_of_each(packets: Iterable[Any]) -> dict[int, Any]:
     return first
 
 
-def _is_made_anew(stream: Any, source: VideoReader, packet: Any) -> bool:
+def _is_made_anew(stream: Any, source: VideoReader) -> bool:
     """Whether a data stream is what a muxer writes by itself: a timecode, or a list of chapters.
 
-    libav reads the list itself and gives no packets of it.
+    libav reads the list itself, and then discards the stream.
     """
     if "timecode" in stream.metadata:
         return "timecode" in source.video.metadata
-    return packet is None and bool(source.container.chapters())
+    return bool(stream.discard == Discard.all)
 
 
 def add_like(container: av.container.OutputContainer, stream: Any) -> Any:

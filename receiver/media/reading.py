@@ -75,10 +75,12 @@ class VideoReader:
         broke_off: whether the file ended in an error, or before the time that its header says.
     """
 
-    def __init__(self, path: Path | None) -> None:
+    def __init__(self, path: Path | None, *, side_data: bool = True) -> None:
         """
         Args:
             path: of a regular file in one of `FORMATS`, or None for standard input.
+            side_data: whether frames come with their QPs and motion vectors; without them, all
+                cores decode.
 
         Raises:
             InputError: with the reason if there is no video that can be decoded.
@@ -96,7 +98,9 @@ class VideoReader:
         except BaseException:
             self.container.close()
             raise
-        export_side_data(self.video.codec_context)
+        self.video.thread_type = "AUTO"
+        if side_data:
+            export_side_data(self.video.codec_context)
         rate = self.video.average_rate or self.video.guessed_rate
         self.rate = Fraction(rate) if rate else DEFAULT_RATE
         self.time_base = Fraction(self.video.time_base or DEFAULT_TIME_BASE)

@@ -112,6 +112,8 @@ def _lost_tags(
     before, after = chapters_of(source, Fraction(0), None), written.chapters()
     if [title_of(one) for one in before] != [title_of(one) for one in after]:
         lost.append("chapters" if len(before) != len(after) else "titles of chapters")
+    if source.video.metadata.get("alpha_mode", source.video.metadata.get("ALPHA_MODE")) == "1":
+        lost.append("transparency")  # beside the frames, in WebM: the decoder does not see it
     kept = {source.video.index, *copied}
     if len(_covers(source.container)) > len(_covers(written)):
         lost.append("cover art")

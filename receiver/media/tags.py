@@ -12,7 +12,7 @@ TECHNICAL = frozenset(
         *("major_brand", "minor_version", "compatible_brands", "encoder", "vendor_id"),
         *("handler_name", "duration", "bps", "number_of_frames", "number_of_bytes"),
         *("_statistics_writing_app", "_statistics_writing_date_utc", "_statistics_tags"),
-        *("language", "name", "filename", "mimetype"),
+        *("language", "name", "filename", "mimetype", "alpha_mode"),
     )
 )
 """Metadata (in lower case) that tell how a file was made: the writer of the new one sets them."""

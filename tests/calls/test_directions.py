@@ -4,6 +4,7 @@ import asyncio
 import re
 import threading
 from fractions import Fraction
+from itertools import repeat
 
 import aiohttp
 import pytest
@@ -15,7 +16,7 @@ from receiver.call import h264_codecs, receive_h264
 from receiver.encoding import Encoding
 from receiver.enhancer import Enhancer
 from receiver.rooms import Room
-from receiver.sender import EncodedTrack, Source
+from receiver.sender import EncodedTrack, Source, evenly
 from receiver.transport import GOODBYE_SECONDS
 from tests.calls.peer import HERE, Peer, Tone, serving
 from tests.calls.test_join import joining, until
@@ -24,13 +25,8 @@ from tests.conftest import plain_frame
 
 def plain_source(width: int = 320, height: int = 240) -> Source:
     """A picture that does not change."""
-    frame = plain_frame(width, height)
-
-    def frames():
-        while True:
-            yield frame
-
-    return Source(frames, width, height, Fraction(30))
+    frame, rate = plain_frame(width, height), Fraction(30)
+    return Source(lambda: evenly(repeat(frame), rate), width, height, rate)
 
 
 def plain_track(width: int = 320) -> EncodedTrack:

@@ -16,16 +16,18 @@ import numpy as np
 import pytest
 from aiohttp import web
 from aiortc import RTCPeerConnection, RTCSessionDescription
+from aiortc.mediastreams import MediaStreamTrack
 
 from receiver.alignment import extract_crop, psnr_db
 from receiver.call import receive_h264
 from receiver.client import SessionError
+from receiver.demo import consume
 from receiver.encoding import Encoding
 from receiver.errors import InputError
 from receiver.offers import answer
 from receiver.rooms import Room
 from receiver.send import ON_REQUEST, Sending, send
-from receiver.sender import Source, clip_source
+from receiver.sender import Source, clip_source, evenly
 from receiver.serve import room_stats
 from receiver.signalling import open_publishing
 from tests.calls.peer import HERE, serving
@@ -145,6 +147,49 @@ async def test_redirects_the_token_and_delete(clip):
     ]
 
 
+async def received_packets(connection: RTCPeerConnection) -> dict[str, int]:
+    """RTP packets that came so far, by their kind."""
+    stats = (await connection.getStats()).values()
+    return {one.kind: one.packetsReceived for one in stats if one.type == "inbound-rtp"}
+
+
+async def test_sound_goes_on_with_the_picture_pass_after_pass(tmp_path):
+    """It stopped after the first."""
+    clip = tmp_path / "clip.mp4"
+    write_clip(clip, [plain_frame(64, 48)] * 45, with_audio=True)  # 1.5 s
+    answerer, heard = RTCPeerConnection(HERE), []
+
+    async def handler(request: web.Request) -> web.Response:
+        if request.method != "POST":
+            return web.Response()
+        receive_h264(answerer)
+        sdp = await answer(answerer, RTCSessionDescription(await request.text(), "offer"))
+        return web.Response(
+            status=201, text=sdp, content_type="application/sdp", headers={"Location": "/session"}
+        )
+
+    def listen(track: MediaStreamTrack) -> None:
+        tasks.append(asyncio.ensure_future(consume(track, taken[track.kind])))
+
+    taken = {"video": lambda frame: None, "audio": heard.append}
+    tasks: list[asyncio.Task[None]] = []
+    answerer.on("track", listen)
+    runner, base = await answering(handler)
+    async with sending(str(clip), base + "/whip"):
+        await until(lambda: len(heard) >= 90)  # the first pass is over
+        began, before = time.monotonic(), await received_packets(answerer)
+        await asyncio.sleep(4)
+        seconds, after = time.monotonic() - began, await received_packets(answerer)
+        rates = {kind: (after[kind] - before[kind]) / seconds for kind in after}
+    await answerer.close()
+    await asyncio.gather(*tasks)
+    await runner.cleanup()
+    assert rates["audio"] == pytest.approx(50, abs=8)  # on a busy computer all is put off
+    assert rates["video"] == pytest.approx(30, abs=6)
+    loud = [np.abs(piece.to_ndarray()).max() > 1000 for piece in heard[10:]]
+    assert np.mean(loud) > 0.95
+
+
 @pytest.mark.parametrize(
     ("status", "error", "sentence"),
     [
@@ -170,8 +215,8 @@ async def test_key_frames_come_only_when_asked(portrait):
     pictures = [portrait[0], plain_frame(640, 480)]
 
     def frames() -> Iterator[av.VideoFrame]:
-        for count in itertools.count():
-            yield pictures[count // 10 % 2]
+        cuts = (pictures[count // 10 % 2] for count in itertools.count())
+        return evenly(cuts, Fraction(120))
 
     source = Source(frames, 640, 480, Fraction(120))
     call = Sending(source, Encoding(kbps=300, keyframe_every=ON_REQUEST))

@@ -52,7 +52,7 @@ class LossyCall:
         self.sending, self.receiving = RTCPeerConnection(), RTCPeerConnection()
         tracks = []
         self.receiving.on("track", tracks.append)
-        await connect(self.sending, self.receiving, self.sender, None)
+        await connect(self.sending, self.receiving, self.sender)
         (self.receiver,) = self.receiving.getReceivers()
         if self._stock:
             self.receiver.use_stock_transport()
