@@ -13,7 +13,9 @@ def fitted(frame: av.VideoFrame, width: int, height: int) -> av.VideoFrame:
     if (frame.width, frame.height) == (width, height):
         return frame
     scale = min(width / frame.width, height / frame.height)
-    inner = frame.reformat(_even(frame.width * scale, width), _even(frame.height * scale, height))
+    inner = frame.reformat(
+        _even(frame.width * scale, width), _even(frame.height * scale, height), threads=1
+    )
     outer = av.VideoFrame(width, height, frame.format.name)
     left, top = (width - inner.width) // 4 * 2, (height - inner.height) // 4 * 2
     grey = 128 << (bits_of(frame) - 8)

@@ -75,11 +75,12 @@ class Storage:
                 format=self.name,
                 dst_colorspace=Colorspace.SMPTE170M,
                 dst_color_range=ColorRange.MPEG,
+                threads=1,  # swscale's threads write over each other's rows of odd widths
             )
             keep_tags(converted, frame)
             converted.colorspace, converted.color_range = SMPTE170M, ColorRange.MPEG
         else:
-            converted = frame.reformat(format=self.name)
+            converted = frame.reformat(format=self.name, threads=1)
             keep_tags(converted, frame)
         converted.duration = frame.duration
         return converted
