@@ -16,7 +16,8 @@ demo: .venv/with-demo
 	$(BIN)/receiver demo
 
 test: .venv/with-tests
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --ignore tests/calls --numprocesses 2 --dist loadfile
+	$(BIN)/python -m pytest tests/calls  # one by one: calls run in real time
 
 check: .venv/with-tests
 	$(BIN)/ruff check .
