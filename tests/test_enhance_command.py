@@ -5,8 +5,10 @@ import io
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import av
@@ -42,6 +44,29 @@ def here(tmp_path, monkeypatch) -> Path:
 def frames_of(path: Path) -> int:
     with av.open(str(path)) as container:
         return len(list(container.decode(video=0)))
+
+
+# Signals
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs POSIX signals")
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGHUP"])
+def test_a_signal_leaves_no_unfinished_file(clip, here, name):
+    (here / "out.mp4").write_text("an older result")
+    number = getattr(signal, name)
+    command = [sys.executable, "-m", "receiver", "enhance", str(clip), "out.mp4"]
+    with subprocess.Popen(
+        command,
+        stderr=subprocess.PIPE,
+        preexec_fn=lambda: signal.signal(number, signal.SIG_DFL),  # nohup turns SIGHUP off
+    ) as process:
+        deadline = time.monotonic() + 60
+        while len(list(here.iterdir())) == 1 and time.monotonic() < deadline:
+            time.sleep(0.01)  # until the work has begun
+        process.send_signal(number)
+        assert process.wait(60) == 128 + number
+    assert [path.name for path in here.iterdir()] == ["out.mp4"]
+    assert (here / "out.mp4").read_text() == "an older result"
 
 
 # Several files

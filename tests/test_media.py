@@ -48,55 +48,63 @@ def placed(clock: PacketClock, packets: list[SimpleNamespace]) -> list[int | Non
 
 
 def test_times_without_a_jump_stay():
-    clock = PacketClock(has_dts=True, may_jump=True)
+    clock = PacketClock(may_jump=True)
     assert placed(clock, [packet(0, t) for t in (3, 4, 5, 6)]) == [3, 4, 5, 6]
 
 
 def test_the_origin_becomes_nought():
-    clock = PacketClock(has_dts=True, may_jump=True, origin=Fraction(3, 25))
+    clock = PacketClock(may_jump=True, origin=Fraction(3, 25))
     assert placed(clock, [packet(0, t) for t in (2, 3, 4)]) == [-1, 0, 1]
 
 
 def test_a_segment_that_begins_again_goes_on():
-    clock = PacketClock(has_dts=True, may_jump=False)
+    clock = PacketClock(may_jump=True)
     assert placed(clock, [packet(0, t) for t in (10, 11, 12, 2, 3)]) == [10, 11, 12, 13, 14]
 
 
 def test_a_leap_is_a_pause_unless_the_format_may_jump():
     leap = 12 + int(FORWARD * 25) + 1
     times = [10, 11, leap, leap + 1]
-    pause = PacketClock(has_dts=True, may_jump=False)
+    pause = PacketClock(may_jump=False)
     assert placed(pause, [packet(0, t) for t in times]) == times
-    jump = PacketClock(has_dts=True, may_jump=True)
+    jump = PacketClock(may_jump=True)
     assert placed(jump, [packet(0, t) for t in times]) == [10, 11, 12, 13]
 
 
 def test_streams_that_reach_a_jump_one_after_another_are_shifted_alike():
-    clock = PacketClock(has_dts=True, may_jump=True)
+    clock = PacketClock(may_jump=True)
     packets = [packet(0, 100), packet(1, 100, "audio"), packet(0, 101), packet(1, 101, "audio")]
     packets += [packet(0, 5), packet(1, 102, "audio"), packet(1, 5, "audio"), packet(0, 6)]
     assert placed(clock, packets) == [100, 100, 101, 101, 102, 102, 102, 103]
 
 
 def test_a_segment_begins_after_the_end_of_every_stream():
-    clock = PacketClock(has_dts=True, may_jump=True)
+    clock = PacketClock(may_jump=True)
     packets = [packet(0, 100), packet(1, 100, "audio", lasts=30), packet(0, 5)]
     assert placed(clock, packets)[-1] == 130
 
 
 def test_disorder_within_a_tenth_of_a_second_is_no_jump():
-    clock = PacketClock(has_dts=True, may_jump=True)
+    clock = PacketClock(may_jump=True)
     back = int(BACK * 25)
     assert placed(clock, [packet(0, 10), packet(0, 10 - back)]) == [10, 10 - back]
 
 
-def test_guessed_times_are_not_searched_for_jumps():
-    clock = PacketClock(has_dts=False, may_jump=False)
+def test_a_clock_that_does_not_jump_is_left_alone():
+    """Those of Matroska are guessed by libav and go back after a pause, those of .mp4 at edits."""
+    clock = PacketClock(may_jump=False)
     assert placed(clock, [packet(0, t) for t in (0, 3124, 1, 2)]) == [0, 3124, 1, 2]
 
 
+def test_a_length_that_no_sound_has_is_not_believed():
+    clock = PacketClock(may_jump=True)
+    packets = [packet(1, 0, "audio", lasts=10**6), packet(1, 1, "audio"), packet(1, 0, "audio")]
+    assert placed(clock, packets) == [0, 1, 0]
+    assert packets[0].duration == 0
+
+
 def test_subtitles_follow_the_others():
-    clock = PacketClock(has_dts=True, may_jump=True)
+    clock = PacketClock(may_jump=True)
     packets = [packet(0, 100), packet(0, 3), packet(2, 4, "subtitle")]
     assert placed(clock, packets) == [100, 101, 102]
 
@@ -118,6 +126,12 @@ def test_frames_keep_their_times_and_durations():
     clock.sent(packet(0, 0))
     frames = [frame(0, 33), frame(33, 0), frame(1000, 3000)]
     assert clocked(clock, frames) == [(0, 33), (33, 40), (1000, 3000)]
+
+
+def test_no_frame_lasts_beyond_the_end():
+    clock = FrameClock(Fraction(1, 25), Fraction(25), Fraction(7, 25))
+    clock.sent(packet(0, 0))
+    assert clocked(clock, [frame(0, 3), frame(4, 90)]) == [(0, 3), (4, 3)]
 
 
 def test_frames_without_times_follow_at_the_rate():

@@ -5,6 +5,7 @@ import errno
 import math
 import os
 import re
+import signal
 import sys
 import time
 from collections import Counter
@@ -35,6 +36,8 @@ DEFAULT_ENDING = ".mp4"
 """Ending of outputs whose input has one that cannot be written."""
 MOST_SECONDS = 1e7
 """Largest value of --start and --duration: a hundred days and more."""
+KILLED = 128
+"""Exit code of a command that a signal ended, less the signal's number, as shells give it."""
 NAME_SHOWN = 16
 """Characters of a file's name beside its progress bar."""
 
@@ -122,9 +125,28 @@ def add(commands: Any) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Runs the command. Raises ReceiverError for what fails before the work, or the one file."""
-    if args.into is not None:
-        return _enhance_several(args, jobs_into(args.places, args.into))
-    return _enhance_one(args, one_job(args.places))
+    with _stoppable():
+        if args.into is not None:
+            return _enhance_several(args, jobs_into(args.places, args.into))
+        return _enhance_one(args, one_job(args.places))
+
+
+@contextmanager
+def _stoppable() -> Iterator[None]:
+    """Lets SIGTERM and SIGHUP end the command as Ctrl-C does: unfinished outputs are removed."""
+
+    def stop(number: int, _: object) -> None:
+        sys.exit(KILLED + number)
+
+    names = [getattr(signal, name, None) for name in ("SIGTERM", "SIGHUP")]  # Windows has one
+    taken = [one for one in names if one is not None and signal.getsignal(one) == signal.SIG_DFL]
+    for one in taken:
+        signal.signal(one, stop)
+    try:
+        yield
+    finally:
+        for one in taken:
+            signal.signal(one, signal.SIG_DFL)
 
 
 def one_job(places: list[str]) -> Job:

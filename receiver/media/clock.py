@@ -3,6 +3,7 @@
 import heapq
 from dataclasses import dataclass
 from fractions import Fraction
+from math import ceil
 from typing import Any
 
 import av
@@ -11,8 +12,8 @@ BACK = Fraction(1, 10)
 """Seconds by which a stream's decoding times go back where a new segment begins (FFmpeg's limit):
 one file appended to another."""
 FORWARD = Fraction(10)
-"""Seconds by which they leap forward where a new segment begins, in formats whose clock may jump
-(FFmpeg's `dts_delta_threshold`). In others a pause may be as long as it likes."""
+"""Seconds by which they leap forward where a new segment begins (FFmpeg's `dts_delta_threshold`),
+and more than any packet of sound lasts."""
 MOST_WAITING = 64
 """Decoding times that wait for their frames: more than any codec reorders."""
 
@@ -33,24 +34,24 @@ class PacketClock:
     the same time, so that sound and video stay together.
     """
 
-    def __init__(self, *, has_dts: bool, may_jump: bool, origin: Fraction = Fraction(0)) -> None:
+    def __init__(self, *, may_jump: bool, origin: Fraction = Fraction(0)) -> None:
         """
         Args:
-            has_dts: whether the format stores decoding times, by which jumps are found. Those of
-                Matroska are guessed by libav, and leap back after a pause.
-            may_jump: whether leaps forward are jumps (`FORWARD`), too.
+            may_jump: whether the format's clock may jump (AVFMT_TS_DISCONT). In others, a pause may
+                be as long as it likes, and decoding times go back at an edit.
             origin: time in the file, in seconds, that becomes 0.
         """
-        self._has_dts, self._may_jump = has_dts, may_jump
+        self._may_jump = may_jump
         self._shifts = [-origin]
         self._streams: dict[int, _Progress] = {}
 
     def place(self, packet: Any) -> None:
         """Shifts the pts and dts of the next packet of the file."""
         base = Fraction(packet.time_base)
-        segment = len(self._shifts) - 1
-        is_steady = packet.stream.type in ("video", "audio")
-        if self._has_dts and is_steady and packet.dts is not None:
+        segment, kind = len(self._shifts) - 1, packet.stream.type
+        if kind == "audio" and (packet.duration or 0) * base > FORWARD:
+            packet.duration = 0  # a damaged one
+        if self._may_jump and kind in ("video", "audio") and packet.dts is not None:
             lasts = (packet.duration or 0) * base
             segment = self._segment(packet.stream.index, packet.dts * base, lasts)
         shift = round(self._shifts[segment] / base)
@@ -62,7 +63,7 @@ class PacketClock:
     def _segment(self, stream: int, dts: Fraction, lasts: Fraction) -> int:
         progress = self._streams.setdefault(stream, _Progress())
         if progress.last is not None and (
-            dts < progress.last - BACK or (self._may_jump and dts > progress.next + FORWARD)
+            dts < progress.last - BACK or dts > progress.next + FORWARD
         ):
             progress.segment += 1
             if progress.segment == len(self._shifts):  # the first stream to reach it
@@ -81,12 +82,15 @@ class FrameClock:
     follow at the stream's rate.
     """
 
-    def __init__(self, time_base: Fraction, rate: Fraction) -> None:
+    def __init__(self, time_base: Fraction, rate: Fraction, end: Fraction | None = None) -> None:
         """
         Args:
             time_base: unit of the frames' pts, in seconds.
             rate: frames a second of a stream without times.
+            end: of the file, in seconds, beyond which no frame lasts; None if that is not known.
+                (In an .mp4, the durations of frames that are reordered are those of others.)
         """
+        self._end = None if end is None else ceil(end / time_base)
         self._base, self._step = time_base, 1 / rate / time_base
         self._has_pts: bool | None = None  # unknown before the first packet
         self._waiting: list[int] = []
@@ -116,5 +120,7 @@ class FrameClock:
             time = self._last + 1
         if frame.duration <= 0:
             frame.duration = max(1, round(self._step))
+        if self._end is not None and time < self._end:
+            frame.duration = min(frame.duration, self._end - time)
         frame.pts = self._last = time
         frame.time_base = self._base

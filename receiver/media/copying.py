@@ -27,6 +27,8 @@ PICTURES = {
 """Ending and media type of cover art, by its codec."""
 LAYOUTS = {"1 channels": "mono", "2 channels": "stereo", "6 channels": "5.1", "8 channels": "7.1"}
 """Usual layouts of sound whose file only counts its channels; .mp4 needs one."""
+FINEST = Fraction(1, 2_000_000)
+"""Seconds of the finest time base of a video: x264 and .mp4 count ticks with 32 bits."""
 SOUND, SOUND_BITS = "aac", 192_000
 """Codec, and bits a second, of sound that no container here can hold as it is."""
 TOP_FIRST, BOTTOM_FIRST = 2, 3
@@ -59,7 +61,7 @@ class VideoPlan:
             container,
             (stored.width, stored.height),
             source.rate,
-            source.time_base,
+            max(source.time_base, FINEST),
             self.crf,
             PRESET,
             stored.format.name,
@@ -112,6 +114,8 @@ class Copy:
         self._copies: dict[int, Any] = {}
         self._encoded: dict[int, Any] = {}  # sound that is encoded anew: its encoders
         self._last: dict[int, int] = {}
+        self._hidden: dict[int, Any] = {}  # the newest packet that an edit list hides, by stream
+        self._begun: set[int] = set()
         for stream in source.container.streams:
             if stream.index == source.video.index:
                 self.video = plan.add_to(container, source)
@@ -133,30 +137,44 @@ class Copy:
             self.container.mux(encoder.encode(None))
 
     def mux(self, packet: Any) -> None:
-        """Writes a packet of the source, at a time later than that of its stream's last one."""
+        """Writes a packet of the source, at a time later than that of its stream's last one.
+
+        Of those that the source's edit list hides, only the last one before the first that is
+        played is written: its decoder starts with it.
+        """
         index = packet.stream.index
+        if packet.is_discard:
+            self._hidden[index] = packet
+            return
+        before = self._hidden.pop(index, None)
+        if before is not None and index not in self._begun:
+            self._write(before, index)
+        self._begun.add(index)
+        self._write(packet, index)
+
+    def _write(self, packet: Any, index: int) -> None:
         if index in self._encoded:
             self._encode(packet, self._encoded[index])
             return
         packet.stream = copy = self._copies[index]
         if copy.disposition & STILL:
             packet.pts = packet.dts = 0
-        if packet.dts is None:
+        if packet.dts is None and copy.type != "video":  # libav works out that of a video
             packet.dts = packet.pts
-        if packet.dts is None:
-            return
         ratio = Fraction(packet.time_base) / Fraction(copy.time_base)
         for name in ("pts", "dts", "duration"):
             if (time := getattr(packet, name)) is not None:
                 setattr(packet, name, round(time * ratio))
         packet.time_base = copy.time_base
-        last = self._last.get(index)
-        if last is not None and copy.type in ("audio", "video"):
-            packet.dts = max(packet.dts, last + self._least_step)
-        self._last[index] = packet.dts
-        if packet.pts is None or packet.pts < packet.dts:
-            packet.pts = packet.dts
-        self.container.mux(packet)
+        if packet.dts is not None:
+            last = self._last.get(index)
+            if last is not None and copy.type in ("audio", "video"):
+                packet.dts = max(packet.dts, last + self._least_step)
+            self._last[index] = packet.dts
+            if packet.pts is None or packet.pts < packet.dts:
+                packet.pts = packet.dts
+        if packet.pts is not None:
+            self.container.mux(packet)
 
     def _encode(self, packet: Any, encoder: Any) -> None:
         pieces: list[Any] = []

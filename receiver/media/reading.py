@@ -134,6 +134,11 @@ class VideoReader:
         return None if length is None else Fraction(length, av.time_base)
 
     @property
+    def _promises_its_length(self) -> bool:
+        """Whether the file's header says how long it is; of other formats libav estimates it."""
+        return any(name in self.container.format.name for name in ("mov", "matroska"))
+
+    @property
     def total(self) -> int | None:
         """How many frames the video has, as far as the file says."""
         if self.video.frames:
@@ -195,7 +200,7 @@ class VideoReader:
                     ends = (time + (packet.duration or 0)) * Fraction(packet.time_base)
                     self._came = max(self._came, ends)
                 self._clock.place(packet)
-            elif not self._may_jump and self._came:  # the end, as far as libav can tell
+            elif self._promises_its_length and self._came:  # the end, as far as libav can tell
                 self.broke_off |= self._came + self._slack < (self.lasts or 0)
             yield packet
 
@@ -224,9 +229,11 @@ class VideoReader:
         self._may_jump = bool(flags & cast(int, FormatFlags.ts_discont.value))
         if self._may_jump and not origin:  # the clock of a broadcast begins anywhere
             origin = self.begins
-        has_dts = "matroska" not in self.container.format.name
-        self._clock = PacketClock(has_dts=has_dts, may_jump=self._may_jump, origin=origin)
-        self._frames = FrameClock(self.time_base, self.rate)
+        self._clock = PacketClock(may_jump=self._may_jump, origin=origin)
+        end = None
+        if "mov" in self.container.format.name and self.lasts is not None:
+            end = self.begins + self.lasts - origin
+        self._frames = FrameClock(self.time_base, self.rate, end)
 
     def _open(self, path: Path | None) -> av.container.InputContainer:
         # Without the prefix, libav takes what stands before a colon for a protocol.
