@@ -5,6 +5,7 @@ from receiver import EnhancedVideoTrack, Enhancer, Generator
 pc.addTrack(EnhancedVideoTrack(track, Enhancer(Generator())))
 """
 
+import os
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +16,10 @@ if TYPE_CHECKING:
     from receiver.errors import DeviceError, InputError, MissingError, ModelError, ReceiverError
     from receiver.generator import Generator
     from receiver.track import EnhancedVideoTrack
+
+# ONNX Runtime would note a device ID in the user's home and collect events of its use. It looks at
+# this when it is imported: its function for it comes too late.
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 __all__ = [
     "DecodedFrame",

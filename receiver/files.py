@@ -170,7 +170,8 @@ class _Part:
     def __init__(self, reader: VideoReader, start: Fraction, length: Fraction | None) -> None:
         self.ahead: list[Any] = []
         self._reader = reader
-        self._is_part = bool(start) or length is not None
+        self._starts_late = start > 0
+        self._is_part = self._starts_late or length is not None
         self._end = length
         if self._is_part:
             reader.seek(start)
@@ -197,13 +198,18 @@ class _Part:
             if first and (not wanted or len(self.ahead) >= AHEAD or size >= AHEAD_BYTES):
                 return first
         if first is None:
-            where, way_out = ("", "give another file")
-            if self._is_part:
-                where, way_out = (" from there on", "give an earlier start")
-            raise InputError(
-                f"{self._reader.name} holds no frame that can be decoded{where}: {way_out}"
-            )
+            raise InputError(f"{self._reader.name} holds no frame {self._why_none()}")
         return first
+
+    def _why_none(self) -> str:
+        if self._starts_late:
+            return "at that start or after it: give an earlier one"
+        if not self._reader.can_seek:
+            return (
+                "that can be decoded without going back: give another video, or write an .mp4 with "
+                "its index at its beginning (ffmpeg: -movflags +faststart)"
+            )
+        return "that can be decoded: give another file"
 
     def items(self, copied: set[int]) -> Iterator[tuple[Any, list[av.VideoFrame]]]:
         """Yields packets of copied streams, and of the video with the frames that they complete."""
@@ -238,7 +244,7 @@ class _Part:
         return kept
 
     def _is_within(self, packet: Any) -> bool:
-        """Whether a copied packet belongs to the part; subtitles that begin before it are cut."""
+        """Whether a copied packet belongs to the part; subtitles are cut at its ends."""
         time = packet.dts if packet.pts is None else packet.pts
         if not self._is_part or time is None:
             return True
@@ -246,10 +252,11 @@ class _Part:
         begins, ends = time * base, (time + (packet.duration or 0)) * base
         if self._end is not None and begins >= self._end:
             return False
-        if begins < 0 and ends > 0 and packet.stream.type == "subtitle":
-            packet.pts = packet.dts = 0
-            packet.duration = round(ends / base)
-            return True
+        if packet.stream.type == "subtitle" and ends > 0:
+            begins = max(begins, Fraction(0))
+            ends = ends if self._end is None else min(ends, self._end)
+            packet.pts = packet.dts = round(begins / base)
+            packet.duration = round((ends - begins) / base)
         return begins >= 0 or bool(packet.stream.disposition & STILL)
 
     def _is_late(self, packet: Any) -> bool:

@@ -1,6 +1,9 @@
 """What is installed: exact versions that are tested, none with a known hole."""
 
+import os
 import re
+import subprocess
+import sys
 import tomllib
 from collections.abc import Iterator
 from importlib.metadata import PackageNotFoundError, distribution
@@ -104,3 +107,12 @@ def test_everything_is_installed_by_the_constraints(file):
     assert lines
     for line in lines:
         assert "PIP_CONSTRAINT=" in line or "--constraint" in line
+
+
+def test_nothing_is_noted_in_the_users_home(tmp_path):
+    """ONNX Runtime notes a device ID for its telemetry there, unless it is told not to."""
+    script = "from receiver import Generator; Generator('lite', 'cpu').warm_up()"
+    home = {"HOME": str(tmp_path), "XDG_CACHE_HOME": str(tmp_path / "cache")}
+    environment = {k: v for k, v in os.environ.items() if k != "ORT_DISABLE_TELEMETRY"}
+    subprocess.run([sys.executable, "-c", script], env=environment | home, cwd=ROOT, check=True)
+    assert list(tmp_path.rglob("*")) == []

@@ -178,7 +178,10 @@ def jobs_into(places: list[str], folder: Path) -> list[Job]:
     names = [_output_name(source) for source in sources]
     name, count = Counter(map(os.path.normcase, names)).most_common(1)[0]
     if count > 1:
-        raise InputError(f"{count} inputs would become {folder / name}: give one of them")
+        same = [str(source) for source in sources if os.path.normcase(_output_name(source)) == name]
+        raise InputError(
+            f"{' and '.join(same)} would both become {folder / name}: enhance one of them apart"
+        )
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -258,7 +261,7 @@ class _Enhancing:
 
         def tell(sentence: str) -> None:
             said.append(sentence)
-            say(sentence)
+            say(f"note: {sentence}")
 
         with _shown(description, total, quiet=args.json) as progress:
             result = enhance_file(
@@ -274,7 +277,7 @@ class _Enhancing:
             )
         for note in result.notes:
             if note not in said:  # what shows only when the file has been read
-                say(note)
+                say(f"note: {note}")
         return result
 
 

@@ -15,7 +15,7 @@ from receiver.media.pixels import Storage
 from receiver.media.reading import STILL, VideoReader
 from receiver.media.side_data import x264_params
 from receiver.media.tags import chapters_of, codec_name, copy_tags, describe, in_words
-from receiver.media.writing import add_h264
+from receiver.media.writing import FORMATS, add_h264
 
 PRESET = "veryfast"
 """x264's preset of files."""
@@ -147,7 +147,7 @@ class Copy:
             self._hidden[index] = packet
             return
         before = self._hidden.pop(index, None)
-        if before is not None and index not in self._begun:
+        if before is not None and index not in self._begun and (before.pts or 0) <= 0:
             self._write(before, index)
         self._begun.add(index)
         self._write(packet, index)
@@ -197,7 +197,9 @@ class Copy:
             if stream.type == "audio" and stream.codec_context is not None:
                 self._encode_anew(stream)
             else:
-                self.left_out.append(in_words(stream))
+                keeps = [end for end, name in FORMATS.items() if can_hold(name, stream, packet)]
+                way_out = f" ({keeps[0]} keeps them)" if keeps else ""
+                self.left_out.append(f"{in_words(stream)}{way_out}")
             return
         copy = add_like(self.container, stream)
         if stream.type != "attachment":

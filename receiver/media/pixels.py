@@ -57,10 +57,11 @@ class Storage:
         odd = (frame.width % 2 and "444" not in name) or (frame.height % 2 and "420" in name)
         if odd and "gray" not in name:
             changes.append(
-                f"because H.264 has {frame.width}x{frame.height}, an odd size, in no other format; "
-                "not every player shows it"
+                f"because H.264 has {frame.width}x{frame.height}, an odd size, in no other format"
             )
             name = name.replace("420", "444").replace("422", "444")
+        if changes and "444" in name:
+            changes.append("not every player shows it")
         return cls(name, f"{layout.name} becomes {name} ({', '.join(changes)})" if changes else "")
 
     def stored(self, frame: av.VideoFrame) -> av.VideoFrame:

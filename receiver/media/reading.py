@@ -87,6 +87,7 @@ class VideoReader:
         """
         self.name = "standard input" if path is None else str(path)
         self.broke_off = False
+        self._path = path
         if path is not None:
             _check_regular(path)
         self.container = self._open(path)
@@ -121,6 +122,11 @@ class VideoReader:
     def close(self) -> None:
         """Closes the file."""
         self.container.close()
+
+    @property
+    def can_seek(self) -> bool:
+        """Whether libav can go back in the file: not in a pipe."""
+        return self._path is not None or sys.stdin.seekable()
 
     @property
     def begins(self) -> Fraction:
