@@ -27,6 +27,8 @@ PICTURES = {
 """Ending and media type of cover art, by its codec."""
 LAYOUTS = {"1 channels": "mono", "2 channels": "stereo", "6 channels": "5.1", "8 channels": "7.1"}
 """Usual layouts of sound whose file only counts its channels; .mp4 needs one."""
+DAMAGED = (av.error.ArgumentError, av.error.InvalidDataError, av.error.PatchWelcomeError)
+"""What a muxer says of a packet that it cannot make sense of."""
 FINEST = Fraction(1, 2_000_000)
 """Seconds of the finest time base of a video: x264 and .mp4 count ticks with 32 bits."""
 SOUND, SOUND_BITS = "aac", 192_000
@@ -91,6 +93,7 @@ class Copy:
     Attributes:
         video: the stream that frames are encoded for.
         left_out: streams that the container cannot hold, in a few words each.
+        damaged: packets that it refused.
     """
 
     def __init__(
@@ -111,6 +114,7 @@ class Copy:
         """
         self.container = container
         self.left_out: list[str] = []
+        self.damaged = 0
         self._copies: dict[int, Any] = {}
         self._encoded: dict[int, Any] = {}  # sound that is encoded anew: its encoders
         self._last: dict[int, int] = {}
@@ -173,8 +177,12 @@ class Copy:
             self._last[index] = packet.dts
             if packet.pts is None or packet.pts < packet.dts:
                 packet.pts = packet.dts
-        if packet.pts is not None:
+        if packet.pts is None:
+            return
+        try:
             self.container.mux(packet)
+        except DAMAGED:
+            self.damaged += 1
 
     def _encode(self, packet: Any, encoder: Any) -> None:
         pieces: list[Any] = []
@@ -194,7 +202,7 @@ class Copy:
                 self.container.add_attachment(title, kind, bytes(packet))
                 return
         if not can_hold(name, stream, packet):
-            if stream.type == "audio" and stream.codec_context is not None:
+            if stream.type == "audio" and stream.codec_context is not None and stream.channels:
                 self._encode_anew(stream)
             else:
                 keeps = [end for end, name in FORMATS.items() if can_hold(name, stream, packet)]

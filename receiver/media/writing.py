@@ -78,7 +78,11 @@ class VideoWriter:
         self._new = NewFile(path, private=live)
         # The open file, not its name: libav would open the name anew, truncate whatever is there by
         # then, and follow a link. It costs no time: measured with 60 MB/s.
-        self.container = av.open(self._new.file, "w", name, container_options=options)
+        try:
+            self.container = av.open(self._new.file, "w", name, container_options=options)
+        except BaseException:
+            self._new.discard()
+            raise
 
     @property
     def kept(self) -> bool:
