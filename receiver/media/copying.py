@@ -177,19 +177,21 @@ class Copy:
             self._last[index] = packet.dts
             if packet.pts is None or packet.pts < packet.dts:
                 packet.pts = packet.dts
-        if packet.pts is None:
-            return
-        try:
-            self.container.mux(packet)
-        except DAMAGED:
-            self.damaged += 1
+        if packet.pts is not None:
+            self._mux([packet])
 
     def _encode(self, packet: Any, encoder: Any) -> None:
         pieces: list[Any] = []
         with contextlib.suppress(av.FFmpegError):  # a damaged packet costs itself
             pieces = packet.decode()
         for piece in pieces:
-            self.container.mux(encoder.encode(piece))
+            self._mux(encoder.encode(piece))
+
+    def _mux(self, packets: list[Any]) -> None:
+        try:
+            self.container.mux(packets)
+        except DAMAGED:
+            self.damaged += 1
 
     def _add(self, stream: Any, source: VideoReader, packet: Any) -> None:
         name = self.container.format.name
