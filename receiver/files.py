@@ -128,8 +128,8 @@ def enhance_file(
                 raise unwritable(target, error) from error
         if reader.broke_off:
             notes.append(f"{reader.name} breaks off: what came before is kept")
-        if copy.damaged:
-            notes.append(f"{copy.damaged} damaged packets of {reader.name} are left out")
+        if damaged := copy.damaged + reader.damaged:
+            notes.append(f"{damaged} damaged packets of {reader.name} are left out")
         notes += work.notes
     counts = enhancer.stats.frames
     return FileResult(

@@ -138,7 +138,7 @@ class Copy:
     def finish(self) -> None:
         """Writes what the encoders of sound still hold."""
         for encoder in self._encoded.values():
-            self.container.mux(encoder.encode(None))
+            self._mux(encoder.encode(None))
 
     def mux(self, packet: Any) -> None:
         """Writes a packet of the source, at a time later than that of its stream's last one.

@@ -183,7 +183,8 @@ class _Pass:
         """
         for packet in self.reader.packets(self._streams):
             time = packet.dts if packet.pts is None else packet.pts
-            if packet.size and time is not None:
+            # What an edit list hides is decoded, and not played.
+            if packet.size and time is not None and not packet.is_discard:
                 lasts = (packet.duration or 0) * Fraction(packet.time_base)
                 if packet.stream is self.reader.video:
                     lasts = lasts or 1 / self.reader.rate

@@ -72,6 +72,7 @@ class VideoReader:
         audio: the chosen sound, None if there is none that can be decoded.
         rate: frames a second on average.
         time_base: unit of the frames' pts, in seconds.
+        damaged: packets of the video that could not be decoded.
         broke_off: whether the file ended in an error, or before the time that its header says.
     """
 
@@ -86,7 +87,7 @@ class VideoReader:
             InputError: with the reason if there is no video that can be decoded.
         """
         self.name = "standard input" if path is None else str(path)
-        self.broke_off = False
+        self.broke_off, self.damaged = False, 0
         self._path = path
         if path is not None:
             _check_regular(path)
@@ -220,6 +221,7 @@ class VideoReader:
         try:
             frames: list[av.VideoFrame] = packet.decode()
         except (av.FFmpegError, OSError):
+            self.damaged += 1
             return []
         for frame in frames:
             self._frames.place(frame)
