@@ -26,6 +26,8 @@ AHEAD = 400
 """Packets that are read before the output is opened, at most: one of each stream is looked for."""
 AHEAD_BYTES = 32 << 20
 """Size of those packets, at most."""
+MOST_BYTES = 256 << 20
+"""Bytes within which a frame has to come."""
 MICROSECONDS = 1_000_000
 """Parts of a second to which a part's start and length are taken: 0.2 is no binary fraction."""
 WHITE = 235
@@ -199,6 +201,8 @@ class _Part:
                 first = next(iter(self._decoded[-1]), None)
             if first and (not wanted or len(self.ahead) >= AHEAD or size >= AHEAD_BYTES):
                 return first
+            if size >= MOST_BYTES:
+                break
         if first is None:
             raise InputError(f"{self._reader.name} holds no frame {self._why_none()}")
         return first
@@ -282,7 +286,6 @@ class _Restoring:
         self.notes: list[str] = []
         self._enhancer, self._plan, self._copy = enhancer, plan, copy
         self._split, self._progress = split, progress
-        self._size = plan.first.width, plan.first.height
         self._held: av.VideoFrame | None = None
         self._step = 0
 
@@ -316,14 +319,20 @@ class _Restoring:
 
     def _fitted(self, frame: av.VideoFrame) -> av.VideoFrame:
         """The frame in the size of the file, which changes in the middle of some."""
-        if (frame.width, frame.height) == self._size:
+        first = self._plan.first
+        if _colours(frame) != _colours(first):
+            self._note("the frames change their colours' format: all are stored as the first one")
+        if (frame.width, frame.height) == (first.width, first.height):
             return frame
-        if not self.notes:
-            self.notes.append(
-                f"the frames change their size from {self._size[0]}x{self._size[1]} to "
-                f"{frame.width}x{frame.height} and more: they are fitted into the first one"
-            )
-        return fitted(frame, *self._size)
+        self._note(
+            f"the frames change their size from {first.width}x{first.height}: "
+            "all are fitted into the first one"
+        )
+        return fitted(frame, first.width, first.height)
+
+    def _note(self, sentence: str) -> None:
+        if sentence not in self.notes:
+            self.notes.append(sentence)
 
     def _restored(self, frame: av.VideoFrame) -> av.VideoFrame:
         """The frame as it is stored, with its faces restored."""
@@ -344,6 +353,10 @@ class _Restoring:
             display.put_back(stored, view, output)
         self._progress(counts.received)
         return stored
+
+
+def _colours(frame: av.VideoFrame) -> tuple[Any, ...]:
+    return frame.format.name, frame.color_range, frame.colorspace, frame.color_trc
 
 
 def _box(display: Display, frame: av.VideoFrame, box: Box) -> Box:

@@ -128,8 +128,23 @@ def test_frames_keep_their_times_and_durations():
     assert clocked(clock, frames) == [(0, 33), (33, 40), (1000, 3000)]
 
 
+def test_a_first_frame_stays_without_a_time_if_none_is_known():
+    clock = FrameClock(Fraction(1, 25), Fraction(25), begins=None)
+    clock.sent(packet(0, 7))
+    frames = [frame(None), frame(7), frame(None)]
+    for one in frames:
+        clock.place(one)
+    assert [one.pts for one in frames] == [None, 7, 8]
+
+
+def test_frames_without_times_may_begin_before_nought():
+    clock = FrameClock(Fraction(1, 25), Fraction(25), begins=Fraction(-2, 25))
+    clock.sent(packet(0, None))
+    assert [time for time, _ in clocked(clock, [frame(None)] * 1)] == [-2]
+
+
 def test_no_frame_lasts_beyond_the_end():
-    clock = FrameClock(Fraction(1, 25), Fraction(25), Fraction(7, 25))
+    clock = FrameClock(Fraction(1, 25), Fraction(25), end=Fraction(7, 25))
     clock.sent(packet(0, 0))
     assert clocked(clock, [frame(0, 3), frame(4, 90)]) == [(0, 3), (4, 3)]
 

@@ -82,11 +82,20 @@ class FrameClock:
     follow at the stream's rate.
     """
 
-    def __init__(self, time_base: Fraction, rate: Fraction, end: Fraction | None = None) -> None:
+    def __init__(
+        self,
+        time_base: Fraction,
+        rate: Fraction,
+        *,
+        begins: Fraction | None = Fraction(0),
+        end: Fraction | None = None,
+    ) -> None:
         """
         Args:
             time_base: unit of the frames' pts, in seconds.
             rate: frames a second of a stream without times.
+            begins: time of a first frame that has none, in seconds; None if that is not known, so
+                that such a frame stays without.
             end: of the file, in seconds, beyond which no frame lasts; None if that is not known.
                 (In an .mp4, the durations of frames that are reordered are those of others.)
         """
@@ -94,7 +103,7 @@ class FrameClock:
         self._base, self._step = time_base, 1 / rate / time_base
         self._has_pts: bool | None = None  # unknown before the first packet
         self._waiting: list[int] = []
-        self._due = Fraction(0)
+        self._due = None if begins is None else begins / time_base
         self._last: int | None = None
 
     def sent(self, packet: Any) -> None:
@@ -109,10 +118,13 @@ class FrameClock:
     def place(self, frame: av.VideoFrame) -> None:
         """Sets the next frame's pts, time base and, where the file has none, its duration."""
         time = frame.pts if self._has_pts else None
+        if time is None and self._waiting:
+            time, frame.duration = heapq.heappop(self._waiting), round(self._step)
+        if time is None and self._due is not None:
+            time, frame.duration = round(self._due), round(self._step)
         if time is None:
-            time = heapq.heappop(self._waiting) if self._waiting else round(self._due)
-            frame.duration = round(self._step)
-        if time == round(self._due):
+            return
+        if self._due is not None and time == round(self._due):
             self._due += self._step  # without a sum of rounding errors
         else:
             self._due = time + self._step

@@ -159,8 +159,9 @@ class VideoReader:
         it has negative ones. A file that cannot be searched is read from its start.
         """
         target = self.begins + start
-        self._restart(target)
-        if start <= 0 or self.video.start_time is None:
+        has_times = self.video.start_time is not None
+        self._restart(target, None if has_times and start > 0 else -start)
+        if start <= 0 or not has_times:
             return
         try:
             for earlier in (0, *(2**power for power in range(30))):
@@ -225,14 +226,14 @@ class VideoReader:
             return []
         for frame in frames:
             self._frames.place(frame)
-        return frames
+        return [frame for frame in frames if frame.pts is not None]
 
     def frames(self) -> Iterator[av.VideoFrame]:
         """The frames of the video, as `decode` gives them."""
         for packet in self.packets():
             yield from self.decode(packet)
 
-    def _restart(self, origin: Fraction) -> None:
+    def _restart(self, origin: Fraction, begins: Fraction | None = Fraction(0)) -> None:
         flags = self.container.format.flags
         self._may_jump = bool(flags & cast(int, FormatFlags.ts_discont.value))
         if self._may_jump and not origin:  # the clock of a broadcast begins anywhere
@@ -241,7 +242,7 @@ class VideoReader:
         end = None
         if "mov" in self.container.format.name and self.lasts is not None:
             end = self.begins + self.lasts - origin
-        self._frames = FrameClock(self.time_base, self.rate, end)
+        self._frames = FrameClock(self.time_base, self.rate, begins=begins, end=end)
 
     def _open(self, path: Path | None) -> av.container.InputContainer:
         # Without the prefix, libav takes what stands before a colon for a protocol.
