@@ -41,6 +41,7 @@ from receiver.enhancer import Enhancer
 from receiver.errors import InputError, ReceiverError
 from receiver.generator import Generator
 from receiver.join import Joined, join
+from receiver.media.writing import format_of
 from receiver.outputs import FileOutput, VirtualCamera, Window
 from receiver.progress import progress_bar
 from receiver.quality import Quality
@@ -406,6 +407,8 @@ def _join(args: argparse.Namespace) -> int:
         args.window = True
     if args.window and not Window.possible():
         raise InputError("there is no display for --window: leave it out")
+    if args.record is not None:
+        format_of(args.record)
     token = client_token(args.token, args.token_file, say)
     generator = Generator(args.model, args.device)
     quality = _quality(args, generator)

@@ -160,7 +160,7 @@ def _notes(target: Path | None, losses: list[str], storage: Storage) -> list[str
     name = "standard output" if target is None else target
     notes = [f"{name} cannot keep: {', '.join(losses)}"] if losses else []
     if storage.change:
-        notes.append(f"the pixel format of {name} is another one: {storage.change}")
+        notes.append(f"{name} has another pixel format: {storage.change}")
     return notes
 
 

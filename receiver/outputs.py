@@ -74,12 +74,17 @@ def _label_width(label: str) -> int:
     return int(cv2.getTextSize(label, cv2.FONT_HERSHEY_SIMPLEX, 0.5, 1)[0][0]) // 2 * 2 + 14
 
 
+EARLY = 0.25
+"""Seconds by which what comes may be ahead of the clock. Nothing comes before its time: what was
+first was late, as the first packets for a new viewer may be."""
+
+
 class Timeline:
     """Gives pictures and sound their times in a recording, whatever happens to their own.
 
     Its clock begins with the first item and runs while something comes. Items keep their own
-    times as long as these go on with the clock; where they jump, or another session begins at
-    nought, they go on from the clock.
+    times as long as these go on with the clock; where they jump or come too early, or another
+    session begins at nought, they go on from the clock.
     """
 
     def __init__(self) -> None:
@@ -104,7 +109,7 @@ class Timeline:
         kind, own = type(frame), (frame.pts or 0) * base
         end = self._ends.get(kind, Fraction(0))
         time = own + self._offsets.get(kind, self._now - own)
-        if time + lasts <= end or abs(time - self._now) > JUMP:
+        if time + lasts <= end or not -JUMP <= time - self._now <= EARLY:
             time = self._now
         time = max(time, end)
         self._offsets[kind], self._ends[kind] = time - own, time + lasts

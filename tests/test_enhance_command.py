@@ -152,7 +152,7 @@ def test_a_folder_is_its_videos_by_name(tmp_path):
         (["in", "--into", "in"], "in holds inputs: give --into another folder"),
         (["a.mp4", "--into", "."], ". holds inputs: give --into another folder"),
         (["a.mp4", "--into", "link"], "link holds inputs: give --into another folder"),
-        (["empty", "--into", "out"], "empty holds no video: give another folder"),
+        (["empty", "--into", "out"], "there is no video in empty: give another folder"),
         (["a.mp4", "--into", "a.mp4"], "a.mp4 cannot be a folder: File exists"),
         (["-", "--into", "out"], "standard input has no name for --into DIR: give IN and OUT"),
         (["a.mp4"], "got 1 name: give IN and OUT, or files and folders and --into DIR"),

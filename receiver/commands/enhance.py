@@ -172,7 +172,7 @@ def jobs_into(places: list[str], folder: Path) -> list[Job]:
         raise InputError("standard input has no name for --into DIR: give IN and OUT")
     sources = [source for place in places for source in _videos(Path(place))]
     if not sources:
-        raise InputError(f"{' and '.join(places)} holds no video: give another folder")
+        raise InputError(f"there is no video in {' and '.join(places)}: give another folder")
     if os.path.realpath(folder) in {os.path.realpath(source.parent) for source in sources}:
         raise InputError(f"{folder} holds inputs: give --into another folder")
     names = [_output_name(source) for source in sources]
