@@ -249,6 +249,10 @@ class Enhancer:
         """How often faces are searched for and checked from now on; from any thread."""
         self._tracker.rate = rate
 
+    def search_finely(self) -> None:
+        """Lets far faces be found in the next frame already, which takes longer: for files."""
+        self._tracker.search_finely()
+
     def work_beside_in(self, executor: Executor) -> None:
         """Lets what can be done at the same time be done in `executor`, a thread of its own.
 

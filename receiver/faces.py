@@ -208,6 +208,10 @@ class FaceTracker:
         self._frames += 1
         return sorted(faces, key=lambda face: face.box[0] - face.box[2])
 
+    def search_finely(self) -> None:
+        """Lets the next search be a fine one, for a frame that nobody waits for."""
+        self._searches = FINE_EVERY_EMPTY - 1
+
     def find(self, luma: NDArray[np.uint8]) -> list[Face]:
         """The faces of a picture by itself, however it is related to the ones before."""
         self._tracks.clear()

@@ -20,7 +20,7 @@ from receiver.media.fitting import fitted
 from receiver.media.pixels import Storage, bits_of
 from receiver.media.reading import STILL, VideoReader
 from receiver.media.rehearsal import rehearse
-from receiver.media.writing import VideoWriter, format_of, unwritable
+from receiver.media.writing import VideoWriter, format_of, is_pipe, unwritable
 
 AHEAD = 400
 """Packets that are read before the output is opened, at most: one of each stream is looked for."""
@@ -119,9 +119,11 @@ def enhance_file(
         notes = _notes(target, losses, plan.storage)
         for note in notes:
             say(note)
+        enhancer.search_finely()
         with VideoWriter(target, options=options) as writer:
             try:
-                copy = Copy(writer.container, reader, plan, packets, begins, length)
+                pipe = is_pipe(target)
+                copy = Copy(writer.container, reader, plan, packets, begins, length, pipe=pipe)
                 work = _Restoring(enhancer, plan, copy, split, progress)
                 for packet, frames in part.items(copy.indexes):
                     work.take(packet, frames)

@@ -258,3 +258,12 @@ def test_a_missing_landmark_file_says_how_to_get_it(monkeypatch):
 def test_trackers_share_one_detector():
     """Making one takes a third of a second with Python's lock held; every still has a tracker."""
     assert FaceTracker()._detect is FaceTracker()._detect
+
+
+def test_a_far_face_is_found_in_the_first_frame_of_a_file(portrait):
+    far = np.full((480, 640), 100, np.uint8)
+    far[60:360, 120:520] = portrait[0].reformat(400, 300, "gray").to_ndarray()
+    assert FaceTracker().track(far) == []
+    tracker = FaceTracker()
+    tracker.search_finely()
+    assert len(tracker.track(far)) == 1

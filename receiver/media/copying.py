@@ -1,7 +1,6 @@
 """Carries everything of a video file to another one but its video's frames."""
 
 import contextlib
-import io
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from fractions import Fraction
@@ -15,7 +14,7 @@ from receiver.media.pixels import Storage
 from receiver.media.reading import STILL, VideoReader
 from receiver.media.side_data import x264_params
 from receiver.media.tags import chapters_of, codec_name, copy_tags, describe, in_words
-from receiver.media.writing import FORMATS, add_h264
+from receiver.media.writing import FORMATS, Memory, add_h264
 
 PRESET = "veryfast"
 """x264's preset of files."""
@@ -104,6 +103,8 @@ class Copy:
         packets: Mapping[int, Any],
         shift: Fraction = Fraction(0),
         length: Fraction | None = None,
+        *,
+        pipe: bool = False,
     ) -> None:
         """Adds the streams and writes the header.
 
@@ -111,8 +112,9 @@ class Copy:
             packets: a copy of the first packet of streams, by their index.
             shift: seconds by which chapters begin earlier.
             length: seconds after which chapters are cut off.
+            pipe: whether the container cannot go back in its file.
         """
-        self.container = container
+        self.container, self._pipe = container, pipe
         self.left_out: list[str] = []
         self.damaged = 0
         self._copies: dict[int, Any] = {}
@@ -203,7 +205,7 @@ class Copy:
                 title = stream.metadata.get("filename", f"cover.{ending}")
                 self.container.add_attachment(title, kind, bytes(packet))
                 return
-        if not can_hold(name, stream, packet):
+        if not can_hold(name, stream, packet, pipe=self._pipe):
             if stream.type == "audio" and stream.codec_context is not None and stream.channels:
                 self._encode_anew(stream)
             else:
@@ -226,9 +228,13 @@ class Copy:
         self.left_out.append(f"{in_words(stream)} as it is (it becomes {SOUND.upper()})")
 
 
-def can_hold(format_name: str, stream: Any, packet: Any = None) -> bool:
-    """Whether a container of this format can hold a stream, and a packet of it, as they are."""
-    with io.BytesIO() as nowhere:
+def can_hold(format_name: str, stream: Any, packet: Any = None, *, pipe: bool = False) -> bool:
+    """Whether a container of this format can hold a stream, and a packet of it, as they are.
+
+    Args:
+        pipe: whether it cannot go back in its file: for what the first packet tells of the codec.
+    """
+    with Memory(pipe=pipe) as nowhere:
         container = av.open(nowhere, "w", format_name)
         try:
             copy = add_like(container, stream)

@@ -1,6 +1,5 @@
 """A trial of a file in memory, before the work: what it can hold, and what would be lost."""
 
-import io
 from collections.abc import Iterable, Mapping
 from fractions import Fraction
 from pathlib import Path
@@ -23,7 +22,7 @@ from receiver.media.tags import (
     tags_of,
     title_of,
 )
-from receiver.media.writing import FORMATS, format_of, unwritable
+from receiver.media.writing import FORMATS, Memory, format_of, is_pipe, unwritable
 
 MUXER = {"fflags": "+bitexact", "movie_timescale": "90000"}
 """libav's options for every file: no random numbers and no date, so that runs are alike; and in
@@ -32,7 +31,7 @@ TRIALS: tuple[dict[str, str], ...] = (MUXER, {**MUXER, "movflags": "+use_metadat
 """Muxer options to try: .mp4 holds either iTunes' tags and cover art, or any tags without it."""
 
 
-def check_sound(source: VideoReader, target: Path | None, packets: Mapping[int, Any]) -> None:
+def check_sound(source: VideoReader, target: Path, packets: Mapping[int, Any]) -> None:
     """Raises InputError if `target` cannot hold sound that another ending can."""
     sounds = source.container.streams.audio
 
@@ -45,10 +44,7 @@ def check_sound(source: VideoReader, target: Path | None, packets: Mapping[int, 
     for ending, name in FORMATS.items():
         if len(more := held(name)) > len(here):
             lost = next(one for one in sounds if one.index in more - here)
-            raise InputError(
-                f"{target or 'standard output'} cannot hold {codec_name(lost)} audio: "
-                f"end it in {ending}"
-            )
+            raise InputError(f"{target} cannot hold {codec_name(lost)} audio: end it in {ending}")
 
 
 def rehearse(
@@ -65,11 +61,11 @@ def rehearse(
     Raises:
         InputError: if the target cannot be written at all.
     """
-    check_sound(source, target, packets)
-    name = format_of(target)
-    trials = TRIALS if name in ("mp4", "mov") else TRIALS[:1]
+    if target is not None:
+        check_sound(source, target, packets)
+    trials = TRIALS if format_of(target) in ("mp4", "mov") else TRIALS[:1]
     try:
-        outcomes = [_trial(source, name, options, plan, packets) for options in trials]
+        outcomes = [_trial(source, target, options, plan, packets) for options in trials]
     except (av.FFmpegError, ValueError, OSError) as error:
         raise unwritable(target, error) from error
     losses = min(outcomes, key=len)
@@ -78,15 +74,15 @@ def rehearse(
 
 def _trial(
     source: VideoReader,
-    format_name: str,
+    target: Path | None,
     options: Mapping[str, str],
     plan: VideoPlan,
     packets: Mapping[int, Any],
 ) -> list[str]:
-    with io.BytesIO() as trial:
-        container = av.open(trial, "w", format_name, container_options=dict(options))
+    with Memory(pipe=is_pipe(target)) as trial:
+        container = av.open(trial, "w", format_of(target), container_options=dict(options))
         try:
-            copy = Copy(container, source, plan, packets)
+            copy = Copy(container, source, plan, packets, pipe=trial.pipe)
             frame = plan.storage.stored(plan.first)
             frame.pict_type = PictureType.NONE
             container.mux(copy.video.encode(frame))

@@ -1,6 +1,7 @@
 """Writes video files: under a temporary name until they are complete, with H.264 by x264."""
 
 import contextlib
+import io
 import os
 import sys
 from collections.abc import Mapping
@@ -24,6 +25,19 @@ PIPE = "matroska"
 """The format of standard output: it can be written, and read, without going back."""
 
 
+class Memory(io.BytesIO):
+    """A file in memory; one that stands for a pipe cannot go back, but can be read afterwards."""
+
+    def __init__(self, *, pipe: bool) -> None:
+        """It is empty."""
+        super().__init__()
+        self.pipe = pipe
+
+    def seekable(self) -> bool:
+        """Whether libav may go back."""
+        return not self.pipe
+
+
 def format_of(path: Path | None) -> str:
     """libav's name of the format that a file's ending stands for, or `PIPE` for None.
 
@@ -38,6 +52,11 @@ def format_of(path: Path | None) -> str:
             f"{path} names no video container that can be written: end it in .mp4 or .mkv "
             "(.m4v and .mov work too)"
         ) from None
+
+
+def is_pipe(path: Path | None) -> bool:
+    """Whether a target is a standard output in which libav cannot go back."""
+    return path is None and not sys.stdout.seekable()
 
 
 class VideoWriter:
