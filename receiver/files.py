@@ -20,6 +20,7 @@ from receiver.media.fitting import fitted
 from receiver.media.pixels import Storage, bits_of
 from receiver.media.reading import STILL, VideoReader
 from receiver.media.rehearsal import rehearse
+from receiver.media.side_data import kinds
 from receiver.media.writing import VideoWriter, format_of, is_pipe, unwritable
 
 AHEAD = 400
@@ -352,7 +353,11 @@ class _Restoring:
         if output is not view:
             if self._split:
                 output = left_half_of(view, output)
-            display.put_back(stored, view, output)
+            if view is frame and not kinds(frame):  # nothing but samples to keep
+                output.duration = frame.duration
+                stored = output
+            else:
+                display.put_back(stored, view, output)
         self._progress(counts.received)
         return stored
 

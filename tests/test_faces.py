@@ -262,7 +262,7 @@ def test_trackers_share_one_detector():
 
 def test_a_far_face_is_found_in_the_first_frame_of_a_file(portrait):
     far = np.full((480, 640), 100, np.uint8)
-    far[60:360, 120:520] = portrait[0].reformat(400, 300, "gray").to_ndarray()
+    far[60:300, 120:440] = portrait[0].reformat(320, 240, "gray").to_ndarray()
     assert FaceTracker().track(far) == []
     tracker = FaceTracker()
     tracker.search_finely()
