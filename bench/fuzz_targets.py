@@ -44,7 +44,7 @@ from receiver.errors import ModelError, ReceiverError
 from receiver.faces import Face
 from receiver.files import enhance_file
 from receiver.generator import WEIGHTS, Generator, Model
-from receiver.media.pixels import PLANAR_420
+from receiver.media.pixels import PLANAR_420, RESTORABLE
 from receiver.offers import MAX_CANDIDATES, OfferError, is_checked, read_offer
 from receiver.portrait import FPS, portrait_frames
 from receiver.recognition import shared_recogniser
@@ -666,8 +666,8 @@ def frames(data: bytes) -> None:
     shape = (video.width, video.height, video.format.name, video.pts, video.time_base)
     after = (output.width, output.height, output.format.name, output.pts, output.time_base)
     check(after == shape, f"{shape} became {after}")
-    if video.format.name not in PLANAR_420 or min(video.width, video.height) < 2:
-        check(output is video, "what is not 8-bit 4:2:0 passes untouched")
+    if video.format.name not in RESTORABLE or min(video.width, video.height) < 2:
+        check(output is video, "a pixel format that faces are not restored in passes untouched")
     if faces is not None and recipe[18] % 8 == 7:
         check(output is video, "a frame whose faces are no faces passes untouched")
     if enhancer.stats.admitted["stream"] != before:

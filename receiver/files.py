@@ -353,7 +353,8 @@ class _Restoring:
         if output is not view:
             if self._split:
                 output = left_half_of(view, output)
-            if view is frame and not kinds(frame):  # nothing but samples to keep
+            if view is frame and not (frame.interlaced_frame or kinds(frame)):
+                # There are only samples to keep.
                 output.duration = frame.duration
                 stored = output
             else:

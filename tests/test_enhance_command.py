@@ -143,11 +143,11 @@ def test_a_folder_is_its_videos_by_name(tmp_path):
     [
         (
             ["a.mp4", "in/a.avi", "--into", "out"],
-            "would both become out/a.mp4: enhance one of them apart",
+            "a.mp4 and in/a.avi would both become out/a.mp4: enhance one of them",
         ),
         (
             ["a.mp4", "a.mp4", "--into", "out"],
-            "would both become out/a.mp4: enhance one of them apart",
+            "a.mp4 and a.mp4 would both become out/a.mp4: enhance one of them",
         ),
         (["in", "--into", "in"], "in holds inputs: give --into another folder"),
         (["a.mp4", "--into", "."], ". holds inputs: give --into another folder"),

@@ -23,6 +23,7 @@ from receiver.commands.verdict import why_not_restored
 from receiver.errors import InputError
 from receiver.files import FileResult, enhance_file, frame_total
 from receiver.generator import Generator
+from receiver.heap import return_large_blocks
 from receiver.media.reading import ENDINGS
 from receiver.media.writing import FORMATS, format_of
 from receiver.progress import frames_bar
@@ -125,6 +126,7 @@ def add(commands: Any) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Runs the command. Raises ReceiverError for what fails before the work, or the one file."""
+    return_large_blocks()
     with _stoppable():
         if args.into is not None:
             return _enhance_several(args, jobs_into(args.places, args.into))

@@ -145,18 +145,26 @@ class Copy:
     def mux(self, packet: Any) -> None:
         """Writes a packet of the source, at a time later than that of its stream's last one.
 
-        Of those that the source's edit list hides, only the last one before the first that is
-        played is written: its decoder starts with it.
+        Of those that the source's edit list hides, those before the first that is played are
+        written, whose decoder starts with them: all of them where the new file hides them too, and
+        the last one in Matroska, which cannot.
         """
         index = packet.stream.index
         if packet.is_discard:
-            self._hidden[index] = packet
+            if index not in self._begun and (packet.pts or 0) <= 0:
+                self._hide(packet, index)
             return
         before = self._hidden.pop(index, None)
-        if before is not None and index not in self._begun and (before.pts or 0) <= 0:
+        if before is not None:
             self._write(before, index)
         self._begun.add(index)
         self._write(packet, index)
+
+    def _hide(self, packet: Any, index: int) -> None:
+        if self.container.format.name == "matroska":
+            self._hidden[index] = packet
+        else:
+            self._write(packet, index)
 
     def _write(self, packet: Any, index: int) -> None:
         if index in self._encoded:
