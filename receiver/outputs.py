@@ -75,16 +75,16 @@ def _label_width(label: str) -> int:
 
 
 EARLY = 0.25
-"""Seconds by which what comes may be ahead of the clock. Nothing comes before its time: what was
-first was late, as the first packets for a new viewer may be."""
+"""Seconds by which sound may be ahead of the clock. It does not come before its time: what was first
+was late, as the first packets for a new viewer may be."""
 
 
 class Timeline:
     """Gives pictures and sound their times in a recording, whatever happens to their own.
 
     Its clock begins with the first item and runs while something comes. Items keep their own
-    times as long as these go on with the clock; where they jump or come too early, or another
-    session begins at nought, they go on from the clock.
+    times as long as these go on with the clock; where they jump, sound comes too early, or
+    another session begins at nought, they go on from the clock.
     """
 
     def __init__(self) -> None:
@@ -104,12 +104,13 @@ class Timeline:
         self._arrived, self._now = arrived, self._now + Fraction(min(max(passed, 0.0), JUMP))
         base = Fraction(frame.time_base or Fraction(1, 90000))
         lasts = Fraction(1, 1000)  # at least: the rest is for the next picture to say
+        most = JUMP
         if isinstance(frame, av.AudioFrame):
-            lasts = Fraction(frame.samples, frame.sample_rate)
+            lasts, most = Fraction(frame.samples, frame.sample_rate), EARLY
         kind, own = type(frame), (frame.pts or 0) * base
         end = self._ends.get(kind, Fraction(0))
         time = own + self._offsets.get(kind, self._now - own)
-        if time + lasts <= end or not -JUMP <= time - self._now <= EARLY:
+        if time + lasts <= end or not -JUMP <= time - self._now <= most:
             time = self._now
         time = max(time, end)
         self._offsets[kind], self._ends[kind] = time - own, time + lasts

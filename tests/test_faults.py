@@ -586,6 +586,10 @@ class TestTimeline:
         second = [(picture(7), 2.0), (piece(9), 2.1)]
         assert self.place(*first, *second) == [0.0, 0.1, 1.0, 1.1, 2.0, 2.1]
 
+    def test_sound_whose_first_pieces_were_late_is_not_put_off_for_good(self):
+        items = [(picture(0), 1.0), (piece(0), 1.0), (piece(960), 1.001), (piece(48000), 1.02)]
+        assert self.place(*items) == [0.0, 0.0, 0.02, 0.04]
+
     def test_pieces_of_sound_never_overlap(self):
         assert self.place((piece(0), 0.0), (piece(900), 0.02), (piece(0), 0.03)) == [0, 0.02, 0.04]
 
