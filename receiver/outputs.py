@@ -75,8 +75,8 @@ def _label_width(label: str) -> int:
 
 
 EARLY = 0.25
-"""Seconds by which sound may be ahead of the clock. It does not come before its time: what was first
-was late, as the first packets for a new viewer may be."""
+"""Seconds by which sound may be ahead of the clock. It does not come before its time: what came
+first was late, as the first packets for a new viewer may be."""
 
 
 class Timeline:
