@@ -148,7 +148,7 @@ class Enhancer:
         """Returns the frame with its faces restored, pts and time base unchanged.
 
         A frame without a face, or in none of the pixel formats `RESTORABLE`, comes back as the very
-        same object, and so does one whose faces came so well that nothing can be added to them.
+        same object, and so does one whose faces are of high quality already.
         """
         video = frame.video
         self.faces, self.need = [], None

@@ -100,7 +100,7 @@ class Stats:
         frames: what became of the frames.
         first_restored_s: seconds from the start to the first restored frame, None before it.
         keyframes: held now, over the faces on screen.
-        well_received: frames whose faces came so well that there was nothing to restore.
+        well_received: frames whose faces needed no restoration.
         admitted: keyframes so far by their source, and faces of stills that were refused: nobody's
             on screen, or worse than the stream.
         faults: what failed, and whether it still does.

@@ -178,7 +178,7 @@ def _read_packets(container: Any, streams: list[dict[str, Any]]) -> bool:
 
 
 def _hold_light(frames: list[dict[str, Any]]) -> None:
-    """Gives each frame the light of the one before, if it has none: it is told once a group."""
+    """Gives each frame without HDR metadata that of the frame before: a GOP has it once."""
     last: dict[str, bytes] = {}
     for frame in frames:
         last |= {name: frame["side_data"][name] for name in LIGHT & frame["side_data"].keys()}

@@ -1077,8 +1077,7 @@ def test_frames_at_one_and_the_same_time(shop):
     """None is lost, and times go up."""
     stamps = [0, 40, 80, 80, 80, 200, 240]
     source = jpegs(shop, "twice.mkv", stamps)
-    if len(times_of(probe(source))) < len(stamps):
-        pytest.skip("this version of the muxer refuses to write such a file")
+    assert len(times_of(probe(source))) == len(stamps)
     after = shop.enhance(source)
     assert shop.result.frames["enhanced"] == len(stamps)
     assert min(gaps_of(after)) > 0

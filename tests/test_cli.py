@@ -170,7 +170,7 @@ def test_demo_says_that_it_works(demo_output):
         ((290, 10, 0, 300), "It works: 290 of 300 frames"),
         ((160, 140, 0, 300), "too busy: 140 of 300 frames went out untouched"),
         ((20, 280, 0, 300), "too busy: 280 of 300 frames went out untouched"),
-        ((20, 10, 270, 300), "270 of 300 frames came so well"),
+        ((20, 10, 270, 300), "270 of 300 frames needed no restoration"),
         ((0, 0, 0, 300), "no face was found"),
     ],
 )
@@ -183,7 +183,7 @@ def test_the_verdict_is_that_of_the_counts(counts, words):
     [
         ((300, 290, 0, 0), 10, "300 frames received, 290 restored"),
         ((300, 0, 0, 0), 0, "300 frames received, 0 restored: no face was found"),
-        ((300, 0, 0, 0), 200, "300 frames received, 0 restored: 200 of 300 frames came so well"),
+        ((300, 0, 0, 0), 200, "300 frames received, 0 restored: 200 of 300 frames needed no"),
         ((300, 100, 200, 0), 0, "300 frames received, 100 restored: this machine was too busy"),
         ((300, 100, 0, 200), 0, "300 frames received, 100 restored: restoring 200 of 300 frames"),
         ((0, 0, 0, 0), 0, "0 frames received, 0 restored: no frame came"),

@@ -432,7 +432,7 @@ def test_nothing_restored_has_its_reason(clips, here):
         ((0, 0), "no frame came"),
         ((10, 0), "no face was found"),
         ((10, 1), None),
-        ((10, 0, 1), "1 of 10 frames came so well that there was nothing to restore"),
+        ((10, 0, 1), "1 of 10 frames needed no restoration"),
         ((10, 4, 4), None),
         ((10, 0, 0, 10), "this machine was too busy: 10 of 10 frames went out untouched, because"),
         ((10, 9, 0, 1), None),

@@ -110,7 +110,7 @@ def test_everything_is_installed_by_the_constraints(file):
 
 
 def test_nothing_is_noted_in_the_users_home(tmp_path):
-    """ONNX Runtime notes a device ID for its telemetry there, unless it is told not to."""
+    """ONNX Runtime notes a device ID for its telemetry there unless telemetry is disabled."""
     script = "from receiver import Generator; Generator('lite', 'cpu').warm_up()"
     home = {"HOME": str(tmp_path), "XDG_CACHE_HOME": str(tmp_path / "cache")}
     environment = {k: v for k, v in os.environ.items() if k != "ORT_DISABLE_TELEMETRY"}

@@ -168,7 +168,8 @@ def one_job(places: list[str]) -> Job:
 def jobs_into(places: list[str], folder: Path) -> list[Job]:
     """The jobs that write files, and the videos of folders, into `folder`, which is made.
 
-    Raises InputError if there are none, one would replace an input, or two have one output.
+    Raises InputError if there is no input, an output would replace an input, or two inputs would
+    get the same output.
     """
     if PIPE in places:
         raise InputError("standard input has no name for --into DIR: give IN and OUT")

@@ -80,7 +80,7 @@ def add_enhancing(
         "--admission",
         choices=("quality", "i-frames"),
         default="quality",
-        help="which pictures become references: those that came well, or every I-frame as in the "
+        help="which pictures become references: those of high quality, or every I-frame as in the "
         "paper (default quality)",
     )
     parser.add_argument(

@@ -21,14 +21,14 @@ def why_not_restored(
     Args:
         received: all frames.
         enhanced: those that were restored.
-        well_received: those whose faces came so well that there was nothing to restore.
+        well_received: those whose faces needed no restoration.
         skipped: those that would have been late.
         failed: those whose enhancement raised.
     """
     if not received:
         return Reason("nothing came", "no frame came")
     if well_received > max(enhanced, skipped, failed):
-        what = "frames came so well that there was nothing to restore"
+        what = "frames needed no restoration"
         return Reason("high quality", f"{well_received} of {received} {what}")
     if failed > BUSY * received:
         return Reason("failed", f"restoring {failed} of {received} frames failed")

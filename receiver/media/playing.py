@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from fractions import Fraction
 from itertools import islice
 from pathlib import Path
-from types import TracebackType
 from typing import Any, TypeAlias
 
 import av
@@ -168,12 +167,7 @@ class _Pass:
     def __enter__(self) -> "_Pass":
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.reader.close()
 
     def packets(self) -> Iterator[Any]:
