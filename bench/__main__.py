@@ -13,6 +13,7 @@ BENCHES = (
     "calls",
     "files",
     "fuzz",
+    "golden",
     "identity",
     "latency",
     "quality",
