@@ -26,7 +26,7 @@ from rich.progress import track as progress
 from rich.table import Table
 
 from receiver.errors import InputError
-from receiver.media.writing import VideoWriter, add_h264
+from receiver.media.files.writing import VideoWriter, add_h264
 from receiver.portrait import portrait_frames
 
 HERE = Path(__file__).resolve().parent.parent

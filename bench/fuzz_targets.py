@@ -37,13 +37,13 @@ from receiver.alignment import crop_from_frame, planes
 from receiver.assembly import FORGOTTEN, MOST_MISSING, MOST_PACKETS, FrameAssembler
 from receiver.call import MAX_PIXELS, ObservingDecoder, h264_codecs, prepare_aiortc
 from receiver.damage import DamageWatch
-from receiver.decoding import DecodedFrame
-from receiver.encoding import Encoding
 from receiver.enhancer import Enhancer
 from receiver.errors import ModelError, ReceiverError
 from receiver.faces import Face
 from receiver.files import enhance_file
 from receiver.generator import WEIGHTS, Generator, Model
+from receiver.media.encoding import Encoding
+from receiver.media.frame import DecodedFrame
 from receiver.media.pixels import PLANAR_420, RESTORABLE
 from receiver.offers import MAX_CANDIDATES, OfferError, is_checked, read_offer
 from receiver.portrait import FPS, portrait_frames

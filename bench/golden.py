@@ -21,8 +21,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bench.clips import framed
-from receiver.encoding import Encoding
 from receiver.errors import InputError, ReceiverError
+from receiver.media.encoding import Encoding
 from receiver.portrait import portrait_frames
 
 FRAMES = 60

@@ -42,11 +42,11 @@ from receiver.alignment import (
     planes,
     transform,
 )
-from receiver.encoding import Encoding, through_codec
 from receiver.enhancer import Enhancer
 from receiver.errors import InputError
 from receiver.faces import Face, FaceTracker
 from receiver.generator import Generator
+from receiver.media.encoding import Encoding, through_codec
 from receiver.progress import progress_bar
 from receiver.recognition import FaceRecogniser, shared_recogniser
 from receiver.shots import scale_and_roll

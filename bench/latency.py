@@ -29,11 +29,11 @@ from rich.table import Table
 from bench import paper_way
 from bench.paced import FPS, TimedEnhancer, composed, encode, run_calls, times
 from receiver.call import ObservingDecoder
-from receiver.decoding import DecodedFrame
 from receiver.enhancer import STAGES as ENHANCERS
 from receiver.errors import InputError
 from receiver.faces import MAX_FACES
 from receiver.generator import Device, Generator, Place, device_problem
+from receiver.media.frame import DecodedFrame
 from receiver.sender import Source, clip_source, portrait_source
 from receiver.terminal import console
 
@@ -58,7 +58,7 @@ FIRST_FRAME = """
 import sys
 import av
 from receiver import Enhancer, Generator
-from receiver.decoding import DecodedFrame
+from receiver.media.frame import DecodedFrame
 clip, model, device = sys.argv[1:]
 enhancer = Enhancer(Generator(model, device))
 for video in av.open(clip).decode(video=0):

@@ -10,8 +10,8 @@ import numpy as np
 
 from bench.metrics import psnr, ssim
 from receiver.alignment import Affine, extract_crop, picture_of, planes
-from receiver.decoding import DecodedFrame
 from receiver.enhancer import Enhancer
+from receiver.media.frame import DecodedFrame
 
 BITS = 10
 """Of a number; the last field is their parity."""

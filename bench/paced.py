@@ -16,12 +16,12 @@ from aiortc.mediastreams import MediaStreamError, MediaStreamTrack
 
 from receiver.alignment import cut_frame, planes
 from receiver.call import ObservingDecoder
-from receiver.decoding import DecodedFrame
-from receiver.encoding import Encoding
 from receiver.enhancer import Enhancer
 from receiver.errors import InputError
 from receiver.faces import MAX_FACES, Box, FaceTracker
 from receiver.generator import Generator
+from receiver.media.encoding import Encoding
+from receiver.media.frame import DecodedFrame
 from receiver.progress import progress_bar
 from receiver.rooms import read_to_the_end
 from receiver.sender import Source

@@ -23,10 +23,10 @@ from bench.paced import times
 from keyframes import Keyframe, KeyframeSet, Landmarks, Picture
 from receiver.alignment import CROP, Affine, crop_from_frame, planes, transform
 from receiver.call import ObservingDecoder
-from receiver.decoding import DecodedFrame
 from receiver.enhancer import Enhancer
 from receiver.faces import landmark_file
 from receiver.generator import Generator
+from receiver.media.frame import DecodedFrame
 from receiver.stats import FrameCounts, Stats
 
 CAPACITY = 10

@@ -28,12 +28,12 @@ from keyframes.requests import RequestPolicy
 from models.openh264 import NO_KEYFRAME, OpenH264, through_any_codec
 from models.prepare import frame_rate, read_frames
 from receiver.alignment import Region, cut_frame, extract_crop, picture_of, planes, transform
-from receiver.decoding import DecodedFrame
-from receiver.encoding import Encoding
 from receiver.enhancer import Enhancer
 from receiver.faces import FaceTracker
 from receiver.generator import Generator
-from receiver.media.reading import ENDINGS
+from receiver.media.encoding import Encoding
+from receiver.media.files.reading import ENDINGS
+from receiver.media.frame import DecodedFrame
 from receiver.progress import progress_bar
 from receiver.recognition import shared_recogniser
 from receiver.requester import StillPace

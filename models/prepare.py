@@ -32,10 +32,10 @@ from rich.progress import track as progress
 
 from models.openh264 import OpenH264, through_any_codec
 from receiver.alignment import extract_crop, picture_of, planes, transform
-from receiver.encoding import Encoding
 from receiver.faces import Face, FaceTracker
 from receiver.media.display import views
-from receiver.media.reading import ENDINGS, VideoReader
+from receiver.media.encoding import Encoding
+from receiver.media.files.reading import ENDINGS, VideoReader
 
 PRESETS = ("ultrafast", "superfast", "veryfast", "medium")
 UNTAGGED = 2

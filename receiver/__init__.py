@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from receiver.call import prepare_aiortc, receive_h264
-    from receiver.decoding import DecodedFrame
     from receiver.enhancer import Enhancer
     from receiver.errors import DeviceError, InputError, MissingError, ModelError, ReceiverError
     from receiver.generator import Generator
+    from receiver.media.frame import DecodedFrame
     from receiver.track import EnhancedVideoTrack
 
 # ONNX Runtime would note a device ID in the user's home and collect events of its use. It looks at
@@ -36,7 +36,7 @@ __all__ = [
 ]
 
 _HOMES = {
-    "DecodedFrame": "decoding",
+    "DecodedFrame": "media.frame",
     "EnhancedVideoTrack": "track",
     "Enhancer": "enhancer",
     "Generator": "generator",

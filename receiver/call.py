@@ -30,8 +30,8 @@ from aiortc.rtcpeerconnection import and_direction
 from aiortc.rtcrtpparameters import RTCRtpCodecParameters
 
 from receiver.damage import DamageWatch
-from receiver.decoding import Arrival
-from receiver.encoding import open_decoder
+from receiver.media.encoding import open_decoder
+from receiver.media.frame import Arrival
 from receiver.transport import BoundedSender, SteadyReceiver
 
 PROFILES = ("4d001f", "64001f", "640c1f")

@@ -16,9 +16,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from receiver.alignment import CROP, planes
-from receiver.decoding import DecodedFrame
 from receiver.enhancer import Enhancer
 from receiver.generator import BATCH, CHANNELS, Generator
+from receiver.media.frame import DecodedFrame
 
 FRAME_S = 1 / 30
 """Seconds from one frame to the next: the budget."""

@@ -36,13 +36,13 @@ from receiver.commands.options import (
 from receiver.commands.verdict import why_not_restored
 from receiver.demo import DemoResult, run_demo
 from receiver.doctor import examine
-from receiver.encoding import Encoding
 from receiver.enhancer import Enhancer
 from receiver.errors import InputError, ReceiverError
 from receiver.generator import Generator
 from receiver.join import Joined, join
-from receiver.media.writing import format_of
-from receiver.outputs import FileOutput, VirtualCamera, Window
+from receiver.media.encoding import Encoding
+from receiver.media.files.writing import format_of
+from receiver.media.outputs import FileOutput, VirtualCamera, Window
 from receiver.progress import progress_bar
 from receiver.quality import Quality
 from receiver.recognition import shared_recogniser

@@ -17,12 +17,12 @@ from aiortc.mediastreams import MediaStreamError, MediaStreamTrack
 from keyframes import Picture
 from receiver.alignment import Crop, extract_crop, picture_of, psnr_db
 from receiver.call import h264_codecs, prepare_aiortc, receive_h264
-from receiver.decoding import DecodedFrame
-from receiver.encoding import Encoding
 from receiver.enhancer import Enhancer
 from receiver.errors import ReceiverError
 from receiver.faces import Face
-from receiver.outputs import FileOutput, side_by_side, write_label, write_picture
+from receiver.media.encoding import Encoding
+from receiver.media.frame import DecodedFrame
+from receiver.media.outputs import FileOutput, side_by_side, write_label, write_picture
 from receiver.requester import Requester
 from receiver.sender import EncodedTrack, Source
 from receiver.stills import LABEL, StillSender, guard_channels

@@ -10,7 +10,7 @@ from receiver.capacity import cores_here, in_words, measure
 from receiver.errors import ReceiverError
 from receiver.faces import landmark_file
 from receiver.generator import MODELS, Device, Generator, Model, Place, device_problem
-from receiver.outputs import Window
+from receiver.media.outputs import Window
 from receiver.quality import Quality
 
 

@@ -39,10 +39,10 @@ from receiver.alignment import (
     picture_of,
     transform,
 )
-from receiver.decoding import DecodedFrame
 from receiver.faces import MAX_FACES, DetectionRate, Face, FaceTracker
 from receiver.generator import Generator
 from receiver.identities import IdentityWatch
+from receiver.media.frame import DecodedFrame
 from receiver.media.pixels import RESTORABLE
 from receiver.recognition import FaceRecogniser, shared_recogniser
 from receiver.shots import StillFace, detail, faces_of_still, scale_and_roll, sharpness

@@ -11,17 +11,17 @@ import av
 from av.video.frame import PictureType
 
 from receiver.alignment import copy_frame, planes
-from receiver.decoding import Box, DecodedFrame
 from receiver.enhancer import Enhancer
 from receiver.errors import InputError
-from receiver.media.copying import Copy, VideoPlan, first_of_each
 from receiver.media.display import Display
+from receiver.media.files.copying import Copy, VideoPlan, first_of_each
+from receiver.media.files.reading import STILL, VideoReader
+from receiver.media.files.rehearsal import rehearse
+from receiver.media.files.side_data import kinds
+from receiver.media.files.writing import VideoWriter, format_of, is_pipe, unwritable
 from receiver.media.fitting import fitted
+from receiver.media.frame import Box, DecodedFrame
 from receiver.media.pixels import Storage, bits_of
-from receiver.media.reading import STILL, VideoReader
-from receiver.media.rehearsal import rehearse
-from receiver.media.side_data import kinds
-from receiver.media.writing import VideoWriter, format_of, is_pipe, unwritable
 
 AHEAD = 400
 """Packets that are read before the output is opened, at most: one of each stream is looked for."""

@@ -13,7 +13,7 @@ from aiortc.mediastreams import MediaStreamError, MediaStreamTrack
 from receiver.client import SETUP_SECONDS, SessionError, shown
 from receiver.enhancer import Enhancer
 from receiver.errors import InputError
-from receiver.outputs import FileOutput
+from receiver.media.outputs import FileOutput
 from receiver.rooms import GONE, Room
 from receiver.signalling import open_session
 from receiver.waiting import first, run_until

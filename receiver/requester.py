@@ -13,8 +13,8 @@ from keyframes.admission import BETTER
 from keyframes.requests import TIME_OUT
 from receiver.alignment import WHOLE
 from receiver.call import request_keyframe
-from receiver.decoding import DecodedFrame
 from receiver.enhancer import Enhancer
+from receiver.media.frame import DecodedFrame
 from receiver.shots import region_of
 from receiver.stills import LABEL, Still, StillReceiver
 from receiver.transport import SteadyReceiver

@@ -18,12 +18,12 @@ from aiortc.contrib.media import MediaRelay
 from aiortc.mediastreams import MediaStreamError, MediaStreamTrack
 
 from receiver.call import h264_codecs, receive_h264, refuse
-from receiver.decoding import DecodedFrame
-from receiver.encoding import Encoding
 from receiver.enhancer import Enhancer
+from receiver.media.encoding import Encoding
+from receiver.media.frame import DecodedFrame
+from receiver.media.outputs import side_by_side
 from receiver.negotiation import ClosableConnection
 from receiver.offers import OfferError, answer
-from receiver.outputs import side_by_side
 from receiver.requester import Requester
 from receiver.sender import KeyframeRequests, VideoPacket
 from receiver.stats import Stats

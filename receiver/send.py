@@ -11,8 +11,8 @@ from aiortc import RTCPeerConnection
 
 from receiver.call import h264_codecs, prepare_aiortc
 from receiver.client import SETUP_SECONDS, SessionError, shown
-from receiver.encoding import Encoding
 from receiver.errors import InputError, ReceiverError
+from receiver.media.encoding import Encoding
 from receiver.rooms import GONE
 from receiver.sender import EncodedTrack, Source
 from receiver.signalling import open_publishing

@@ -17,10 +17,10 @@ from aiortc.mediastreams import MediaStreamError, MediaStreamTrack
 
 from keyframes import Picture
 from receiver.alignment import copy_frame
-from receiver.encoding import Encoding
 from receiver.errors import InputError
+from receiver.media.encoding import Encoding
+from receiver.media.files.playing import VIDEO_BASE, Loop
 from receiver.media.fitting import fitted
-from receiver.media.playing import VIDEO_BASE, Loop
 from receiver.portrait import FPS, HEIGHT, WIDTH, portrait_frames
 from receiver.worker import Worker
 

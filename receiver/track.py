@@ -10,8 +10,8 @@ from typing import Any, Generic, TypeVar
 import av
 from aiortc.mediastreams import MediaStreamError, MediaStreamTrack
 
-from receiver.decoding import Arrival, DecodedFrame
 from receiver.enhancer import Enhancer
+from receiver.media.frame import Arrival, DecodedFrame
 from receiver.worker import Worker
 
 DEADLINE = 0.033

@@ -10,9 +10,9 @@ import pytest
 from hypothesis import settings
 
 from receiver.alignment import planes
-from receiver.encoding import Encoding, through_codec
 from receiver.enhancer import Enhancer
 from receiver.generator import Generator
+from receiver.media.encoding import Encoding, through_codec
 from receiver.portrait import FPS, portrait_frames
 from tests.sources import write_raw
 

@@ -13,9 +13,9 @@ from bench.paper_way import mls_every_pixel, nearest, paste, warp_every_pixel
 from keyframes import Keyframe
 from keyframes.mls import mls_map
 from receiver.alignment import CROP, crop_from_frame, planes, transform
-from receiver.decoding import DecodedFrame
 from receiver.errors import InputError
 from receiver.faces import FaceTracker
+from receiver.media.frame import DecodedFrame
 from receiver.portrait import FPS
 from receiver.sender import Source, evenly
 from tests.conftest import RATE, plain_frame

@@ -14,7 +14,7 @@ from bench.numbered import (
     read_number,
     write_number,
 )
-from receiver.encoding import Encoding, through_codec
+from receiver.media.encoding import Encoding, through_codec
 from tests.conftest import RATE, plain_frame, same_pixels
 
 

@@ -15,8 +15,8 @@ from receiver.capacity import (
     in_words,
     measure,
 )
-from receiver.decoding import DecodedFrame
 from receiver.enhancer import Enhancer
+from receiver.media.frame import DecodedFrame
 
 LAPTOP = Measured(frame_s=0.016, generator_s=0.0085, pair_s=0.018)
 FOUR_THREADS = Measured(frame_s=0.011, generator_s=0.0035, pair_s=0.0065, threads=4)

@@ -10,11 +10,11 @@ import av
 import numpy as np
 import pytest
 
-from receiver.decoding import DecodedFrame, export_side_data
 from receiver.enhancer import Enhancer
 from receiver.errors import InputError
 from receiver.files import enhance_file
-from receiver.media.reading import VideoReader
+from receiver.media.files.reading import VideoReader
+from receiver.media.frame import DecodedFrame, export_side_data
 from tests.checking import check, compare_pictures, enhanced
 from tests.probing import (
     described,

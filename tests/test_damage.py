@@ -19,8 +19,8 @@ from hypothesis import strategies as st
 
 from receiver.call import ObservingDecoder, ObservingJitterBuffer
 from receiver.damage import START_CODE, DamageWatch, SequenceParameters
-from receiver.decoding import Arrival, DecodedFrame
-from receiver.encoding import Encoding
+from receiver.media.encoding import Encoding
+from receiver.media.frame import Arrival, DecodedFrame
 from receiver.track import arrival_time
 from tests.conftest import RATE, plain_frame, same_pixels
 

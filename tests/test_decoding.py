@@ -7,8 +7,8 @@ import av
 import numpy as np
 import pytest
 
-from receiver.decoding import DecodedFrame
-from receiver.encoding import Encoding, open_decoder, through_codec
+from receiver.media.encoding import Encoding, open_decoder, through_codec
+from receiver.media.frame import DecodedFrame
 from tests.conftest import RATE
 
 

@@ -21,16 +21,16 @@ from aiortc.mediastreams import MediaStreamError, MediaStreamTrack
 
 import receiver.bound
 import receiver.generator
-import receiver.outputs
+import receiver.media.outputs
 import receiver.stats
 import receiver.track
 from keyframes import Person
-from receiver.decoding import DecodedFrame
 from receiver.enhancer import Enhancer
 from receiver.errors import DeviceError, InputError
 from receiver.faces import SEARCH_EVERY_EMPTY
 from receiver.generator import WEIGHTS, Generator
-from receiver.outputs import JUMP, FileOutput, Timeline
+from receiver.media.frame import DecodedFrame
+from receiver.media.outputs import JUMP, FileOutput, Timeline
 from receiver.requester import Requester
 from receiver.rooms import PENDING, VIEWS, Room, SharedEncoder, ViewerTrack
 from receiver.stats import Faults, Stats
@@ -528,10 +528,10 @@ def test_a_disk_that_waits_delays_nobody(tmp_path, monkeypatch):
     file = FileOutput(tmp_path / "call.mkv", Fraction(30), has_sound=False)
     for index in range(1000):
         file.put(picture(3000 * index))
-    assert file._queue.qsize() <= receiver.outputs.BACKLOG
+    assert file._queue.qsize() <= receiver.media.outputs.BACKLOG
     goes_on.set()
     file.close()
-    assert 0 < file.written <= receiver.outputs.BACKLOG + 1
+    assert 0 < file.written <= receiver.media.outputs.BACKLOG + 1
 
 
 @pytest.mark.parametrize("name", ["call.mkv", "call.mp4"])

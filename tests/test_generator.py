@@ -16,7 +16,6 @@ from onnx import TensorProto, helper
 
 import receiver.generator
 from receiver.alignment import draw_landmarks, extract_crop, planes, transform
-from receiver.decoding import DecodedFrame
 from receiver.enhancer import Enhancer
 from receiver.errors import DeviceError, ModelError
 from receiver.faces import FaceTracker
@@ -30,6 +29,7 @@ from receiver.generator import (
     cuda_problem,
     tensorrt_problem,
 )
+from receiver.media.frame import DecodedFrame
 from tests.conftest import same_pixels
 
 

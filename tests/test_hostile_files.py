@@ -16,9 +16,9 @@ import pytest
 
 from receiver.errors import InputError
 from receiver.files import enhance_file
-from receiver.media.reading import READING, VideoReader
-from receiver.media.writing import VideoWriter
-from receiver.outputs import FileOutput, write_picture
+from receiver.media.files.reading import READING, VideoReader
+from receiver.media.files.writing import VideoWriter
+from receiver.media.outputs import FileOutput, write_picture
 from receiver.sender import clip_source
 from tests.conftest import plain_frame, write_clip
 from tests.test_cli import assert_one_sentence, run
@@ -284,7 +284,7 @@ import os, signal, sys
 from fractions import Fraction
 from itertools import islice
 from pathlib import Path
-from receiver.outputs import FileOutput
+from receiver.media.outputs import FileOutput
 from tests.test_faults import fill
 file = FileOutput(Path(sys.argv[1]), Fraction(30), has_sound=False)
 fill(file, 300)

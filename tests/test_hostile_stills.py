@@ -20,9 +20,9 @@ from receiver.alignment import (
     planes,
     transform,
 )
-from receiver.encoding import Encoding, through_codec
 from receiver.enhancer import Enhancer
 from receiver.faces import FaceTracker
+from receiver.media.encoding import Encoding, through_codec
 from receiver.recognition import shared_recogniser
 from receiver.stills import decode_still, encode_still
 from tests.conftest import CLIPS, needs_clips

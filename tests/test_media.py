@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from receiver.alignment import planes
-from receiver.media.clock import BACK, FORWARD, FrameClock, PacketClock
 from receiver.media.display import Display
+from receiver.media.files.clock import BACK, FORWARD, FrameClock, PacketClock
 from receiver.media.fitting import fitted
 from receiver.media.pixels import Storage, samples
 

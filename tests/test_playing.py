@@ -16,7 +16,7 @@ import pytest
 from receiver.alignment import planes
 from receiver.errors import InputError
 from receiver.faces import FaceTracker
-from receiver.media.playing import INTERLEAVED, PIECE, SHORTEST, SLIP, SOUND_RATE, Loop
+from receiver.media.files.playing import INTERLEAVED, PIECE, SHORTEST, SLIP, SOUND_RATE, Loop
 from receiver.sender import MAX_RATE, clip_source
 from tests.conftest import plain_frame, write_clip
 from tests.probing import run_ffmpeg
@@ -377,7 +377,7 @@ def test_late_or_missing_sound_does_not_read_the_whole_file(tmp_path, monkeypatc
             read.append(packet.stream.type)
             yield packet
 
-    monkeypatch.setattr("receiver.media.reading.VideoReader.packets", counted)
+    monkeypatch.setattr("receiver.media.files.reading.VideoReader.packets", counted)
     heard_so_far = list(islice(loop.sound(), 50))
     assert len(heard_so_far) == 50
     assert read.count("video") <= INTERLEAVED + 3

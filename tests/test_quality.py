@@ -10,8 +10,8 @@ from bench import __main__, quality
 from bench import clips as bench_clips
 from bench.finished import Finished
 from models.openh264 import OpenH264
-from receiver.encoding import Encoding
 from receiver.errors import InputError
+from receiver.media.encoding import Encoding
 from tests.conftest import plain_frame, write_clip
 
 

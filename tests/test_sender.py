@@ -14,8 +14,8 @@ from aiortc.mediastreams import MediaStreamError
 
 from receiver.alignment import copy_frame
 from receiver.demo import consume
-from receiver.encoding import Encoding, open_decoder
 from receiver.errors import InputError, MissingError
+from receiver.media.encoding import Encoding, open_decoder
 from receiver.portrait import LOOP, portrait_frames
 from receiver.sender import (
     KEYFRAMES_EVERY,

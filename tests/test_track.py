@@ -8,8 +8,8 @@ import av
 import pytest
 from aiortc.mediastreams import MediaStreamError, MediaStreamTrack
 
-from receiver.decoding import DecodedFrame
 from receiver.enhancer import Enhancer
+from receiver.media.frame import DecodedFrame
 from receiver.track import RETRY_AFTER, EnhancedVideoTrack, NewestSlot
 from tests.conftest import plain_frame
 

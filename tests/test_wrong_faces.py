@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from receiver.alignment import can_be_cropped, crop_from_frame
-from receiver.decoding import DecodedFrame
 from receiver.enhancer import Enhancer
 from receiver.faces import Face
+from receiver.media.frame import DecodedFrame
 from tests.conftest import same_pixels
 
 SIZE = 640, 480

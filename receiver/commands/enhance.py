@@ -24,8 +24,8 @@ from receiver.errors import InputError
 from receiver.files import FileResult, enhance_file, frame_total
 from receiver.generator import Generator
 from receiver.heap import return_large_blocks
-from receiver.media.reading import ENDINGS
-from receiver.media.writing import FORMATS, format_of
+from receiver.media.files.reading import ENDINGS
+from receiver.media.files.writing import FORMATS, format_of
 from receiver.progress import frames_bar
 from receiver.quality import Quality
 from receiver.terminal import console, json_line, say

@@ -13,8 +13,8 @@ from aiortc.mediastreams import MediaStreamTrack
 
 from receiver.access import parse_token
 from receiver.call import h264_codecs, receive_h264
-from receiver.encoding import Encoding
 from receiver.enhancer import Enhancer
+from receiver.media.encoding import Encoding
 from receiver.sender import EncodedTrack, portrait_source
 from receiver.serve import ServeConfig, Server, listening
 

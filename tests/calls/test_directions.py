@@ -13,8 +13,8 @@ from aiortc.mediastreams import MediaStreamError
 from aiortc.rtp import RtcpByePacket
 
 from receiver.call import h264_codecs, receive_h264
-from receiver.encoding import Encoding
 from receiver.enhancer import Enhancer
+from receiver.media.encoding import Encoding
 from receiver.rooms import Room
 from receiver.sender import EncodedTrack, Source, evenly
 from receiver.transport import GOODBYE_SECONDS

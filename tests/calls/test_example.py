@@ -8,7 +8,7 @@ from aiohttp import web
 from aiortc import RTCSessionDescription
 
 from receiver.call import h264_codecs
-from receiver.encoding import Encoding
+from receiver.media.encoding import Encoding
 from receiver.sender import EncodedTrack, portrait_source
 from tests.calls.peer import Peer
 

@@ -30,12 +30,12 @@ from receiver.addresses import Reach
 from receiver.album import peer_of, save_album
 from receiver.call import h264_codecs
 from receiver.client import MOST_JSON, MOST_REDIRECTS, MOST_SDP, Answer, Client, SessionError
-from receiver.encoding import Encoding
 from receiver.enhancer import Enhancer
 from receiver.errors import InputError, ReceiverError
 from receiver.join import Joined
 from receiver.links import ice_servers
-from receiver.outputs import FileOutput
+from receiver.media.encoding import Encoding
+from receiver.media.outputs import FileOutput
 from receiver.send import Sending, send
 from receiver.sender import clip_source
 from receiver.signalling import open_publishing, open_session

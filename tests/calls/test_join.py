@@ -22,13 +22,13 @@ from aiortc import RTCPeerConnection, RTCSessionDescription
 
 from receiver.call import h264_codecs
 from receiver.client import Client, SessionError
-from receiver.encoding import Encoding
 from receiver.enhancer import Enhancer
 from receiver.errors import InputError, MissingError
 from receiver.janus import Janus
 from receiver.join import Joined
 from receiver.links import ice_servers
-from receiver.outputs import FileOutput, VirtualCamera
+from receiver.media.encoding import Encoding
+from receiver.media.outputs import FileOutput, VirtualCamera
 from receiver.sender import EncodedTrack, portrait_source
 from receiver.signalling import open_session
 from tests.calls.peer import HERE, Peer, Tone, serving

@@ -23,9 +23,9 @@ from aiortc.jitterbuffer import JitterBuffer, JitterFrame
 from receiver import call
 from receiver.alignment import copy_frame
 from receiver.call import ObservingDecoder, ObservingJitterBuffer, prepare_aiortc
-from receiver.decoding import Arrival, DecodedFrame
 from receiver.demo import connect, consume, run_demo
-from receiver.encoding import Encoding
+from receiver.media.encoding import Encoding
+from receiver.media.frame import Arrival, DecodedFrame
 from receiver.sender import EncodedTrack, clip_source, portrait_source
 from receiver.track import EnhancedVideoTrack
 

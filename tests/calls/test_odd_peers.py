@@ -10,8 +10,8 @@ from yarl import URL
 
 from receiver.album import peer_of
 from receiver.client import Client, SessionError
-from receiver.encoding import Encoding
 from receiver.errors import InputError
+from receiver.media.encoding import Encoding
 from receiver.send import Sending, send
 from receiver.sender import clip_source
 from receiver.signalling import open_publishing, open_session

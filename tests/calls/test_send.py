@@ -22,8 +22,8 @@ from receiver.alignment import extract_crop, psnr_db
 from receiver.call import receive_h264
 from receiver.client import SessionError
 from receiver.demo import consume
-from receiver.encoding import Encoding
 from receiver.errors import InputError
+from receiver.media.encoding import Encoding
 from receiver.offers import answer
 from receiver.rooms import Room
 from receiver.send import ON_REQUEST, Sending, send

@@ -20,10 +20,10 @@ from cryptography.x509.oid import NameOID
 
 from receiver.access import parse_token
 from receiver.call import prepare_aiortc, receive_h264
-from receiver.decoding import DecodedFrame
 from receiver.enhancer import Enhancer
 from receiver.errors import InputError
 from receiver.generator import Generator
+from receiver.media.frame import DecodedFrame
 from receiver.negotiation import ClosableConnection
 from receiver.offers import OfferError, read_offer
 from receiver.quality import Quality

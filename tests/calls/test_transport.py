@@ -18,9 +18,9 @@ from aiortc.rtp import RTCP_RTPFB_NACK, RTP_HISTORY_SIZE, RtcpRtpfbPacket, RtpPa
 
 import receiver.transport
 from receiver.call import ObservingJitterBuffer, prepare_aiortc
-from receiver.decoding import DecodedFrame
 from receiver.demo import connect
-from receiver.encoding import Encoding
+from receiver.media.encoding import Encoding
+from receiver.media.frame import DecodedFrame
 from receiver.sender import EncodedTrack, portrait_source
 from receiver.transport import (
     BACKLOG,

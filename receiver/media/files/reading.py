@@ -13,9 +13,9 @@ from av.container.core import Flags
 from av.format import Flags as FormatFlags
 from av.stream import Disposition
 
-from receiver.decoding import export_side_data
 from receiver.errors import InputError
-from receiver.media.clock import FrameClock, PacketClock
+from receiver.media.files.clock import FrameClock, PacketClock
+from receiver.media.frame import export_side_data
 
 logger = logging.getLogger(__name__)
 

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from fractions import Fraction
 from typing import Any
 
-from receiver.media.reading import VideoReader
+from receiver.media.files.reading import VideoReader
 from receiver.text import printable
 
 TECHNICAL = frozenset(

@@ -10,11 +10,11 @@ import av
 from av.stream import Discard
 
 from receiver.media.display import Display
+from receiver.media.files.reading import STILL, VideoReader
+from receiver.media.files.side_data import x264_params
+from receiver.media.files.tags import chapters_of, codec_name, copy_tags, describe, in_words
+from receiver.media.files.writing import FORMATS, Memory, add_h264
 from receiver.media.pixels import Storage
-from receiver.media.reading import STILL, VideoReader
-from receiver.media.side_data import x264_params
-from receiver.media.tags import chapters_of, codec_name, copy_tags, describe, in_words
-from receiver.media.writing import FORMATS, Memory, add_h264
 
 PRESET = "veryfast"
 """x264's preset of files."""

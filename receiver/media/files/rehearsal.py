@@ -10,10 +10,10 @@ from av.stream import Disposition
 from av.video.frame import PictureType
 
 from receiver.errors import InputError
-from receiver.media.copying import Copy, VideoPlan, can_hold, close_trial, copy_packet
-from receiver.media.reading import STILL, VideoReader
-from receiver.media.side_data import kinds
-from receiver.media.tags import (
+from receiver.media.files.copying import Copy, VideoPlan, can_hold, close_trial, copy_packet
+from receiver.media.files.reading import STILL, VideoReader
+from receiver.media.files.side_data import kinds
+from receiver.media.files.tags import (
     chapters_of,
     codec_name,
     in_words,
@@ -22,7 +22,7 @@ from receiver.media.tags import (
     tags_of,
     title_of,
 )
-from receiver.media.writing import FORMATS, Memory, format_of, is_pipe, unwritable
+from receiver.media.files.writing import FORMATS, Memory, format_of, is_pipe, unwritable
 
 MUXER = {"fflags": "+bitexact", "movie_timescale": "90000"}
 """libav's options for every file: no random numbers and no date, so that runs are alike; and in

@@ -6,7 +6,7 @@ from fractions import Fraction
 
 import av
 
-from receiver.decoding import DecodedFrame, export_side_data
+from receiver.media.frame import DecodedFrame, export_side_data
 
 
 @dataclass(frozen=True)

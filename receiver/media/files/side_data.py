@@ -28,7 +28,7 @@ NAMES = {
 
 def kinds(frame: av.VideoFrame) -> set[str]:
     """The kinds of side data of a frame, as `NAMES` calls them."""
-    container: Any = SideDataContainer  # not frame.side_data: see receiver.decoding._side_data
+    container: Any = SideDataContainer  # not frame.side_data: see receiver.media.frame._side_data
     return {NAMES[one.type] for one in container(frame) if one.type in NAMES}
 
 

@@ -17,8 +17,8 @@ import cv2
 from keyframes import Picture
 from receiver.alignment import copy_frame, planes
 from receiver.errors import InputError, MissingError
+from receiver.media.files.writing import VideoWriter, add_h264
 from receiver.media.fitting import fitted
-from receiver.media.writing import VideoWriter, add_h264
 from receiver.safe_files import NewFile
 
 BACKLOG = 90

@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 from receiver.alignment import copy_frame
 from receiver.errors import InputError
 from receiver.media.display import Display
+from receiver.media.files.reading import VideoReader
 from receiver.media.pixels import Storage
-from receiver.media.reading import VideoReader
 
 logger = logging.getLogger(__name__)
 
