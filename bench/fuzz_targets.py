@@ -34,9 +34,6 @@ from av.video.reformatter import ColorRange, Colorspace
 from keyframes import Keyframe, People
 from receiver.album import load_album, peer_of, save_album
 from receiver.alignment import crop_from_frame, planes
-from receiver.assembly import FORGOTTEN, MOST_MISSING, MOST_PACKETS, FrameAssembler
-from receiver.call import MAX_PIXELS, ObservingDecoder, h264_codecs, prepare_aiortc
-from receiver.damage import DamageWatch
 from receiver.enhancer import Enhancer
 from receiver.errors import ModelError, ReceiverError
 from receiver.faces import Face
@@ -58,6 +55,14 @@ from receiver.stills import (
     encode_still,
 )
 from receiver.stills import MAX_PIXELS as STILL_PIXELS
+from receiver.transport.aiortc_hooks import (
+    MAX_PIXELS,
+    ObservingDecoder,
+    h264_codecs,
+    prepare_aiortc,
+)
+from receiver.transport.assembly import FORGOTTEN, MOST_MISSING, MOST_PACKETS, FrameAssembler
+from receiver.transport.damage import DamageWatch
 from receiver.trickle import SDPFRAG, add_candidates, read_fragment
 
 BETWEEN = b"\xfe\xedRTP\xfe"

@@ -28,7 +28,6 @@ from rich.table import Table
 
 from bench import paper_way
 from bench.paced import FPS, TimedEnhancer, composed, encode, run_calls, times
-from receiver.call import ObservingDecoder
 from receiver.enhancer import STAGES as ENHANCERS
 from receiver.errors import InputError
 from receiver.faces import MAX_FACES
@@ -36,6 +35,7 @@ from receiver.generator import Device, Generator, Place, device_problem
 from receiver.media.frame import DecodedFrame
 from receiver.sender import Source, clip_source, portrait_source
 from receiver.terminal import console
+from receiver.transport.aiortc_hooks import ObservingDecoder
 
 STAGES = ("decode", *ENHANCERS, "output")
 """In the order in which a frame meets them; the rest of the time is in none of them. `output` is

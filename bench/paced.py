@@ -15,7 +15,6 @@ from aiortc.jitterbuffer import JitterFrame
 from aiortc.mediastreams import MediaStreamError, MediaStreamTrack
 
 from receiver.alignment import cut_frame, planes
-from receiver.call import ObservingDecoder
 from receiver.enhancer import Enhancer
 from receiver.errors import InputError
 from receiver.faces import MAX_FACES, Box, FaceTracker
@@ -27,6 +26,7 @@ from receiver.rooms import read_to_the_end
 from receiver.sender import Source
 from receiver.stats import Stats
 from receiver.track import EnhancedVideoTrack
+from receiver.transport.aiortc_hooks import ObservingDecoder
 
 FPS = 30
 PHASE = 0.618

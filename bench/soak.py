@@ -31,7 +31,7 @@ from receiver.media.encoding import Encoding
 from receiver.sender import EncodedTrack, portrait_source
 from receiver.terminal import console
 from receiver.track import EnhancedVideoTrack
-from receiver.transport import SteadyReceiver
+from receiver.transport.receiving import SteadyReceiver
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt

@@ -16,7 +16,6 @@ from aiortc.mediastreams import MediaStreamError, MediaStreamTrack
 
 from keyframes import Picture
 from receiver.alignment import Crop, extract_crop, picture_of, psnr_db
-from receiver.call import h264_codecs, prepare_aiortc, receive_h264
 from receiver.enhancer import Enhancer
 from receiver.errors import ReceiverError
 from receiver.faces import Face
@@ -27,6 +26,7 @@ from receiver.requester import Requester
 from receiver.sender import EncodedTrack, Source
 from receiver.stills import LABEL, StillSender, guard_channels
 from receiver.track import EnhancedVideoTrack
+from receiver.transport.aiortc_hooks import h264_codecs, prepare_aiortc, receive_h264
 
 PANELS = ["received", "restored", "original"]
 PATIENCE = 1.0

@@ -12,11 +12,11 @@ from aiortc import RTCConfiguration, RTCPeerConnection
 from aiortc.mediastreams import MediaStreamTrack
 from yarl import URL
 
-from receiver.call import receive_h264
 from receiver.client import LEAVE_SECONDS, MOST_JSON, Answer, Client, SessionError, shown
 from receiver.errors import InputError
 from receiver.negotiation import ClosableConnection, accept, checked_offer
 from receiver.text import printable
+from receiver.transport.aiortc_hooks import receive_h264
 from receiver.waiting import finished, stopped
 
 POLL_SECONDS = 60.0

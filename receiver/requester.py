@@ -12,12 +12,12 @@ from keyframes import Budget, Need, RequestPolicy, Way
 from keyframes.admission import BETTER
 from keyframes.requests import TIME_OUT
 from receiver.alignment import WHOLE
-from receiver.call import request_keyframe
 from receiver.enhancer import Enhancer
 from receiver.media.frame import DecodedFrame
 from receiver.shots import region_of
 from receiver.stills import LABEL, Still, StillReceiver
-from receiver.transport import SteadyReceiver
+from receiver.transport.aiortc_hooks import request_keyframe
+from receiver.transport.receiving import SteadyReceiver
 
 STILL_SHARE = 0.5
 """Pace of a still on a link that has been full in this call, of the video's rate: it takes its time

@@ -17,7 +17,6 @@ from aiortc import RTCConfiguration, RTCPeerConnection, RTCSessionDescription
 from aiortc.contrib.media import MediaRelay
 from aiortc.mediastreams import MediaStreamError, MediaStreamTrack
 
-from receiver.call import h264_codecs, receive_h264, refuse
 from receiver.enhancer import Enhancer
 from receiver.media.encoding import Encoding
 from receiver.media.frame import DecodedFrame
@@ -30,7 +29,8 @@ from receiver.stats import Stats
 from receiver.stills import guard_channels
 from receiver.text import printable
 from receiver.track import EnhancedVideoTrack, NewestSlot, arrival_time
-from receiver.transport import SteadyReceiver
+from receiver.transport.aiortc_hooks import h264_codecs, receive_h264, refuse
+from receiver.transport.receiving import SteadyReceiver
 
 View: TypeAlias = Literal["restored", "both"]
 """What a viewer sees: the restored picture, or received and restored side by side."""

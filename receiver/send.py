@@ -9,7 +9,6 @@ from dataclasses import dataclass
 
 from aiortc import RTCPeerConnection
 
-from receiver.call import h264_codecs, prepare_aiortc
 from receiver.client import SETUP_SECONDS, SessionError, shown
 from receiver.errors import InputError, ReceiverError
 from receiver.media.encoding import Encoding
@@ -17,6 +16,7 @@ from receiver.rooms import GONE
 from receiver.sender import EncodedTrack, Source
 from receiver.signalling import open_publishing
 from receiver.stills import LABEL, StillSender, guard_channels
+from receiver.transport.aiortc_hooks import h264_codecs, prepare_aiortc
 from receiver.waiting import first, run_until
 
 ON_REQUEST = 1 << 20

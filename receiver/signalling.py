@@ -13,7 +13,6 @@ from typing import Any, Literal, TypeAlias
 from aiortc import RTCConfiguration, RTCPeerConnection
 from yarl import URL
 
-from receiver.call import receive_h264
 from receiver.client import (
     LEAVE_SECONDS,
     MOST_SDP,
@@ -28,6 +27,7 @@ from receiver.janus import Janus, OnTrack
 from receiver.links import ice_servers
 from receiver.negotiation import ClosableConnection, accept, checked_answer
 from receiver.text import printable
+from receiver.transport.aiortc_hooks import receive_h264
 from receiver.waiting import finished
 
 Protocol: TypeAlias = Literal["WHIP", "WHEP"]

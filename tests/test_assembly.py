@@ -5,7 +5,7 @@ from aiortc.rtp import RtpPacket
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from receiver.assembly import (
+from receiver.transport.assembly import (
     HOPELESS,
     MOST_MISSING,
     MOST_PACKETS,

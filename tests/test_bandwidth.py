@@ -4,7 +4,7 @@ import random
 
 import pytest
 
-from receiver.bandwidth import (
+from receiver.transport.bandwidth import (
     CEILING_KBPS,
     FLOOR_KBPS,
     MOST_SOURCES,

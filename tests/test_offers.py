@@ -8,7 +8,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bench.fuzz_targets import offer
-from receiver.call import prepare_aiortc
 from receiver.offers import (
     MAX_CANDIDATES,
     MAX_LINE,
@@ -19,6 +18,7 @@ from receiver.offers import (
     read_offer,
 )
 from receiver.sdp import spelled
+from receiver.transport.aiortc_hooks import prepare_aiortc
 from tests.calls.test_hostile_offers import SESSION, VIDEO, channels, filled, hostile, section
 
 

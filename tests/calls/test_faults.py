@@ -9,10 +9,10 @@ from aiortc.mediastreams import MediaStreamError
 from aiortc.rtp import is_rtcp
 
 import receiver.rooms
-from receiver.call import h264_codecs
 from receiver.media.encoding import Encoding
 from receiver.sender import EncodedTrack, VideoPacket, portrait_source
 from receiver.serve import Server
+from receiver.transport.aiortc_hooks import h264_codecs
 from tests.calls.peer import Peer, serving
 from tests.calls.test_join import until
 from tests.calls.test_send import sending

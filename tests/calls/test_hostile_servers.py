@@ -28,7 +28,6 @@ from yarl import URL
 from keyframes import People
 from receiver.addresses import Reach
 from receiver.album import peer_of, save_album
-from receiver.call import h264_codecs
 from receiver.client import MOST_JSON, MOST_REDIRECTS, MOST_SDP, Answer, Client, SessionError
 from receiver.enhancer import Enhancer
 from receiver.errors import InputError, ReceiverError
@@ -40,6 +39,7 @@ from receiver.send import Sending, send
 from receiver.sender import clip_source
 from receiver.signalling import open_publishing, open_session
 from receiver.stills import STRANGERS
+from receiver.transport.aiortc_hooks import h264_codecs
 from tests.calls.peer import HERE
 from tests.calls.test_join import until
 from tests.calls.test_serve import self_signed

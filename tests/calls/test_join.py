@@ -20,7 +20,6 @@ import pytest
 from aiohttp import web
 from aiortc import RTCPeerConnection, RTCSessionDescription
 
-from receiver.call import h264_codecs
 from receiver.client import Client, SessionError
 from receiver.enhancer import Enhancer
 from receiver.errors import InputError, MissingError
@@ -31,6 +30,7 @@ from receiver.media.encoding import Encoding
 from receiver.media.outputs import FileOutput, VirtualCamera
 from receiver.sender import EncodedTrack, portrait_source
 from receiver.signalling import open_session
+from receiver.transport.aiortc_hooks import h264_codecs
 from tests.calls.peer import HERE, Peer, Tone, serving
 
 PEERS = Path(__file__).parent / "peers"

@@ -19,7 +19,6 @@ from aiortc import RTCPeerConnection, RTCSessionDescription
 from aiortc.mediastreams import MediaStreamTrack
 
 from receiver.alignment import extract_crop, psnr_db
-from receiver.call import receive_h264
 from receiver.client import SessionError
 from receiver.demo import consume
 from receiver.errors import InputError
@@ -30,6 +29,7 @@ from receiver.send import ON_REQUEST, Sending, send
 from receiver.sender import Source, clip_source, evenly
 from receiver.serve import room_stats
 from receiver.signalling import open_publishing
+from receiver.transport.aiortc_hooks import receive_h264
 from tests.calls.peer import HERE, serving
 from tests.calls.test_join import answering, until
 from tests.conftest import plain_frame, write_clip

@@ -19,7 +19,6 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
 from receiver.access import parse_token
-from receiver.call import prepare_aiortc, receive_h264
 from receiver.enhancer import Enhancer
 from receiver.errors import InputError
 from receiver.generator import Generator
@@ -30,6 +29,7 @@ from receiver.quality import Quality
 from receiver.rooms import Room, SharedEncoder
 from receiver.sender import KEYFRAMES_EVERY
 from receiver.serve import MAX_BODY, MAX_NAME, ServeConfig, Server, listening
+from receiver.transport.aiortc_hooks import prepare_aiortc, receive_h264
 from tests.calls.peer import HERE, SDP, Peer, serving
 from tests.calls.test_hostile_offers import STALL, VIDEO, StallWatch, filled
 from tests.calls.test_join import until

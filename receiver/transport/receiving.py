@@ -27,8 +27,8 @@ from aiortc.rtp import (
     RtpPacket,
 )
 
-from receiver.assembly import AccessUnit, FrameAssembler
-from receiver.bandwidth import BandwidthEstimate
+from receiver.transport.assembly import AccessUnit, FrameAssembler
+from receiver.transport.bandwidth import BandwidthEstimate
 
 BACKLOG = 90
 """Frames that may wait for the decoder: three seconds. Of more, the newest are left out."""

@@ -7,7 +7,7 @@ from typing import cast
 from aiortc.jitterbuffer import JitterFrame
 from aiortc.rtp import RtpPacket
 
-from receiver.damage import begins_picture, holds_keyframe
+from receiver.transport.damage import begins_picture, holds_keyframe
 
 PATIENCE = (0.25, 0.6)
 """Seconds that a missing packet is waited for, at least and at most: two round trips in between."""
