@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 
 from keyframes import Landmarks
 from receiver.alignment import Affine, crop_from_frame
+from receiver.inference.package_models import LANDMARKS, package_model
 from receiver.motion import FaceBefore
-from receiver.package_models import LANDMARKS, package_model
 
 MAX_FACES = 4
 SEARCH_EVERY = 30

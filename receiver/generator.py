@@ -18,10 +18,10 @@ import onnxruntime
 from numpy.typing import NDArray
 
 from receiver.alignment import CROP, shifted
-from receiver.batching import Line, LineClosedError
-from receiver.bound import BoundSession, open_bound
 from receiver.errors import DeviceError, ModelError
 from receiver.hashes import file_sha256
+from receiver.inference.io_binding import BoundSession, open_bound
+from receiver.inference.request_queue import Line, LineClosedError
 
 logger = logging.getLogger(__name__)
 

@@ -14,7 +14,7 @@ import numpy as np
 
 from keyframes import Embedding, Landmarks, Picture
 from receiver.embedder import POINTS, SIDE, SIZE
-from receiver.package_models import RECOGNITION, package_model
+from receiver.inference.package_models import RECOGNITION, package_model
 from receiver.worker import Worker
 
 ANSWERS_WITHIN = 30.0

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from receiver.batching import Inputs, Line, LineClosedError
+from receiver.inference.request_queue import Inputs, Line, LineClosedError
 
 
 class Held:

@@ -11,8 +11,8 @@ import numpy as np
 import onnxruntime
 import pytest
 
-from receiver.bound import NO_GRAPH, BoundSession, open_bound
 from receiver.generator import CHANNELS, WEIGHTS
+from receiver.inference.io_binding import NO_GRAPH, BoundSession, open_bound
 
 MOST = 3
 ALIGN = "lite-int8-align"

