@@ -20,8 +20,8 @@ from bench.clips import Seen, clips_in, encoding_of, framed, kbps_of, min_face_o
 from bench.finished import Finished
 from bench.metrics import bootstrap_interval, psnr, vmaf_neg
 from bench.quality import markdown, sha256, shown
+from receiver.enhance.faces.generator import Generator
 from receiver.errors import InputError
-from receiver.generator import Generator
 from receiver.progress import progress_bar
 from receiver.terminal import console
 

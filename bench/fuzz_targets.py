@@ -32,19 +32,19 @@ from aiortc.sdp import SessionDescription, candidate_to_sdp
 from av.video.reformatter import ColorRange, Colorspace
 
 from keyframes import Keyframe, People
-from receiver.album import load_album, peer_of, save_album
-from receiver.alignment import crop_from_frame, planes
+from receiver.enhance.faces.album import load_album, peer_of, save_album
+from receiver.enhance.faces.alignment import crop_from_frame, planes
+from receiver.enhance.faces.generator import WEIGHTS, Generator, Model
+from receiver.enhance.faces.recognition import shared_recogniser
+from receiver.enhance.faces.tracking import Face
 from receiver.enhancer import Enhancer
 from receiver.errors import ModelError, ReceiverError
-from receiver.faces import Face
 from receiver.files import enhance_file
-from receiver.generator import WEIGHTS, Generator, Model
 from receiver.media.encoding import Encoding
 from receiver.media.frame import DecodedFrame
 from receiver.media.pixels import PLANAR_420, RESTORABLE
 from receiver.offers import MAX_CANDIDATES, OfferError, is_checked, read_offer
 from receiver.portrait import FPS, portrait_frames
-from receiver.recognition import shared_recogniser
 from receiver.serve import ServeConfig, Server, listening
 from receiver.stills import (
     LABEL,

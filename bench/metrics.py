@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from skimage.metrics import structural_similarity
 
 from keyframes import Landmarks, Picture
-from receiver.faces import Box, landmark_file
+from receiver.enhance.faces.tracking import Box, landmark_file
 from receiver.inference.package_models import RECOGNITION, package_model
 
 VMAF, VMAF_NEG = "version=vmaf_v0.6.1", "version=vmaf_v0.6.1neg"

@@ -14,11 +14,11 @@ import av
 from aiortc.jitterbuffer import JitterFrame
 from aiortc.mediastreams import MediaStreamError, MediaStreamTrack
 
-from receiver.alignment import cut_frame, planes
+from receiver.enhance.faces.alignment import cut_frame, planes
+from receiver.enhance.faces.generator import Generator
+from receiver.enhance.faces.tracking import MAX_FACES, Box, FaceTracker
 from receiver.enhancer import Enhancer
 from receiver.errors import InputError
-from receiver.faces import MAX_FACES, Box, FaceTracker
-from receiver.generator import Generator
 from receiver.media.encoding import Encoding
 from receiver.media.frame import DecodedFrame
 from receiver.progress import progress_bar

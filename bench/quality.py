@@ -46,8 +46,8 @@ from bench.metrics import (
     vmaf_family,
 )
 from keyframes import Picture
+from receiver.enhance.faces.generator import Generator
 from receiver.errors import InputError
-from receiver.generator import Generator
 from receiver.progress import progress_bar
 from receiver.terminal import console
 

@@ -27,17 +27,24 @@ from keyframes import Landmarks, Picture, crop_qp
 from keyframes.requests import RequestPolicy
 from models.openh264 import NO_KEYFRAME, OpenH264, through_any_codec
 from models.prepare import frame_rate, read_frames
-from receiver.alignment import Region, cut_frame, extract_crop, picture_of, planes, transform
+from receiver.enhance.faces.alignment import (
+    Region,
+    cut_frame,
+    extract_crop,
+    picture_of,
+    planes,
+    transform,
+)
+from receiver.enhance.faces.generator import Generator
+from receiver.enhance.faces.observations import STILL_QP, faces_of_still, region_of
+from receiver.enhance.faces.recognition import shared_recogniser
+from receiver.enhance.faces.tracking import FaceTracker
 from receiver.enhancer import Enhancer
-from receiver.faces import FaceTracker
-from receiver.generator import Generator
 from receiver.media.encoding import Encoding
 from receiver.media.files.reading import ENDINGS
 from receiver.media.frame import DecodedFrame
 from receiver.progress import progress_bar
-from receiver.recognition import shared_recogniser
 from receiver.requester import StillPace
-from receiver.shots import STILL_QP, faces_of_still, region_of
 from receiver.stills import decode_still, encode_still, part_of
 from receiver.terminal import console
 

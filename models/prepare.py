@@ -31,8 +31,8 @@ from av.video.reformatter import ColorRange
 from rich.progress import track as progress
 
 from models.openh264 import OpenH264, through_any_codec
-from receiver.alignment import extract_crop, picture_of, planes, transform
-from receiver.faces import Face, FaceTracker
+from receiver.enhance.faces.alignment import extract_crop, picture_of, planes, transform
+from receiver.enhance.faces.tracking import Face, FaceTracker
 from receiver.media.display import views
 from receiver.media.encoding import Encoding
 from receiver.media.files.reading import ENDINGS, VideoReader

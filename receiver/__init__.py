@@ -10,9 +10,9 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from receiver.enhance.faces.generator import Generator
     from receiver.enhancer import Enhancer
     from receiver.errors import DeviceError, InputError, MissingError, ModelError, ReceiverError
-    from receiver.generator import Generator
     from receiver.media.frame import DecodedFrame
     from receiver.track import EnhancedVideoTrack
     from receiver.transport.aiortc_hooks import prepare_aiortc, receive_h264
@@ -39,7 +39,7 @@ _HOMES = {
     "DecodedFrame": "media.frame",
     "EnhancedVideoTrack": "track",
     "Enhancer": "enhancer",
-    "Generator": "generator",
+    "Generator": "enhance.faces.generator",
     "prepare_aiortc": "transport.aiortc_hooks",
     "receive_h264": "transport.aiortc_hooks",
 }

@@ -15,10 +15,10 @@ from aiortc import RTCConfiguration, RTCPeerConnection
 from aiortc.mediastreams import MediaStreamError, MediaStreamTrack
 
 from keyframes import Picture
-from receiver.alignment import Crop, extract_crop, picture_of, psnr_db
+from receiver.enhance.faces.alignment import Crop, extract_crop, picture_of, psnr_db
+from receiver.enhance.faces.tracking import Face
 from receiver.enhancer import Enhancer
 from receiver.errors import ReceiverError
-from receiver.faces import Face
 from receiver.media.encoding import Encoding
 from receiver.media.frame import DecodedFrame
 from receiver.media.outputs import FileOutput, side_by_side, write_label, write_picture

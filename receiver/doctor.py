@@ -7,9 +7,9 @@ import av
 import onnxruntime
 
 from receiver.capacity import cores_here, in_words, measure
+from receiver.enhance.faces.generator import MODELS, Device, Generator, Model, Place, device_problem
+from receiver.enhance.faces.tracking import landmark_file
 from receiver.errors import ReceiverError
-from receiver.faces import landmark_file
-from receiver.generator import MODELS, Device, Generator, Model, Place, device_problem
 from receiver.media.outputs import Window
 from receiver.quality import Quality
 

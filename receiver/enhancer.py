@@ -25,7 +25,7 @@ from keyframes import (
     warp,
 )
 from keyframes.requests import Need
-from receiver.alignment import (
+from receiver.enhance.faces.alignment import (
     WHOLE,
     Crop,
     Region,
@@ -39,15 +39,21 @@ from receiver.alignment import (
     picture_of,
     transform,
 )
-from receiver.faces import MAX_FACES, DetectionRate, Face, FaceTracker
-from receiver.generator import Generator
-from receiver.identities import IdentityWatch
+from receiver.enhance.faces.generator import Generator
+from receiver.enhance.faces.identities import IdentityWatch
+from receiver.enhance.faces.observations import (
+    StillFace,
+    detail,
+    faces_of_still,
+    scale_and_roll,
+    sharpness,
+)
+from receiver.enhance.faces.recognition import FaceRecogniser, shared_recogniser
+from receiver.enhance.faces.temporal import TemporalFilter
+from receiver.enhance.faces.tracking import MAX_FACES, DetectionRate, Face, FaceTracker
 from receiver.media.frame import DecodedFrame
 from receiver.media.pixels import RESTORABLE
-from receiver.recognition import FaceRecogniser, shared_recogniser
-from receiver.shots import StillFace, detail, faces_of_still, scale_and_roll, sharpness
 from receiver.stats import Stats
-from receiver.temporal import TemporalFilter
 
 STAGES = (
     "faces",

@@ -10,7 +10,7 @@ from typing import Any
 import av
 from av.video.frame import PictureType
 
-from receiver.alignment import copy_frame, planes
+from receiver.enhance.faces.alignment import copy_frame, planes
 from receiver.enhancer import Enhancer
 from receiver.errors import InputError
 from receiver.media.display import Display

@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from keyframes import Landmarks, Picture, warp
+from receiver.enhance.faces.tracking import landmark_file
 from receiver.errors import MissingError
-from receiver.faces import landmark_file
 
 WIDTH, HEIGHT, FPS = 640, 480, 30
 LOOP = 8 * FPS

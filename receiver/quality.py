@@ -10,9 +10,9 @@ from typing import Any, Literal, TypeAlias, TypeVar
 from weakref import WeakSet
 
 from receiver.capacity import FRAME_S, Measured, generator_seconds
+from receiver.enhance.faces.generator import MODELS, Generator, Model
+from receiver.enhance.faces.tracking import MAX_FACES, DetectionRate
 from receiver.enhancer import STAGES, Enhancer
-from receiver.faces import MAX_FACES, DetectionRate
-from receiver.generator import MODELS, Generator, Model
 
 logger = logging.getLogger(__name__)
 

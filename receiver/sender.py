@@ -16,7 +16,7 @@ import cv2
 from aiortc.mediastreams import MediaStreamError, MediaStreamTrack
 
 from keyframes import Picture
-from receiver.alignment import copy_frame
+from receiver.enhance.faces.alignment import copy_frame
 from receiver.errors import InputError
 from receiver.media.encoding import Encoding
 from receiver.media.files.playing import VIDEO_BASE, Loop

@@ -20,7 +20,7 @@ import av
 from aiortc import RTCDataChannel, RTCPeerConnection
 from av.video.reformatter import ColorRange, Colorspace
 
-from receiver.alignment import WHOLE, Region, copy_frame, cut_frame
+from receiver.enhance.faces.alignment import WHOLE, Region, copy_frame, cut_frame
 from receiver.errors import ReceiverError
 from receiver.media.pixels import PLANAR_420
 

@@ -14,7 +14,7 @@ import pytest
 from bench.mutations import Mutator
 from keyframes import Keyframe, People, Person
 from keyframes.people import KNOWN
-from receiver.album import (
+from receiver.enhance.faces.album import (
     FIELDS,
     MAX_DIRECTORY,
     MOST,
@@ -23,9 +23,9 @@ from receiver.album import (
     peer_of,
     save_album,
 )
+from receiver.enhance.faces.recognition import FaceRecogniser, shared_recogniser
 from receiver.enhancer import Enhancer
 from receiver.errors import InputError
-from receiver.recognition import FaceRecogniser, shared_recogniser
 from tests.test_enhancer import IDENTIFIED
 
 HERE, THERE = peer_of("https://sfu.example/whep/a"), peer_of("https://sfu.example/whep/b")

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from receiver.alignment import (
+from receiver.enhance.faces.alignment import (
     CROP,
     copy_frame,
     crop_from_frame,

@@ -8,7 +8,7 @@ import pytest
 
 from bench import bitrate, clips, latency, references, soak
 from bench.metrics import psnr
-from receiver.generator import Generator
+from receiver.enhance.faces.generator import Generator
 from tests.conftest import CLIPS, needs_clips, write_clip
 
 

@@ -9,7 +9,7 @@ import pytest
 from bench import identity
 from bench.identity import Distances, Judged, Observed, compare, hostile_still, people_of
 from keyframes import likeness, signature
-from receiver.alignment import crop_of
+from receiver.enhance.faces.alignment import crop_of
 from tests.test_people import embedding
 
 

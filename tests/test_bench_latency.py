@@ -12,9 +12,9 @@ from bench.paced import composed, encode
 from bench.paper_way import mls_every_pixel, nearest, paste, warp_every_pixel
 from keyframes import Keyframe
 from keyframes.mls import mls_map
-from receiver.alignment import CROP, crop_from_frame, planes, transform
+from receiver.enhance.faces.alignment import CROP, crop_from_frame, planes, transform
+from receiver.enhance.faces.tracking import FaceTracker
 from receiver.errors import InputError
-from receiver.faces import FaceTracker
 from receiver.media.frame import DecodedFrame
 from receiver.portrait import FPS
 from receiver.sender import Source, evenly

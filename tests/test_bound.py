@@ -11,7 +11,7 @@ import numpy as np
 import onnxruntime
 import pytest
 
-from receiver.generator import CHANNELS, WEIGHTS
+from receiver.enhance.faces.generator import CHANNELS, WEIGHTS
 from receiver.inference.io_binding import NO_GRAPH, BoundSession, open_bound
 
 MOST = 3

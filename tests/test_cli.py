@@ -15,7 +15,7 @@ from receiver.capacity import Measured
 from receiver.cli import _verdict
 from receiver.commands import enhance
 from receiver.doctor import examine
-from receiver.generator import Generator
+from receiver.enhance.faces.generator import Generator
 from receiver.quality import LEVELS
 from receiver.stats import Stats
 
@@ -226,7 +226,7 @@ def test_doctor_sees_changed_weights(monkeypatch, tmp_path):
         (weights / path.name).write_bytes(path.read_bytes())
     with (weights / "lite.onnx").open("ab") as file:
         file.write(b"\0")
-    monkeypatch.setattr("receiver.generator.WEIGHTS", weights)
+    monkeypatch.setattr("receiver.enhance.faces.generator.WEIGHTS", weights)
     finding = next(f for f in examine("lite", "cpu") if f.name == "weights lite.onnx")
     assert not finding.fine
     assert "install the package again" in finding.says

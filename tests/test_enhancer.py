@@ -9,13 +9,13 @@ import pytest
 
 from keyframes import Keyframe, landmark_distance
 from keyframes.people import ENOUGH
-from receiver.alignment import copy_frame, cut_frame, planes
+from receiver.enhance.faces.alignment import copy_frame, cut_frame, planes
+from receiver.enhance.faces.identities import MOST_AT_ONCE, SOON, WITHIN
+from receiver.enhance.faces.recognition import FaceRecogniser, shared_recogniser
+from receiver.enhance.faces.tracking import CHECK_EVERY, MISSES
 from receiver.enhancer import Enhancer, share_taken
-from receiver.faces import CHECK_EVERY, MISSES
-from receiver.identities import MOST_AT_ONCE, SOON, WITHIN
 from receiver.media.encoding import Encoding, open_decoder, through_codec
 from receiver.media.frame import DecodedFrame
-from receiver.recognition import FaceRecogniser, shared_recogniser
 from tests.conftest import RATE, plain_frame, same_pixels
 
 IDENTIFIED = (ENOUGH - 1) * SOON + 1

@@ -8,9 +8,8 @@ import av
 import numpy as np
 import pytest
 
-from receiver.alignment import planes
-from receiver.errors import MissingError
-from receiver.faces import (
+from receiver.enhance.faces.alignment import planes
+from receiver.enhance.faces.tracking import (
     CHECK_EVERY,
     MISSES,
     SEARCH_EVERY_EMPTY,
@@ -19,6 +18,7 @@ from receiver.faces import (
     OneEuroFilter,
     landmark_file,
 )
+from receiver.errors import MissingError
 
 
 def luma(frame: av.VideoFrame) -> np.ndarray:

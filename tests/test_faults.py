@@ -19,16 +19,16 @@ import numpy as np
 import pytest
 from aiortc.mediastreams import MediaStreamError, MediaStreamTrack
 
-import receiver.generator
+import receiver.enhance.faces.generator
 import receiver.inference.io_binding
 import receiver.media.outputs
 import receiver.stats
 import receiver.track
 from keyframes import Person
+from receiver.enhance.faces.generator import WEIGHTS, Generator
+from receiver.enhance.faces.tracking import SEARCH_EVERY_EMPTY
 from receiver.enhancer import Enhancer
 from receiver.errors import DeviceError, InputError
-from receiver.faces import SEARCH_EVERY_EMPTY
-from receiver.generator import WEIGHTS, Generator
 from receiver.media.frame import DecodedFrame
 from receiver.media.outputs import JUMP, FileOutput, Timeline
 from receiver.requester import Requester
@@ -288,7 +288,7 @@ class OnCuda:
 @pytest.fixture
 def cuda_gone(monkeypatch) -> asyncio.Event:
     """A GPU is there, until this is set: then none of its sessions runs or can be opened."""
-    gone, new_session = asyncio.Event(), receiver.generator._new_session
+    gone, new_session = asyncio.Event(), receiver.enhance.faces.generator._new_session
 
     def opening(model: Any, device: str, has_graphs: bool, threads: int | None) -> Any:
         if device != "cpu" and gone.is_set():
@@ -296,9 +296,9 @@ def cuda_gone(monkeypatch) -> asyncio.Event:
         session = new_session(model, "cpu", False, threads)
         return session if device == "cpu" else OnCuda(session, PROVIDERS[device], gone)
 
-    monkeypatch.setattr(receiver.generator, "_new_session", opening)
-    monkeypatch.setattr(receiver.generator, "device_problem", lambda _: None)
-    monkeypatch.setattr(receiver.generator, "BATCH", 2)  # so many sizes are warmed up
+    monkeypatch.setattr(receiver.enhance.faces.generator, "_new_session", opening)
+    monkeypatch.setattr(receiver.enhance.faces.generator, "device_problem", lambda _: None)
+    monkeypatch.setattr(receiver.enhance.faces.generator, "BATCH", 2)  # so many sizes are warmed up
     monkeypatch.setattr(receiver.inference.io_binding, "MEMORY", {})  # it is the CPU's after all
     return gone
 

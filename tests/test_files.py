@@ -6,7 +6,7 @@ import av
 import numpy as np
 import pytest
 
-from receiver.alignment import planes
+from receiver.enhance.faces.alignment import planes
 from receiver.enhancer import Enhancer
 from receiver.errors import InputError
 from receiver.files import enhance_file, frame_total

@@ -14,12 +14,9 @@ import onnxruntime
 import pytest
 from onnx import TensorProto, helper
 
-import receiver.generator
-from receiver.alignment import draw_landmarks, extract_crop, planes, transform
-from receiver.enhancer import Enhancer
-from receiver.errors import DeviceError, ModelError
-from receiver.faces import FaceTracker
-from receiver.generator import (
+import receiver.enhance.faces.generator
+from receiver.enhance.faces.alignment import draw_landmarks, extract_crop, planes, transform
+from receiver.enhance.faces.generator import (
     CHANNELS,
     MODELS,
     WEIGHTS,
@@ -29,6 +26,9 @@ from receiver.generator import (
     cuda_problem,
     tensorrt_problem,
 )
+from receiver.enhance.faces.tracking import FaceTracker
+from receiver.enhancer import Enhancer
+from receiver.errors import DeviceError, ModelError
 from receiver.media.frame import DecodedFrame
 from tests.conftest import same_pixels
 
@@ -70,7 +70,7 @@ def test_the_shipped_weights_are_those_of_their_card(name, on_gpu):
 def weights(tmp_path, monkeypatch) -> Path:
     """A copy of the shipped weights, as if they were the installed ones."""
     shutil.copytree(WEIGHTS, tmp_path / "weights")
-    monkeypatch.setattr("receiver.generator.WEIGHTS", tmp_path / "weights")
+    monkeypatch.setattr("receiver.enhance.faces.generator.WEIGHTS", tmp_path / "weights")
     return tmp_path / "weights"
 
 
@@ -196,15 +196,17 @@ def test_any_file_of_the_right_signature_runs(tmp_path):
 
 
 def test_cuda_that_is_absent_is_an_error_and_auto_goes_on(monkeypatch):
-    monkeypatch.setattr("receiver.generator.cuda_problem", lambda: "no NVIDIA driver was found")
+    monkeypatch.setattr(
+        "receiver.enhance.faces.generator.cuda_problem", lambda: "no NVIDIA driver was found"
+    )
     with pytest.raises(DeviceError, match=r"CUDA was asked for and is not there: no NVIDIA driver"):
         Generator("lite", "cuda")
     assert Generator("lite", "auto").device == "cpu"
 
 
 def test_tensorrt_that_is_absent_is_an_error(monkeypatch):
-    monkeypatch.setattr("receiver.generator.cuda_problem", lambda: None)
-    monkeypatch.setattr("receiver.generator._NVINFER", "libnosuch.so.10")
+    monkeypatch.setattr("receiver.enhance.faces.generator.cuda_problem", lambda: None)
+    monkeypatch.setattr("receiver.enhance.faces.generator._NVINFER", "libnosuch.so.10")
     with pytest.raises(DeviceError, match=r"TensorRT was asked for and is not there: libnosuch"):
         Generator("lite", "tensorrt")
     assert "pip install 'tensorrt-cu13<11'" in str(tensorrt_problem())
@@ -217,15 +219,15 @@ def test_a_build_without_cuda_says_what_to_install(monkeypatch):
 
 
 def test_a_gpu_whose_session_does_not_open_is_an_error_and_auto_goes_on(monkeypatch, caplog):
-    new_session = receiver.generator._new_session
+    new_session = receiver.enhance.faces.generator._new_session
 
     def opening(model, device, has_graphs, threads):
         if device != "cpu":
             raise DeviceError("CUDA failure 999")
         return new_session(model, device, has_graphs, threads)
 
-    monkeypatch.setattr("receiver.generator._new_session", opening)
-    monkeypatch.setattr("receiver.generator.device_problem", lambda _: None)
+    monkeypatch.setattr("receiver.enhance.faces.generator._new_session", opening)
+    monkeypatch.setattr("receiver.enhance.faces.generator.device_problem", lambda _: None)
     with pytest.raises(DeviceError, match="999"):
         Generator("lite", "cuda")
     generator = Generator("lite", "auto")
@@ -241,11 +243,13 @@ def test_tensorrt_s_engines_are_kept_by_the_weights_they_are_of(monkeypatch, tmp
         def getInferLibVersion(self):  # noqa: N802
             return 101600
 
-    monkeypatch.setattr("receiver.generator.ctypes.CDLL", lambda _: Library())
+    monkeypatch.setattr("receiver.enhance.faces.generator.ctypes.CDLL", lambda _: Library())
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     folders = set()
     for path in (WEIGHTS / "lite.onnx", WEIGHTS / "lite-int8.onnx"):
-        tensorrt, cuda, cpu = receiver.generator._providers(Model("lite", path), "tensorrt", False)
+        tensorrt, cuda, cpu = receiver.enhance.faces.generator._providers(
+            Model("lite", path), "tensorrt", False
+        )
         assert (tensorrt[0], cuda[0], cpu) == (
             "TensorrtExecutionProvider",
             "CUDAExecutionProvider",
@@ -260,7 +264,9 @@ def test_tensorrt_s_engines_are_kept_by_the_weights_they_are_of(monkeypatch, tmp
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
     with pytest.raises(DeviceError, match="no folder for TensorRT's engines"):
-        receiver.generator._providers(Model.find("lite", on_gpu=True), "tensorrt", False)
+        receiver.enhance.faces.generator._providers(
+            Model.find("lite", on_gpu=True), "tensorrt", False
+        )
 
 
 def test_cuda_is_used_where_it_is():
@@ -329,7 +335,7 @@ def in_step(generator: Generator, streams: list[list[DecodedFrame]]) -> list[lis
 
 def test_several_calls_that_recover_together_open_one_session(monkeypatch):
     generator, opened = Generator("lite", "cpu"), []
-    before, open_network = generator._network, receiver.generator._Network.open
+    before, open_network = generator._network, receiver.enhance.faces.generator._Network.open
     asking = [threading.Thread(target=generator.rebuild) for _ in range(4)]
 
     def opening(*of):
@@ -339,7 +345,7 @@ def test_several_calls_that_recover_together_open_one_session(monkeypatch):
             time.sleep(0.05)  # it waits for this one to end, and cannot tell
         return open_network(*of)
 
-    monkeypatch.setattr(receiver.generator._Network, "open", opening)
+    monkeypatch.setattr(receiver.enhance.faces.generator._Network, "open", opening)
     asking[0].start()
     for thread in asking:
         thread.join(30)

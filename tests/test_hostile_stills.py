@@ -10,8 +10,8 @@ from bench.clips import framed
 from bench.identity import hostile_still
 from bench.metrics import identity
 from keyframes import Person, likeness, signature
-from receiver.album import load_album, peer_of, save_album
-from receiver.alignment import (
+from receiver.enhance.faces.album import load_album, peer_of, save_album
+from receiver.enhance.faces.alignment import (
     copy_frame,
     crop_of,
     extract_crop,
@@ -20,10 +20,10 @@ from receiver.alignment import (
     planes,
     transform,
 )
+from receiver.enhance.faces.recognition import shared_recogniser
+from receiver.enhance.faces.tracking import FaceTracker
 from receiver.enhancer import Enhancer
-from receiver.faces import FaceTracker
 from receiver.media.encoding import Encoding, through_codec
-from receiver.recognition import shared_recogniser
 from receiver.stills import decode_still, encode_still
 from tests.conftest import CLIPS, needs_clips
 from tests.test_enhancer import IDENTIFIED, refused_or_admitted

@@ -10,9 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from receiver.capacity import FRAME_S, Measured
+from receiver.enhance.faces.generator import WEIGHTS, Generator
 from receiver.enhancer import Enhancer
 from receiver.errors import ModelError
-from receiver.generator import WEIGHTS, Generator
 from receiver.quality import (
     CALM,
     LEVELS,

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from receiver.alignment import planes
+from receiver.enhance.faces.alignment import planes
 from receiver.media.display import Display
 from receiver.media.files.clock import BACK, FORWARD, FrameClock, PacketClock
 from receiver.media.fitting import fitted

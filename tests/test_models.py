@@ -30,7 +30,7 @@ from models.openh264 import OpenH264, through_any_codec
 from models.prepare import prepare_clip
 from models.quantize import Levels
 from models.train import TrainConfig, Trainer, load_config
-from receiver.generator import CHANNELS, Generator
+from receiver.enhance.faces.generator import CHANNELS, Generator
 from tests.conftest import write_clip
 
 CONFIGS = Path(__file__).parent.parent / "models" / "configs"

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from receiver.motion import FaceBefore
+from receiver.enhance.faces.motion import FaceBefore
 
 BOX = np.array([200.0, 140.0, 400.0, 340.0])
 

@@ -13,7 +13,7 @@ from models.export import export, write_card
 from models.narrow import narrowed, read_lite
 from models.networks.lite import Lite, LiteConfig, ResidualBlock
 from models.train import TrainConfig
-from receiver.generator import CHANNELS
+from receiver.enhance.faces.generator import CHANNELS
 from tests.test_train import write_shard
 
 LARGE = LiteConfig(

@@ -17,7 +17,7 @@ from models.networks.keyframes_gan import (
     reflected,
 )
 from models.networks.spectral import bake_spectral_norm, spectral_norm
-from receiver.generator import CHANNELS
+from receiver.enhance.faces.generator import CHANNELS
 
 TORCHVISION = {
     "vgg19": {

@@ -8,8 +8,8 @@ from importlib.machinery import ModuleSpec
 import pytest
 
 from receiver import hashes
+from receiver.enhance.faces.tracking import landmark_file
 from receiver.errors import MissingError, ModelError
-from receiver.faces import landmark_file
 from receiver.hashes import file_sha256
 from receiver.inference.package_models import LANDMARKS, RECOGNITION, SHA256, package_model
 

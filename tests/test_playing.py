@@ -13,9 +13,9 @@ import av
 import numpy as np
 import pytest
 
-from receiver.alignment import planes
+from receiver.enhance.faces.alignment import planes
+from receiver.enhance.faces.tracking import FaceTracker
 from receiver.errors import InputError
-from receiver.faces import FaceTracker
 from receiver.media.files.playing import INTERLEAVED, PIECE, SHORTEST, SLIP, SOUND_RATE, Loop
 from receiver.sender import MAX_RATE, clip_source
 from tests.conftest import plain_frame, write_clip

@@ -8,10 +8,10 @@ import time
 import numpy as np
 import pytest
 
-from receiver import recognition
-from receiver.alignment import extract_crop, picture_of, planes, transform
-from receiver.faces import FaceTracker
-from receiver.recognition import MAX_WAITING, FaceRecogniser, RecognitionError
+from receiver.enhance.faces import recognition
+from receiver.enhance.faces.alignment import extract_crop, picture_of, planes, transform
+from receiver.enhance.faces.recognition import MAX_WAITING, FaceRecogniser, RecognitionError
+from receiver.enhance.faces.tracking import FaceTracker
 
 
 @pytest.fixture

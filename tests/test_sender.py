@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 from aiortc.mediastreams import MediaStreamError
 
-from receiver.alignment import copy_frame
 from receiver.demo import consume
+from receiver.enhance.faces.alignment import copy_frame
 from receiver.errors import InputError, MissingError
 from receiver.media.encoding import Encoding, open_decoder
 from receiver.portrait import LOOP, portrait_frames

@@ -8,10 +8,8 @@ import pytest
 
 from keyframes import Identity, People, Shot, landmark_distance
 from keyframes.people import SAME_PERSON
-from receiver.alignment import cut_frame, extract_crop, planes, transform
-from receiver.faces import FaceTracker
-from receiver.recognition import FaceRecogniser, shared_recogniser
-from receiver.shots import (
+from receiver.enhance.faces.alignment import cut_frame, extract_crop, planes, transform
+from receiver.enhance.faces.observations import (
     STILL_QP,
     StillFace,
     blockiness,
@@ -22,6 +20,8 @@ from receiver.shots import (
     sharpness,
     still_qp,
 )
+from receiver.enhance.faces.recognition import FaceRecogniser, shared_recogniser
+from receiver.enhance.faces.tracking import FaceTracker
 from receiver.stills import decode_still, encode_still, part_of
 from tests.conftest import plain_frame
 from tests.test_people import embedding, identify

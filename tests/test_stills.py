@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from pyee.asyncio import AsyncIOEventEmitter
 
 from receiver import stills
-from receiver.alignment import extract_crop, planes, psnr_db
+from receiver.enhance.faces.alignment import extract_crop, planes, psnr_db
 from receiver.stills import (
     CHUNK,
     LABEL,

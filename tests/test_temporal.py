@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from receiver.alignment import CROP
-from receiver.temporal import TemporalFilter
+from receiver.enhance.faces.alignment import CROP
+from receiver.enhance.faces.temporal import TemporalFilter
 
 
 @pytest.fixture

@@ -24,7 +24,7 @@ from models.networks import build
 from models.networks.backbones import VGG19
 from models.networks.keyframes_gan import KeyframesGANConfig
 from models.train import TrainConfig, Trainer, load_config
-from receiver.generator import CHANNELS, Generator
+from receiver.enhance.faces.generator import CHANNELS, Generator
 
 CONFIGS = sorted((Path(__file__).parent.parent / "models" / "configs").glob("*.toml"))
 SMALL = TrainConfig(steps=4, batch=4, side=64, warmup=1, workers=0)

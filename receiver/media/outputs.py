@@ -15,7 +15,7 @@ import av
 import cv2
 
 from keyframes import Picture
-from receiver.alignment import copy_frame, planes
+from receiver.enhance.faces.alignment import copy_frame, planes
 from receiver.errors import InputError, MissingError
 from receiver.media.files.writing import VideoWriter, add_h264
 from receiver.media.fitting import fitted

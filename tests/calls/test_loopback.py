@@ -20,8 +20,8 @@ from aiortc import RTCPeerConnection, RTCRtpSender
 from aiortc.codecs.h264 import H264Decoder
 from aiortc.jitterbuffer import JitterBuffer, JitterFrame
 
-from receiver.alignment import copy_frame
 from receiver.demo import connect, consume, run_demo
+from receiver.enhance.faces.alignment import copy_frame
 from receiver.media.encoding import Encoding
 from receiver.media.frame import Arrival, DecodedFrame
 from receiver.sender import EncodedTrack, clip_source, portrait_source

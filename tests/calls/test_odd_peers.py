@@ -8,8 +8,8 @@ import pytest
 from aiohttp import web
 from yarl import URL
 
-from receiver.album import peer_of
 from receiver.client import Client, SessionError
+from receiver.enhance.faces.album import peer_of
 from receiver.errors import InputError
 from receiver.media.encoding import Encoding
 from receiver.send import Sending, send

@@ -18,9 +18,9 @@ from aiohttp import web
 from aiortc import RTCPeerConnection, RTCSessionDescription
 from aiortc.mediastreams import MediaStreamTrack
 
-from receiver.alignment import extract_crop, psnr_db
 from receiver.client import SessionError
 from receiver.demo import consume
+from receiver.enhance.faces.alignment import extract_crop, psnr_db
 from receiver.errors import InputError
 from receiver.media.encoding import Encoding
 from receiver.offers import answer

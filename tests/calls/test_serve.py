@@ -19,9 +19,9 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
 from receiver.access import parse_token
+from receiver.enhance.faces.generator import Generator
 from receiver.enhancer import Enhancer
 from receiver.errors import InputError
-from receiver.generator import Generator
 from receiver.media.frame import DecodedFrame
 from receiver.negotiation import ClosableConnection
 from receiver.offers import OfferError, read_offer

@@ -12,7 +12,7 @@ import av
 import numpy as np
 from numpy.typing import NDArray
 
-from receiver.alignment import copy_frame
+from receiver.enhance.faces.alignment import copy_frame
 from receiver.errors import InputError
 from receiver.media.display import Display
 from receiver.media.files.reading import VideoReader

@@ -15,9 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from keyframes import Landmarks
-from receiver.alignment import Affine, crop_from_frame
+from receiver.enhance.faces.alignment import Affine, crop_from_frame
+from receiver.enhance.faces.motion import FaceBefore
 from receiver.inference.package_models import LANDMARKS, package_model
-from receiver.motion import FaceBefore
 
 MAX_FACES = 4
 SEARCH_EVERY = 30
@@ -166,7 +166,7 @@ class FaceTracker:
         While a face is being followed the detector runs there; what it finds shows a frame or two
         later, at a time that nobody can foretell. (Without a face there is nothing else to do with
         a frame, and it may hold the first key frame.) Landmarks are measured there, too, and moved
-        along by what moved until the next frame, see `receiver.motion`. `between_frames` has to be
+        along by what moved until the next frame, see `receiver.enhance.faces.motion`. `between_frames` has to be
         called after every frame then.
         """
         self._executor, self._detection = executor, None

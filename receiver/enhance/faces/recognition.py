@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from keyframes import Embedding, Landmarks, Picture
-from receiver.embedder import POINTS, SIDE, SIZE
+from receiver.enhance.faces.embedder import POINTS, SIDE, SIZE
 from receiver.inference.package_models import RECOGNITION, package_model
 from receiver.worker import Worker
 

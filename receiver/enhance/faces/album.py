@@ -19,9 +19,9 @@ from urllib.parse import urlsplit, urlunsplit
 import numpy as np
 
 from keyframes import Keyframe, KeyframeSet, People, Person
-from receiver.alignment import CROP, can_be_cropped, crop_from_frame
+from receiver.enhance.faces.alignment import CROP, can_be_cropped, crop_from_frame
+from receiver.enhance.faces.recognition import FaceRecogniser, RecognitionError
 from receiver.errors import InputError
-from receiver.recognition import FaceRecogniser, RecognitionError
 from receiver.safe_files import NewFile
 
 logger = logging.getLogger(__name__)

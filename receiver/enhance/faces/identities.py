@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from keyframes import Embedding, People, Person, Shot
 from keyframes.admission import MAX_ROLL
 from keyframes.people import BEST, ENOUGH
-from receiver.alignment import Crop, picture_of
-from receiver.recognition import ANSWERS_WITHIN, FaceRecogniser
+from receiver.enhance.faces.alignment import Crop, picture_of
+from receiver.enhance.faces.recognition import ANSWERS_WITHIN, FaceRecogniser
 
 MAX_ENLARGED = 4.0
 """Crop pixels for one pixel of the frame beyond which a face is too small to be recognised."""

@@ -17,7 +17,7 @@ import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
 
-from receiver.alignment import CROP, shifted
+from receiver.enhance.faces.alignment import CROP, shifted
 from receiver.errors import DeviceError, ModelError
 from receiver.hashes import file_sha256
 from receiver.inference.io_binding import BoundSession, open_bound
@@ -30,7 +30,7 @@ Place: TypeAlias = Literal["cpu", "cuda", "tensorrt"]
 Device: TypeAlias = Literal["auto"] | Place
 """Where it is asked for; `auto` is CUDA where that is there, else the CPU."""
 
-WEIGHTS = Path(__file__).parent / "weights"
+WEIGHTS = Path(__file__).parents[2] / "weights"
 MODELS = ("lite",)
 """Names of the shipped generators. WEIGHTS holds the same network twice, NAME.onnx in floating
 point for GPUs, NAME-int8.onnx and NAME-int8-align.onnx for CPUs, and their card NAME.json."""

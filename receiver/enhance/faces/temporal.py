@@ -14,7 +14,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from receiver.alignment import CROP, Crop
+from receiver.enhance.faces.alignment import CROP, Crop
 
 SHARE = 0.85
 """Of the frame before, at most."""

@@ -23,7 +23,7 @@ from keyframes import (
     warp,
 )
 from keyframes.people import CUT
-from receiver.alignment import (
+from receiver.enhance.faces.alignment import (
     CROP,
     WHOLE,
     Affine,
@@ -36,9 +36,9 @@ from receiver.alignment import (
     planes,
     transform,
 )
-from receiver.faces import Box, Face, FaceTracker, overlap
+from receiver.enhance.faces.recognition import ANSWERS_WITHIN, FaceRecogniser
+from receiver.enhance.faces.tracking import Box, Face, FaceTracker, overlap
 from receiver.media.pixels import PLANAR_420
-from receiver.recognition import ANSWERS_WITHIN, FaceRecogniser
 
 logger = logging.getLogger(__name__)
 
