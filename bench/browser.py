@@ -14,8 +14,8 @@ from typing import Any
 from rich.progress import track as progress
 from rich.table import Table
 
+from receiver.enhance.enhancer import Enhancer
 from receiver.enhance.faces.generator import Generator
-from receiver.enhancer import Enhancer
 from receiver.portrait import portrait_frames
 from receiver.terminal import console
 from tests.calls.chromium import BINARY, READY, chromium, start_call, write_y4m

@@ -29,8 +29,8 @@ from rich.table import Column, Table
 
 from bench.network import Conditions, Phase, Plan, obstacle, relaying, started
 from bench.numbered import WatchedEnhancer, face_quality, mean_quality, write_number
+from receiver.enhance.enhancer import Enhancer
 from receiver.enhance.faces.generator import Generator
-from receiver.enhancer import Enhancer
 from receiver.errors import InputError, MissingError, ReceiverError
 from receiver.portrait import portrait_frames
 from receiver.progress import progress_bar

@@ -32,14 +32,14 @@ from aiortc.sdp import SessionDescription, candidate_to_sdp
 from av.video.reformatter import ColorRange, Colorspace
 
 from keyframes import Keyframe, People
+from receiver.enhance.enhancer import Enhancer
 from receiver.enhance.faces.album import load_album, peer_of, save_album
 from receiver.enhance.faces.alignment import crop_from_frame, planes
 from receiver.enhance.faces.generator import WEIGHTS, Generator, Model
 from receiver.enhance.faces.recognition import shared_recogniser
 from receiver.enhance.faces.tracking import Face
-from receiver.enhancer import Enhancer
+from receiver.enhance.files import enhance_file
 from receiver.errors import ModelError, ReceiverError
-from receiver.files import enhance_file
 from receiver.media.encoding import Encoding
 from receiver.media.frame import DecodedFrame
 from receiver.media.pixels import PLANAR_420, RESTORABLE

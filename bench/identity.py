@@ -33,6 +33,7 @@ from bench.references import FACE, cut
 from keyframes import Identity, Landmarks, Picture, crop_qp, likeness, signature, warp
 from keyframes.people import ENOUGH, SAME_PERSON
 from models.prepare import frame_rate, read_frames
+from receiver.enhance.enhancer import Enhancer
 from receiver.enhance.faces.alignment import (
     copy_frame,
     crop_of,
@@ -46,7 +47,6 @@ from receiver.enhance.faces.generator import Generator
 from receiver.enhance.faces.observations import scale_and_roll
 from receiver.enhance.faces.recognition import FaceRecogniser, shared_recogniser
 from receiver.enhance.faces.tracking import Face, FaceTracker
-from receiver.enhancer import Enhancer
 from receiver.errors import InputError
 from receiver.media.encoding import Encoding, through_codec
 from receiver.progress import progress_bar

@@ -28,9 +28,9 @@ from rich.table import Table
 
 from bench import paper_way
 from bench.paced import FPS, TimedEnhancer, composed, encode, run_calls, times
+from receiver.enhance.enhancer import STAGES as ENHANCERS
 from receiver.enhance.faces.generator import Device, Generator, Place, device_problem
 from receiver.enhance.faces.tracking import MAX_FACES
-from receiver.enhancer import STAGES as ENHANCERS
 from receiver.errors import InputError
 from receiver.media.frame import DecodedFrame
 from receiver.sender import Source, clip_source, portrait_source

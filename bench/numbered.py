@@ -9,8 +9,8 @@ import av
 import numpy as np
 
 from bench.metrics import psnr, ssim
+from receiver.enhance.enhancer import Enhancer
 from receiver.enhance.faces.alignment import Affine, extract_crop, picture_of, planes
-from receiver.enhancer import Enhancer
 from receiver.media.frame import DecodedFrame
 
 BITS = 10

@@ -14,10 +14,10 @@ import av
 from aiortc.jitterbuffer import JitterFrame
 from aiortc.mediastreams import MediaStreamError, MediaStreamTrack
 
+from receiver.enhance.enhancer import Enhancer
 from receiver.enhance.faces.alignment import cut_frame, planes
 from receiver.enhance.faces.generator import Generator
 from receiver.enhance.faces.tracking import MAX_FACES, Box, FaceTracker
-from receiver.enhancer import Enhancer
 from receiver.errors import InputError
 from receiver.media.encoding import Encoding
 from receiver.media.frame import DecodedFrame

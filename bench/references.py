@@ -27,6 +27,7 @@ from keyframes import Landmarks, Picture, crop_qp
 from keyframes.requests import RequestPolicy
 from models.openh264 import NO_KEYFRAME, OpenH264, through_any_codec
 from models.prepare import frame_rate, read_frames
+from receiver.enhance.enhancer import Enhancer
 from receiver.enhance.faces.alignment import (
     Region,
     cut_frame,
@@ -39,7 +40,6 @@ from receiver.enhance.faces.generator import Generator
 from receiver.enhance.faces.observations import STILL_QP, faces_of_still, region_of
 from receiver.enhance.faces.recognition import shared_recogniser
 from receiver.enhance.faces.tracking import FaceTracker
-from receiver.enhancer import Enhancer
 from receiver.media.encoding import Encoding
 from receiver.media.files.reading import ENDINGS
 from receiver.media.frame import DecodedFrame

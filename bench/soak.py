@@ -24,8 +24,8 @@ from rich.progress import track as progress
 from rich.table import Table
 
 from receiver.demo import connect, consume
+from receiver.enhance.enhancer import Enhancer
 from receiver.enhance.faces.generator import Generator
-from receiver.enhancer import Enhancer
 from receiver.errors import InputError
 from receiver.media.encoding import Encoding
 from receiver.sender import EncodedTrack, portrait_source

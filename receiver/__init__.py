@@ -10,8 +10,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from receiver.enhance.enhancer import Enhancer
     from receiver.enhance.faces.generator import Generator
-    from receiver.enhancer import Enhancer
     from receiver.errors import DeviceError, InputError, MissingError, ModelError, ReceiverError
     from receiver.media.frame import DecodedFrame
     from receiver.track import EnhancedVideoTrack
@@ -38,7 +38,7 @@ __all__ = [
 _HOMES = {
     "DecodedFrame": "media.frame",
     "EnhancedVideoTrack": "track",
-    "Enhancer": "enhancer",
+    "Enhancer": "enhance.enhancer",
     "Generator": "enhance.faces.generator",
     "prepare_aiortc": "transport.aiortc_hooks",
     "receive_h264": "transport.aiortc_hooks",

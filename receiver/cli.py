@@ -22,7 +22,6 @@ from rich.text import Text
 
 from receiver import terminal
 from receiver.access import TOKEN_VARIABLE, client_token, server_tokens
-from receiver.capacity import calls_carried, cores_here, in_words, measure
 from receiver.commands import enhance
 from receiver.commands.options import (
     Parser,
@@ -35,17 +34,18 @@ from receiver.commands.options import (
 from receiver.commands.verdict import why_not_restored
 from receiver.demo import DemoResult, run_demo
 from receiver.doctor import examine
+from receiver.enhance.capacity import calls_carried, cores_here, in_words, measure
+from receiver.enhance.enhancer import Enhancer
 from receiver.enhance.faces.album import Album, check_album_path, load_album, peer_of, save_album
 from receiver.enhance.faces.generator import Generator
 from receiver.enhance.faces.recognition import shared_recogniser
-from receiver.enhancer import Enhancer
+from receiver.enhance.quality import Quality
 from receiver.errors import InputError, ReceiverError
 from receiver.join import Joined, join
 from receiver.media.encoding import Encoding
 from receiver.media.files.writing import format_of
 from receiver.media.outputs import FileOutput, VirtualCamera, Window
 from receiver.progress import progress_bar
-from receiver.quality import Quality
 from receiver.send import send
 from receiver.sender import Source, camera_source, clip_source, portrait_source
 from receiver.serve import ServeConfig, Server, listening, serve

@@ -15,9 +15,9 @@ from aiortc import RTCConfiguration, RTCPeerConnection
 from aiortc.mediastreams import MediaStreamError, MediaStreamTrack
 
 from keyframes import Picture
+from receiver.enhance.enhancer import Enhancer
 from receiver.enhance.faces.alignment import Crop, extract_crop, picture_of, psnr_db
 from receiver.enhance.faces.tracking import Face
-from receiver.enhancer import Enhancer
 from receiver.errors import ReceiverError
 from receiver.media.encoding import Encoding
 from receiver.media.frame import DecodedFrame

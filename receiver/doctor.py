@@ -6,12 +6,12 @@ from dataclasses import dataclass
 import av
 import onnxruntime
 
-from receiver.capacity import cores_here, in_words, measure
+from receiver.enhance.capacity import cores_here, in_words, measure
 from receiver.enhance.faces.generator import MODELS, Device, Generator, Model, Place, device_problem
 from receiver.enhance.faces.tracking import landmark_file
+from receiver.enhance.quality import Quality
 from receiver.errors import ReceiverError
 from receiver.media.outputs import Window
-from receiver.quality import Quality
 
 
 @dataclass(frozen=True)

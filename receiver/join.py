@@ -11,7 +11,7 @@ from aiortc import RTCConfiguration, RTCPeerConnection
 from aiortc.mediastreams import MediaStreamError, MediaStreamTrack
 
 from receiver.client import SETUP_SECONDS, SessionError, shown
-from receiver.enhancer import Enhancer
+from receiver.enhance.enhancer import Enhancer
 from receiver.errors import InputError
 from receiver.media.outputs import FileOutput
 from receiver.rooms import GONE, Room

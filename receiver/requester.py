@@ -11,9 +11,9 @@ from aiortc import RTCDataChannel, RTCRtpReceiver
 from keyframes import Budget, Need, RequestPolicy, Way
 from keyframes.admission import BETTER
 from keyframes.requests import TIME_OUT
+from receiver.enhance.enhancer import Enhancer
 from receiver.enhance.faces.alignment import WHOLE
 from receiver.enhance.faces.observations import region_of
-from receiver.enhancer import Enhancer
 from receiver.media.frame import DecodedFrame
 from receiver.stills import LABEL, Still, StillReceiver
 from receiver.transport.aiortc_hooks import request_keyframe

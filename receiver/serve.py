@@ -25,7 +25,8 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.registry import Collector
 
 from receiver.access import SHORTEST_TOKEN, Access, AccessError, Attempts, Role, Token
-from receiver.enhancer import Enhancer
+from receiver.enhance.enhancer import Enhancer
+from receiver.enhance.quality import Quality
 from receiver.errors import InputError
 from receiver.listener import (
     LINGER_SECONDS,
@@ -37,7 +38,6 @@ from receiver.listener import (
 )
 from receiver.negotiation import ClosableConnection
 from receiver.offers import OfferError, read_offer
-from receiver.quality import Quality
 from receiver.rooms import CONNECT_SECONDS, VIEWS, Room, Side, View
 from receiver.trickle import SDPFRAG, add_candidates, read_fragment
 

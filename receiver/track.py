@@ -10,7 +10,7 @@ from typing import Any, Generic, TypeVar
 import av
 from aiortc.mediastreams import MediaStreamError, MediaStreamTrack
 
-from receiver.enhancer import Enhancer
+from receiver.enhance.enhancer import Enhancer
 from receiver.media.frame import Arrival, DecodedFrame
 from receiver.worker import Worker
 

@@ -7,8 +7,8 @@ from typing import Any
 import av
 import numpy as np
 
-from receiver.enhancer import Enhancer
-from receiver.files import FileResult, enhance_file
+from receiver.enhance.enhancer import Enhancer
+from receiver.enhance.files import FileResult, enhance_file
 from tests.probing import differences, planes_of, probe, shown, video_of
 from tests.sources import FRAMES, face_in
 

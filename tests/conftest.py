@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from hypothesis import settings
 
+from receiver.enhance.enhancer import Enhancer
 from receiver.enhance.faces.alignment import planes
 from receiver.enhance.faces.generator import Generator
-from receiver.enhancer import Enhancer
 from receiver.media.encoding import Encoding, through_codec
 from receiver.portrait import FPS, portrait_frames
 from tests.sources import write_raw

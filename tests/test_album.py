@@ -14,6 +14,7 @@ import pytest
 from bench.mutations import Mutator
 from keyframes import Keyframe, People, Person
 from keyframes.people import KNOWN
+from receiver.enhance.enhancer import Enhancer
 from receiver.enhance.faces.album import (
     FIELDS,
     MAX_DIRECTORY,
@@ -24,7 +25,6 @@ from receiver.enhance.faces.album import (
     save_album,
 )
 from receiver.enhance.faces.recognition import FaceRecogniser, shared_recogniser
-from receiver.enhancer import Enhancer
 from receiver.errors import InputError
 from tests.test_enhancer import IDENTIFIED
 

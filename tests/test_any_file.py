@@ -9,9 +9,9 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from receiver.enhancer import Enhancer
+from receiver.enhance.enhancer import Enhancer
+from receiver.enhance.files import enhance_file
 from receiver.errors import InputError
-from receiver.files import enhance_file
 from tests.checking import EIGHT, TEN, X264, check
 from tests.probing import planes_of, run_ffmpeg
 from tests.sources import Properties, build

@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from receiver import capacity
-from receiver.capacity import (
+from receiver.enhance import capacity
+from receiver.enhance.capacity import (
     BATCH,
     FRAME_S,
     Measured,
@@ -15,7 +15,7 @@ from receiver.capacity import (
     in_words,
     measure,
 )
-from receiver.enhancer import Enhancer
+from receiver.enhance.enhancer import Enhancer
 from receiver.media.frame import DecodedFrame
 
 LAPTOP = Measured(frame_s=0.016, generator_s=0.0085, pair_s=0.018)

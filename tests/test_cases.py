@@ -10,9 +10,9 @@ import av
 import numpy as np
 import pytest
 
-from receiver.enhancer import Enhancer
+from receiver.enhance.enhancer import Enhancer
+from receiver.enhance.files import enhance_file
 from receiver.errors import InputError
-from receiver.files import enhance_file
 from receiver.media.files.reading import VideoReader
 from receiver.media.frame import DecodedFrame, export_side_data
 from tests.checking import check, compare_pictures, enhanced

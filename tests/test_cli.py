@@ -11,12 +11,12 @@ import pytest
 
 import receiver
 from receiver import cli
-from receiver.capacity import Measured
 from receiver.cli import _verdict
 from receiver.commands import enhance
 from receiver.doctor import examine
+from receiver.enhance.capacity import Measured
 from receiver.enhance.faces.generator import Generator
-from receiver.quality import LEVELS
+from receiver.enhance.quality import LEVELS
 from receiver.stats import Stats
 
 
@@ -291,7 +291,7 @@ def test_serve_takes_as_many_calls_as_were_measured_or_told(
     quick = Measured(frame_s=0.012, generator_s=0.007, pair_s=0.014)
     monkeypatch.setattr(cli, "measure", lambda generator: generators.append(generator) or quick)
     monkeypatch.setattr(cli, "cores_here", lambda: 2)
-    monkeypatch.setattr("receiver.quality.generator_seconds", lambda _: 0.008)
+    monkeypatch.setattr("receiver.enhance.quality.generator_seconds", lambda _: 0.008)
 
     async def serve(server, ready):
         ready("http://127.0.0.1:1/")

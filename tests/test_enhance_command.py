@@ -17,7 +17,7 @@ import pytest
 from receiver import cli
 from receiver.commands import enhance
 from receiver.commands.verdict import why_not_restored
-from receiver.files import frame_total
+from receiver.enhance.files import frame_total
 from tests.conftest import plain_frame, write_clip
 from tests.test_cli import assert_one_sentence, run
 

@@ -9,11 +9,11 @@ import pytest
 
 from keyframes import Keyframe, landmark_distance
 from keyframes.people import ENOUGH
+from receiver.enhance.enhancer import Enhancer, share_taken
 from receiver.enhance.faces.alignment import copy_frame, cut_frame, planes
 from receiver.enhance.faces.identities import MOST_AT_ONCE, SOON, WITHIN
 from receiver.enhance.faces.recognition import FaceRecogniser, shared_recogniser
 from receiver.enhance.faces.tracking import CHECK_EVERY, MISSES
-from receiver.enhancer import Enhancer, share_taken
 from receiver.media.encoding import Encoding, open_decoder, through_codec
 from receiver.media.frame import DecodedFrame
 from tests.conftest import RATE, plain_frame, same_pixels
@@ -122,7 +122,7 @@ def test_a_still_becomes_a_reference_of_the_face_it_shows(enhancer, portrait, de
 
 
 def test_a_still_waits_no_longer_than_said(enhancer, portrait, decoded, monkeypatch):
-    monkeypatch.setattr("receiver.enhancer.STILL_WAITS", 3)
+    monkeypatch.setattr("receiver.enhance.enhancer.STILL_WAITS", 3)
     enhancer.enhance(decoded[0])
     assert enhancer.add_still(portrait[1])
     for frame in decoded[1:IDENTIFIED]:

@@ -25,9 +25,9 @@ import receiver.media.outputs
 import receiver.stats
 import receiver.track
 from keyframes import Person
+from receiver.enhance.enhancer import Enhancer
 from receiver.enhance.faces.generator import WEIGHTS, Generator
 from receiver.enhance.faces.tracking import SEARCH_EVERY_EMPTY
-from receiver.enhancer import Enhancer
 from receiver.errors import DeviceError, InputError
 from receiver.media.frame import DecodedFrame
 from receiver.media.outputs import JUMP, FileOutput, Timeline

@@ -6,10 +6,10 @@ import av
 import numpy as np
 import pytest
 
+from receiver.enhance.enhancer import Enhancer
 from receiver.enhance.faces.alignment import planes
-from receiver.enhancer import Enhancer
+from receiver.enhance.files import enhance_file, frame_total
 from receiver.errors import InputError
-from receiver.files import enhance_file, frame_total
 from tests.conftest import RATE, plain_frame, same_pixels, write_clip
 
 

@@ -15,6 +15,7 @@ import pytest
 from onnx import TensorProto, helper
 
 import receiver.enhance.faces.generator
+from receiver.enhance.enhancer import Enhancer
 from receiver.enhance.faces.alignment import draw_landmarks, extract_crop, planes, transform
 from receiver.enhance.faces.generator import (
     CHANNELS,
@@ -27,7 +28,6 @@ from receiver.enhance.faces.generator import (
     tensorrt_problem,
 )
 from receiver.enhance.faces.tracking import FaceTracker
-from receiver.enhancer import Enhancer
 from receiver.errors import DeviceError, ModelError
 from receiver.media.frame import DecodedFrame
 from tests.conftest import same_pixels

@@ -12,7 +12,7 @@ import pytest
 
 import receiver.stats
 import receiver.track
-from receiver.enhancer import Enhancer
+from receiver.enhance.enhancer import Enhancer
 from receiver.track import MOST_HANGING, EnhancedVideoTrack
 from receiver.worker import Worker
 from tests.conftest import plain_frame

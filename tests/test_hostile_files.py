@@ -14,8 +14,8 @@ import av
 import numpy as np
 import pytest
 
+from receiver.enhance.files import enhance_file
 from receiver.errors import InputError
-from receiver.files import enhance_file
 from receiver.media.files.reading import READING, VideoReader
 from receiver.media.files.writing import VideoWriter
 from receiver.media.outputs import FileOutput, write_picture

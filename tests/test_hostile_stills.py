@@ -10,6 +10,7 @@ from bench.clips import framed
 from bench.identity import hostile_still
 from bench.metrics import identity
 from keyframes import Person, likeness, signature
+from receiver.enhance.enhancer import Enhancer
 from receiver.enhance.faces.album import load_album, peer_of, save_album
 from receiver.enhance.faces.alignment import (
     copy_frame,
@@ -22,7 +23,6 @@ from receiver.enhance.faces.alignment import (
 )
 from receiver.enhance.faces.recognition import shared_recogniser
 from receiver.enhance.faces.tracking import FaceTracker
-from receiver.enhancer import Enhancer
 from receiver.media.encoding import Encoding, through_codec
 from receiver.stills import decode_still, encode_still
 from tests.conftest import CLIPS, needs_clips

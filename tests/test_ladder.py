@@ -9,11 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from receiver.capacity import FRAME_S, Measured
+from receiver.enhance.capacity import FRAME_S, Measured
+from receiver.enhance.enhancer import Enhancer
 from receiver.enhance.faces.generator import WEIGHTS, Generator
-from receiver.enhancer import Enhancer
-from receiver.errors import ModelError
-from receiver.quality import (
+from receiver.enhance.quality import (
     CALM,
     LEVELS,
     ROOM,
@@ -24,6 +23,7 @@ from receiver.quality import (
     best_that_fits,
     seconds_a_frame,
 )
+from receiver.errors import ModelError
 
 COSTS = (0.010, 0.010, 0.018)
 CALM_LOOK = 0.0, 0.008
@@ -134,7 +134,7 @@ SLOW = Measured(frame_s=0.2, generator_s=0.1, pair_s=0.2)
 @pytest.fixture
 def shared(monkeypatch) -> Generator:
     """One of its own, and the floats take as long as the integers."""
-    monkeypatch.setattr("receiver.quality.generator_seconds", lambda _: 0.002)
+    monkeypatch.setattr("receiver.enhance.quality.generator_seconds", lambda _: 0.002)
     return Generator("lite", "cpu")
 
 
@@ -182,7 +182,7 @@ def skip(enhancer: Enhancer, share: float, seconds: float) -> None:
 def test_all_calls_change_together_and_it_is_told_once(shared, caplog):
     quality = Quality(shared, "auto", FAST)
     calls = [quality.watch(Enhancer(shared)) for _ in range(2)]
-    caplog.set_level(logging.INFO, "receiver.quality")
+    caplog.set_level(logging.INFO, "receiver.enhance.quality")
     for _ in range(SETTLES + 1):
         skip(calls[0], 0.5, 0.03)
         skip(calls[1], 0.0, 0.01)
@@ -232,7 +232,7 @@ def test_it_stays_where_the_other_file_cannot_be_had(shared, monkeypatch, caplog
 
 
 async def test_somebody_looks_as_long_as_the_call_lasts(shared, monkeypatch):
-    monkeypatch.setattr("receiver.quality.LOOK_EVERY", 0.001)
+    monkeypatch.setattr("receiver.enhance.quality.LOOK_EVERY", 0.001)
     quality, looked = Quality(shared, "auto", SLOW), asyncio.Event()
     loop = asyncio.get_running_loop()
     monkeypatch.setattr(quality, "look", lambda: loop.call_soon_threadsafe(looked.set))

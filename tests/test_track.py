@@ -8,7 +8,7 @@ import av
 import pytest
 from aiortc.mediastreams import MediaStreamError, MediaStreamTrack
 
-from receiver.enhancer import Enhancer
+from receiver.enhance.enhancer import Enhancer
 from receiver.media.frame import DecodedFrame
 from receiver.track import RETRY_AFTER, EnhancedVideoTrack, NewestSlot
 from tests.conftest import plain_frame

@@ -8,9 +8,9 @@ import av
 import numpy as np
 import pytest
 
+from receiver.enhance.enhancer import Enhancer
 from receiver.enhance.faces.alignment import can_be_cropped, crop_from_frame
 from receiver.enhance.faces.tracking import Face
-from receiver.enhancer import Enhancer
 from receiver.media.frame import DecodedFrame
 from tests.conftest import same_pixels
 

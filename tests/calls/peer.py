@@ -12,7 +12,7 @@ from aiortc import RTCConfiguration, RTCPeerConnection, RTCSessionDescription
 from aiortc.mediastreams import MediaStreamTrack
 
 from receiver.access import parse_token
-from receiver.enhancer import Enhancer
+from receiver.enhance.enhancer import Enhancer
 from receiver.media.encoding import Encoding
 from receiver.sender import EncodedTrack, portrait_source
 from receiver.serve import ServeConfig, Server, listening

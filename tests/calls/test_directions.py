@@ -12,7 +12,7 @@ from aiortc import RTCPeerConnection, RTCSessionDescription
 from aiortc.mediastreams import MediaStreamError
 from aiortc.rtp import RtcpByePacket
 
-from receiver.enhancer import Enhancer
+from receiver.enhance.enhancer import Enhancer
 from receiver.media.encoding import Encoding
 from receiver.rooms import Room
 from receiver.sender import EncodedTrack, Source, evenly

@@ -28,8 +28,8 @@ from yarl import URL
 from keyframes import People
 from receiver.addresses import Reach
 from receiver.client import MOST_JSON, MOST_REDIRECTS, MOST_SDP, Answer, Client, SessionError
+from receiver.enhance.enhancer import Enhancer
 from receiver.enhance.faces.album import peer_of, save_album
-from receiver.enhancer import Enhancer
 from receiver.errors import InputError, ReceiverError
 from receiver.join import Joined
 from receiver.links import ice_servers

@@ -21,7 +21,7 @@ from aiohttp import web
 from aiortc import RTCPeerConnection, RTCSessionDescription
 
 from receiver.client import Client, SessionError
-from receiver.enhancer import Enhancer
+from receiver.enhance.enhancer import Enhancer
 from receiver.errors import InputError, MissingError
 from receiver.janus import Janus
 from receiver.join import Joined

@@ -19,13 +19,13 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
 from receiver.access import parse_token
+from receiver.enhance.enhancer import Enhancer
 from receiver.enhance.faces.generator import Generator
-from receiver.enhancer import Enhancer
+from receiver.enhance.quality import Quality
 from receiver.errors import InputError
 from receiver.media.frame import DecodedFrame
 from receiver.negotiation import ClosableConnection
 from receiver.offers import OfferError, read_offer
-from receiver.quality import Quality
 from receiver.rooms import Room, SharedEncoder
 from receiver.sender import KEYFRAMES_EVERY
 from receiver.serve import MAX_BODY, MAX_NAME, ServeConfig, Server, listening

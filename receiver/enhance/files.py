@@ -10,8 +10,8 @@ from typing import Any
 import av
 from av.video.frame import PictureType
 
+from receiver.enhance.enhancer import Enhancer
 from receiver.enhance.faces.alignment import copy_frame, planes
-from receiver.enhancer import Enhancer
 from receiver.errors import InputError
 from receiver.media.display import Display
 from receiver.media.files.copying import Copy, VideoPlan, first_of_each

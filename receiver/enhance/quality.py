@@ -9,10 +9,10 @@ from threading import Lock
 from typing import Any, Literal, TypeAlias, TypeVar
 from weakref import WeakSet
 
-from receiver.capacity import FRAME_S, Measured, generator_seconds
+from receiver.enhance.capacity import FRAME_S, Measured, generator_seconds
+from receiver.enhance.enhancer import STAGES, Enhancer
 from receiver.enhance.faces.generator import MODELS, Generator, Model
 from receiver.enhance.faces.tracking import MAX_FACES, DetectionRate
-from receiver.enhancer import STAGES, Enhancer
 
 logger = logging.getLogger(__name__)
 

@@ -15,9 +15,9 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from receiver.enhance.enhancer import Enhancer
 from receiver.enhance.faces.alignment import CROP, planes
 from receiver.enhance.faces.generator import BATCH, CHANNELS, Generator
-from receiver.enhancer import Enhancer
 from receiver.media.frame import DecodedFrame
 
 FRAME_S = 1 / 30
