@@ -43,9 +43,10 @@ from receiver.errors import ModelError, ReceiverError
 from receiver.media.encoding import Encoding
 from receiver.media.frame import DecodedFrame
 from receiver.media.pixels import PLANAR_420, RESTORABLE
-from receiver.offers import MAX_CANDIDATES, OfferError, is_checked, read_offer
 from receiver.portrait import FPS, portrait_frames
 from receiver.serve import ServeConfig, Server, listening
+from receiver.signalling.offers import MAX_CANDIDATES, OfferError, is_checked, read_offer
+from receiver.signalling.trickle import SDPFRAG, add_candidates, read_fragment
 from receiver.stills import (
     LABEL,
     StillError,
@@ -63,7 +64,6 @@ from receiver.transport.aiortc_hooks import (
 )
 from receiver.transport.assembly import FORGOTTEN, MOST_MISSING, MOST_PACKETS, FrameAssembler
 from receiver.transport.damage import DamageWatch
-from receiver.trickle import SDPFRAG, add_candidates, read_fragment
 
 BETWEEN = b"\xfe\xedRTP\xfe"
 """Stands between the packets, pictures or messages of one input."""

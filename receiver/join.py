@@ -10,12 +10,12 @@ import av
 from aiortc import RTCConfiguration, RTCPeerConnection
 from aiortc.mediastreams import MediaStreamError, MediaStreamTrack
 
-from receiver.client import SETUP_SECONDS, SessionError, shown
 from receiver.enhance.enhancer import Enhancer
 from receiver.errors import InputError
 from receiver.media.outputs import FileOutput
 from receiver.rooms import GONE, Room
-from receiver.signalling import open_session
+from receiver.signalling.client import SETUP_SECONDS, SessionError, shown
+from receiver.signalling.sessions import open_session
 from receiver.waiting import first, run_until
 
 BACKOFF = (0.5, 1.0, 2.0, 4.0, 8.0, 15.0)

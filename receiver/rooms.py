@@ -21,10 +21,10 @@ from receiver.enhance.enhancer import Enhancer
 from receiver.media.encoding import Encoding
 from receiver.media.frame import DecodedFrame
 from receiver.media.outputs import side_by_side
-from receiver.negotiation import ClosableConnection
-from receiver.offers import OfferError, answer
 from receiver.requester import Requester
 from receiver.sender import KeyframeRequests, VideoPacket
+from receiver.signalling.negotiation import ClosableConnection
+from receiver.signalling.offers import OfferError, answer
 from receiver.stats import Stats
 from receiver.stills import guard_channels
 from receiver.text import printable

@@ -36,10 +36,10 @@ from receiver.listener import (
     read_body,
     time_requests,
 )
-from receiver.negotiation import ClosableConnection
-from receiver.offers import OfferError, read_offer
 from receiver.rooms import CONNECT_SECONDS, VIEWS, Room, Side, View
-from receiver.trickle import SDPFRAG, add_candidates, read_fragment
+from receiver.signalling.negotiation import ClosableConnection
+from receiver.signalling.offers import OfferError, read_offer
+from receiver.signalling.trickle import SDPFRAG, add_candidates, read_fragment
 
 MAX_BODY = 64 * 1024
 """Bytes of a request's body; a browser's offer has a tenth of it."""

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bench.fuzz_targets import offer
-from receiver.offers import (
+from receiver.signalling.offers import (
     MAX_CANDIDATES,
     MAX_LINE,
     MAX_LINES,
@@ -17,7 +17,7 @@ from receiver.offers import (
     is_checked,
     read_offer,
 )
-from receiver.sdp import spelled
+from receiver.signalling.sdp import spelled
 from receiver.transport.aiortc_hooks import prepare_aiortc
 from tests.calls.test_hostile_offers import SESSION, VIDEO, channels, filled, hostile, section
 

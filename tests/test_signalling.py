@@ -8,13 +8,13 @@ from aiortc import RTCPeerConnection
 from hypothesis import given
 from hypothesis import strategies as st
 
-from receiver.addresses import Reach, reach_of_address, reach_of_name
-from receiver.client import Client, SessionError, shown
 from receiver.errors import InputError
-from receiver.janus import Janus
-from receiver.links import MOST_LINK_TEXT, MOST_LINKS, ice_servers, read_links
-from receiver.negotiation import CONNECT, ClosableConnection
-from receiver.signalling import open_publishing, open_session
+from receiver.signalling.addresses import Reach, reach_of_address, reach_of_name
+from receiver.signalling.client import Client, SessionError, shown
+from receiver.signalling.janus import Janus
+from receiver.signalling.links import MOST_LINK_TEXT, MOST_LINKS, ice_servers, read_links
+from receiver.signalling.negotiation import CONNECT, ClosableConnection
+from receiver.signalling.sessions import open_publishing, open_session
 from receiver.text import MOST_TEXT, printable
 
 

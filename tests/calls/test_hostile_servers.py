@@ -26,18 +26,25 @@ from aiortc import RTCPeerConnection, RTCSessionDescription
 from yarl import URL
 
 from keyframes import People
-from receiver.addresses import Reach
-from receiver.client import MOST_JSON, MOST_REDIRECTS, MOST_SDP, Answer, Client, SessionError
 from receiver.enhance.enhancer import Enhancer
 from receiver.enhance.faces.album import peer_of, save_album
 from receiver.errors import InputError, ReceiverError
 from receiver.join import Joined
-from receiver.links import ice_servers
 from receiver.media.encoding import Encoding
 from receiver.media.outputs import FileOutput
 from receiver.send import Sending, send
 from receiver.sender import clip_source
-from receiver.signalling import open_publishing, open_session
+from receiver.signalling.addresses import Reach
+from receiver.signalling.client import (
+    MOST_JSON,
+    MOST_REDIRECTS,
+    MOST_SDP,
+    Answer,
+    Client,
+    SessionError,
+)
+from receiver.signalling.links import ice_servers
+from receiver.signalling.sessions import open_publishing, open_session
 from receiver.stills import STRANGERS
 from receiver.transport.aiortc_hooks import h264_codecs
 from tests.calls.peer import HERE

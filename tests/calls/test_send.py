@@ -18,17 +18,17 @@ from aiohttp import web
 from aiortc import RTCPeerConnection, RTCSessionDescription
 from aiortc.mediastreams import MediaStreamTrack
 
-from receiver.client import SessionError
 from receiver.demo import consume
 from receiver.enhance.faces.alignment import extract_crop, psnr_db
 from receiver.errors import InputError
 from receiver.media.encoding import Encoding
-from receiver.offers import answer
 from receiver.rooms import Room
 from receiver.send import ON_REQUEST, Sending, send
 from receiver.sender import Source, clip_source, evenly
 from receiver.serve import room_stats
-from receiver.signalling import open_publishing
+from receiver.signalling.client import SessionError
+from receiver.signalling.offers import answer
+from receiver.signalling.sessions import open_publishing
 from receiver.transport.aiortc_hooks import receive_h264
 from tests.calls.peer import HERE, serving
 from tests.calls.test_join import answering, until

@@ -24,11 +24,11 @@ from receiver.enhance.faces.generator import Generator
 from receiver.enhance.quality import Quality
 from receiver.errors import InputError
 from receiver.media.frame import DecodedFrame
-from receiver.negotiation import ClosableConnection
-from receiver.offers import OfferError, read_offer
 from receiver.rooms import Room, SharedEncoder
 from receiver.sender import KEYFRAMES_EVERY
 from receiver.serve import MAX_BODY, MAX_NAME, ServeConfig, Server, listening
+from receiver.signalling.negotiation import ClosableConnection
+from receiver.signalling.offers import OfferError, read_offer
 from receiver.transport.aiortc_hooks import prepare_aiortc, receive_h264
 from tests.calls.peer import HERE, SDP, Peer, serving
 from tests.calls.test_hostile_offers import STALL, VIDEO, StallWatch, filled

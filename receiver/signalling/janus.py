@@ -12,9 +12,9 @@ from aiortc import RTCConfiguration, RTCPeerConnection
 from aiortc.mediastreams import MediaStreamTrack
 from yarl import URL
 
-from receiver.client import LEAVE_SECONDS, MOST_JSON, Answer, Client, SessionError, shown
 from receiver.errors import InputError
-from receiver.negotiation import ClosableConnection, accept, checked_offer
+from receiver.signalling.client import LEAVE_SECONDS, MOST_JSON, Answer, Client, SessionError, shown
+from receiver.signalling.negotiation import ClosableConnection, accept, checked_offer
 from receiver.text import printable
 from receiver.transport.aiortc_hooks import receive_h264
 from receiver.waiting import finished, stopped

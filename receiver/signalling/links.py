@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from aiortc import RTCIceServer
 
-from receiver.client import Client, SessionError
+from receiver.signalling.client import Client, SessionError
 from receiver.text import printable
 
 MOST_LINKS = 16

@@ -10,8 +10,14 @@ from dataclasses import dataclass
 from aiortc import RTCIceCandidate, RTCPeerConnection
 from aiortc.sdp import SessionDescription, candidate_from_sdp
 
-from receiver.offers import MAX_CANDIDATES, OfferError, check_limits, is_checked, split_media
-from receiver.sdp import spelled
+from receiver.signalling.offers import (
+    MAX_CANDIDATES,
+    OfferError,
+    check_limits,
+    is_checked,
+    split_media,
+)
+from receiver.signalling.sdp import spelled
 from receiver.text import printable
 
 SDPFRAG = "application/trickle-ice-sdpfrag"

@@ -14,8 +14,8 @@ from aiortc import RTCConfiguration, RTCPeerConnection, RTCSessionDescription
 from aiortc.rtcrtpreceiver import RemoteStreamTrack
 from aiortc.sdp import MediaDescription, SessionDescription
 
-from receiver.client import MOST_SDP
-from receiver.offers import (
+from receiver.signalling.client import MOST_SDP
+from receiver.signalling.offers import (
     MAX_CANDIDATES,
     MAX_LINE,
     MAX_MEDIA,
@@ -23,7 +23,7 @@ from receiver.offers import (
     late_fault,
     split_media,
 )
-from receiver.sdp import Kind, codec_fault, offerers_role, role_fault, spelled
+from receiver.signalling.sdp import Kind, codec_fault, offerers_role, role_fault, spelled
 from receiver.waiting import stopped
 
 MOST_LINES = 1000

@@ -22,8 +22,8 @@ from aiohttp.abc import ResolveResult
 from aiohttp.resolver import ThreadedResolver
 from yarl import URL
 
-from receiver.addresses import Reach, reach_of_address, reach_of_name
 from receiver.errors import InputError, ReceiverError
+from receiver.signalling.addresses import Reach, reach_of_address, reach_of_name
 from receiver.text import printable
 
 SETUP_SECONDS = 15.0

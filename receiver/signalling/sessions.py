@@ -1,7 +1,7 @@
 """Where calls are joined and published: WHEP and WHIP endpoints, or Janus' VideoRoom plugin.
 
 WHIP is RFC 9725; WHEP is the IETF draft draft-ietf-wish-whep. The servers are not trusted: see
-`receiver.client`, `receiver.links` and `receiver.negotiation`.
+`receiver.signalling.client`, `receiver.signalling.links` and `receiver.signalling.negotiation`.
 """
 
 import contextlib
@@ -13,7 +13,8 @@ from typing import Any, Literal, TypeAlias
 from aiortc import RTCConfiguration, RTCPeerConnection
 from yarl import URL
 
-from receiver.client import (
+from receiver.errors import InputError
+from receiver.signalling.client import (
     LEAVE_SECONDS,
     MOST_SDP,
     SETUP_SECONDS,
@@ -22,10 +23,9 @@ from receiver.client import (
     SessionError,
     shown,
 )
-from receiver.errors import InputError
-from receiver.janus import Janus, OnTrack
-from receiver.links import ice_servers
-from receiver.negotiation import ClosableConnection, accept, checked_answer
+from receiver.signalling.janus import Janus, OnTrack
+from receiver.signalling.links import ice_servers
+from receiver.signalling.negotiation import ClosableConnection, accept, checked_answer
 from receiver.text import printable
 from receiver.transport.aiortc_hooks import receive_h264
 from receiver.waiting import finished

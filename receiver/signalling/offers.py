@@ -14,7 +14,7 @@ from aiortc.rtcicetransport import RTCIceParameters
 from aiortc.sdp import DIRECTIONS, MediaDescription, SessionDescription
 
 from receiver.errors import InputError
-from receiver.sdp import codec_fault, offerers_role, role_fault, spelled
+from receiver.signalling.sdp import codec_fault, offerers_role, role_fault, spelled
 
 MAX_LINES = 2000
 """Lines of an offer; a browser's has about 300."""
