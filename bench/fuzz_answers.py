@@ -22,7 +22,7 @@ from receiver.signalling.addresses import Reach, reach_of_address
 from receiver.signalling.client import MOST_REDIRECTS, Client, SessionError
 from receiver.signalling.links import ice_servers
 from receiver.signalling.sessions import open_publishing, open_session
-from receiver.stills import LABEL
+from receiver.stills.protocol import LABEL
 from receiver.transport.aiortc_hooks import h264_codecs, prepare_aiortc, receive_h264
 
 BETWEEN = b"\xfe\xedRTP\xfe"

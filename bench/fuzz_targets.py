@@ -47,7 +47,7 @@ from receiver.portrait import FPS, portrait_frames
 from receiver.serve import ServeConfig, Server, listening
 from receiver.signalling.offers import MAX_CANDIDATES, OfferError, is_checked, read_offer
 from receiver.signalling.trickle import SDPFRAG, add_candidates, read_fragment
-from receiver.stills import (
+from receiver.stills.protocol import (
     LABEL,
     StillError,
     StillReceiver,
@@ -55,7 +55,7 @@ from receiver.stills import (
     decode_still,
     encode_still,
 )
-from receiver.stills import MAX_PIXELS as STILL_PIXELS
+from receiver.stills.protocol import MAX_PIXELS as STILL_PIXELS
 from receiver.transport.aiortc_hooks import (
     MAX_PIXELS,
     ObservingDecoder,

@@ -50,7 +50,7 @@ from receiver.enhance.faces.tracking import Face, FaceTracker
 from receiver.errors import InputError
 from receiver.media.encoding import Encoding, through_codec
 from receiver.progress import progress_bar
-from receiver.stills import decode_still, encode_still
+from receiver.stills.protocol import decode_still, encode_still
 from receiver.terminal import console
 
 OUTPUT = Path("bench-output") / "identity.jsonl"

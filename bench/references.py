@@ -45,7 +45,7 @@ from receiver.media.files.reading import ENDINGS
 from receiver.media.frame import DecodedFrame
 from receiver.progress import progress_bar
 from receiver.requester import StillPace
-from receiver.stills import decode_still, encode_still, part_of
+from receiver.stills.protocol import decode_still, encode_still, part_of
 from receiver.terminal import console
 
 Way: TypeAlias = Literal["none", "i-frames", "quality", "stills", "raw"]

@@ -15,7 +15,7 @@ from receiver.enhance.enhancer import Enhancer
 from receiver.enhance.faces.alignment import WHOLE
 from receiver.enhance.faces.observations import region_of
 from receiver.media.frame import DecodedFrame
-from receiver.stills import LABEL, Still, StillReceiver
+from receiver.stills.protocol import LABEL, Still, StillReceiver
 from receiver.transport.aiortc_hooks import request_keyframe
 from receiver.transport.receiving import SteadyReceiver
 

@@ -26,7 +26,7 @@ from receiver.sender import KeyframeRequests, VideoPacket
 from receiver.signalling.negotiation import ClosableConnection
 from receiver.signalling.offers import OfferError, answer
 from receiver.stats import Stats
-from receiver.stills import guard_channels
+from receiver.stills.protocol import guard_channels
 from receiver.text import printable
 from receiver.track import EnhancedVideoTrack, NewestSlot, arrival_time
 from receiver.transport.aiortc_hooks import h264_codecs, receive_h264, refuse

@@ -15,7 +15,7 @@ from receiver.rooms import GONE
 from receiver.sender import EncodedTrack, Source
 from receiver.signalling.client import SETUP_SECONDS, SessionError, shown
 from receiver.signalling.sessions import open_publishing
-from receiver.stills import LABEL, StillSender, guard_channels
+from receiver.stills.protocol import LABEL, StillSender, guard_channels
 from receiver.transport.aiortc_hooks import h264_codecs, prepare_aiortc
 from receiver.waiting import first, run_until
 

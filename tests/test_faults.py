@@ -34,7 +34,7 @@ from receiver.media.outputs import JUMP, FileOutput, Timeline
 from receiver.requester import Requester
 from receiver.rooms import PENDING, VIEWS, Room, SharedEncoder, ViewerTrack
 from receiver.stats import Faults, Stats
-from receiver.stills import LABEL, StillSender, encode_still
+from receiver.stills.protocol import LABEL, StillSender, encode_still
 from receiver.track import FAILURES, EnhancedVideoTrack
 from tests.calls.peer import HERE
 from tests.conftest import plain_frame

@@ -24,7 +24,7 @@ from receiver.enhance.faces.alignment import (
 from receiver.enhance.faces.recognition import shared_recogniser
 from receiver.enhance.faces.tracking import FaceTracker
 from receiver.media.encoding import Encoding, through_codec
-from receiver.stills import decode_still, encode_still
+from receiver.stills.protocol import decode_still, encode_still
 from tests.conftest import CLIPS, needs_clips
 from tests.test_enhancer import IDENTIFIED, refused_or_admitted
 

@@ -12,7 +12,7 @@ from keyframes.requests import KEYFRAME, TIME_OUT
 from receiver.media.frame import DecodedFrame
 from receiver.requester import STILL_KBPS, Requester, StillPace
 from receiver.stats import Stats
-from receiver.stills import LABEL
+from receiver.stills.protocol import LABEL
 from receiver.transport.aiortc_hooks import request_keyframe
 from tests.conftest import plain_frame
 

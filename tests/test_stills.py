@@ -19,9 +19,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pyee.asyncio import AsyncIOEventEmitter
 
-from receiver import stills
 from receiver.enhance.faces.alignment import extract_crop, planes, psnr_db
-from receiver.stills import (
+from receiver.stills.protocol import (
     CHUNK,
     LABEL,
     MAX_BYTES,
@@ -34,6 +33,7 @@ from receiver.stills import (
     encode_still,
     guard_channels,
 )
+from receiver.stills.protocol import protocol as stills
 from tests.calls.peer import HERE
 from tests.conftest import plain_frame, same_pixels
 

@@ -45,7 +45,7 @@ from receiver.signalling.client import (
 )
 from receiver.signalling.links import ice_servers
 from receiver.signalling.sessions import open_publishing, open_session
-from receiver.stills import STRANGERS
+from receiver.stills.protocol import STRANGERS
 from receiver.transport.aiortc_hooks import h264_codecs
 from tests.calls.peer import HERE
 from tests.calls.test_join import until
