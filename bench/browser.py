@@ -16,7 +16,7 @@ from rich.table import Table
 
 from receiver.enhance.enhancer import Enhancer
 from receiver.enhance.faces.generator import Generator
-from receiver.portrait import portrait_frames
+from receiver.sending.portrait import portrait_frames
 from receiver.terminal import console
 from tests.calls.chromium import BINARY, READY, chromium, start_call, write_y4m
 from tests.calls.peer import serving

@@ -32,9 +32,9 @@ from bench.numbered import WatchedEnhancer, face_quality, mean_quality, write_nu
 from receiver.enhance.enhancer import Enhancer
 from receiver.enhance.faces.generator import Generator
 from receiver.errors import InputError, MissingError, ReceiverError
-from receiver.portrait import portrait_frames
 from receiver.progress import progress_bar
 from receiver.rooms import Room
+from receiver.sending.portrait import portrait_frames
 from receiver.serve import ServeConfig, Server, room_stats
 from receiver.terminal import console
 from tests.calls.chromium import BINARY, chromium, write_y4m

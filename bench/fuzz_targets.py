@@ -43,7 +43,7 @@ from receiver.errors import ModelError, ReceiverError
 from receiver.media.encoding import Encoding
 from receiver.media.frame import DecodedFrame
 from receiver.media.pixels import PLANAR_420, RESTORABLE
-from receiver.portrait import FPS, portrait_frames
+from receiver.sending.portrait import FPS, portrait_frames
 from receiver.serve import ServeConfig, Server, listening
 from receiver.signalling.offers import MAX_CANDIDATES, OfferError, is_checked, read_offer
 from receiver.signalling.trickle import SDPFRAG, add_candidates, read_fragment

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from bench.clips import framed
 from receiver.errors import InputError, ReceiverError
 from receiver.media.encoding import Encoding
-from receiver.portrait import portrait_frames
+from receiver.sending.portrait import portrait_frames
 
 FRAMES = 60
 RATES = (100.0, 300.0)

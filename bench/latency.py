@@ -33,7 +33,7 @@ from receiver.enhance.faces.generator import Device, Generator, Place, device_pr
 from receiver.enhance.faces.tracking import MAX_FACES
 from receiver.errors import InputError
 from receiver.media.frame import DecodedFrame
-from receiver.sender import Source, clip_source, portrait_source
+from receiver.sending.tracks import Source, clip_source, portrait_source
 from receiver.terminal import console
 from receiver.transport.aiortc_hooks import ObservingDecoder
 

@@ -23,7 +23,7 @@ from receiver.media.encoding import Encoding
 from receiver.media.frame import DecodedFrame
 from receiver.progress import progress_bar
 from receiver.rooms import read_to_the_end
-from receiver.sender import Source
+from receiver.sending.tracks import Source
 from receiver.stats import Stats
 from receiver.track import EnhancedVideoTrack
 from receiver.transport.aiortc_hooks import ObservingDecoder

@@ -28,7 +28,7 @@ from receiver.enhance.enhancer import Enhancer
 from receiver.enhance.faces.generator import Generator
 from receiver.errors import InputError
 from receiver.media.encoding import Encoding
-from receiver.sender import EncodedTrack, portrait_source
+from receiver.sending.tracks import EncodedTrack, portrait_source
 from receiver.terminal import console
 from receiver.track import EnhancedVideoTrack
 from receiver.transport.receiving import SteadyReceiver

@@ -46,8 +46,8 @@ from receiver.media.encoding import Encoding
 from receiver.media.files.writing import format_of
 from receiver.media.outputs import FileOutput, VirtualCamera, Window
 from receiver.progress import progress_bar
-from receiver.send import send
-from receiver.sender import Source, camera_source, clip_source, portrait_source
+from receiver.sending.publishing import send
+from receiver.sending.tracks import Source, camera_source, clip_source, portrait_source
 from receiver.serve import ServeConfig, Server, listening, serve
 from receiver.terminal import console, json_line, say
 from receiver.text import escaped

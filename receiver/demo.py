@@ -23,7 +23,7 @@ from receiver.media.encoding import Encoding
 from receiver.media.frame import DecodedFrame
 from receiver.media.outputs import FileOutput, side_by_side, write_label, write_picture
 from receiver.requester import Requester
-from receiver.sender import EncodedTrack, Source
+from receiver.sending.tracks import EncodedTrack, Source
 from receiver.stills.protocol import LABEL, StillSender, guard_channels
 from receiver.track import EnhancedVideoTrack
 from receiver.transport.aiortc_hooks import h264_codecs, prepare_aiortc, receive_h264

@@ -22,7 +22,7 @@ from receiver.media.encoding import Encoding
 from receiver.media.frame import DecodedFrame
 from receiver.media.outputs import side_by_side
 from receiver.requester import Requester
-from receiver.sender import KeyframeRequests, VideoPacket
+from receiver.sending.tracks import KeyframeRequests, VideoPacket
 from receiver.signalling.negotiation import ClosableConnection
 from receiver.signalling.offers import OfferError, answer
 from receiver.stats import Stats

@@ -13,7 +13,7 @@ from receiver.enhance.enhancer import Enhancer
 from receiver.enhance.faces.alignment import planes
 from receiver.enhance.faces.generator import Generator
 from receiver.media.encoding import Encoding, through_codec
-from receiver.portrait import FPS, portrait_frames
+from receiver.sending.portrait import FPS, portrait_frames
 from tests.sources import write_raw
 
 RATE = Fraction(FPS)

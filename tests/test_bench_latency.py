@@ -16,8 +16,8 @@ from receiver.enhance.faces.alignment import CROP, crop_from_frame, planes, tran
 from receiver.enhance.faces.tracking import FaceTracker
 from receiver.errors import InputError
 from receiver.media.frame import DecodedFrame
-from receiver.portrait import FPS
-from receiver.sender import Source, evenly
+from receiver.sending.portrait import FPS
+from receiver.sending.tracks import Source, evenly
 from tests.conftest import RATE, plain_frame
 
 WAYS = ("ours", "paper")

@@ -16,8 +16,8 @@ from receiver.demo import consume
 from receiver.enhance.faces.alignment import copy_frame
 from receiver.errors import InputError, MissingError
 from receiver.media.encoding import Encoding, open_decoder
-from receiver.portrait import LOOP, portrait_frames
-from receiver.sender import (
+from receiver.sending.portrait import LOOP, portrait_frames
+from receiver.sending.tracks import (
     KEYFRAMES_EVERY,
     LATE,
     STANDS,
@@ -157,7 +157,7 @@ class Simulated(Clock):
 
 @pytest.fixture
 def simulated(monkeypatch) -> None:
-    monkeypatch.setattr("receiver.sender.Clock", Simulated)
+    monkeypatch.setattr("receiver.sending.tracks.Clock", Simulated)
 
 
 async def sent_by(track: EncodedTrack, seconds: float) -> list[tuple[float, int]]:

@@ -14,7 +14,7 @@ from aiortc.mediastreams import MediaStreamTrack
 from receiver.access import parse_token
 from receiver.enhance.enhancer import Enhancer
 from receiver.media.encoding import Encoding
-from receiver.sender import EncodedTrack, portrait_source
+from receiver.sending.tracks import EncodedTrack, portrait_source
 from receiver.serve import ServeConfig, Server, listening
 from receiver.transport.aiortc_hooks import h264_codecs, receive_h264
 

@@ -15,7 +15,7 @@ from aiortc.rtp import RtcpByePacket
 from receiver.enhance.enhancer import Enhancer
 from receiver.media.encoding import Encoding
 from receiver.rooms import Room
-from receiver.sender import EncodedTrack, Source, evenly
+from receiver.sending.tracks import EncodedTrack, Source, evenly
 from receiver.transport.aiortc_hooks import h264_codecs, receive_h264
 from receiver.transport.receiving import GOODBYE_SECONDS
 from tests.calls.peer import HERE, Peer, Tone, serving

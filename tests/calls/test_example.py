@@ -8,7 +8,7 @@ from aiohttp import web
 from aiortc import RTCSessionDescription
 
 from receiver.media.encoding import Encoding
-from receiver.sender import EncodedTrack, portrait_source
+from receiver.sending.tracks import EncodedTrack, portrait_source
 from receiver.transport.aiortc_hooks import h264_codecs
 from tests.calls.peer import Peer
 

@@ -10,7 +10,7 @@ from aiortc.rtp import is_rtcp
 
 import receiver.rooms
 from receiver.media.encoding import Encoding
-from receiver.sender import EncodedTrack, VideoPacket, portrait_source
+from receiver.sending.tracks import EncodedTrack, VideoPacket, portrait_source
 from receiver.serve import Server
 from receiver.transport.aiortc_hooks import h264_codecs
 from tests.calls.peer import Peer, serving

@@ -32,8 +32,8 @@ from receiver.errors import InputError, ReceiverError
 from receiver.join import Joined
 from receiver.media.encoding import Encoding
 from receiver.media.outputs import FileOutput
-from receiver.send import Sending, send
-from receiver.sender import clip_source
+from receiver.sending.publishing import Sending, send
+from receiver.sending.tracks import clip_source
 from receiver.signalling.addresses import Reach
 from receiver.signalling.client import (
     MOST_JSON,

@@ -25,7 +25,7 @@ from receiver.errors import InputError, MissingError
 from receiver.join import Joined
 from receiver.media.encoding import Encoding
 from receiver.media.outputs import FileOutput, VirtualCamera
-from receiver.sender import EncodedTrack, portrait_source
+from receiver.sending.tracks import EncodedTrack, portrait_source
 from receiver.signalling.client import Client, SessionError
 from receiver.signalling.janus import Janus
 from receiver.signalling.links import ice_servers

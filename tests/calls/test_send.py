@@ -23,8 +23,8 @@ from receiver.enhance.faces.alignment import extract_crop, psnr_db
 from receiver.errors import InputError
 from receiver.media.encoding import Encoding
 from receiver.rooms import Room
-from receiver.send import ON_REQUEST, Sending, send
-from receiver.sender import Source, clip_source, evenly
+from receiver.sending.publishing import ON_REQUEST, Sending, send
+from receiver.sending.tracks import Source, clip_source, evenly
 from receiver.serve import room_stats
 from receiver.signalling.client import SessionError
 from receiver.signalling.offers import answer

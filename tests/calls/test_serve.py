@@ -25,7 +25,7 @@ from receiver.enhance.quality import Quality
 from receiver.errors import InputError
 from receiver.media.frame import DecodedFrame
 from receiver.rooms import Room, SharedEncoder
-from receiver.sender import KEYFRAMES_EVERY
+from receiver.sending.tracks import KEYFRAMES_EVERY
 from receiver.serve import MAX_BODY, MAX_NAME, ServeConfig, Server, listening
 from receiver.signalling.negotiation import ClosableConnection
 from receiver.signalling.offers import OfferError, read_offer

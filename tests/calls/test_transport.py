@@ -20,7 +20,7 @@ import receiver.transport.receiving
 from receiver.demo import connect
 from receiver.media.encoding import Encoding
 from receiver.media.frame import DecodedFrame
-from receiver.sender import EncodedTrack, portrait_source
+from receiver.sending.tracks import EncodedTrack, portrait_source
 from receiver.transport.aiortc_hooks import ObservingJitterBuffer, prepare_aiortc
 from receiver.transport.receiving import (
     BACKLOG,

@@ -12,7 +12,7 @@ from aiortc import RTCPeerConnection
 from receiver.errors import InputError, ReceiverError
 from receiver.media.encoding import Encoding
 from receiver.rooms import GONE
-from receiver.sender import EncodedTrack, Source
+from receiver.sending.tracks import EncodedTrack, Source
 from receiver.signalling.client import SETUP_SECONDS, SessionError, shown
 from receiver.signalling.sessions import open_publishing
 from receiver.stills.protocol import LABEL, StillSender, guard_channels

@@ -21,7 +21,7 @@ from receiver.errors import InputError
 from receiver.media.encoding import Encoding
 from receiver.media.files.playing import VIDEO_BASE, Loop
 from receiver.media.fitting import fitted
-from receiver.portrait import FPS, HEIGHT, WIDTH, portrait_frames
+from receiver.sending.portrait import FPS, HEIGHT, WIDTH, portrait_frames
 from receiver.worker import Worker
 
 MAX_SIDE = 1280
