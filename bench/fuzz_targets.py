@@ -32,6 +32,7 @@ from aiortc.sdp import SessionDescription, candidate_to_sdp
 from av.video.reformatter import ColorRange, Colorspace
 
 from keyframes import Keyframe, People
+from receiver.calls.server import ServeConfig, Server, listening
 from receiver.enhance.enhancer import Enhancer
 from receiver.enhance.faces.album import load_album, peer_of, save_album
 from receiver.enhance.faces.alignment import crop_from_frame, planes
@@ -44,7 +45,6 @@ from receiver.media.encoding import Encoding
 from receiver.media.frame import DecodedFrame
 from receiver.media.pixels import PLANAR_420, RESTORABLE
 from receiver.sending.portrait import FPS, portrait_frames
-from receiver.serve import ServeConfig, Server, listening
 from receiver.signalling.offers import MAX_CANDIDATES, OfferError, is_checked, read_offer
 from receiver.signalling.trickle import SDPFRAG, add_candidates, read_fragment
 from receiver.stills.protocol import (
@@ -467,7 +467,7 @@ def served() -> Served:
     context = listening(server)
     url = loop().run_until_complete(context.__aenter__())
     port = int(url.rsplit(":", 1)[1].strip("/"))
-    return Served(server, port, _errors_of("receiver.listener"), context)
+    return Served(server, port, _errors_of("receiver.calls.listener"), context)
 
 
 def _errors_of(name: str) -> list[str]:

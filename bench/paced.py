@@ -14,6 +14,8 @@ import av
 from aiortc.jitterbuffer import JitterFrame
 from aiortc.mediastreams import MediaStreamError, MediaStreamTrack
 
+from receiver.calls.rooms import read_to_the_end
+from receiver.calls.track import EnhancedVideoTrack
 from receiver.enhance.enhancer import Enhancer
 from receiver.enhance.faces.alignment import cut_frame, planes
 from receiver.enhance.faces.generator import Generator
@@ -22,10 +24,8 @@ from receiver.errors import InputError
 from receiver.media.encoding import Encoding
 from receiver.media.frame import DecodedFrame
 from receiver.progress import progress_bar
-from receiver.rooms import read_to_the_end
 from receiver.sending.tracks import Source
 from receiver.stats import Stats
-from receiver.track import EnhancedVideoTrack
 from receiver.transport.aiortc_hooks import ObservingDecoder
 
 FPS = 30

@@ -27,6 +27,7 @@ from keyframes import Landmarks, Picture, crop_qp
 from keyframes.requests import RequestPolicy
 from models.openh264 import NO_KEYFRAME, OpenH264, through_any_codec
 from models.prepare import frame_rate, read_frames
+from receiver.calls.requester import StillPace
 from receiver.enhance.enhancer import Enhancer
 from receiver.enhance.faces.alignment import (
     Region,
@@ -44,7 +45,6 @@ from receiver.media.encoding import Encoding
 from receiver.media.files.reading import ENDINGS
 from receiver.media.frame import DecodedFrame
 from receiver.progress import progress_bar
-from receiver.requester import StillPace
 from receiver.stills.protocol import decode_still, encode_still, part_of
 from receiver.terminal import console
 

@@ -23,6 +23,7 @@ from aiortc.mediastreams import MediaStreamTrack
 from rich.progress import track as progress
 from rich.table import Table
 
+from receiver.calls.track import EnhancedVideoTrack
 from receiver.demo import connect, consume
 from receiver.enhance.enhancer import Enhancer
 from receiver.enhance.faces.generator import Generator
@@ -30,7 +31,6 @@ from receiver.errors import InputError
 from receiver.media.encoding import Encoding
 from receiver.sending.tracks import EncodedTrack, portrait_source
 from receiver.terminal import console
-from receiver.track import EnhancedVideoTrack
 from receiver.transport.receiving import SteadyReceiver
 
 matplotlib.use("Agg")

@@ -10,11 +10,11 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from receiver.calls.track import EnhancedVideoTrack
     from receiver.enhance.enhancer import Enhancer
     from receiver.enhance.faces.generator import Generator
     from receiver.errors import DeviceError, InputError, MissingError, ModelError, ReceiverError
     from receiver.media.frame import DecodedFrame
-    from receiver.track import EnhancedVideoTrack
     from receiver.transport.aiortc_hooks import prepare_aiortc, receive_h264
 
 # ONNX Runtime would note a device ID in the user's home and collect events of its use. It looks at
@@ -37,7 +37,7 @@ __all__ = [
 
 _HOMES = {
     "DecodedFrame": "media.frame",
-    "EnhancedVideoTrack": "track",
+    "EnhancedVideoTrack": "calls.track",
     "Enhancer": "enhance.enhancer",
     "Generator": "enhance.faces.generator",
     "prepare_aiortc": "transport.aiortc_hooks",

@@ -21,7 +21,9 @@ from rich.table import Table
 from rich.text import Text
 
 from receiver import terminal
-from receiver.access import TOKEN_VARIABLE, client_token, server_tokens
+from receiver.calls.access import TOKEN_VARIABLE, client_token, server_tokens
+from receiver.calls.join import Joined, join
+from receiver.calls.server import ServeConfig, Server, listening, serve
 from receiver.commands import enhance
 from receiver.commands.options import (
     Parser,
@@ -41,14 +43,12 @@ from receiver.enhance.faces.generator import Generator
 from receiver.enhance.faces.recognition import shared_recogniser
 from receiver.enhance.quality import Quality
 from receiver.errors import InputError, ReceiverError
-from receiver.join import Joined, join
 from receiver.media.encoding import Encoding
 from receiver.media.files.writing import format_of
 from receiver.media.outputs import FileOutput, VirtualCamera, Window
 from receiver.progress import progress_bar
 from receiver.sending.publishing import send
 from receiver.sending.tracks import Source, camera_source, clip_source, portrait_source
-from receiver.serve import ServeConfig, Server, listening, serve
 from receiver.terminal import console, json_line, say
 from receiver.text import escaped
 

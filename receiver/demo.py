@@ -15,6 +15,8 @@ from aiortc import RTCConfiguration, RTCPeerConnection
 from aiortc.mediastreams import MediaStreamError, MediaStreamTrack
 
 from keyframes import Picture
+from receiver.calls.requester import Requester
+from receiver.calls.track import EnhancedVideoTrack
 from receiver.enhance.enhancer import Enhancer
 from receiver.enhance.faces.alignment import Crop, extract_crop, picture_of, psnr_db
 from receiver.enhance.faces.tracking import Face
@@ -22,10 +24,8 @@ from receiver.errors import ReceiverError
 from receiver.media.encoding import Encoding
 from receiver.media.frame import DecodedFrame
 from receiver.media.outputs import FileOutput, side_by_side, write_label, write_picture
-from receiver.requester import Requester
 from receiver.sending.tracks import EncodedTrack, Source
 from receiver.stills.protocol import LABEL, StillSender, guard_channels
-from receiver.track import EnhancedVideoTrack
 from receiver.transport.aiortc_hooks import h264_codecs, prepare_aiortc, receive_h264
 
 PANELS = ["received", "restored", "original"]

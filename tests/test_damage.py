@@ -17,9 +17,9 @@ from aiortc.rtp import RtpPacket
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from receiver.calls.track import arrival_time
 from receiver.media.encoding import Encoding
 from receiver.media.frame import Arrival, DecodedFrame
-from receiver.track import arrival_time
 from receiver.transport.aiortc_hooks import ObservingDecoder, ObservingJitterBuffer
 from receiver.transport.damage import START_CODE, DamageWatch, SequenceParameters
 from tests.conftest import RATE, plain_frame, same_pixels

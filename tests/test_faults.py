@@ -19,23 +19,23 @@ import numpy as np
 import pytest
 from aiortc.mediastreams import MediaStreamError, MediaStreamTrack
 
+import receiver.calls.track
 import receiver.enhance.faces.generator
 import receiver.inference.io_binding
 import receiver.media.outputs
 import receiver.stats
-import receiver.track
 from keyframes import Person
+from receiver.calls.requester import Requester
+from receiver.calls.rooms import PENDING, VIEWS, Room, SharedEncoder, ViewerTrack
+from receiver.calls.track import FAILURES, EnhancedVideoTrack
 from receiver.enhance.enhancer import Enhancer
 from receiver.enhance.faces.generator import WEIGHTS, Generator
 from receiver.enhance.faces.tracking import SEARCH_EVERY_EMPTY
 from receiver.errors import DeviceError, InputError
 from receiver.media.frame import DecodedFrame
 from receiver.media.outputs import JUMP, FileOutput, Timeline
-from receiver.requester import Requester
-from receiver.rooms import PENDING, VIEWS, Room, SharedEncoder, ViewerTrack
 from receiver.stats import Faults, Stats
 from receiver.stills.protocol import LABEL, StillSender, encode_still
-from receiver.track import FAILURES, EnhancedVideoTrack
 from tests.calls.peer import HERE
 from tests.conftest import plain_frame
 from tests.test_stills import Channel, announcement
@@ -48,7 +48,7 @@ PATIENT = 600.0
 def quick(monkeypatch):
     """Heals and tries again within a test's time."""
     monkeypatch.setattr(receiver.stats, "HEALED_AFTER", 5)
-    monkeypatch.setattr(receiver.track, "RECOVER_AFTER", (0.01, 0.04))
+    monkeypatch.setattr(receiver.calls.track, "RECOVER_AFTER", (0.01, 0.04))
 
 
 class Given(MediaStreamTrack):

@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 
+import receiver.calls.track
 import receiver.stats
-import receiver.track
+from receiver.calls.track import MOST_HANGING, EnhancedVideoTrack
 from receiver.enhance.enhancer import Enhancer
-from receiver.track import MOST_HANGING, EnhancedVideoTrack
 from receiver.worker import Worker
 from tests.conftest import plain_frame
 from tests.test_faults import Given, told
@@ -25,9 +25,9 @@ DEADLINE = 0.05
 def impatient(monkeypatch):
     """Hangs are told apart within a test's time."""
     monkeypatch.setattr(receiver.stats, "HEALED_AFTER", 3)
-    monkeypatch.setattr(receiver.track, "RECOVER_AFTER", (0.01, 0.04))
-    monkeypatch.setattr(receiver.track, "WAITS_MOST", 0.2)
-    monkeypatch.setattr(receiver.track, "HANGS_AFTER", (0.4, 0.8))
+    monkeypatch.setattr(receiver.calls.track, "RECOVER_AFTER", (0.01, 0.04))
+    monkeypatch.setattr(receiver.calls.track, "WAITS_MOST", 0.2)
+    monkeypatch.setattr(receiver.calls.track, "HANGS_AFTER", (0.4, 0.8))
 
 
 class Hanging(Enhancer):

@@ -9,8 +9,8 @@ import pytest
 
 from keyframes import Budget, Need
 from keyframes.requests import KEYFRAME, TIME_OUT
+from receiver.calls.requester import STILL_KBPS, Requester, StillPace
 from receiver.media.frame import DecodedFrame
-from receiver.requester import STILL_KBPS, Requester, StillPace
 from receiver.stats import Stats
 from receiver.stills.protocol import LABEL
 from receiver.transport.aiortc_hooks import request_keyframe

@@ -8,9 +8,9 @@ import av
 import pytest
 from aiortc.mediastreams import MediaStreamError, MediaStreamTrack
 
+from receiver.calls.track import RETRY_AFTER, EnhancedVideoTrack, NewestSlot
 from receiver.enhance.enhancer import Enhancer
 from receiver.media.frame import DecodedFrame
-from receiver.track import RETRY_AFTER, EnhancedVideoTrack, NewestSlot
 from tests.conftest import plain_frame
 
 

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 
 from aiortc import RTCPeerConnection
 
+from receiver.calls.rooms import GONE
 from receiver.errors import InputError, ReceiverError
 from receiver.media.encoding import Encoding
-from receiver.rooms import GONE
 from receiver.sending.tracks import EncodedTrack, Source
 from receiver.signalling.client import SETUP_SECONDS, SessionError, shown
 from receiver.signalling.sessions import open_publishing

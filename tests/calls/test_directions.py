@@ -12,9 +12,9 @@ from aiortc import RTCPeerConnection, RTCSessionDescription
 from aiortc.mediastreams import MediaStreamError
 from aiortc.rtp import RtcpByePacket
 
+from receiver.calls.rooms import Room
 from receiver.enhance.enhancer import Enhancer
 from receiver.media.encoding import Encoding
-from receiver.rooms import Room
 from receiver.sending.tracks import EncodedTrack, Source, evenly
 from receiver.transport.aiortc_hooks import h264_codecs, receive_h264
 from receiver.transport.receiving import GOODBYE_SECONDS

@@ -26,10 +26,10 @@ from aiortc import RTCPeerConnection, RTCSessionDescription
 from yarl import URL
 
 from keyframes import People
+from receiver.calls.join import Joined
 from receiver.enhance.enhancer import Enhancer
 from receiver.enhance.faces.album import peer_of, save_album
 from receiver.errors import InputError, ReceiverError
-from receiver.join import Joined
 from receiver.media.encoding import Encoding
 from receiver.media.outputs import FileOutput
 from receiver.sending.publishing import Sending, send

@@ -20,9 +20,9 @@ import pytest
 from aiohttp import web
 from aiortc import RTCPeerConnection, RTCSessionDescription
 
+from receiver.calls.join import Joined
 from receiver.enhance.enhancer import Enhancer
 from receiver.errors import InputError, MissingError
-from receiver.join import Joined
 from receiver.media.encoding import Encoding
 from receiver.media.outputs import FileOutput, VirtualCamera
 from receiver.sending.tracks import EncodedTrack, portrait_source

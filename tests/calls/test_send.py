@@ -18,14 +18,14 @@ from aiohttp import web
 from aiortc import RTCPeerConnection, RTCSessionDescription
 from aiortc.mediastreams import MediaStreamTrack
 
+from receiver.calls.rooms import Room
+from receiver.calls.server import room_stats
 from receiver.demo import consume
 from receiver.enhance.faces.alignment import extract_crop, psnr_db
 from receiver.errors import InputError
 from receiver.media.encoding import Encoding
-from receiver.rooms import Room
 from receiver.sending.publishing import ON_REQUEST, Sending, send
 from receiver.sending.tracks import Source, clip_source, evenly
-from receiver.serve import room_stats
 from receiver.signalling.client import SessionError
 from receiver.signalling.offers import answer
 from receiver.signalling.sessions import open_publishing

@@ -8,7 +8,7 @@ import aiohttp
 import pytest
 from aiortc.sdp import SessionDescription
 
-from receiver.serve import MAX_BODY
+from receiver.calls.server import MAX_BODY
 from receiver.signalling.offers import MAX_CANDIDATES, MAX_LINES
 from receiver.signalling.trickle import SDPFRAG
 from tests.calls.peer import SDP, Peer, serving

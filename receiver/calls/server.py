@@ -24,11 +24,8 @@ from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from receiver.access import SHORTEST_TOKEN, Access, AccessError, Attempts, Role, Token
-from receiver.enhance.enhancer import Enhancer
-from receiver.enhance.quality import Quality
-from receiver.errors import InputError
-from receiver.listener import (
+from receiver.calls.access import SHORTEST_TOKEN, Access, AccessError, Attempts, Role, Token
+from receiver.calls.listener import (
     LINGER_SECONDS,
     Limits,
     Listener,
@@ -36,7 +33,10 @@ from receiver.listener import (
     read_body,
     time_requests,
 )
-from receiver.rooms import CONNECT_SECONDS, VIEWS, Room, Side, View
+from receiver.calls.rooms import CONNECT_SECONDS, VIEWS, Room, Side, View
+from receiver.enhance.enhancer import Enhancer
+from receiver.enhance.quality import Quality
+from receiver.errors import InputError
 from receiver.signalling.negotiation import ClosableConnection
 from receiver.signalling.offers import OfferError, read_offer
 from receiver.signalling.trickle import SDPFRAG, add_candidates, read_fragment

@@ -19,7 +19,7 @@ from typing import Any, cast
 
 from aiohttp import web
 
-from receiver.access import network_of
+from receiver.calls.access import network_of
 
 if sys.platform != "win32":
     import resource

@@ -17,18 +17,18 @@ from aiortc import RTCConfiguration, RTCPeerConnection, RTCSessionDescription
 from aiortc.contrib.media import MediaRelay
 from aiortc.mediastreams import MediaStreamError, MediaStreamTrack
 
+from receiver.calls.requester import Requester
+from receiver.calls.track import EnhancedVideoTrack, NewestSlot, arrival_time
 from receiver.enhance.enhancer import Enhancer
 from receiver.media.encoding import Encoding
 from receiver.media.frame import DecodedFrame
 from receiver.media.outputs import side_by_side
-from receiver.requester import Requester
 from receiver.sending.tracks import KeyframeRequests, VideoPacket
 from receiver.signalling.negotiation import ClosableConnection
 from receiver.signalling.offers import OfferError, answer
 from receiver.stats import Stats
 from receiver.stills.protocol import guard_channels
 from receiver.text import printable
-from receiver.track import EnhancedVideoTrack, NewestSlot, arrival_time
 from receiver.transport.aiortc_hooks import h264_codecs, receive_h264, refuse
 from receiver.transport.receiving import SteadyReceiver
 
