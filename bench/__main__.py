@@ -5,7 +5,7 @@ import sys
 from collections.abc import Callable
 from importlib import import_module
 
-from receiver import terminal
+from receiver.commands import terminal
 
 BENCHES = (
     "bitrate",

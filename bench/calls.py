@@ -31,12 +31,12 @@ from bench.network import Conditions, Phase, Plan, obstacle, relaying, started
 from bench.numbered import WatchedEnhancer, face_quality, mean_quality, write_number
 from receiver.calls.rooms import Room
 from receiver.calls.server import ServeConfig, Server, room_stats
+from receiver.commands.progress import progress_bar
+from receiver.commands.terminal import console
 from receiver.enhance.enhancer import Enhancer
 from receiver.enhance.faces.generator import Generator
 from receiver.errors import InputError, MissingError, ReceiverError
-from receiver.progress import progress_bar
 from receiver.sending.portrait import portrait_frames
-from receiver.terminal import console
 from tests.calls.chromium import BINARY, chromium, write_y4m
 
 Times = NDArray[np.float64]

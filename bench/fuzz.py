@@ -22,8 +22,8 @@ from bench import fuzz_answers
 from bench.fuzz_targets import BETWEEN, NativeCrashError, Target
 from bench.fuzz_targets import TARGETS as PARTS
 from bench.mutations import Mutator
+from receiver.commands.terminal import console
 from receiver.errors import InputError
-from receiver.terminal import console
 
 TARGETS = PARTS | {
     "answers": Target(fuzz_answers.answers, fuzz_answers.answers_seeds, b"\r\n", "lines"),

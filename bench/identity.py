@@ -33,6 +33,8 @@ from bench.references import FACE, cut
 from keyframes import Identity, Landmarks, Picture, crop_qp, likeness, signature, warp
 from keyframes.people import ENOUGH, SAME_PERSON
 from models.prepare import frame_rate, read_frames
+from receiver.commands.progress import progress_bar
+from receiver.commands.terminal import console
 from receiver.enhance.enhancer import Enhancer
 from receiver.enhance.faces.alignment import (
     copy_frame,
@@ -49,9 +51,7 @@ from receiver.enhance.faces.recognition import FaceRecogniser, shared_recogniser
 from receiver.enhance.faces.tracking import Face, FaceTracker
 from receiver.errors import InputError
 from receiver.media.encoding import Encoding, through_codec
-from receiver.progress import progress_bar
 from receiver.stills.protocol import decode_still, encode_still
-from receiver.terminal import console
 
 OUTPUT = Path("bench-output") / "identity.jsonl"
 SECONDS = 6.0

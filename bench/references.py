@@ -28,6 +28,8 @@ from keyframes.requests import RequestPolicy
 from models.openh264 import NO_KEYFRAME, OpenH264, through_any_codec
 from models.prepare import frame_rate, read_frames
 from receiver.calls.requester import StillPace
+from receiver.commands.progress import progress_bar
+from receiver.commands.terminal import console
 from receiver.enhance.enhancer import Enhancer
 from receiver.enhance.faces.alignment import (
     Region,
@@ -44,9 +46,7 @@ from receiver.enhance.faces.tracking import FaceTracker
 from receiver.media.encoding import Encoding
 from receiver.media.files.reading import ENDINGS
 from receiver.media.frame import DecodedFrame
-from receiver.progress import progress_bar
 from receiver.stills.protocol import decode_still, encode_still, part_of
-from receiver.terminal import console
 
 Way: TypeAlias = Literal["none", "i-frames", "quality", "stills", "raw"]
 WAYS: tuple[Way, ...] = ("none", "i-frames", "quality", "stills", "raw")

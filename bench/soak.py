@@ -24,13 +24,13 @@ from rich.progress import track as progress
 from rich.table import Table
 
 from receiver.calls.track import EnhancedVideoTrack
-from receiver.demo import connect, consume
+from receiver.commands.demo import connect, consume
+from receiver.commands.terminal import console
 from receiver.enhance.enhancer import Enhancer
 from receiver.enhance.faces.generator import Generator
 from receiver.errors import InputError
 from receiver.media.encoding import Encoding
 from receiver.sending.tracks import EncodedTrack, portrait_source
-from receiver.terminal import console
 from receiver.transport.receiving import SteadyReceiver
 
 matplotlib.use("Agg")

@@ -10,10 +10,9 @@ import av
 import pytest
 
 import receiver
-from receiver import cli
-from receiver.cli import _verdict
-from receiver.commands import enhance
-from receiver.doctor import examine
+from receiver.commands import cli, enhance
+from receiver.commands.cli import _verdict
+from receiver.commands.doctor import examine
 from receiver.enhance.capacity import Measured
 from receiver.enhance.faces.generator import Generator
 from receiver.enhance.quality import LEVELS
@@ -131,7 +130,7 @@ def test_a_disk_that_is_full(clip, tmp_path, command):
     script = (
         "import resource, sys; resource.setrlimit(resource.RLIMIT_FSIZE, (30000, 30000));"
         f"sys.argv = {['receiver', *full_disk_arguments(command, clip, tmp_path)]!r};"
-        "from receiver.cli import main; main()"
+        "from receiver.commands.cli import main; main()"
     )
     result = subprocess.run(
         [sys.executable, "-c", script], capture_output=True, text=True, timeout=120, check=False

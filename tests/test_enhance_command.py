@@ -14,8 +14,7 @@ from pathlib import Path
 import av
 import pytest
 
-from receiver import cli
-from receiver.commands import enhance
+from receiver.commands import cli, enhance
 from receiver.commands.verdict import why_not_restored
 from receiver.enhance.files import frame_total
 from tests.conftest import plain_frame, write_clip

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from aiortc.mediastreams import MediaStreamError
 
-from receiver.demo import consume
+from receiver.commands.demo import consume
 from receiver.enhance.faces.alignment import copy_frame
 from receiver.errors import InputError, MissingError
 from receiver.media.encoding import Encoding, open_decoder

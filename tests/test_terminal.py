@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from receiver import progress, terminal
+from receiver.commands import progress, terminal
 from receiver.text import escaped
 from tests.conftest import write_clip
 from tests.test_cli import run

@@ -45,7 +45,7 @@ def test_the_wheel_holds_the_receiver_its_weights_and_keyframes_alone(tmp_path):
 
 
 def test_neither_package_imports_torch():
-    script = "import receiver.cli, keyframes, sys; print('torch' in sys.modules)"
+    script = "import receiver.commands.cli, keyframes, sys; print('torch' in sys.modules)"
     output = subprocess.run(
         [sys.executable, "-c", script], capture_output=True, text=True, check=True
     ).stdout

@@ -12,7 +12,9 @@ missing = [name for name in ("Xvfb", "xdotool") if shutil.which(name) is None]
 needs_screen = pytest.mark.skipif(bool(missing), reason="needs apt install xvfb xdotool")
 
 
-@pytest.mark.parametrize("imports", ["from receiver import Enhancer", "import receiver.cli"])
+@pytest.mark.parametrize(
+    "imports", ["from receiver import Enhancer", "import receiver.commands.cli"]
+)
 def test_opencv_is_loaded_before_pyav(imports):
     """The other way round its windows hang: both bring a libxcb."""
     order = f"{imports}; import sys; m = list(sys.modules); print(m.index('cv2'), m.index('av'))"

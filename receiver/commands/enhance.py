@@ -18,6 +18,8 @@ from typing import Any
 from rich.table import Table
 
 from receiver.commands.options import add_enhancing, new_enhancer, number
+from receiver.commands.progress import frames_bar
+from receiver.commands.terminal import console, json_line, say
 from receiver.commands.verdict import why_not_restored
 from receiver.enhance.capacity import cores_here
 from receiver.enhance.faces.generator import Generator
@@ -27,8 +29,6 @@ from receiver.errors import InputError
 from receiver.heap import return_large_blocks
 from receiver.media.files.reading import ENDINGS
 from receiver.media.files.writing import FORMATS, format_of
-from receiver.progress import frames_bar
-from receiver.terminal import console, json_line, say
 from receiver.text import escaped
 
 PIPE = "-"

@@ -6,7 +6,6 @@ import dataclasses
 import pytest
 from yarl import URL
 
-from receiver import cli
 from receiver.calls.access import (
     FAILURES,
     LARGEST_TOKEN_FILE,
@@ -20,6 +19,7 @@ from receiver.calls.access import (
 )
 from receiver.calls.listener import Limits
 from receiver.calls.server import HEADERS, ServeConfig, Server, listening
+from receiver.commands import cli
 from receiver.errors import InputError
 from tests.calls.peer import SDP, Peer, serving
 from tests.calls.test_slow_clients import no_enhancer

@@ -20,11 +20,12 @@ import av
 from rich.table import Table
 from rich.text import Text
 
-from receiver import terminal
 from receiver.calls.access import TOKEN_VARIABLE, client_token, server_tokens
 from receiver.calls.join import Joined, join
 from receiver.calls.server import ServeConfig, Server, listening, serve
-from receiver.commands import enhance
+from receiver.commands import enhance, terminal
+from receiver.commands.demo import DemoResult, run_demo
+from receiver.commands.doctor import examine
 from receiver.commands.options import (
     Parser,
     add_common,
@@ -33,9 +34,9 @@ from receiver.commands.options import (
     new_enhancer,
     number,
 )
+from receiver.commands.progress import progress_bar
+from receiver.commands.terminal import console, json_line, say
 from receiver.commands.verdict import why_not_restored
-from receiver.demo import DemoResult, run_demo
-from receiver.doctor import examine
 from receiver.enhance.capacity import calls_carried, cores_here, in_words, measure
 from receiver.enhance.enhancer import Enhancer
 from receiver.enhance.faces.album import Album, check_album_path, load_album, peer_of, save_album
@@ -46,10 +47,8 @@ from receiver.errors import InputError, ReceiverError
 from receiver.media.encoding import Encoding
 from receiver.media.files.writing import format_of
 from receiver.media.outputs import FileOutput, VirtualCamera, Window
-from receiver.progress import progress_bar
 from receiver.sending.publishing import send
 from receiver.sending.tracks import Source, camera_source, clip_source, portrait_source
-from receiver.terminal import console, json_line, say
 from receiver.text import escaped
 
 Result = TypeVar("Result")

@@ -11,7 +11,7 @@ from rich.progress import (
 from rich.table import Column
 from rich.text import Text
 
-from receiver.terminal import console
+from receiver.commands.terminal import console
 
 
 class _Name(ProgressColumn):
