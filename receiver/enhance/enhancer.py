@@ -280,7 +280,7 @@ class Enhancer:
         _add_reference(self.people[track_id], keyframe)
 
     def add_still(self, still: av.VideoFrame, region: Region = WHOLE) -> bool:
-        """Takes a better picture of what the stream shows, in any size; see `receiver.stills.protocol`.
+        """Takes a better picture of what the stream shows, in any size; see `receiver.stills`.
 
         `region` is the part of the stream's picture that it shows.
 

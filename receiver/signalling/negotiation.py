@@ -73,7 +73,7 @@ class ClosableConnection(RTCPeerConnection):
         except Exception as error:  # aiortc's own, if only some of its parts are made
             logger.debug("a connection was not closed well: %r", error)
         for receiver in self.getReceivers():
-            if isinstance(receiver.calls.track, RemoteStreamTrack):
+            if isinstance(receiver.track, RemoteStreamTrack):
                 receiver.track._queue.put_nowait(None)  # the end, as aiortc's decoder says it
 
     async def _RTCPeerConnection__connect(self) -> None:  # noqa: N802

@@ -1,4 +1,4 @@
-"""The process behind `receiver.enhance.faces.recognition`: reads faces from its input, writes embeddings.
+"""The process behind `recognition`: reads faces from its input, writes embeddings.
 
 Run as a script with the path of dlib's model file. Imports nothing of this project: it starts in a
 third of a second and takes little memory. One record in, one record out, until the input ends.

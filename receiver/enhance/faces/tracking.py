@@ -166,7 +166,7 @@ class FaceTracker:
         While a face is being followed the detector runs there; what it finds shows a frame or two
         later, at a time that nobody can foretell. (Without a face there is nothing else to do with
         a frame, and it may hold the first key frame.) Landmarks are measured there, too, and moved
-        along by what moved until the next frame, see `receiver.enhance.faces.motion`. `between_frames` has to be
+        along by what moved until the next frame, see `motion`. `between_frames` has to be
         called after every frame then.
         """
         self._executor, self._detection = executor, None
