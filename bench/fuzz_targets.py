@@ -35,7 +35,7 @@ from keyframes import Keyframe, People
 from receiver.calls.server import ServeConfig, Server, listening
 from receiver.enhance.enhancer import Enhancer
 from receiver.enhance.faces.album import load_album, peer_of, save_album
-from receiver.enhance.faces.alignment import crop_from_frame, planes
+from receiver.enhance.faces.alignment import crop_from_frame
 from receiver.enhance.faces.generator import WEIGHTS, Generator, Model
 from receiver.enhance.faces.recognition import shared_recogniser
 from receiver.enhance.faces.tracking import Face
@@ -44,6 +44,7 @@ from receiver.errors import ModelError, ReceiverError
 from receiver.media.encoding import Encoding
 from receiver.media.frame import DecodedFrame
 from receiver.media.pixels import PLANAR_420, RESTORABLE
+from receiver.media.planes import planes
 from receiver.sending.portrait import FPS, portrait_frames
 from receiver.signalling.offers import MAX_CANDIDATES, OfferError, is_checked, read_offer
 from receiver.signalling.trickle import SDPFRAG, add_candidates, read_fragment

@@ -37,12 +37,10 @@ from receiver.commands.progress import progress_bar
 from receiver.commands.terminal import console
 from receiver.enhance.enhancer import Enhancer
 from receiver.enhance.faces.alignment import (
-    copy_frame,
     crop_of,
     extract_crop,
     paste_residual,
     picture_of,
-    planes,
     transform,
 )
 from receiver.enhance.faces.generator import Generator
@@ -51,6 +49,7 @@ from receiver.enhance.faces.recognition import FaceRecogniser, shared_recogniser
 from receiver.enhance.faces.tracking import Face, FaceTracker
 from receiver.errors import InputError
 from receiver.media.encoding import Encoding, through_codec
+from receiver.media.planes import copy_frame, planes
 from receiver.stills.protocol import decode_still, encode_still
 
 OUTPUT = Path("bench-output") / "identity.jsonl"

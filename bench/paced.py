@@ -18,12 +18,12 @@ from receiver.calls.rooms import read_to_the_end
 from receiver.calls.track import EnhancedVideoTrack
 from receiver.commands.progress import progress_bar
 from receiver.enhance.enhancer import Enhancer
-from receiver.enhance.faces.alignment import cut_frame, planes
 from receiver.enhance.faces.generator import Generator
 from receiver.enhance.faces.tracking import MAX_FACES, Box, FaceTracker
 from receiver.errors import InputError
 from receiver.media.encoding import Encoding
 from receiver.media.frame import DecodedFrame
+from receiver.media.planes import cut_frame, planes
 from receiver.sending.tracks import Source
 from receiver.stats import Stats
 from receiver.transport.aiortc_hooks import ObservingDecoder

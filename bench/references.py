@@ -31,14 +31,7 @@ from receiver.calls.requester import StillPace
 from receiver.commands.progress import progress_bar
 from receiver.commands.terminal import console
 from receiver.enhance.enhancer import Enhancer
-from receiver.enhance.faces.alignment import (
-    Region,
-    cut_frame,
-    extract_crop,
-    picture_of,
-    planes,
-    transform,
-)
+from receiver.enhance.faces.alignment import extract_crop, picture_of, transform
 from receiver.enhance.faces.generator import Generator
 from receiver.enhance.faces.observations import STILL_QP, faces_of_still, region_of
 from receiver.enhance.faces.recognition import shared_recogniser
@@ -46,6 +39,7 @@ from receiver.enhance.faces.tracking import FaceTracker
 from receiver.media.encoding import Encoding
 from receiver.media.files.reading import ENDINGS
 from receiver.media.frame import DecodedFrame
+from receiver.media.planes import Region, cut_frame, planes
 from receiver.stills.protocol import decode_still, encode_still, part_of
 
 Way: TypeAlias = Literal["none", "i-frames", "quality", "stills", "raw"]

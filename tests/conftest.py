@@ -10,9 +10,9 @@ import pytest
 from hypothesis import settings
 
 from receiver.enhance.enhancer import Enhancer
-from receiver.enhance.faces.alignment import planes
 from receiver.enhance.faces.generator import Generator
 from receiver.media.encoding import Encoding, through_codec
+from receiver.media.planes import planes
 from receiver.sending.portrait import FPS, portrait_frames
 from tests.sources import write_raw
 

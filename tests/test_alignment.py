@@ -9,19 +9,17 @@ from hypothesis import strategies as st
 
 from receiver.enhance.faces.alignment import (
     CROP,
-    copy_frame,
     crop_from_frame,
     crop_of,
-    cut_frame,
     draw_landmarks,
     extract_crop,
     feather_mask,
     paste_residual,
     picture_of,
-    planes,
     shifted,
     transform,
 )
+from receiver.media.planes import copy_frame, cut_frame, planes
 from tests.conftest import plain_frame, same_pixels
 
 

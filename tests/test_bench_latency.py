@@ -12,10 +12,11 @@ from bench.paced import composed, encode
 from bench.paper_way import mls_every_pixel, nearest, paste, warp_every_pixel
 from keyframes import Keyframe
 from keyframes.mls import mls_map
-from receiver.enhance.faces.alignment import CROP, crop_from_frame, planes, transform
+from receiver.enhance.faces.alignment import CROP, crop_from_frame, transform
 from receiver.enhance.faces.tracking import FaceTracker
 from receiver.errors import InputError
 from receiver.media.frame import DecodedFrame
+from receiver.media.planes import planes
 from receiver.sending.portrait import FPS
 from receiver.sending.tracks import Source, evenly
 from tests.conftest import RATE, plain_frame

@@ -10,12 +10,12 @@ import pytest
 from keyframes import Keyframe, landmark_distance
 from keyframes.people import ENOUGH
 from receiver.enhance.enhancer import Enhancer, share_taken
-from receiver.enhance.faces.alignment import copy_frame, cut_frame, planes
 from receiver.enhance.faces.identities import MOST_AT_ONCE, SOON, WITHIN
 from receiver.enhance.faces.recognition import FaceRecogniser, shared_recogniser
 from receiver.enhance.faces.tracking import CHECK_EVERY, MISSES
 from receiver.media.encoding import Encoding, open_decoder, through_codec
 from receiver.media.frame import DecodedFrame
+from receiver.media.planes import copy_frame, cut_frame, planes
 from tests.conftest import RATE, plain_frame, same_pixels
 
 IDENTIFIED = (ENOUGH - 1) * SOON + 1

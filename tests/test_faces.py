@@ -8,7 +8,6 @@ import av
 import numpy as np
 import pytest
 
-from receiver.enhance.faces.alignment import planes
 from receiver.enhance.faces.tracking import (
     CHECK_EVERY,
     MISSES,
@@ -19,6 +18,7 @@ from receiver.enhance.faces.tracking import (
     landmark_file,
 )
 from receiver.errors import MissingError
+from receiver.media.planes import planes
 
 
 def luma(frame: av.VideoFrame) -> np.ndarray:

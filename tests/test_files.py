@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 
 from receiver.enhance.enhancer import Enhancer
-from receiver.enhance.faces.alignment import planes
 from receiver.enhance.files import enhance_file, frame_total
 from receiver.errors import InputError
+from receiver.media.planes import planes
 from tests.conftest import RATE, plain_frame, same_pixels, write_clip
 
 

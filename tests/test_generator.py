@@ -16,7 +16,7 @@ from onnx import TensorProto, helper
 
 import receiver.enhance.faces.generator
 from receiver.enhance.enhancer import Enhancer
-from receiver.enhance.faces.alignment import draw_landmarks, extract_crop, planes, transform
+from receiver.enhance.faces.alignment import draw_landmarks, extract_crop, transform
 from receiver.enhance.faces.generator import (
     CHANNELS,
     MODELS,
@@ -30,6 +30,7 @@ from receiver.enhance.faces.generator import (
 from receiver.enhance.faces.tracking import FaceTracker
 from receiver.errors import DeviceError, ModelError
 from receiver.media.frame import DecodedFrame
+from receiver.media.planes import planes
 from tests.conftest import same_pixels
 
 

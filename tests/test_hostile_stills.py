@@ -13,17 +13,16 @@ from keyframes import Person, likeness, signature
 from receiver.enhance.enhancer import Enhancer
 from receiver.enhance.faces.album import load_album, peer_of, save_album
 from receiver.enhance.faces.alignment import (
-    copy_frame,
     crop_of,
     extract_crop,
     paste_residual,
     picture_of,
-    planes,
     transform,
 )
 from receiver.enhance.faces.recognition import shared_recogniser
 from receiver.enhance.faces.tracking import FaceTracker
 from receiver.media.encoding import Encoding, through_codec
+from receiver.media.planes import copy_frame, planes
 from receiver.stills.protocol import decode_still, encode_still
 from tests.conftest import CLIPS, needs_clips
 from tests.test_enhancer import IDENTIFIED, refused_or_admitted

@@ -10,11 +10,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from receiver.enhance.faces.alignment import planes
 from receiver.media.display import Display
 from receiver.media.files.clock import BACK, FORWARD, FrameClock, PacketClock
 from receiver.media.fitting import fitted
 from receiver.media.pixels import Storage, samples
+from receiver.media.planes import planes
 
 ONE = 0x10000
 TURNS = {

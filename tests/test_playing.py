@@ -13,10 +13,10 @@ import av
 import numpy as np
 import pytest
 
-from receiver.enhance.faces.alignment import planes
 from receiver.enhance.faces.tracking import FaceTracker
 from receiver.errors import InputError
 from receiver.media.files.playing import INTERLEAVED, PIECE, SHORTEST, SLIP, SOUND_RATE, Loop
+from receiver.media.planes import planes
 from receiver.sending.tracks import MAX_RATE, clip_source
 from tests.conftest import plain_frame, write_clip
 from tests.probing import run_ffmpeg

@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 
 from receiver.enhance.faces import recognition
-from receiver.enhance.faces.alignment import extract_crop, picture_of, planes, transform
+from receiver.enhance.faces.alignment import extract_crop, picture_of, transform
 from receiver.enhance.faces.recognition import MAX_WAITING, FaceRecogniser, RecognitionError
 from receiver.enhance.faces.tracking import FaceTracker
+from receiver.media.planes import planes
 
 
 @pytest.fixture

@@ -13,9 +13,9 @@ import pytest
 from aiortc.mediastreams import MediaStreamError
 
 from receiver.commands.demo import consume
-from receiver.enhance.faces.alignment import copy_frame
 from receiver.errors import InputError, MissingError
 from receiver.media.encoding import Encoding, open_decoder
+from receiver.media.planes import copy_frame
 from receiver.sending.portrait import LOOP, portrait_frames
 from receiver.sending.tracks import (
     KEYFRAMES_EVERY,

@@ -8,7 +8,7 @@ import pytest
 
 from keyframes import Identity, People, Shot, landmark_distance
 from keyframes.people import SAME_PERSON
-from receiver.enhance.faces.alignment import cut_frame, extract_crop, planes, transform
+from receiver.enhance.faces.alignment import extract_crop, transform
 from receiver.enhance.faces.observations import (
     STILL_QP,
     StillFace,
@@ -22,6 +22,7 @@ from receiver.enhance.faces.observations import (
 )
 from receiver.enhance.faces.recognition import FaceRecogniser, shared_recogniser
 from receiver.enhance.faces.tracking import FaceTracker
+from receiver.media.planes import cut_frame, planes
 from receiver.stills.protocol import decode_still, encode_still, part_of
 from tests.conftest import plain_frame
 from tests.test_people import embedding, identify

@@ -19,7 +19,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pyee.asyncio import AsyncIOEventEmitter
 
-from receiver.enhance.faces.alignment import extract_crop, planes, psnr_db
+from receiver.enhance.faces.alignment import extract_crop, psnr_db
+from receiver.media.planes import planes
 from receiver.stills.protocol import (
     CHUNK,
     LABEL,

@@ -12,9 +12,9 @@ from keyframes import Budget, Need, RequestPolicy, Way
 from keyframes.admission import BETTER
 from keyframes.requests import TIME_OUT
 from receiver.enhance.enhancer import Enhancer
-from receiver.enhance.faces.alignment import WHOLE
 from receiver.enhance.faces.observations import region_of
 from receiver.media.frame import DecodedFrame
+from receiver.media.planes import WHOLE
 from receiver.stills.protocol import LABEL, Still, StillReceiver
 from receiver.transport.aiortc_hooks import request_keyframe
 from receiver.transport.receiving import SteadyReceiver

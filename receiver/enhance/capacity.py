@@ -16,9 +16,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from receiver.enhance.enhancer import Enhancer
-from receiver.enhance.faces.alignment import CROP, planes
+from receiver.enhance.faces.alignment import CROP
 from receiver.enhance.faces.generator import BATCH, CHANNELS, Generator
 from receiver.media.frame import DecodedFrame
+from receiver.media.planes import planes
 
 FRAME_S = 1 / 30
 """Seconds from one frame to the next: the budget."""

@@ -26,15 +26,11 @@ from keyframes import (
 )
 from keyframes.requests import Need
 from receiver.enhance.faces.alignment import (
-    WHOLE,
     Crop,
-    Region,
     can_be_cropped,
-    copy_frame,
     crop_of,
     draw_landmarks,
     extract_crop,
-    luma_of,
     paste_residual,
     picture_of,
     transform,
@@ -53,6 +49,7 @@ from receiver.enhance.faces.temporal import TemporalFilter
 from receiver.enhance.faces.tracking import MAX_FACES, DetectionRate, Face, FaceTracker
 from receiver.media.frame import DecodedFrame
 from receiver.media.pixels import RESTORABLE
+from receiver.media.planes import WHOLE, Region, copy_frame, luma_of
 from receiver.stats import Stats
 
 STAGES = (

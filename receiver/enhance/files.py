@@ -11,7 +11,6 @@ import av
 from av.video.frame import PictureType
 
 from receiver.enhance.enhancer import Enhancer
-from receiver.enhance.faces.alignment import copy_frame, planes
 from receiver.errors import InputError
 from receiver.media.display import Display
 from receiver.media.files.copying import Copy, VideoPlan, first_of_each
@@ -22,6 +21,7 @@ from receiver.media.files.writing import VideoWriter, format_of, is_pipe, unwrit
 from receiver.media.fitting import fitted
 from receiver.media.frame import Box, DecodedFrame
 from receiver.media.pixels import Storage, bits_of
+from receiver.media.planes import copy_frame, planes
 
 AHEAD = 400
 """Packets that are read before the output is opened, at most: one of each stream is looked for."""

@@ -15,10 +15,10 @@ import av
 import cv2
 
 from keyframes import Picture
-from receiver.enhance.faces.alignment import copy_frame, planes
 from receiver.errors import InputError, MissingError
 from receiver.media.files.writing import VideoWriter, add_h264
 from receiver.media.fitting import fitted
+from receiver.media.planes import copy_frame, planes
 from receiver.safe_files import NewFile
 
 BACKLOG = 90

@@ -16,11 +16,11 @@ import cv2
 from aiortc.mediastreams import MediaStreamError, MediaStreamTrack
 
 from keyframes import Picture
-from receiver.enhance.faces.alignment import copy_frame
 from receiver.errors import InputError
 from receiver.media.encoding import Encoding
 from receiver.media.files.playing import VIDEO_BASE, Loop
 from receiver.media.fitting import fitted
+from receiver.media.planes import copy_frame
 from receiver.sending.portrait import FPS, HEIGHT, WIDTH, portrait_frames
 from receiver.worker import Worker
 

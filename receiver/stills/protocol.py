@@ -20,9 +20,9 @@ import av
 from aiortc import RTCDataChannel, RTCPeerConnection
 from av.video.reformatter import ColorRange, Colorspace
 
-from receiver.enhance.faces.alignment import WHOLE, Region, copy_frame, cut_frame
 from receiver.errors import ReceiverError
 from receiver.media.pixels import PLANAR_420
+from receiver.media.planes import WHOLE, Region, copy_frame, cut_frame
 
 logger = logging.getLogger(__name__)
 

@@ -9,7 +9,7 @@ import cv2
 import pytest
 
 from keyframes.requests import LARGEST
-from receiver.enhance.faces.alignment import planes
+from receiver.media.planes import planes
 from receiver.sending.portrait import portrait_frames
 from tests.calls.chromium import BINARY, READY, chromium, start_call, write_y4m
 from tests.calls.peer import serving

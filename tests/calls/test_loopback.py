@@ -22,9 +22,9 @@ from aiortc.jitterbuffer import JitterBuffer, JitterFrame
 
 from receiver.calls.track import EnhancedVideoTrack
 from receiver.commands.demo import connect, consume, run_demo
-from receiver.enhance.faces.alignment import copy_frame
 from receiver.media.encoding import Encoding
 from receiver.media.frame import Arrival, DecodedFrame
+from receiver.media.planes import copy_frame
 from receiver.sending.tracks import EncodedTrack, clip_source, portrait_source
 from receiver.transport.aiortc_hooks import ObservingDecoder, ObservingJitterBuffer, prepare_aiortc
 from receiver.transport.receiving import aiortc_hooks as call

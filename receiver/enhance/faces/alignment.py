@@ -3,16 +3,23 @@
 from collections.abc import Iterable
 from functools import lru_cache
 from math import ceil, floor, hypot
-from typing import Any, TypeAlias, cast
+from typing import Any, TypeAlias
 
 import av
 import cv2
 import numpy as np
-from av.video.reformatter import ColorRange, Colorspace
 from numpy.typing import NDArray
 
 from keyframes import Landmarks, Picture
-from receiver.media.pixels import DEEP_BITS, PLANAR_420, keep_tags, to_8_bits
+from receiver.media.pixels import DEEP_BITS
+from receiver.media.planes import (
+    Plane,
+    bits_of_sample,
+    colours_of,
+    planes,
+    rgb_from_yuv_matrix,
+    yuv_from_rgb_matrix,
+)
 
 CROP = 256
 """Side of a face crop in pixels."""
@@ -36,19 +43,9 @@ _AROUND = 2 * _DOT + 1
 Affine: TypeAlias = NDArray[np.float64]
 """2x3: maps a point (x, y, 1)."""
 
-Plane: TypeAlias = NDArray[Any]
-"""HxW: one plane of a frame, uint8, or uint16 with 10 bits a sample."""
 
 Crop: TypeAlias = NDArray[np.float32]
 """3x256x256 RGB in [0, 1], a face with its eyes aligned: what a generator takes and gives."""
-
-Matrix: TypeAlias = list[list[float]]
-"""Rows of the weights of three channels: plain numbers, as OpenCV's functions take them."""
-
-Region: TypeAlias = tuple[float, float, float, float]
-"""Left, top, right, bottom as fractions of a picture's width and height."""
-
-WHOLE: Region = (0.0, 0.0, 1.0, 1.0)
 
 
 def crop_from_frame(landmarks: Landmarks) -> Affine:
@@ -91,56 +88,6 @@ def transform(points: Landmarks, affine: Affine) -> Landmarks:
     return moved.astype(np.float32)
 
 
-def planes(frame: av.VideoFrame) -> tuple[Plane, Plane, Plane]:
-    """The Y (HxW), U and V (half of each, rounded up) planes of a 4:2:0 frame, without a copy."""
-    kind = np.uint8 if frame.format.name in PLANAR_420 else np.dtype("<u2")
-    y, u, v = (
-        np.ndarray(
-            (plane.height, plane.width),
-            kind,
-            cast(Any, plane),
-            strides=(plane.line_size, np.dtype(kind).itemsize),
-        )
-        for plane in frame.planes
-    )
-    return y, u, v
-
-
-def luma_of(frame: av.VideoFrame) -> Plane:
-    """The Y plane of a 4:2:0 frame with 8 bits a sample."""
-    luma = planes(frame)[0]
-    return luma if luma.dtype == np.uint8 else to_8_bits(luma, DEEP_BITS)
-
-
-def copy_frame(frame: av.VideoFrame) -> av.VideoFrame:
-    """A copy that may be written to: the decoder still predicts from the frame that it gave."""
-    copy = av.VideoFrame(frame.width, frame.height, frame.format.name)
-    for to, of in zip(planes(copy), planes(frame), strict=True):
-        to[:] = of
-    keep_tags(copy, frame)
-    return copy
-
-
-def cut_frame(frame: av.VideoFrame, left: int, top: int, width: int, height: int) -> av.VideoFrame:
-    """A part of a frame as a 4:2:0 frame of its own, with its time and colours.
-
-    All four are even; what would lie beyond the frame is moved into it.
-    """
-    if frame.format.name not in PLANAR_420:
-        frame = frame.reformat(format="yuv420p")
-    width, height = min(width, frame.width // 2 * 2), min(height, frame.height // 2 * 2)
-    left, top = (
-        min(left, (frame.width - width) // 2 * 2),
-        min(top, (frame.height - height) // 2 * 2),
-    )
-    cut = av.VideoFrame(width, height, frame.format.name)
-    for number, (to, of) in enumerate(zip(planes(cut), planes(frame), strict=True)):
-        y, x = (top, left) if number == 0 else (top // 2, left // 2)
-        to[:] = of[y : y + to.shape[0], x : x + to.shape[1]]
-    keep_tags(cut, frame)
-    return cut
-
-
 def extract_crop(frame: av.VideoFrame, affine: Affine) -> Crop:
     """The face crop of a 4:2:0 frame. Only the crop is converted to RGB.
 
@@ -150,7 +97,9 @@ def extract_crop(frame: av.VideoFrame, affine: Affine) -> Crop:
     chroma = _at_half_size(affine)
     yuv = (_sample(y, affine, cv2.INTER_CUBIC), _sample(u, chroma), _sample(v, chroma))
     rgb = np.empty((3, CROP, CROP), np.float32)
-    for channel, (*weights, offset) in zip(rgb, _rgb_from_yuv(*_colours(frame)), strict=True):
+    for channel, (*weights, offset) in zip(
+        rgb, rgb_from_yuv_matrix(*colours_of(frame)), strict=True
+    ):
         _mix(yuv, weights, offset, channel)
     np.clip(rgb, 0.0, 1.0, out=rgb)
     return rgb
@@ -204,9 +153,14 @@ def paste_residual(frame: av.VideoFrame, residual: Crop, affine: Affine) -> None
     """
     chroma = _at_half_size(affine)
     delta = np.empty((CROP, CROP), np.float32)
-    kind, most = (cv2.CV_8U, 255) if _bits(frame) == 8 else (cv2.CV_16U, (1 << DEEP_BITS) - 1)
+    kind, most = (
+        (cv2.CV_8U, 255) if bits_of_sample(frame) == 8 else (cv2.CV_16U, (1 << DEEP_BITS) - 1)
+    )
     for plane, weights, to_crop in zip(
-        planes(frame), _yuv_from_rgb(*_colours(frame)), (affine, chroma, chroma), strict=True
+        planes(frame),
+        yuv_from_rgb_matrix(*colours_of(frame)),
+        (affine, chroma, chroma),
+        strict=True,
     ):
         left, top, right, bottom = _region(to_crop, plane.shape)
         if left >= right or top >= bottom:
@@ -305,16 +259,6 @@ def _from_corner(affine: Affine, left: float, top: float) -> Affine:
     return np.array([[a, b, x + a * left + b * top], [c, d, y + c * left + d * top]])
 
 
-def _colours(frame: av.VideoFrame) -> tuple[bool, bool, int]:
-    """Whether a frame is BT.709 (else BT.601), whether it is full range, and bits a sample."""
-    full_range = frame.color_range == ColorRange.JPEG or frame.format.name == "yuvj420p"
-    return frame.colorspace == Colorspace.ITU709, full_range, _bits(frame)
-
-
-def _bits(frame: av.VideoFrame) -> int:
-    return 8 if frame.format.name in PLANAR_420 else DEEP_BITS
-
-
 def _mix(
     channels: Iterable[NDArray[Any]], weights: Iterable[float], offset: float, out: Plane
 ) -> None:
@@ -327,31 +271,3 @@ def _mix(
     cv2.addWeighted(*first, *second, offset, dst=out, dtype=cv2.CV_32F)
     for channel, weight in others:
         cv2.addWeighted(out, 1.0, channel, weight, 0.0, dst=out, dtype=cv2.CV_32F)
-
-
-@lru_cache(maxsize=8)
-def _rgb_from_yuv(bt709: bool, full_range: bool, bits: int) -> Matrix:
-    """3x4: takes Y, U, V samples and 1 to R, G, B in [0, 1] (ITU-T H.273, MatrixCoefficients)."""
-    kr, kb = (0.2126, 0.0722) if bt709 else (0.299, 0.114)
-    step = float(1 << (bits - 8))
-    luma, chroma, black = 219.0 * step, 224.0 * step, 16.0 * step
-    if full_range:
-        luma, chroma, black = 256.0 * step - 1.0, 256.0 * step - 1.0, 0.0
-    kg = 1.0 - kr - kb
-    red, blue = 2.0 * (1.0 - kr) / chroma, 2.0 * (1.0 - kb) / chroma
-    matrix = np.array(
-        [
-            [1 / luma, 0.0, red],
-            [1 / luma, -blue * kb / kg, -red * kr / kg],
-            [1 / luma, blue, 0.0],
-        ]
-    )
-    offset = -matrix @ (black, 128.0 * step, 128.0 * step)
-    return cast(Matrix, np.column_stack([matrix, offset]).tolist())
-
-
-@lru_cache(maxsize=8)
-def _yuv_from_rgb(bt709: bool, full_range: bool, bits: int) -> Matrix:
-    """3x3: takes a difference of R, G, B in [0, 1] to one of Y, U, V samples."""
-    rgb_from_yuv = np.array(_rgb_from_yuv(bt709, full_range, bits))[:, :3]
-    return cast(Matrix, np.linalg.inv(rgb_from_yuv).tolist())

@@ -25,20 +25,18 @@ from keyframes import (
 from keyframes.people import CUT
 from receiver.enhance.faces.alignment import (
     CROP,
-    WHOLE,
     Affine,
     Crop,
-    Region,
     can_be_cropped,
     crop_of,
     extract_crop,
     picture_of,
-    planes,
     transform,
 )
 from receiver.enhance.faces.recognition import ANSWERS_WITHIN, FaceRecogniser
 from receiver.enhance.faces.tracking import Box, Face, FaceTracker, overlap
 from receiver.media.pixels import PLANAR_420
+from receiver.media.planes import WHOLE, Region, planes
 
 logger = logging.getLogger(__name__)
 

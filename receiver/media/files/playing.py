@@ -12,11 +12,11 @@ import av
 import numpy as np
 from numpy.typing import NDArray
 
-from receiver.enhance.faces.alignment import copy_frame
 from receiver.errors import InputError
 from receiver.media.display import Display
 from receiver.media.files.reading import VideoReader
 from receiver.media.pixels import Storage
+from receiver.media.planes import copy_frame
 
 logger = logging.getLogger(__name__)
 
