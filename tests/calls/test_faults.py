@@ -16,7 +16,7 @@ from receiver.transport.aiortc_hooks import h264_codecs
 from tests.calls.peer import Peer, serving
 from tests.calls.test_join import until
 from tests.calls.test_send import sending
-from tests.test_faults import raising, told
+from tests.enhance.test_faults import raising, told
 
 
 class Jumping(EncodedTrack):

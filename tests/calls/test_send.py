@@ -32,8 +32,8 @@ from receiver.signalling.sessions import open_publishing
 from receiver.transport.aiortc_hooks import receive_h264
 from tests.calls.peer import HERE, serving
 from tests.calls.test_join import answering, until
+from tests.commands.test_cli import assert_one_sentence, run
 from tests.conftest import plain_frame, write_clip
-from tests.test_cli import assert_one_sentence, run
 
 WHOLE = np.array([[1.0, 0.0, -200.0], [0.0, 1.0, -100.0]])
 
