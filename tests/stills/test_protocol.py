@@ -34,7 +34,7 @@ from receiver.stills.protocol import (
     encode_still,
     guard_channels,
 )
-from receiver.stills.protocol import protocol as stills
+from receiver.stills import protocol as stills
 from tests.calls.peer import HERE
 from tests.conftest import plain_frame, same_pixels
 
