@@ -249,7 +249,7 @@ class Judged:
 
     Attributes:
         genuine, hostile: stills by what became of them.
-        same_colours: hostile stills whose appearance descriptors are 0.85 alike or more (the old limit).
+        same_colours: hostile stills whose appearance descriptors are at least 0.85 alike.
         same_embedding: hostile stills that the embedding alone would have let in.
     """
 
