@@ -22,6 +22,7 @@ from aiortc.mediastreams import MediaStreamError, MediaStreamTrack
 import receiver.calls.track
 import receiver.enhance.faces.generator
 import receiver.inference.io_binding
+import receiver.inference.sessions
 import receiver.media.outputs
 import receiver.stats
 from keyframes import Person
@@ -29,9 +30,11 @@ from receiver.calls.requester import Requester
 from receiver.calls.rooms import PENDING, VIEWS, Room, SharedEncoder, ViewerTrack
 from receiver.calls.track import FAILURES, EnhancedVideoTrack
 from receiver.enhance.enhancer import Enhancer
-from receiver.enhance.faces.generator import WEIGHTS, Generator
+from receiver.enhance.faces.generator import Generator
 from receiver.enhance.faces.tracking import SEARCH_EVERY_EMPTY
 from receiver.errors import DeviceError, InputError
+from receiver.inference.model_files import WEIGHTS
+from receiver.inference.network import Network
 from receiver.media.frame import DecodedFrame
 from receiver.media.outputs import JUMP, FileOutput, Timeline
 from receiver.stats import Faults, Stats
@@ -153,7 +156,9 @@ async def test_a_session_that_is_broken_is_rebuilt(decoded, caplog):
     enhancer = Enhancer(generator)
     call = Call(enhancer)
     person = await call.identified(enhancer, decoded)
-    generator._network = replace(generator._network, session=Broken())
+    restorer = generator._networks.restorer
+    broken = Network(restorer.model, restorer.signature, Broken())
+    generator._networks = replace(generator._networks, restorer=broken)
     assert not any([await call.show(frame) for frame in decoded[1 : 1 + FAILURES]])
     assert not call.stats.snapshot()["healthy"]
     await call.recovered()
@@ -208,8 +213,8 @@ async def test_the_model_may_be_deleted_during_the_call(tmp_path, decoded, monke
     for file in (*WEIGHTS.glob("lite-int8*.onnx"), WEIGHTS / "lite.json"):
         shutil.copy(file, tmp_path)
     generator = Generator(str(tmp_path / "lite-int8.onnx"), "cpu")
-    network = generator._network
-    assert network.alignment is not None
+    networks = generator._networks
+    assert networks.aligner is not None
     call = Call(Enhancer(generator))
     for file in tmp_path.iterdir():
         file.unlink()
@@ -219,7 +224,7 @@ async def test_the_model_may_be_deleted_during_the_call(tmp_path, decoded, monke
         for frame in decoded[:6]:
             assert not await call.show(frame)
             await call.recovered()
-    assert generator._network is network
+    assert generator._networks is networks
     assert all([await call.show(frame) for frame in decoded[:6]])
     assert call.stats.snapshot()["faults"] == {"restoring": 6, "recovery": 4}
     assert call.stats.snapshot()["healthy"]
@@ -287,16 +292,17 @@ class OnCuda:
 
 @pytest.fixture
 def cuda_gone(monkeypatch) -> asyncio.Event:
-    """A GPU is there, until this is set: then none of its sessions runs or can be opened."""
-    gone, new_session = asyncio.Event(), receiver.enhance.faces.generator._new_session
+    """Simulates a GPU until this is set: then its sessions neither run nor open."""
+    gone, new_session = asyncio.Event(), receiver.inference.sessions.new_session
 
-    def opening(model: Any, device: str, has_graphs: bool, threads: int | None) -> Any:
+    def opening(model: Any, device: str, providers: list[Any], threads: int | None) -> Any:
         if device != "cpu" and gone.is_set():
             raise DeviceError("CUDA failure 999")
-        session = new_session(model, "cpu", False, threads)
+        session = new_session(model, "cpu", ["CPUExecutionProvider"], threads)
         return session if device == "cpu" else OnCuda(session, PROVIDERS[device], gone)
 
-    monkeypatch.setattr(receiver.enhance.faces.generator, "_new_session", opening)
+    monkeypatch.setattr(receiver.inference.sessions, "new_session", opening)
+    monkeypatch.setattr(receiver.inference.sessions, "providers_for", lambda *_: [])
     monkeypatch.setattr(receiver.enhance.faces.generator, "device_problem", lambda _: None)
     monkeypatch.setattr(receiver.enhance.faces.generator, "BATCH", 2)  # so many sizes are warmed up
     monkeypatch.setattr(receiver.inference.io_binding, "MEMORY", {})  # it is the CPU's after all

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from receiver.enhance.capacity import FRAME_S, Measured
 from receiver.enhance.enhancer import Enhancer
-from receiver.enhance.faces.generator import WEIGHTS, Generator
+from receiver.enhance.faces.generator import Generator
 from receiver.enhance.quality import (
     CALM,
     LEVELS,
@@ -24,6 +24,7 @@ from receiver.enhance.quality import (
     seconds_a_frame,
 )
 from receiver.errors import ModelError
+from receiver.inference.model_files import WEIGHTS
 
 COSTS = (0.010, 0.010, 0.018)
 CALM_LOOK = 0.0, 0.008

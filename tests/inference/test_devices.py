@@ -1,0 +1,38 @@
+"""Execution devices: what is missing on this machine is said with the way out."""
+
+import onnxruntime
+import pytest
+
+from receiver.inference.devices import cuda_problem, device_problem, tensorrt_problem
+
+
+def test_the_cpu_can_always_be_used():
+    assert device_problem("cpu") is None
+
+
+def test_a_build_without_cuda_says_what_to_install(monkeypatch):
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: ["CPUExecutionProvider"])
+    for problem in (cuda_problem(), tensorrt_problem()):
+        assert "pip install 'keyframe-receiver[gpu]'" in str(problem)
+    assert device_problem("cuda") == cuda_problem()
+    assert device_problem("tensorrt") == tensorrt_problem()
+
+
+def test_a_machine_without_a_driver_says_so(monkeypatch):
+    providers = ["CUDAExecutionProvider", "TensorrtExecutionProvider"]
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: providers)
+    if cuda_problem() is None:
+        pytest.skip("this machine has a GPU")
+    assert "no NVIDIA driver was found (use --device cpu" in str(cuda_problem())
+    assert tensorrt_problem() == cuda_problem()
+
+
+def test_a_missing_tensorrt_says_what_to_install(monkeypatch):
+    monkeypatch.setattr(
+        onnxruntime, "get_available_providers", lambda: ["TensorrtExecutionProvider"]
+    )
+    monkeypatch.setattr("receiver.inference.devices.cuda_problem", lambda: None)
+    monkeypatch.setattr("receiver.inference.devices.NVINFER_LIBRARY", "libnosuch.so.10")
+    problem = str(tensorrt_problem())
+    assert problem.startswith("libnosuch.so.10 was not found")
+    assert "pip install 'tensorrt-cu13<11'" in problem
