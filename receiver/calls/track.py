@@ -36,8 +36,8 @@ RECOVER_AFTER = (1.0, 30.0)
 help: at first, and at most. They double until enhancement works again."""
 
 WAITS_MOST = 1.0
-"""Seconds that a frame waits for its own enhancement (or `deadline`, if that is longer). Then frames
-pass through at once until the enhancer has finished it."""
+"""Seconds that a frame waits for its own enhancement (or `deadline`, if that is longer). Then
+frames pass through at once until the enhancer has finished it."""
 
 HANGS_AFTER = (3.0, 30.0)
 """Seconds after which an enhancement or a search for faces counts as hanging, but never less than a

@@ -191,7 +191,7 @@ class Quality:
             await asyncio.to_thread(self.look)
 
     def _seen(self) -> tuple[float, float]:
-        """Returns the share of frames skipped since the last look, and the slowest seconds a frame."""
+        """Returns the share of frames skipped since the last look, and the slowest time a frame."""
         with self._joining:
             enhancers = list(self._enhancers)
         skipped = sum(one.stats.frames.skipped for one in enhancers)
