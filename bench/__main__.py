@@ -5,7 +5,7 @@ import sys
 from collections.abc import Callable
 from importlib import import_module
 
-from receiver import terminal
+from receiver.commands import terminal
 
 BENCHES = (
     "bitrate",
@@ -13,6 +13,7 @@ BENCHES = (
     "calls",
     "files",
     "fuzz",
+    "golden",
     "identity",
     "latency",
     "quality",

@@ -20,10 +20,10 @@ from bench.clips import Seen, clips_in, encoding_of, framed, kbps_of, min_face_o
 from bench.finished import Finished
 from bench.metrics import bootstrap_interval, psnr, vmaf_neg
 from bench.quality import markdown, sha256, shown
+from receiver.commands.progress import progress_bar
+from receiver.commands.terminal import console
+from receiver.enhance.faces.generator import Generator
 from receiver.errors import InputError
-from receiver.generator import Generator
-from receiver.progress import progress_bar
-from receiver.terminal import console
 
 GRID = (30.0, 50.0, 75.0, 100.0, 150.0, 200.0, 300.0, 450.0, 700.0, 1000.0)
 """Target bitrates in kbit/s."""

@@ -14,10 +14,10 @@ from typing import Any
 from rich.progress import track as progress
 from rich.table import Table
 
-from receiver.enhancer import Enhancer
-from receiver.generator import Generator
-from receiver.portrait import portrait_frames
-from receiver.terminal import console
+from receiver.commands.terminal import console
+from receiver.enhance.enhancer import Enhancer
+from receiver.enhance.faces.generator import Generator
+from receiver.sending.portrait import portrait_frames
 from tests.calls.chromium import BINARY, READY, chromium, start_call, write_y4m
 from tests.calls.peer import serving
 from tests.calls.test_browser import PUBLISH_TO_JANUS, STATS

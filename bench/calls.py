@@ -29,14 +29,14 @@ from rich.table import Column, Table
 
 from bench.network import Conditions, Phase, Plan, obstacle, relaying, started
 from bench.numbered import WatchedEnhancer, face_quality, mean_quality, write_number
-from receiver.enhancer import Enhancer
+from receiver.calls.rooms import Room
+from receiver.calls.server import ServeConfig, Server, room_stats
+from receiver.commands.progress import progress_bar
+from receiver.commands.terminal import console
+from receiver.enhance.enhancer import Enhancer
+from receiver.enhance.faces.generator import Generator
 from receiver.errors import InputError, MissingError, ReceiverError
-from receiver.generator import Generator
-from receiver.portrait import portrait_frames
-from receiver.progress import progress_bar
-from receiver.rooms import Room
-from receiver.serve import ServeConfig, Server, room_stats
-from receiver.terminal import console
+from receiver.sending.portrait import portrait_frames
 from tests.calls.chromium import BINARY, chromium, write_y4m
 
 Times = NDArray[np.float64]

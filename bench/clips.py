@@ -16,12 +16,12 @@ from numpy.typing import NDArray
 from bench.references import FACE, Call, Way, call_view
 from keyframes import Landmarks, Picture
 from models.openh264 import OpenH264, through_any_codec
-from receiver.alignment import extract_crop, picture_of, transform
-from receiver.encoding import Encoding
+from receiver.enhance.faces.alignment import extract_crop, picture_of, transform
+from receiver.enhance.faces.generator import Generator
+from receiver.enhance.faces.tracking import Box, Face
 from receiver.errors import InputError
-from receiver.faces import Box, Face
-from receiver.generator import Generator
-from receiver.media.reading import ENDINGS
+from receiver.media.encoding import Encoding
+from receiver.media.files.reading import ENDINGS
 
 Protocol: TypeAlias = Literal["none", "call", "paper"]
 PROTOCOLS: dict[Protocol, Way] = {"none": "none", "call": "stills", "paper": "raw"}

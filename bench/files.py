@@ -26,8 +26,8 @@ from rich.progress import track as progress
 from rich.table import Table
 
 from receiver.errors import InputError
-from receiver.media.writing import VideoWriter, add_h264
-from receiver.portrait import portrait_frames
+from receiver.media.files.writing import VideoWriter, add_h264
+from receiver.sending.portrait import portrait_frames
 
 HERE = Path(__file__).resolve().parent.parent
 SOUND_RATE = 48_000

@@ -22,8 +22,8 @@ from bench import fuzz_answers
 from bench.fuzz_targets import BETWEEN, NativeCrashError, Target
 from bench.fuzz_targets import TARGETS as PARTS
 from bench.mutations import Mutator
+from receiver.commands.terminal import console
 from receiver.errors import InputError
-from receiver.terminal import console
 
 TARGETS = PARTS | {
     "answers": Target(fuzz_answers.answers, fuzz_answers.answers_seeds, b"\r\n", "lines"),
@@ -188,7 +188,7 @@ def main(arguments: list[str]) -> None:
     unknown = [name for name in names if name not in TARGETS]
     if unknown:
         raise InputError(f"there is no target {unknown[0]!r}: give some of {', '.join(TARGETS)}")
-    for logger in ("aioice", "receiver.links", "receiver.signalling"):
+    for logger in ("aioice", "receiver.signalling.links", "receiver.signalling.sessions"):
         logging.getLogger(logger).setLevel(logging.CRITICAL)
     seconds = args.seconds or (None if args.count else SECONDS)
     if args.replay:

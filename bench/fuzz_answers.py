@@ -17,13 +17,13 @@ from typing import Any
 from aiortc import RTCConfiguration, RTCPeerConnection, RTCSessionDescription
 from aiortc.rtcicetransport import connection_kwargs
 
-from receiver.addresses import Reach, reach_of_address
-from receiver.call import h264_codecs, prepare_aiortc, receive_h264
-from receiver.client import MOST_REDIRECTS, Client, SessionError
 from receiver.errors import ReceiverError
-from receiver.links import ice_servers
-from receiver.signalling import open_publishing, open_session
-from receiver.stills import LABEL
+from receiver.signalling.addresses import Reach, reach_of_address
+from receiver.signalling.client import MOST_REDIRECTS, Client, SessionError
+from receiver.signalling.links import ice_servers
+from receiver.signalling.sessions import open_publishing, open_session
+from receiver.stills.protocol import LABEL
+from receiver.transport.aiortc_hooks import h264_codecs, prepare_aiortc, receive_h264
 
 BETWEEN = b"\xfe\xedRTP\xfe"
 """Stands between the answers of one input, as in `bench.fuzz_targets`."""

@@ -32,24 +32,23 @@ from aiortc.sdp import SessionDescription, candidate_to_sdp
 from av.video.reformatter import ColorRange, Colorspace
 
 from keyframes import Keyframe, People
-from receiver.album import load_album, peer_of, save_album
-from receiver.alignment import crop_from_frame, planes
-from receiver.assembly import FORGOTTEN, MOST_MISSING, MOST_PACKETS, FrameAssembler
-from receiver.call import MAX_PIXELS, ObservingDecoder, h264_codecs, prepare_aiortc
-from receiver.damage import DamageWatch
-from receiver.decoding import DecodedFrame
-from receiver.encoding import Encoding
-from receiver.enhancer import Enhancer
+from receiver.calls.server import ServeConfig, Server, listening
+from receiver.enhance.enhancer import Enhancer
+from receiver.enhance.faces.album import load_album, peer_of, save_album
+from receiver.enhance.faces.alignment import crop_from_frame
+from receiver.enhance.faces.generator import WEIGHTS, Generator, Model
+from receiver.enhance.faces.recognition import shared_recogniser
+from receiver.enhance.faces.tracking import Face
+from receiver.enhance.files import enhance_file
 from receiver.errors import ModelError, ReceiverError
-from receiver.faces import Face
-from receiver.files import enhance_file
-from receiver.generator import WEIGHTS, Generator, Model
+from receiver.media.encoding import Encoding
+from receiver.media.frame import DecodedFrame
 from receiver.media.pixels import PLANAR_420, RESTORABLE
-from receiver.offers import MAX_CANDIDATES, OfferError, is_checked, read_offer
-from receiver.portrait import FPS, portrait_frames
-from receiver.recognition import shared_recogniser
-from receiver.serve import ServeConfig, Server, listening
-from receiver.stills import (
+from receiver.media.planes import planes
+from receiver.sending.portrait import FPS, portrait_frames
+from receiver.signalling.offers import MAX_CANDIDATES, OfferError, is_checked, read_offer
+from receiver.signalling.trickle import SDPFRAG, add_candidates, read_fragment
+from receiver.stills.protocol import (
     LABEL,
     StillError,
     StillReceiver,
@@ -57,8 +56,15 @@ from receiver.stills import (
     decode_still,
     encode_still,
 )
-from receiver.stills import MAX_PIXELS as STILL_PIXELS
-from receiver.trickle import SDPFRAG, add_candidates, read_fragment
+from receiver.stills.protocol import MAX_PIXELS as STILL_PIXELS
+from receiver.transport.aiortc_hooks import (
+    MAX_PIXELS,
+    ObservingDecoder,
+    h264_codecs,
+    prepare_aiortc,
+)
+from receiver.transport.assembly import FORGOTTEN, MOST_MISSING, MOST_PACKETS, FrameAssembler
+from receiver.transport.damage import DamageWatch
 
 BETWEEN = b"\xfe\xedRTP\xfe"
 """Stands between the packets, pictures or messages of one input."""
@@ -462,7 +468,7 @@ def served() -> Served:
     context = listening(server)
     url = loop().run_until_complete(context.__aenter__())
     port = int(url.rsplit(":", 1)[1].strip("/"))
-    return Served(server, port, _errors_of("receiver.listener"), context)
+    return Served(server, port, _errors_of("receiver.calls.listener"), context)
 
 
 def _errors_of(name: str) -> list[str]:

@@ -33,25 +33,24 @@ from bench.references import FACE, cut
 from keyframes import Identity, Landmarks, Picture, crop_qp, likeness, signature, warp
 from keyframes.people import ENOUGH, SAME_PERSON
 from models.prepare import frame_rate, read_frames
-from receiver.alignment import (
-    copy_frame,
+from receiver.commands.progress import progress_bar
+from receiver.commands.terminal import console
+from receiver.enhance.enhancer import Enhancer
+from receiver.enhance.faces.alignment import (
     crop_of,
     extract_crop,
     paste_residual,
     picture_of,
-    planes,
     transform,
 )
-from receiver.encoding import Encoding, through_codec
-from receiver.enhancer import Enhancer
+from receiver.enhance.faces.generator import Generator
+from receiver.enhance.faces.observations import scale_and_roll
+from receiver.enhance.faces.recognition import FaceRecogniser, shared_recogniser
+from receiver.enhance.faces.tracking import Face, FaceTracker
 from receiver.errors import InputError
-from receiver.faces import Face, FaceTracker
-from receiver.generator import Generator
-from receiver.progress import progress_bar
-from receiver.recognition import FaceRecogniser, shared_recogniser
-from receiver.shots import scale_and_roll
-from receiver.stills import decode_still, encode_still
-from receiver.terminal import console
+from receiver.media.encoding import Encoding, through_codec
+from receiver.media.planes import copy_frame, planes
+from receiver.stills.protocol import decode_still, encode_still
 
 OUTPUT = Path("bench-output") / "identity.jsonl"
 SECONDS = 6.0
@@ -92,7 +91,7 @@ class Observed:
         stream: size and CRF.
         second: of the clip.
         qp: of the crop, see `crop_qp`.
-        embedding: see `receiver.recognition`.
+        embedding: see `receiver.enhance.faces.recognition`.
     """
 
     person: str

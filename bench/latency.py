@@ -28,14 +28,14 @@ from rich.table import Table
 
 from bench import paper_way
 from bench.paced import FPS, TimedEnhancer, composed, encode, run_calls, times
-from receiver.call import ObservingDecoder
-from receiver.decoding import DecodedFrame
-from receiver.enhancer import STAGES as ENHANCERS
+from receiver.commands.terminal import console
+from receiver.enhance.enhancer import STAGES as ENHANCERS
+from receiver.enhance.faces.generator import Device, Generator, Place, device_problem
+from receiver.enhance.faces.tracking import MAX_FACES
 from receiver.errors import InputError
-from receiver.faces import MAX_FACES
-from receiver.generator import Device, Generator, Place, device_problem
-from receiver.sender import Source, clip_source, portrait_source
-from receiver.terminal import console
+from receiver.media.frame import DecodedFrame
+from receiver.sending.tracks import Source, clip_source, portrait_source
+from receiver.transport.aiortc_hooks import ObservingDecoder
 
 STAGES = ("decode", *ENHANCERS, "output")
 """In the order in which a frame meets them; the rest of the time is in none of them. `output` is
@@ -58,7 +58,7 @@ FIRST_FRAME = """
 import sys
 import av
 from receiver import Enhancer, Generator
-from receiver.decoding import DecodedFrame
+from receiver.media.frame import DecodedFrame
 clip, model, device = sys.argv[1:]
 enhancer = Enhancer(Generator(model, device))
 for video in av.open(clip).decode(video=0):

@@ -19,8 +19,8 @@ from numpy.typing import NDArray
 from skimage.metrics import structural_similarity
 
 from keyframes import Landmarks, Picture
-from receiver.faces import Box, landmark_file
-from receiver.package_models import RECOGNITION, package_model
+from receiver.enhance.faces.tracking import Box, landmark_file
+from receiver.inference.package_models import RECOGNITION, package_model
 
 VMAF, VMAF_NEG = "version=vmaf_v0.6.1", "version=vmaf_v0.6.1neg"
 RESAMPLES = 10_000

@@ -9,9 +9,10 @@ import av
 import numpy as np
 
 from bench.metrics import psnr, ssim
-from receiver.alignment import Affine, extract_crop, picture_of, planes
-from receiver.decoding import DecodedFrame
-from receiver.enhancer import Enhancer
+from receiver.enhance.enhancer import Enhancer
+from receiver.enhance.faces.alignment import Affine, extract_crop, picture_of
+from receiver.media.frame import DecodedFrame
+from receiver.media.planes import planes
 
 BITS = 10
 """Of a number; the last field is their parity."""

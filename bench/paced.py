@@ -14,19 +14,19 @@ import av
 from aiortc.jitterbuffer import JitterFrame
 from aiortc.mediastreams import MediaStreamError, MediaStreamTrack
 
-from receiver.alignment import cut_frame, planes
-from receiver.call import ObservingDecoder
-from receiver.decoding import DecodedFrame
-from receiver.encoding import Encoding
-from receiver.enhancer import Enhancer
+from receiver.calls.rooms import read_to_the_end
+from receiver.calls.track import EnhancedVideoTrack
+from receiver.commands.progress import progress_bar
+from receiver.enhance.enhancer import Enhancer
+from receiver.enhance.faces.generator import Generator
+from receiver.enhance.faces.tracking import MAX_FACES, Box, FaceTracker
 from receiver.errors import InputError
-from receiver.faces import MAX_FACES, Box, FaceTracker
-from receiver.generator import Generator
-from receiver.progress import progress_bar
-from receiver.rooms import read_to_the_end
-from receiver.sender import Source
+from receiver.media.encoding import Encoding
+from receiver.media.frame import DecodedFrame
+from receiver.media.planes import cut_frame, planes
+from receiver.sending.tracks import Source
 from receiver.stats import Stats
-from receiver.track import EnhancedVideoTrack
+from receiver.transport.aiortc_hooks import ObservingDecoder
 
 FPS = 30
 PHASE = 0.618

@@ -21,13 +21,14 @@ from rich.progress import track as progress
 
 from bench.paced import times
 from keyframes import Keyframe, KeyframeSet, Landmarks, Picture
-from receiver.alignment import CROP, Affine, crop_from_frame, planes, transform
-from receiver.call import ObservingDecoder
-from receiver.decoding import DecodedFrame
-from receiver.enhancer import Enhancer
-from receiver.faces import landmark_file
-from receiver.generator import Generator
+from receiver.enhance.enhancer import Enhancer
+from receiver.enhance.faces.alignment import CROP, Affine, crop_from_frame, transform
+from receiver.enhance.faces.generator import Generator
+from receiver.enhance.faces.tracking import landmark_file
+from receiver.media.frame import DecodedFrame
+from receiver.media.planes import planes
 from receiver.stats import FrameCounts, Stats
+from receiver.transport.aiortc_hooks import ObservingDecoder
 
 CAPACITY = 10
 BLOCK, PAPER_BLOCK = 30, 2

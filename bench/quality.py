@@ -46,10 +46,10 @@ from bench.metrics import (
     vmaf_family,
 )
 from keyframes import Picture
+from receiver.commands.progress import progress_bar
+from receiver.commands.terminal import console
+from receiver.enhance.faces.generator import Generator
 from receiver.errors import InputError
-from receiver.generator import Generator
-from receiver.progress import progress_bar
-from receiver.terminal import console
 
 METRICS = {
     "psnr": ("PSNR dB, up", ".2f"),

@@ -27,19 +27,20 @@ from keyframes import Landmarks, Picture, crop_qp
 from keyframes.requests import RequestPolicy
 from models.openh264 import NO_KEYFRAME, OpenH264, through_any_codec
 from models.prepare import frame_rate, read_frames
-from receiver.alignment import Region, cut_frame, extract_crop, picture_of, planes, transform
-from receiver.decoding import DecodedFrame
-from receiver.encoding import Encoding
-from receiver.enhancer import Enhancer
-from receiver.faces import FaceTracker
-from receiver.generator import Generator
-from receiver.media.reading import ENDINGS
-from receiver.progress import progress_bar
-from receiver.recognition import shared_recogniser
-from receiver.requester import StillPace
-from receiver.shots import STILL_QP, faces_of_still, region_of
-from receiver.stills import decode_still, encode_still, part_of
-from receiver.terminal import console
+from receiver.calls.requester import StillPace
+from receiver.commands.progress import progress_bar
+from receiver.commands.terminal import console
+from receiver.enhance.enhancer import Enhancer
+from receiver.enhance.faces.alignment import extract_crop, picture_of, transform
+from receiver.enhance.faces.generator import Generator
+from receiver.enhance.faces.observations import STILL_QP, faces_of_still, region_of
+from receiver.enhance.faces.recognition import shared_recogniser
+from receiver.enhance.faces.tracking import FaceTracker
+from receiver.media.encoding import Encoding
+from receiver.media.files.reading import ENDINGS
+from receiver.media.frame import DecodedFrame
+from receiver.media.planes import Region, cut_frame, planes
+from receiver.stills.protocol import decode_still, encode_still, part_of
 
 Way: TypeAlias = Literal["none", "i-frames", "quality", "stills", "raw"]
 WAYS: tuple[Way, ...] = ("none", "i-frames", "quality", "stills", "raw")

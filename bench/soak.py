@@ -23,15 +23,15 @@ from aiortc.mediastreams import MediaStreamTrack
 from rich.progress import track as progress
 from rich.table import Table
 
-from receiver.demo import connect, consume
-from receiver.encoding import Encoding
-from receiver.enhancer import Enhancer
+from receiver.calls.track import EnhancedVideoTrack
+from receiver.commands.demo import connect, consume
+from receiver.commands.terminal import console
+from receiver.enhance.enhancer import Enhancer
+from receiver.enhance.faces.generator import Generator
 from receiver.errors import InputError
-from receiver.generator import Generator
-from receiver.sender import EncodedTrack, portrait_source
-from receiver.terminal import console
-from receiver.track import EnhancedVideoTrack
-from receiver.transport import SteadyReceiver
+from receiver.media.encoding import Encoding
+from receiver.sending.tracks import EncodedTrack, portrait_source
+from receiver.transport.receiving import SteadyReceiver
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt

@@ -103,7 +103,7 @@ class RequestPolicy:
     - So those differences add up to less than the call's largest I-frame.
 
     Only references are counted: key frames that repair damage are asked for by others, whatever the
-    budget (`receiver.requester`, `receiver.transport`).
+    budget (`receiver.calls.requester`, `receiver.transport.receiving`).
 
     The budget is spent fast at first, more and more slowly then: see `_pause`.
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from keyframes import landmark_distance, warp
-from receiver.alignment import CROP, draw_landmarks
+from receiver.enhance.faces.alignment import CROP, draw_landmarks
 
 APART = 5
 """Samples of a shard between a picture and its reference, at the least."""

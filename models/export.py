@@ -29,8 +29,8 @@ from models.networks.spectral import bake_spectral_norm
 from models.quantize import float_weights, ranges, write_int8
 from models.split import split_at_warp
 from models.train import TrainConfig, load_config
-from receiver.alignment import CROP
-from receiver.generator import ALIGN, CHANNELS, INT8, WEIGHTS
+from receiver.enhance.faces.alignment import CROP
+from receiver.enhance.faces.generator import ALIGN, CHANNELS, INT8, WEIGHTS
 
 TOLERANCE = 1e-4
 """Largest absolute difference between ONNX Runtime and PyTorch, for pixels in [0, 1]."""

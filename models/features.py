@@ -18,7 +18,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from models.dataset import Shard, load_shards
 from models.networks.backbones import VGG19, read_weights
-from receiver.alignment import CROP
+from receiver.enhance.faces.alignment import CROP
 
 QPS = (26.0, 30.0, 34.0, 38.0, 42.0)
 """Between one level of quality and the next worse one; level 0 is the original picture."""

@@ -23,7 +23,7 @@ from models.dataset import Crops
 from models.networks import read_network
 from models.networks.lite import Lite, LiteConfig, ResidualBlock
 from models.train import load_config, read_exported
-from receiver.generator import CHANNELS
+from receiver.enhance.faces.generator import CHANNELS
 
 BATCHES = 16
 """Batches that the channels are judged by."""

@@ -14,8 +14,8 @@ from itertools import chain
 import av
 import imageio_ffmpeg
 
-from receiver.decoding import DecodedFrame
-from receiver.encoding import Encoding, open_decoder, through_codec
+from receiver.media.encoding import Encoding, open_decoder, through_codec
+from receiver.media.frame import DecodedFrame
 
 NO_KEYFRAME = 100_000
 """A GOP that outlasts any clip: browsers send a key frame only when asked."""
@@ -32,7 +32,7 @@ class OpenH264:
 def through_any_codec(
     frames: Iterable[av.VideoFrame], encoding: Encoding | OpenH264, rate: Fraction
 ) -> Iterator[tuple[av.VideoFrame, DecodedFrame, int]]:
-    """As `receiver.encoding.through_codec`, by either encoder."""
+    """As `receiver.media.encoding.through_codec`, by either encoder."""
     if isinstance(encoding, Encoding):
         return through_codec(frames, encoding, rate)
     return _through_openh264(frames, encoding.kbps, rate)

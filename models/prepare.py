@@ -31,11 +31,12 @@ from av.video.reformatter import ColorRange
 from rich.progress import track as progress
 
 from models.openh264 import OpenH264, through_any_codec
-from receiver.alignment import extract_crop, picture_of, planes, transform
-from receiver.encoding import Encoding
-from receiver.faces import Face, FaceTracker
+from receiver.enhance.faces.alignment import extract_crop, picture_of, transform
+from receiver.enhance.faces.tracking import Face, FaceTracker
 from receiver.media.display import views
-from receiver.media.reading import ENDINGS, VideoReader
+from receiver.media.encoding import Encoding
+from receiver.media.files.reading import ENDINGS, VideoReader
+from receiver.media.planes import planes
 
 PRESETS = ("ultrafast", "superfast", "veryfast", "medium")
 UNTAGGED = 2

@@ -22,7 +22,7 @@ from onnxruntime.quantization import (
 from torch import Tensor, nn
 
 from models.networks.lite import Fold, ResidualBlock
-from receiver.generator import CHANNELS
+from receiver.enhance.faces.generator import CHANNELS
 
 TAIL = 1e-4
 """Share of a tensor's values beyond each end of its range."""

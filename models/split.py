@@ -9,7 +9,7 @@ import onnx
 from onnx import ModelProto, NodeProto
 from onnx.utils import Extractor
 
-from receiver.generator import CHANNELS
+from receiver.enhance.faces.generator import CHANNELS
 
 
 def split_at_warp(whole: Path, aligner: Path) -> None:

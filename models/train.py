@@ -38,7 +38,7 @@ from models.networks import NetworkConfig, build, read_network
 from models.networks.lite import LiteConfig
 from models.parallel import Processes
 from models.quantize import measure, quantize
-from receiver.generator import CHANNELS
+from receiver.enhance.faces.generator import CHANNELS
 
 MEASURED_BATCHES = 16
 """Batches that a quantised network's ranges are measured on."""

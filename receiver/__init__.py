@@ -10,12 +10,12 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from receiver.call import prepare_aiortc, receive_h264
-    from receiver.decoding import DecodedFrame
-    from receiver.enhancer import Enhancer
+    from receiver.calls.track import EnhancedVideoTrack
+    from receiver.enhance.enhancer import Enhancer
+    from receiver.enhance.faces.generator import Generator
     from receiver.errors import DeviceError, InputError, MissingError, ModelError, ReceiverError
-    from receiver.generator import Generator
-    from receiver.track import EnhancedVideoTrack
+    from receiver.media.frame import DecodedFrame
+    from receiver.transport.aiortc_hooks import prepare_aiortc, receive_h264
 
 # ONNX Runtime would note a device ID in the user's home and collect events of its use. It looks at
 # this when it is imported: its function for it comes too late.
@@ -36,12 +36,12 @@ __all__ = [
 ]
 
 _HOMES = {
-    "DecodedFrame": "decoding",
-    "EnhancedVideoTrack": "track",
-    "Enhancer": "enhancer",
-    "Generator": "generator",
-    "prepare_aiortc": "call",
-    "receive_h264": "call",
+    "DecodedFrame": "media.frame",
+    "EnhancedVideoTrack": "calls.track",
+    "Enhancer": "enhance.enhancer",
+    "Generator": "enhance.faces.generator",
+    "prepare_aiortc": "transport.aiortc_hooks",
+    "receive_h264": "transport.aiortc_hooks",
 }
 """Modules of the names that are no errors."""
 

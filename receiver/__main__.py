@@ -3,7 +3,7 @@
 import sys
 from collections.abc import Callable
 
-from receiver import terminal
+from receiver.commands import terminal
 
 
 def main() -> None:

@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 from hypothesis import settings
 
-from receiver.alignment import planes
-from receiver.encoding import Encoding, through_codec
-from receiver.enhancer import Enhancer
-from receiver.generator import Generator
-from receiver.portrait import FPS, portrait_frames
-from tests.sources import write_raw
+from receiver.enhance.enhancer import Enhancer
+from receiver.enhance.faces.generator import Generator
+from receiver.media.encoding import Encoding, through_codec
+from receiver.media.planes import planes
+from receiver.sending.portrait import FPS, portrait_frames
+from tests.media.sources import write_raw
 
 RATE = Fraction(FPS)
 CLIPS = Path(__file__).parent.parent.parent / "shared" / "clips"
@@ -64,7 +64,7 @@ def clip(portrait, tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="session")
 def raw(portrait, tmp_path_factory) -> Path:
-    """24 pictures of the portrait without loss, 320x240: what `tests.sources` makes files of."""
+    """24 pictures of the portrait without loss, 320x240: what `tests.media.sources` makes files of."""
     return write_raw(portrait[:24], tmp_path_factory.mktemp("raw") / "raw.mkv")
 
 

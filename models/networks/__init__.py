@@ -1,4 +1,4 @@
-"""One file a network; each exports to the signature of `receiver.generator.Generator`.
+"""One file a network; each exports to the signature of `Generator`.
 
 To train alike, every generator has a second method beside `forward`: `forward_aligned`, of the same
 three inputs, gives the restored crop and the reference as the network has aligned it.

@@ -43,7 +43,7 @@ class KeyframesGANConfig:
 
 
 class KeyframesGAN(nn.Module):
-    """Signature of `receiver.generator.Generator`; H and W multiples of 32, at least 64."""
+    """Signature of `Generator`; H and W multiples of 32, at least 64."""
 
     def __init__(self, config: KeyframesGANConfig | None = None) -> None:
         super().__init__()

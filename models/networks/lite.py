@@ -121,7 +121,7 @@ class Restore(nn.Module):
 
 
 class Lite(nn.Module):
-    """The generator `lite`, signature of `receiver.generator.Generator`."""
+    """The generator `lite`, signature of `receiver.enhance.faces.generator.Generator`."""
 
     def __init__(self, config: LiteConfig | None = None) -> None:
         super().__init__()

@@ -17,18 +17,18 @@ from typing import Any
 
 from rich.table import Table
 
-from receiver.capacity import cores_here
 from receiver.commands.options import add_enhancing, new_enhancer, number
+from receiver.commands.progress import frames_bar
+from receiver.commands.terminal import console, json_line, say
 from receiver.commands.verdict import why_not_restored
+from receiver.enhance.capacity import cores_here
+from receiver.enhance.faces.generator import Generator
+from receiver.enhance.files import FileResult, enhance_file, frame_total
+from receiver.enhance.quality import Quality
 from receiver.errors import InputError
-from receiver.files import FileResult, enhance_file, frame_total
-from receiver.generator import Generator
 from receiver.heap import return_large_blocks
-from receiver.media.reading import ENDINGS
-from receiver.media.writing import FORMATS, format_of
-from receiver.progress import frames_bar
-from receiver.quality import Quality
-from receiver.terminal import console, json_line, say
+from receiver.media.files.reading import ENDINGS
+from receiver.media.files.writing import FORMATS, format_of
 from receiver.text import escaped
 
 PIPE = "-"

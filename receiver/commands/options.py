@@ -5,8 +5,8 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Any, NoReturn, get_args
 
-from receiver.enhancer import Enhancer
-from receiver.generator import MODELS, Generator, Place
+from receiver.enhance.enhancer import Enhancer
+from receiver.enhance.faces.generator import MODELS, Generator, Place
 from receiver.text import escaped
 
 

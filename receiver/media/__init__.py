@@ -1,1 +1,1 @@
-"""Video files: the only place where they are opened, and where they are written."""
+"""Pixels and codecs: frames, planes, encoders and decoders."""

@@ -43,7 +43,9 @@ class Display:
     @classmethod
     def of(cls, frame: av.VideoFrame, aspect: Any) -> "Display":
         """Reads it off a decoded frame and its stream's sample aspect ratio (None: square)."""
-        container: Any = SideDataContainer  # not frame.side_data: see receiver.decoding._side_data
+        container: Any = (
+            SideDataContainer  # not frame.side_data: see receiver.media.frame._side_data
+        )
         data = container(frame).get("DISPLAYMATRIX")
         matrix = None if data is None else tuple(np.frombuffer(data, np.int32)[:9].tolist())
         wide = Fraction(aspect or 1)

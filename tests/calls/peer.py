@@ -11,12 +11,12 @@ import numpy as np
 from aiortc import RTCConfiguration, RTCPeerConnection, RTCSessionDescription
 from aiortc.mediastreams import MediaStreamTrack
 
-from receiver.access import parse_token
-from receiver.call import h264_codecs, receive_h264
-from receiver.encoding import Encoding
-from receiver.enhancer import Enhancer
-from receiver.sender import EncodedTrack, portrait_source
-from receiver.serve import ServeConfig, Server, listening
+from receiver.calls.access import parse_token
+from receiver.calls.server import ServeConfig, Server, listening
+from receiver.enhance.enhancer import Enhancer
+from receiver.media.encoding import Encoding
+from receiver.sending.tracks import EncodedTrack, portrait_source
+from receiver.transport.aiortc_hooks import h264_codecs, receive_h264
 
 HERE = RTCConfiguration(iceServers=[])
 SDP = {"Content-Type": "application/sdp"}

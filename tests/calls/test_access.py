@@ -6,8 +6,7 @@ import dataclasses
 import pytest
 from yarl import URL
 
-from receiver import cli
-from receiver.access import (
+from receiver.calls.access import (
     FAILURES,
     LARGEST_TOKEN_FILE,
     ROLES,
@@ -18,9 +17,10 @@ from receiver.access import (
     parse_token,
     server_tokens,
 )
+from receiver.calls.listener import Limits
+from receiver.calls.server import HEADERS, ServeConfig, Server, listening
+from receiver.commands import cli
 from receiver.errors import InputError
-from receiver.listener import Limits
-from receiver.serve import HEADERS, ServeConfig, Server, listening
 from tests.calls.peer import SDP, Peer, serving
 from tests.calls.test_slow_clients import no_enhancer
 

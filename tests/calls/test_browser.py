@@ -9,8 +9,8 @@ import cv2
 import pytest
 
 from keyframes.requests import LARGEST
-from receiver.alignment import planes
-from receiver.portrait import portrait_frames
+from receiver.media.planes import planes
+from receiver.sending.portrait import portrait_frames
 from tests.calls.chromium import BINARY, READY, chromium, start_call, write_y4m
 from tests.calls.peer import serving
 from tests.calls.test_join import JANUS, janus, joining, until

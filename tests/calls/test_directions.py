@@ -12,12 +12,12 @@ from aiortc import RTCPeerConnection, RTCSessionDescription
 from aiortc.mediastreams import MediaStreamError
 from aiortc.rtp import RtcpByePacket
 
-from receiver.call import h264_codecs, receive_h264
-from receiver.encoding import Encoding
-from receiver.enhancer import Enhancer
-from receiver.rooms import Room
-from receiver.sender import EncodedTrack, Source, evenly
-from receiver.transport import GOODBYE_SECONDS
+from receiver.calls.rooms import Room
+from receiver.enhance.enhancer import Enhancer
+from receiver.media.encoding import Encoding
+from receiver.sending.tracks import EncodedTrack, Source, evenly
+from receiver.transport.aiortc_hooks import h264_codecs, receive_h264
+from receiver.transport.receiving import GOODBYE_SECONDS
 from tests.calls.peer import HERE, Peer, Tone, serving
 from tests.calls.test_join import joining, until
 from tests.conftest import plain_frame

@@ -7,9 +7,9 @@ from pathlib import Path
 from aiohttp import web
 from aiortc import RTCSessionDescription
 
-from receiver.call import h264_codecs
-from receiver.encoding import Encoding
-from receiver.sender import EncodedTrack, portrait_source
+from receiver.media.encoding import Encoding
+from receiver.sending.tracks import EncodedTrack, portrait_source
+from receiver.transport.aiortc_hooks import h264_codecs
 from tests.calls.peer import Peer
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "restored_echo.py"

@@ -8,15 +8,15 @@ import pytest
 from aiortc.mediastreams import MediaStreamError
 from aiortc.rtp import is_rtcp
 
-import receiver.rooms
-from receiver.call import h264_codecs
-from receiver.encoding import Encoding
-from receiver.sender import EncodedTrack, VideoPacket, portrait_source
-from receiver.serve import Server
+import receiver.calls.rooms
+from receiver.calls.server import Server
+from receiver.media.encoding import Encoding
+from receiver.sending.tracks import EncodedTrack, VideoPacket, portrait_source
+from receiver.transport.aiortc_hooks import h264_codecs
 from tests.calls.peer import Peer, serving
 from tests.calls.test_join import until
 from tests.calls.test_send import sending
-from tests.test_faults import raising, told
+from tests.enhance.test_faults import raising, told
 
 
 class Jumping(EncodedTrack):
@@ -116,7 +116,7 @@ async def test_a_viewer_whose_transport_stalls_is_alone_with_it(generator, http)
 
 async def test_a_publisher_that_is_killed_is_missed(generator, http, clip, monkeypatch, caplog):
     """Its process says no farewell; room, viewers, threads and tasks end all the same."""
-    monkeypatch.setattr(receiver.rooms, "SILENT_AFTER", 3.0)
+    monkeypatch.setattr(receiver.calls.rooms, "SILENT_AFTER", 3.0)
     async with serving(generator) as (server, base):
         for _ in range(2):  # and the name is free again
             before = threads_and_tasks()
@@ -143,7 +143,7 @@ async def publish_and_be_killed(server: Server, http, base: str, clip: str) -> N
 
 
 async def test_a_publisher_that_shows_nothing_is_no_silence(generator, http, monkeypatch):
-    monkeypatch.setattr(receiver.rooms, "SILENT_AFTER", 5.0)
+    monkeypatch.setattr(receiver.calls.rooms, "SILENT_AFTER", 5.0)
     async with serving(generator) as (server, base):
         publisher = Peer(http, base)
         await publisher.publish()

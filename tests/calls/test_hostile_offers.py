@@ -17,9 +17,9 @@ from aioice import Candidate, Connection, stun
 from aiortc import RTCSessionDescription
 from aiortc.sdp import SessionDescription
 
-from receiver.call import MAX_PAIRS, receive_h264
-from receiver.offers import MAX_CANDIDATES, MAX_LINES, MAX_MEDIA, OfferError, read_offer
-from receiver.serve import MAX_BODY
+from receiver.calls.server import MAX_BODY
+from receiver.signalling.offers import MAX_CANDIDATES, MAX_LINES, MAX_MEDIA, OfferError, read_offer
+from receiver.transport.aiortc_hooks import MAX_PAIRS, receive_h264
 from tests.calls.peer import SDP, Peer, serving
 from tests.calls.test_join import until
 

@@ -26,20 +26,27 @@ from aiortc import RTCPeerConnection, RTCSessionDescription
 from yarl import URL
 
 from keyframes import People
-from receiver.addresses import Reach
-from receiver.album import peer_of, save_album
-from receiver.call import h264_codecs
-from receiver.client import MOST_JSON, MOST_REDIRECTS, MOST_SDP, Answer, Client, SessionError
-from receiver.encoding import Encoding
-from receiver.enhancer import Enhancer
+from receiver.calls.join import Joined
+from receiver.enhance.enhancer import Enhancer
+from receiver.enhance.faces.album import peer_of, save_album
 from receiver.errors import InputError, ReceiverError
-from receiver.join import Joined
-from receiver.links import ice_servers
-from receiver.outputs import FileOutput
-from receiver.send import Sending, send
-from receiver.sender import clip_source
-from receiver.signalling import open_publishing, open_session
-from receiver.stills import STRANGERS
+from receiver.media.encoding import Encoding
+from receiver.media.outputs import FileOutput
+from receiver.sending.publishing import Sending, send
+from receiver.sending.tracks import clip_source
+from receiver.signalling.addresses import Reach
+from receiver.signalling.client import (
+    MOST_JSON,
+    MOST_REDIRECTS,
+    MOST_SDP,
+    Answer,
+    Client,
+    SessionError,
+)
+from receiver.signalling.links import ice_servers
+from receiver.signalling.sessions import open_publishing, open_session
+from receiver.stills.protocol import STRANGERS
+from receiver.transport.aiortc_hooks import h264_codecs
 from tests.calls.peer import HERE
 from tests.calls.test_join import until
 from tests.calls.test_serve import self_signed

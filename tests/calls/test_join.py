@@ -20,17 +20,17 @@ import pytest
 from aiohttp import web
 from aiortc import RTCPeerConnection, RTCSessionDescription
 
-from receiver.call import h264_codecs
-from receiver.client import Client, SessionError
-from receiver.encoding import Encoding
-from receiver.enhancer import Enhancer
+from receiver.calls.join import Joined
+from receiver.enhance.enhancer import Enhancer
 from receiver.errors import InputError, MissingError
-from receiver.janus import Janus
-from receiver.join import Joined
-from receiver.links import ice_servers
-from receiver.outputs import FileOutput, VirtualCamera
-from receiver.sender import EncodedTrack, portrait_source
-from receiver.signalling import open_session
+from receiver.media.encoding import Encoding
+from receiver.media.outputs import FileOutput, VirtualCamera
+from receiver.sending.tracks import EncodedTrack, portrait_source
+from receiver.signalling.client import Client, SessionError
+from receiver.signalling.janus import Janus
+from receiver.signalling.links import ice_servers
+from receiver.signalling.sessions import open_session
+from receiver.transport.aiortc_hooks import h264_codecs
 from tests.calls.peer import HERE, Peer, Tone, serving
 
 PEERS = Path(__file__).parent / "peers"

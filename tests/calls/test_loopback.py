@@ -20,14 +20,14 @@ from aiortc import RTCPeerConnection, RTCRtpSender
 from aiortc.codecs.h264 import H264Decoder
 from aiortc.jitterbuffer import JitterBuffer, JitterFrame
 
-from receiver import call
-from receiver.alignment import copy_frame
-from receiver.call import ObservingDecoder, ObservingJitterBuffer, prepare_aiortc
-from receiver.decoding import Arrival, DecodedFrame
-from receiver.demo import connect, consume, run_demo
-from receiver.encoding import Encoding
-from receiver.sender import EncodedTrack, clip_source, portrait_source
-from receiver.track import EnhancedVideoTrack
+from receiver.calls.track import EnhancedVideoTrack
+from receiver.commands.demo import connect, consume, run_demo
+from receiver.media.encoding import Encoding
+from receiver.media.frame import Arrival, DecodedFrame
+from receiver.media.planes import copy_frame
+from receiver.sending.tracks import EncodedTrack, clip_source, portrait_source
+from receiver.transport.aiortc_hooks import ObservingDecoder, ObservingJitterBuffer, prepare_aiortc
+from receiver.transport.receiving import aiortc_hooks as call
 
 # Before anything is hooked.
 AIORTCS_OWN_LEVEL = aiortc.rtp.compute_audio_level_dbov

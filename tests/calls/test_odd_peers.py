@@ -8,13 +8,13 @@ import pytest
 from aiohttp import web
 from yarl import URL
 
-from receiver.album import peer_of
-from receiver.client import Client, SessionError
-from receiver.encoding import Encoding
+from receiver.enhance.faces.album import peer_of
 from receiver.errors import InputError
-from receiver.send import Sending, send
-from receiver.sender import clip_source
-from receiver.signalling import open_publishing, open_session
+from receiver.media.encoding import Encoding
+from receiver.sending.publishing import Sending, send
+from receiver.sending.tracks import clip_source
+from receiver.signalling.client import Client, SessionError
+from receiver.signalling.sessions import open_publishing, open_session
 from tests.calls.peer import SDP, Peer, serving
 from tests.calls.test_access import bearer
 from tests.calls.test_hostile_offers import VIDEO, filled, section

@@ -18,22 +18,22 @@ from aiohttp import web
 from aiortc import RTCPeerConnection, RTCSessionDescription
 from aiortc.mediastreams import MediaStreamTrack
 
-from receiver.alignment import extract_crop, psnr_db
-from receiver.call import receive_h264
-from receiver.client import SessionError
-from receiver.demo import consume
-from receiver.encoding import Encoding
+from receiver.calls.rooms import Room
+from receiver.calls.server import room_stats
+from receiver.commands.demo import consume
+from receiver.enhance.faces.alignment import extract_crop, psnr_db
 from receiver.errors import InputError
-from receiver.offers import answer
-from receiver.rooms import Room
-from receiver.send import ON_REQUEST, Sending, send
-from receiver.sender import Source, clip_source, evenly
-from receiver.serve import room_stats
-from receiver.signalling import open_publishing
+from receiver.media.encoding import Encoding
+from receiver.sending.publishing import ON_REQUEST, Sending, send
+from receiver.sending.tracks import Source, clip_source, evenly
+from receiver.signalling.client import SessionError
+from receiver.signalling.offers import answer
+from receiver.signalling.sessions import open_publishing
+from receiver.transport.aiortc_hooks import receive_h264
 from tests.calls.peer import HERE, serving
 from tests.calls.test_join import answering, until
+from tests.commands.test_cli import assert_one_sentence, run
 from tests.conftest import plain_frame, write_clip
-from tests.test_cli import assert_one_sentence, run
 
 WHOLE = np.array([[1.0, 0.0, -200.0], [0.0, 1.0, -100.0]])
 

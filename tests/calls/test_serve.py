@@ -18,18 +18,18 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
-from receiver.access import parse_token
-from receiver.call import prepare_aiortc, receive_h264
-from receiver.decoding import DecodedFrame
-from receiver.enhancer import Enhancer
+from receiver.calls.access import parse_token
+from receiver.calls.rooms import Room, SharedEncoder
+from receiver.calls.server import MAX_BODY, MAX_NAME, ServeConfig, Server, listening
+from receiver.enhance.enhancer import Enhancer
+from receiver.enhance.faces.generator import Generator
+from receiver.enhance.quality import Quality
 from receiver.errors import InputError
-from receiver.generator import Generator
-from receiver.negotiation import ClosableConnection
-from receiver.offers import OfferError, read_offer
-from receiver.quality import Quality
-from receiver.rooms import Room, SharedEncoder
-from receiver.sender import KEYFRAMES_EVERY
-from receiver.serve import MAX_BODY, MAX_NAME, ServeConfig, Server, listening
+from receiver.media.frame import DecodedFrame
+from receiver.sending.tracks import KEYFRAMES_EVERY
+from receiver.signalling.negotiation import ClosableConnection
+from receiver.signalling.offers import OfferError, read_offer
+from receiver.transport.aiortc_hooks import prepare_aiortc, receive_h264
 from tests.calls.peer import HERE, SDP, Peer, serving
 from tests.calls.test_hostile_offers import STALL, VIDEO, StallWatch, filled
 from tests.calls.test_join import until

@@ -17,9 +17,8 @@ import aiohttp
 import pytest
 from aiohttp import web
 
-from receiver.access import FAILURES, parse_token
-from receiver.errors import InputError
-from receiver.listener import (
+from receiver.calls.access import FAILURES, parse_token
+from receiver.calls.listener import (
     ACCEPT_PAUSE,
     LINES_A_MINUTE,
     LINGER_SECONDS,
@@ -29,7 +28,8 @@ from receiver.listener import (
     ThrottledLog,
     most_connections,
 )
-from receiver.serve import ServeConfig, Server, listening
+from receiver.calls.server import ServeConfig, Server, listening
+from receiver.errors import InputError
 from tests.calls.test_serve import self_signed
 
 HALF_HEADER = b"GET /healthz HTTP/1.1\r\nHost: localhost\r\nX-Slow: "
@@ -230,7 +230,7 @@ async def test_users_of_this_computer_and_reverse_proxies_share_all_connections(
 
 
 async def test_one_network_does_not_take_the_connections_of_others(connect, monkeypatch):
-    monkeypatch.setattr("receiver.listener._is_loopback", lambda network: False)
+    monkeypatch.setattr("receiver.calls.listener._is_loopback", lambda network: False)
     async with limited(host="127.0.0.1", limits=limits(connections=100, per_network=3)) as port:
         clients = [await connect(port, HALF_HEADER) for _ in range(6)]
         closed = [await client.is_closed(0.3) for client in clients]
@@ -280,7 +280,7 @@ async def test_a_tls_handshake_has_its_time_and_its_place(connect, tmp_path, cap
         writer.write(WHOLE)
         assert await reader.readline() == b"HTTP/1.1 200 OK\r\n"
         writer.close()
-    assert not caplog.records or {r.name for r in caplog.records} == {"receiver.listener"}
+    assert not caplog.records or {r.name for r in caplog.records} == {"receiver.calls.listener"}
 
 
 @pytest.mark.parametrize(
@@ -338,14 +338,14 @@ async def test_what_clients_can_log_is_bounded(connect, caplog):
             broken.writer.close()
         await asyncio.sleep(0.1)
     records = [record for record in caplog.records if record.levelno >= logging.INFO]
-    assert {record.name for record in records} <= {"receiver.listener", "aiohttp.access"}
-    assert sum(record.name == "receiver.listener" for record in records) <= 2 * LINES_A_MINUTE
+    assert {record.name for record in records} <= {"receiver.calls.listener", "aiohttp.access"}
+    assert sum(record.name == "receiver.calls.listener" for record in records) <= 2 * LINES_A_MINUTE
 
 
 SERVE_WITH_FEW_FILES = """
 import asyncio, resource, sys
-from receiver.listener import Limits
-from receiver.serve import ServeConfig, Server, listening
+from receiver.calls.listener import Limits
+from receiver.calls.server import ServeConfig, Server, listening
 
 async def main():
     resource.setrlimit(resource.RLIMIT_NOFILE, (40, 40))

@@ -16,13 +16,13 @@ from aiortc.rtcrtpreceiver import NackGenerator, RTCRtpReceiver
 from aiortc.rtcrtpsender import RTCRtpSender
 from aiortc.rtp import RTCP_RTPFB_NACK, RTP_HISTORY_SIZE, RtcpRtpfbPacket, RtpPacket
 
-import receiver.transport
-from receiver.call import ObservingJitterBuffer, prepare_aiortc
-from receiver.decoding import DecodedFrame
-from receiver.demo import connect
-from receiver.encoding import Encoding
-from receiver.sender import EncodedTrack, portrait_source
-from receiver.transport import (
+import receiver.transport.receiving
+from receiver.commands.demo import connect
+from receiver.media.encoding import Encoding
+from receiver.media.frame import DecodedFrame
+from receiver.sending.tracks import EncodedTrack, portrait_source
+from receiver.transport.aiortc_hooks import ObservingJitterBuffer, prepare_aiortc
+from receiver.transport.receiving import (
     BACKLOG,
     HISTORY,
     RESEND_EVERY,
@@ -233,7 +233,9 @@ async def resent_by(sender, numbers):
 
 
 async def test_repairs_are_bounded_each_and_together(monkeypatch):
-    monkeypatch.setattr(receiver.transport, "RESENDS", 0.0)  # the bucket is never filled again
+    monkeypatch.setattr(
+        receiver.transport.receiving, "RESENDS", 0.0
+    )  # the bucket is never filled again
     async with LossyCall(lambda number, repair: False) as call:
         await call.until(3)
         call.sender.stop()
@@ -255,7 +257,7 @@ async def test_repairs_are_bounded_each_and_together(monkeypatch):
         assert await resent_by(sender, [newest]) == 1
         await asyncio.sleep(2 * RESEND_EVERY)
         assert await resent_by(sender, list(range(first, newest + 1))) == RESENDS_AT_ONCE - 3
-        monkeypatch.setattr(receiver.transport, "RESENDS", 1000.0)
+        monkeypatch.setattr(receiver.transport.receiving, "RESENDS", 1000.0)
         await asyncio.sleep(2 * RESEND_EVERY)
         assert await resent_by(sender, [newest]) == 1
 

@@ -8,9 +8,9 @@ import aiohttp
 import pytest
 from aiortc.sdp import SessionDescription
 
-from receiver.offers import MAX_CANDIDATES, MAX_LINES
-from receiver.serve import MAX_BODY
-from receiver.trickle import SDPFRAG
+from receiver.calls.server import MAX_BODY
+from receiver.signalling.offers import MAX_CANDIDATES, MAX_LINES
+from receiver.signalling.trickle import SDPFRAG
 from tests.calls.peer import SDP, Peer, serving
 from tests.calls.test_access import bearer
 from tests.calls.test_hostile_offers import (

@@ -1,0 +1,1 @@
+"""Calls that come in and go out enhanced: rooms, server, join."""

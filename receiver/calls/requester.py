@@ -1,0 +1,181 @@
+"""Asks the sender of a call for references, when and how the policy says."""
+
+import asyncio
+import time
+from collections import deque
+from collections.abc import Coroutine
+from typing import Any
+
+from aiortc import RTCDataChannel, RTCRtpReceiver
+
+from keyframes import Budget, Need, RequestPolicy, Way
+from keyframes.admission import BETTER
+from keyframes.requests import TIME_OUT
+from receiver.enhance.enhancer import Enhancer
+from receiver.enhance.faces.observations import region_of
+from receiver.media.frame import DecodedFrame
+from receiver.media.planes import WHOLE
+from receiver.stills.protocol import LABEL, Still, StillReceiver
+from receiver.transport.aiortc_hooks import request_keyframe
+from receiver.transport.receiving import SteadyReceiver
+
+STILL_SHARE = 0.5
+"""Pace of a still on a link that has been full in this call, of the video's rate: it takes its time
+then."""
+STILL_KBPS = (24.0, 200.0)
+"""kbit/s of a still at least and at most: it is there within the policy's `TIME_OUT`, and in a
+third of a second where there is room. A pose does not last much longer."""
+RATE_SECONDS = 2.0
+"""Seconds over which the video's rate is taken."""
+REPAIR_EVERY = 1.0
+"""Seconds from one request for a key frame to the next while pictures are damaged. The budget
+counts neither these nor those of `transport` for lost packets: without them the picture stays
+broken."""
+
+
+class StillPace:
+    """How fast a still may come beside a video, from what the video takes itself."""
+
+    def __init__(self) -> None:
+        self._sizes: deque[tuple[float, int]] = deque()  # (seconds, bytes) of the latest frames
+
+    def see(self, now: float, size_bytes: int | None) -> None:
+        """Takes the video's next frame."""
+        self._sizes.append((now, size_bytes or 0))
+        while self._sizes[0][0] <= now - RATE_SECONDS:
+            self._sizes.popleft()
+
+    def kbps(self, *, link_was_full: bool) -> float:
+        """The pace in kbit/s."""
+        if not link_was_full:
+            return STILL_KBPS[1]
+        video_kbps = 8 * sum(size for _, size in self._sizes) / 1000 / RATE_SECONDS
+        return min(max(STILL_KBPS[0], STILL_SHARE * video_kbps), STILL_KBPS[1])
+
+
+class Requester:
+    """One call's requests: stills if the sender offers them, else key frames.
+
+    All methods belong into one event loop.
+
+    Attributes:
+        stills: the channel for stills, None if the sender opened none.
+        keyframes_requested: PLIs sent, for references and to repair damage.
+    """
+
+    def __init__(self, enhancer: Enhancer, budget: Budget | None = None) -> None:
+        """Asks for what `enhancer` needs, within `budget`."""
+        self.stills: StillReceiver | None = None
+        self.keyframes_requested = 0
+        self._enhancer = enhancer
+        self._policy = RequestPolicy(budget or Budget())
+        self._receiver: RTCRtpReceiver | None = None
+        self._keyframe_wanted: Need | None = None  # what the face lacked when it was asked for
+        self._keyframe_asked = 0.0
+        self._judged = self._stills_judged()
+        self._repaired = 0.0
+        self._pace = StillPace()
+        self._tasks: set[asyncio.Future[Any]] = set()
+
+    def listen_to(self, receiver: RTCRtpReceiver) -> None:
+        """Takes the receiver of the call's video: its sender can be asked for key frames."""
+        self._receiver = receiver
+
+    def take_channel(self, channel: RTCDataChannel) -> bool:
+        """Whether a data channel that the sender opened is the one for stills."""
+        if channel.label != LABEL or self.stills is not None:
+            return False
+        loop = asyncio.get_running_loop()
+
+        def on_still(still: Still) -> None:  # in the worker's thread
+            self._enhancer.add_still(still.picture, still.region)
+            loop.call_soon_threadsafe(self._arrived, still.size_bytes)
+
+        self.stills = StillReceiver(channel, on_still, lambda _, size: self._failed(size))
+        return True
+
+    def consider(self, frame: DecodedFrame) -> None:
+        """To be called once for every frame, after its enhancement."""
+        now = time.perf_counter()
+        self._pace.see(now, frame.size_bytes)
+        if frame.damaged and now >= self._repaired + REPAIR_EVERY:
+            self._repaired = now
+            self._ask_keyframe()
+        need = self._enhancer.need
+        self._look_at_keyframe(frame, need, now)
+        self._look_at_stills(now)
+        ways: list[Way] = []
+        if self.stills is not None and self.stills.ready:
+            ways = ["still"]
+        elif self.stills is None and self._receiver is not None:
+            ways = ["pli"]
+        request = self._policy.decide(now, need, ways) if need is not None else None
+        if request is None:
+            return
+        if request.way == "pli":
+            self._keyframe_wanted, self._keyframe_asked = need, now
+            self._ask_keyframe()
+        elif not self._ask_still(frame, request.max_bytes):
+            self._failed(0)
+
+    def close(self) -> None:
+        """Asks for nothing any more."""
+        if self.stills is not None:
+            self.stills.close()
+        for task in self._tasks:
+            task.cancel()
+
+    def _look_at_stills(self, now: float) -> None:
+        """Tells the policy what became of the stills that had arrived."""
+        judged = self._stills_judged()
+        if judged != self._judged:
+            self._policy.judged(now, useful=judged[0] > self._judged[0])
+            self._judged = judged
+
+    def _stills_judged(self) -> tuple[int, int]:
+        """Stills that became references, and those that were refused, in all calls so far."""
+        admitted = self._enhancer.stats.admitted
+        return admitted["still"], admitted["nobody's"] + admitted["worse"]
+
+    def _look_at_keyframe(self, frame: DecodedFrame, need: Need | None, now: float) -> None:
+        """Tells the policy what a key frame that was asked for has cost, and whether it helped.
+
+        Real-time encoders make key frames worse than the pictures around them: asking such a
+        sender again would only cost its stream quality.
+        """
+        if not frame.is_keyframe:
+            return
+        size = frame.size_bytes or 0
+        self._policy.saw_keyframe(size)
+        wanted, self._keyframe_wanted = self._keyframe_wanted, None
+        if wanted is None or now >= self._keyframe_asked + TIME_OUT:
+            return  # nobody asked for it, or so long ago that the policy has charged it already
+        known = need is not None and need.qp is not None and wanted.qp is not None
+        if known and need.qp <= wanted.qp - BETTER:  # type: ignore[union-attr,operator]
+            self._policy.arrived(now, size)
+        else:
+            self._policy.failed(now, size)
+
+    def _ask_keyframe(self) -> None:
+        if self._receiver is not None:
+            self.keyframes_requested += 1
+            self._later(request_keyframe(self._receiver))
+
+    def _ask_still(self, frame: DecodedFrame, max_bytes: int) -> bool:
+        faces = self._enhancer.faces
+        region = region_of(faces[0], frame.video.width, frame.video.height) if faces else WHOLE
+        receiver = self._receiver
+        was_full = isinstance(receiver, SteadyReceiver) and receiver.link_was_full
+        kbps = self._pace.kbps(link_was_full=was_full)
+        return self.stills is not None and self.stills.request(max_bytes, kbps, region)
+
+    def _arrived(self, size: int) -> None:
+        self._policy.arrived(time.perf_counter(), size)
+
+    def _failed(self, size: int) -> None:
+        self._policy.failed(time.perf_counter(), size)
+
+    def _later(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.ensure_future(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)

@@ -1,0 +1,102 @@
+"""Looks whether everything that a call needs is there, and says what is missing."""
+
+import platform
+from dataclasses import dataclass
+
+import av
+import onnxruntime
+
+from receiver.enhance.capacity import cores_here, in_words, measure
+from receiver.enhance.faces.generator import MODELS, Device, Generator, Model, Place, device_problem
+from receiver.enhance.faces.tracking import landmark_file
+from receiver.enhance.quality import Quality
+from receiver.errors import ReceiverError
+from receiver.media.outputs import Window
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that was looked at: whether it is fine, and whether a call fails without it."""
+
+    name: str
+    fine: bool
+    says: str
+    needed: bool = True
+
+
+def examine(model: str, device: Device) -> list[Finding]:
+    """Everything that `model` on `device` needs, in the order in which a person would look."""
+    offered = ", ".join(name.removesuffix("ExecutionProvider") for name in _providers())
+    findings = [
+        Finding("python", True, platform.python_version()),
+        Finding("onnxruntime", True, f"{onnxruntime.__version__}, built with {offered}"),
+        _device_finding("cuda", device),
+        _device_finding("tensorrt", device),
+        _landmark_finding(),
+        *(_card_finding(file) for name in MODELS for file in _files(name)),
+        *_session_findings(model, device),
+        _codec_finding("h264 decoder", "h264", "r"),
+        _codec_finding("h264 encoder", "libx264", "w"),
+        _codec_finding("opus decoder", "libopus", "r"),
+    ]
+    window = Window.possible()
+    says = "there is one" if window else "none: the demo writes files and opens no window"
+    return [*findings, Finding("display", window, says, needed=False)]
+
+
+def _providers() -> list[str]:
+    providers: list[str] = onnxruntime.get_available_providers()
+    return providers
+
+
+def _device_finding(place: Place, asked: Device) -> Finding:
+    problem = device_problem(place)
+    return Finding(place, problem is None, problem or "can be used", needed=asked == place)
+
+
+def _landmark_finding() -> Finding:
+    try:
+        return Finding("landmarks", True, str(landmark_file()))
+    except ReceiverError as error:
+        return Finding("landmarks", False, str(error))
+
+
+def _files(name: str) -> list[Model]:
+    found = [Model.find(name, on_gpu) for on_gpu in (False, True)]
+    return [*found, *(model.aligner for model in found if model.aligner is not None)]
+
+
+def _card_finding(model: Model) -> Finding:
+    name = f"weights {model.path.name}"
+    try:
+        model.check()
+        return Finding(name, True, f"SHA-256 {model.sha256}, as on its card")
+    except ReceiverError as error:
+        return Finding(name, False, str(error))
+
+
+def _session_findings(model: str, device: Device) -> list[Finding]:
+    """Whether the model runs, how many calls it carries here and at what quality."""
+    try:
+        generator = Generator(model, device)
+    except ReceiverError as error:
+        return [Finding(f"model {model}", False, str(error))]
+    runs = Finding(f"model {model}", True, f"runs on {generator.device}")
+    try:
+        measured = measure(generator)
+        level = Quality(generator, "auto", measured).level.name
+    except Exception as error:  # also what ONNX Runtime raises, which has no common base
+        return [runs, Finding("capacity", False, f"cannot be measured: {error}", needed=False)]
+    return [
+        runs,
+        Finding("capacity", True, in_words(measured, cores_here())),
+        Finding("quality", True, f"--quality auto begins with {level}"),
+    ]
+
+
+def _codec_finding(name: str, codec: str, mode: str) -> Finding:
+    try:
+        av.Codec(codec, mode)  # type: ignore[arg-type]
+    except ValueError:
+        return Finding(name, False, f"PyAV has no {codec}: pip install --force-reinstall av")
+    return Finding(name, True, codec)

@@ -1,0 +1,170 @@
+"""How many calls this machine carries: a short measure at the start, and what follows from it."""
+
+import math
+import os
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from fractions import Fraction
+from itertools import count
+from statistics import median
+from typing import Any
+
+import av
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from receiver.enhance.enhancer import Enhancer
+from receiver.enhance.faces.alignment import CROP
+from receiver.enhance.faces.generator import BATCH, CHANNELS, Generator
+from receiver.media.frame import DecodedFrame
+from receiver.media.planes import planes
+
+FRAME_S = 1 / 30
+"""Seconds from one frame to the next: the budget."""
+USABLE = 0.75
+"""Of the budget and of the cores. The rest is for what no median shows: frames of several calls
+that come at once, searches for faces, stills, garbage collection, the machine's other programs."""
+OTHER_S = 0.008
+"""Seconds of a core for a frame beside its enhancement. For 640x480 on an AMD EPYC: half a ms to
+decode, 3.5 to encode it for the page (received and restored), and about as much for RTP and SRTP,
+which aiortc does in Python."""
+
+WARM_UPS, RUNS, SECONDS = 4, 20, 0.6
+"""Frames that are not counted, frames that are, and seconds after which three have to do."""
+PAYS = 1.5
+"""Two faces in one run have to take less than so many times one. With 1.5 both are ready as early,
+in the mean, as one after the other; on a CPU they take twice as long, and the first only waits."""
+
+
+@dataclass(frozen=True)
+class Measured:
+    """Seconds, each the median of some runs.
+
+    Attributes:
+        frame_s: one frame with one face, through all of the enhancer.
+        generator_s: of these, in the generator.
+        pair_s: two faces in one run of the generator.
+        threads: the generator's, each of which keeps a core for as long as it runs.
+    """
+
+    frame_s: float
+    generator_s: float
+    pair_s: float
+    threads: int = 1
+
+    @property
+    def batch(self) -> int:
+        """Faces of several calls that should go in one run at most: see `Generator.batch`."""
+        return BATCH if self.pair_s < PAYS * self.generator_s else 1
+
+    @property
+    def rest_s(self) -> float:
+        """Of a frame, outside the generator."""
+        return max(0.0, self.frame_s - self.generator_s)
+
+
+def calls_carried(measured: Measured, cores: int) -> int:
+    """Calls of one face at 30 fps that can be enhanced at once; one at least.
+
+    Two things are shared: the cores, and the generator, in which the last of all whose frames come
+    at once waits for the others and still has to leave before the next frame.
+    """
+    another_s = measured.generator_s if measured.batch == 1 else measured.pair_s / 2
+    core_s = measured.rest_s + measured.generator_s * measured.threads + OTHER_S
+    by_cores = USABLE * FRAME_S * cores / core_s
+    by_generator = 1 + (USABLE * FRAME_S - measured.frame_s) / max(another_s, 1e-6)
+    return max(1, math.floor(min(by_cores, by_generator)))
+
+
+def in_words(measured: Measured, cores: int) -> str:
+    """How many calls that is, and why."""
+    calls = calls_carried(measured, cores)
+    return (
+        f"{calls} call{'' if calls == 1 else 's'} at 30 frames a second: "
+        f"a face takes {measured.frame_s * 1e3:.1f} ms of a frame's {FRAME_S * 1e3:.1f}, "
+        f"on {cores} core{'' if cores == 1 else 's'}"
+    )
+
+
+def cores_here() -> int:
+    """Cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def measure(generator: Generator) -> Measured:
+    """Times the enhancer's real work with this generator: about a second, if nothing else runs.
+
+    Raises MissingError if the landmark file is missing, or whatever the generator raises.
+    """
+    enhancer = Enhancer(generator, admission="i-frames")  # so that there is a reference to bend
+    frames = drawn_faces(2)
+    turns = count()
+
+    def enhance() -> None:
+        turn = next(turns)
+        enhancer.enhance(DecodedFrame(frames[turn % 2], is_keyframe=turn == 0, qp=None))
+
+    frame_s = _median_s(enhance)
+    in_generator = enhancer.stats.seconds("generator")[WARM_UPS:]
+    threads = generator.threads if generator.device == "cpu" else 1
+    return Measured(frame_s, median(in_generator), generator_seconds(generator, 2), threads)
+
+
+def generator_seconds(generator: Generator, faces: int = 1) -> float:
+    """Seconds that the generator takes for some faces in one run."""
+    arrays = [np.full((faces, n, CROP, CROP), 0.5, np.float32) for n in CHANNELS.values()]
+    return _median_s(lambda: generator.restore(*arrays))
+
+
+def _median_s(work: Callable[[], object]) -> float:
+    for _ in range(WARM_UPS):
+        work()
+    took: list[float] = []
+    end = time.perf_counter() + SECONDS
+    while len(took) < RUNS and (len(took) < 3 or time.perf_counter() < end):
+        began = time.perf_counter()
+        work()
+        took.append(time.perf_counter() - began)
+    return median(took)
+
+
+def drawn_faces(total: int) -> list[av.VideoFrame]:
+    """Pictures of a drawn face that moves a little, 640x480 yuv420p.
+
+    The detector takes it for one, and no stage asks whose face it is: so a machine can be measured
+    without the demo's portrait, which not everybody has installed.
+    """
+    frames = []
+    for index in range(total):
+        frame = av.VideoFrame(640, 480, "yuv420p")
+        frame.pts, frame.time_base = index, Fraction(1, 30)
+        luma, blue, red = planes(frame)
+        luma[:], blue[:], red[:] = _drawn_face(320 + 4 * index, 250), 120, 136
+        frames.append(frame)
+    return frames
+
+
+def _drawn_face(x: int, y: int) -> NDArray[Any]:
+    picture = np.full((480, 640), 150, np.uint8)
+
+    def ellipse(right: int, down: int, width: int, height: int, level: int) -> None:
+        place, size = (x + right, y + down), (width, height)
+        cv2.ellipse(picture, place, size, 0, 0, 360, level, -1, cv2.LINE_AA)
+
+    ellipse(0, -40, 100, 125, 50)  # hair
+    ellipse(0, 0, 84, 112, 190)  # face
+    for side in (-1, 1):
+        ellipse(side * 36, -42, 24, 6, 90)  # brow
+        ellipse(side * 36, -22, 18, 10, 120)  # eye
+        ellipse(side * 36, -22, 15, 7, 225)
+        ellipse(side * 36, -22, 7, 7, 50)
+        ellipse(side * 12, 24, 8, 5, 110)  # nostril
+    ellipse(0, 5, 9, 30, 205)  # nose
+    ellipse(0, 28, 17, 7, 140)
+    ellipse(0, 62, 34, 11, 110)  # mouth
+    ellipse(0, 60, 26, 3, 70)
+    return cv2.GaussianBlur(picture, (0, 0), 2.5)

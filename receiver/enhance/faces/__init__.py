@@ -1,0 +1,1 @@
+"""The face stage: tracking, references, guided restoration."""

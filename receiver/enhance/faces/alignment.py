@@ -1,0 +1,273 @@
+"""From the frame to an aligned 256x256 crop of a face, and back into the frame."""
+
+from collections.abc import Iterable
+from functools import lru_cache
+from math import ceil, floor, hypot
+from typing import Any, TypeAlias
+
+import av
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from keyframes import Landmarks, Picture
+from receiver.media.pixels import DEEP_BITS
+from receiver.media.planes import (
+    Plane,
+    bits_of_sample,
+    colours_of,
+    planes,
+    rgb_from_yuv_matrix,
+    yuv_from_rgb_matrix,
+)
+
+CROP = 256
+"""Side of a face crop in pixels."""
+
+EYE_X, EYE_Y = (0.38, 0.62), 0.45
+"""Where the two eye centroids come to lie in the crop, as fractions of its side (the paper's)."""
+
+FEATHER = 24
+"""Width in crop pixels of the border over which a pasted crop fades out."""
+
+EYES_APART = (1.0, 10_000.0)
+"""Pixels of the frame between the eyes of a face that can be cropped, at least and at most."""
+FARTHEST = 1e5
+"""Pixels from the frame's corner to a point of a face that can be cropped, at most."""
+
+_DOT = 5
+"""A landmark's dot does not reach farther from its centre's pixel than this many."""
+_AROUND = 2 * _DOT + 1
+"""Pixels around the landmark image in which dots may lie that are partly or wholly outside."""
+
+Affine: TypeAlias = NDArray[np.float64]
+"""2x3: maps a point (x, y, 1)."""
+
+
+Crop: TypeAlias = NDArray[np.float32]
+"""3x256x256 RGB in [0, 1], a face with its eyes aligned: what a generator takes and gives."""
+
+
+def crop_from_frame(landmarks: Landmarks) -> Affine:
+    """The similarity that takes both eye centroids of 68x2 frame landmarks to their crop places."""
+    eyes = landmarks[36:48].reshape(2, 6, 2).mean(axis=1, dtype=np.float64).tolist()
+    right, left = (complex(x, y) for x, y in eyes)
+    turn = (EYE_X[1] - EYE_X[0]) * CROP / (left - right or 1e-9)
+    offset = complex(EYE_X[0] * CROP, EYE_Y * CROP) - turn * right
+    return np.array([[turn.real, -turn.imag, offset.real], [turn.imag, turn.real, offset.imag]])
+
+
+def can_be_cropped(
+    landmarks: Landmarks, box: NDArray[np.float64], affine: Affine, width: int, height: int
+) -> bool:
+    """Whether a tracker's face is one, and in a frame of this size: trackers may lose their mind.
+
+    Args:
+        landmarks: 68x2, in pixels of the frame.
+        box: left, top, right, bottom in pixels of the frame.
+        affine: the face's `crop_from_frame`.
+    """
+    # A NaN is not below anything.
+    if not (abs(landmarks).max() < FARTHEST and abs(box).max() < FARTHEST):
+        return False
+    left, top, right, bottom = box.tolist()
+    if not (max(left, 0.0) < min(right, width) and max(top, 0.0) < min(bottom, height)):
+        return False
+    (a, b, _), (c, d, _) = affine.tolist()
+    enlarged = a * d - b * c  # squared
+    most, least = (((EYE_X[1] - EYE_X[0]) * CROP / apart) ** 2 for apart in EYES_APART)
+    if not (least <= enlarged <= most and abs(a - d) + abs(b + c) <= 1e-6 * most):
+        return False
+    x, y = affine[:, :2] @ landmarks[36:48].mean(axis=0, dtype=np.float64) + affine[:, 2]
+    return bool(0.0 <= x <= CROP and 0.0 <= y <= CROP)
+
+
+def transform(points: Landmarks, affine: Affine) -> Landmarks:
+    """Applies a 2x3 affine map to Kx2 points."""
+    moved = points.astype(np.float64) @ affine[:, :2].T + affine[:, 2]
+    return moved.astype(np.float32)
+
+
+def extract_crop(frame: av.VideoFrame, affine: Affine) -> Crop:
+    """The face crop of a 4:2:0 frame. Only the crop is converted to RGB.
+
+    Beyond the frame its border is repeated.
+    """
+    y, u, v = planes(frame)
+    chroma = _at_half_size(affine)
+    yuv = (_sample(y, affine, cv2.INTER_CUBIC), _sample(u, chroma), _sample(v, chroma))
+    rgb = np.empty((3, CROP, CROP), np.float32)
+    for channel, (*weights, offset) in zip(
+        rgb, rgb_from_yuv_matrix(*colours_of(frame)), strict=True
+    ):
+        _mix(yuv, weights, offset, channel)
+    np.clip(rgb, 0.0, 1.0, out=rgb)
+    return rgb
+
+
+def picture_of(crop: Crop) -> Picture:
+    """A crop as a 256x256x3 uint8 RGB picture, rounded."""
+    levels = np.clip(np.round(crop * 255.0), 0.0, 255.0).astype(np.uint8)
+    picture: Picture = cv2.merge(list(levels))
+    return picture
+
+
+def crop_of(picture: Picture) -> Crop:
+    """A 256x256x3 uint8 RGB picture as a crop."""
+    crop = np.empty((3, *picture.shape[:2]), np.float32)
+    for levels, channel in zip(cv2.split(picture), crop, strict=True):
+        np.multiply(levels, np.float32(1.0 / 255.0), out=channel)
+    return crop
+
+
+def shifted(crop: Crop, flow: NDArray[np.float32]) -> Crop:
+    """Samples a crop bilinearly at each pixel's place plus `flow`, its border repeated beyond it.
+
+    Args:
+        flow: 2xhxw, x and y in crop pixels, enlarged bilinearly to the crop's size.
+    """
+    x, y = (cv2.resize(part, (CROP, CROP), interpolation=cv2.INTER_LINEAR) for part in flow)
+    places = np.arange(CROP, dtype=np.float32)
+    x += places
+    y += places[:, None]
+    moved = np.empty_like(crop)
+    for plane, to in zip(crop, moved, strict=True):
+        cv2.remap(plane, x, y, cv2.INTER_LINEAR, dst=to, borderMode=cv2.BORDER_REPLICATE)
+    return moved
+
+
+def psnr_db(a: Crop, b: Crop) -> float:
+    """Peak signal-to-noise ratio of two crops over all three channels, in dB."""
+    return float(cv2.PSNR(a.reshape(3, -1), b.reshape(3, -1), R=1.0))
+
+
+def paste_residual(frame: av.VideoFrame, residual: Crop, affine: Affine) -> None:
+    """Adds to the 4:2:0 `frame`, in place, what a generator changed in one of its face crops.
+
+    Adding the difference instead of replacing the pixels keeps what the crop could not carry:
+    detail of faces larger than it. Only the crop's region is touched, fading out at its border.
+
+    Args:
+        residual: restored crop minus degraded crop.
+        affine: the crop's `crop_from_frame`.
+    """
+    chroma = _at_half_size(affine)
+    delta = np.empty((CROP, CROP), np.float32)
+    kind, most = (
+        (cv2.CV_8U, 255) if bits_of_sample(frame) == 8 else (cv2.CV_16U, (1 << DEEP_BITS) - 1)
+    )
+    for plane, weights, to_crop in zip(
+        planes(frame),
+        yuv_from_rgb_matrix(*colours_of(frame)),
+        (affine, chroma, chroma),
+        strict=True,
+    ):
+        left, top, right, bottom = _region(to_crop, plane.shape)
+        if left >= right or top >= bottom:
+            continue
+        _mix(residual, weights, 0.0, delta)
+        cv2.multiply(delta, feather_mask(), dst=delta)
+        moved = cv2.warpAffine(
+            delta,
+            _from_corner(to_crop, left, top),
+            (right - left, bottom - top),
+            flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP,
+        )
+        region = plane[top:bottom, left:right]
+        cv2.add(region, moved, dst=region, dtype=kind)
+        if most > 255:
+            np.minimum(region, most, out=region)
+
+
+@lru_cache(maxsize=1)
+def feather_mask() -> NDArray[np.float32]:
+    """256x256 float32: 1 inside, falling smoothly to 0 at the crop's border."""
+    ramp = np.clip((np.arange(CROP) + 0.5) / FEATHER, 0.0, 1.0)
+    ramp = np.minimum(ramp, ramp[::-1])
+    ramp = ramp * ramp * (3.0 - 2.0 * ramp)
+    return np.outer(ramp, ramp).astype(np.float32)
+
+
+def draw_landmarks(landmarks: Landmarks) -> NDArray[np.float32]:
+    """68x2 crop landmarks as the generator's landmark image: 256x256 float32, white on black."""
+    # np.clip takes three times as long for so few numbers.
+    near = np.maximum(np.minimum(landmarks, CROP + _DOT), -1 - _DOT)
+    whole, part = np.divmod(np.rint(near * 16).astype(np.intp) + 16 * _AROUND, 16)
+    width = CROP + 2 * _AROUND
+    pixels, shades = _dots(width)
+    places = (whole[:, 1] * width + whole[:, 0])[:, None] + pixels
+    dark = np.ones((width, width), np.float32)
+    np.multiply.at(dark.ravel(), places.ravel(), shades[part[:, 1] * 16 + part[:, 0]].ravel())
+    return 1.0 - dark[_AROUND:-_AROUND, _AROUND:-_AROUND]
+
+
+@lru_cache(maxsize=1)
+def _dots(width: int) -> tuple[NDArray[np.intp], NDArray[np.float32]]:
+    """A landmark's dot, of radius 2, at each sixteenth of a pixel down and across.
+
+    Returns:
+        Where its N pixels lie in a flat image of this width, seen from the centre's whole pixel,
+        and 256xN: by what each multiplies the darkness there, from 1 (none of it) to 0 (white).
+    """
+    drawn = np.zeros((256, 2 * _DOT + 1, 2 * _DOT + 1), np.uint8)
+    for index, dot in enumerate(drawn):
+        centre = (16 * _DOT + index % 16, 16 * _DOT + index // 16)
+        cv2.circle(dot, centre, 32, 255, cv2.FILLED, cv2.LINE_AA, shift=4)
+    rows, columns = np.nonzero(drawn.any(axis=0))
+    pixels = ((rows - _DOT) * width + columns - _DOT).astype(np.intp)
+    return pixels, np.float32(1.0) - drawn[:, rows, columns].astype(np.float32) / np.float32(255.0)
+
+
+def _sample(plane: Plane, affine: Affine, interpolation: int = cv2.INTER_LINEAR) -> Plane:
+    """One plane's 256x256 crop. A face larger than the crop is averaged down first."""
+    shrink = round(1.0 / max(hypot(affine[0, 0], affine[1, 0]), 1e-6))
+    if shrink > 1:
+        left, top, right, bottom = _region(affine, plane.shape)
+        width, height = (right - left) // shrink, (bottom - top) // shrink
+        if width > 0 and height > 0:
+            part = plane[top : top + height * shrink, left : left + width * shrink]
+            plane = cv2.resize(part, (width, height), interpolation=cv2.INTER_AREA)
+            # A small pixel's centre lies at shrink * i + (shrink - 1) / 2 of the large ones.
+            middle = (shrink - 1) / 2
+            affine = _from_corner(affine, left + middle, top + middle)
+            affine[:, :2] *= shrink
+    return cv2.warpAffine(
+        plane, affine, (CROP, CROP), flags=interpolation, borderMode=cv2.BORDER_REPLICATE
+    )
+
+
+def _region(affine: Affine, shape: tuple[int, ...]) -> tuple[int, int, int, int]:
+    """Left, top, right, bottom (the latter two exclusive) of the crop in a plane of this shape."""
+    (a, b, x), (c, d, y) = cv2.invertAffineTransform(affine).tolist()
+    middle, half = (CROP - 1) / 2, (CROP + 1) / 2
+    x, y = x + middle * (a + b), y + middle * (c + d)
+    width, height = half * (abs(a) + abs(b)), half * (abs(c) + abs(d))
+    left, top = max(floor(x - width), 0), max(floor(y - height), 0)
+    return left, top, min(ceil(x + width) + 1, shape[1]), min(ceil(y + height) + 1, shape[0])
+
+
+def _at_half_size(affine: Affine) -> Affine:
+    """The same crop out of a chroma plane, whose samples lie in the middle of four luma ones."""
+    half = _from_corner(affine, 0.5, 0.5)
+    half[:, :2] *= 2.0
+    return half
+
+
+def _from_corner(affine: Affine, left: float, top: float) -> Affine:
+    """The same map for places that are counted from (left, top)."""
+    (a, b, x), (c, d, y) = affine.tolist()
+    return np.array([[a, b, x + a * left + b * top], [c, d, y + c * left + d * top]])
+
+
+def _mix(
+    channels: Iterable[NDArray[Any]], weights: Iterable[float], offset: float, out: Plane
+) -> None:
+    """Puts the weighted sum of three channels, and an offset, into `out`.
+
+    Not by `@`: BLAS would share out so large a product to threads that then spin for a while, and
+    the generator, next in turn, would be a fifth slower.
+    """
+    first, second, *others = (pair for pair in zip(channels, weights, strict=True) if pair[1])
+    cv2.addWeighted(*first, *second, offset, dst=out, dtype=cv2.CV_32F)
+    for channel, weight in others:
+        cv2.addWeighted(out, 1.0, channel, weight, 0.0, dst=out, dtype=cv2.CV_32F)

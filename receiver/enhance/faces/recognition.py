@@ -1,0 +1,152 @@
+"""Embeddings of faces: which tell whether two pictures show one person."""
+
+import contextlib
+import os
+import subprocess
+import sys
+import threading
+import time
+from concurrent.futures import Future
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+
+from keyframes import Embedding, Landmarks, Picture
+from receiver.enhance.faces.embedder import POINTS, SIDE, SIZE
+from receiver.inference.package_models import RECOGNITION, package_model
+from receiver.worker import Worker
+
+ANSWERS_WITHIN = 30.0
+"""Seconds after which the process is taken to hang, and killed; its start is included. On a machine
+whose cores are all busy it has a fortieth of one, for a start that takes a third of a second."""
+RESTARTS_AFTER = 10.0
+"""Seconds from a failure to the next start of the process."""
+MAX_WAITING = 64
+"""Faces that may wait for the process, 200 kB each; further ones are refused."""
+
+
+class RecognitionError(Exception):
+    """An embedding that could not be computed."""
+
+
+class FaceRecogniser:
+    """Computes embeddings with dlib's ResNet, in a process of its own.
+
+    dlib holds Python's lock while it computes, 25 ms and more a face: in this process neither
+    frames nor packets would move meanwhile. The process starts with the first face, is restarted
+    after a failure, and ends with this one.
+    """
+
+    def __init__(self) -> None:
+        self._worker = Worker("recognition")
+        self._process: subprocess.Popen[bytes] | None = None
+        self._may_start = 0.0  # seconds of time.monotonic
+        self._lock = threading.Lock()
+        self._waiting = 0
+
+    def submit(self, picture: Picture, landmarks: Landmarks) -> "Future[Embedding]":
+        """Starts to compute the embedding of a face; may be called from any thread.
+
+        Args:
+            picture: 256x256x3 uint8 RGB crop.
+            landmarks: 68x2 in crop pixels.
+
+        The future raises RecognitionError, or as `package_model`. Raises ValueError for arrays of
+        other shapes.
+        """
+        if picture.shape != (SIDE, SIDE, 3) or landmarks.shape != (POINTS, 2):
+            raise ValueError(f"a face of shapes {picture.shape} and {landmarks.shape}")
+        record = landmarks.astype(np.float32).tobytes() + picture.astype(np.uint8).tobytes()
+        with self._lock:
+            if self._waiting >= MAX_WAITING:
+                return _failed(f"{MAX_WAITING} faces are waiting already")
+            try:
+                future = self._worker.submit(self._embed, record)
+            except RuntimeError:
+                return _failed("the recogniser is closed")
+            self._waiting += 1
+        future.add_done_callback(self._no_longer_waiting)
+        return future
+
+    def close(self) -> None:
+        """Ends the process. Faces that wait are cancelled."""
+        self._worker.shutdown(wait=False, cancel_futures=True)
+        process = self._process
+        if process is not None:
+            process.kill()
+            process.wait()
+
+    def _no_longer_waiting(self, future: "Future[Embedding]") -> None:
+        with self._lock:
+            self._waiting -= 1
+
+    def _embed(self, record: bytes) -> Embedding:
+        """In the worker's thread."""
+        process = self._process or self._start()
+        # Pipes have no time limits on all systems; killing the process ends the read.
+        watchdog = threading.Timer(ANSWERS_WITHIN, process.kill)
+        watchdog.daemon = True
+        watchdog.start()
+        try:
+            assert process.stdin is not None
+            assert process.stdout is not None
+            process.stdin.write(record)
+            process.stdin.flush()
+            answer = process.stdout.read(4 * SIZE)
+        except OSError:
+            answer = b""
+        finally:
+            watchdog.cancel()
+        embedding = np.frombuffer(answer[: len(answer) // 4 * 4], np.float32)
+        # Of length 1: anything else that the process prints would be taken for an embedding.
+        if (
+            len(answer) != 4 * SIZE
+            or not abs(float(np.linalg.norm(embedding.astype(np.float64))) - 1.0) < 1e-3
+        ):
+            self._end(process)
+            raise RecognitionError(f"the recognition process ended with code {process.returncode}")
+        return embedding
+
+    def _end(self, process: "subprocess.Popen[bytes]") -> None:
+        """Kills the process; the next one starts after a while."""
+        self._process, self._may_start = None, time.monotonic() + RESTARTS_AFTER
+        process.kill()
+        process.wait()
+        for pipe in (process.stdin, process.stdout):
+            with contextlib.suppress(OSError):  # what could not be written
+                if pipe is not None:
+                    pipe.close()
+
+    def _start(self) -> "subprocess.Popen[bytes]":
+        if time.monotonic() < self._may_start:
+            raise RecognitionError("the recognition process ended and is not restarted yet")
+        model = package_model(RECOGNITION)
+        script = Path(__file__).with_name("embedder.py")
+        # One thread: BLAS would spin on the cores that the call needs. -P keeps this folder out of
+        # sys.path, where its modules would hide others of the same names.
+        environment = {**os.environ, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
+        try:
+            self._process = subprocess.Popen(
+                [sys.executable, "-P", str(script), str(model)],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.DEVNULL,
+                env=environment,
+            )
+        except (OSError, TypeError) as error:  # an embedded Python may have no executable
+            self._may_start = time.monotonic() + RESTARTS_AFTER
+            raise RecognitionError(f"{sys.executable!r} cannot be started: {error}") from error
+        return self._process
+
+
+def _failed(reason: str) -> "Future[Embedding]":
+    future: Future[Embedding] = Future()
+    future.set_exception(RecognitionError(reason))
+    return future
+
+
+@lru_cache(maxsize=1)
+def shared_recogniser() -> FaceRecogniser:
+    """Returns the recogniser that all calls of this process share."""
+    return FaceRecogniser()

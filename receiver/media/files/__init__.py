@@ -1,0 +1,1 @@
+"""Video files: reading, copying and writing, with every property kept."""

@@ -1,0 +1,1 @@
+"""Publishing a camera or a clip."""

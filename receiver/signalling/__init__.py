@@ -1,0 +1,1 @@
+"""SDP, WHIP, WHEP and Janus, as a client and as a server."""

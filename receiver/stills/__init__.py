@@ -1,0 +1,1 @@
+"""Stills over a data channel."""

@@ -1,0 +1,1 @@
+"""RTP to access units, and what aiortc needs for it."""

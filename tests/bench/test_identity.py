@@ -1,0 +1,70 @@
+"""The figures of `python -m bench identity`."""
+
+import json
+from collections import Counter
+
+import numpy as np
+import pytest
+
+from bench import identity
+from bench.identity import Distances, Judged, Observed, compare, hostile_still, people_of
+from keyframes import likeness, signature
+from receiver.enhance.faces.alignment import crop_of
+from tests.keyframes.test_people import embedding
+
+
+def observed(person: int, clip: str, second: float, away: float = 0.0) -> Observed:
+    return Observed(f"p{person}", clip, "s", second, 30.0, embedding(person, away).tolist())
+
+
+def test_clips_are_of_whom_the_manifest_says(tmp_path):
+    clips = [tmp_path / "train" / name for name in ("a_1.mp4", "a_2.mp4", "b.mp4")]
+    assert people_of(clips) == {clip: clip.stem for clip in clips}
+    rows = ["file,identity", "train/a_1.mp4,a", "train/a_2.mp4,a"]
+    (tmp_path / "manifest.csv").write_text("\n".join(rows))
+    assert list(people_of(clips).values()) == ["a", "a", "b"]
+
+
+def test_identities_are_compared_with_other_moments_and_other_people():
+    faces = [observed(0, "a", second) for second in (0.0, 1.0, 2.0)]
+    faces += [observed(0, "a", 2.5, 0.1), observed(0, "a", 2.6, 0.2)]  # the first is too near
+    faces += [observed(0, "b", 0.0, 0.3), observed(1, "c", 0.0)]
+    result = compare(faces)
+    assert sorted(result.same) == pytest.approx([0.2, 0.3], abs=1e-3)
+    assert result.other == pytest.approx([2**0.5], abs=1e-3)
+
+
+def test_shares_are_of_what_is_nearer_than_the_threshold():
+    result = Distances([0.1, 0.2, 0.3, 0.4], [0.3, 0.9])
+    assert result.accepted("same", 0.3) == 0.5
+    assert result.accepted("other", 0.31) == 0.5
+    assert np.isnan(Distances().accepted("same", 0.3))
+
+
+def test_a_hostile_still_has_the_colours_of_the_one_and_the_detail_of_the_other(portrait):
+    chance = np.random.default_rng(0)
+    landmarks = (100 + 60 * chance.random((68, 2))).astype(np.float32)
+    own = np.zeros((256, 256, 3), np.uint8)
+    own[:, :128], own[128:] = (200, 90, 60), (30, 160, 220)
+    theirs = chance.integers(0, 256, (256, 256, 3)).astype(np.uint8)
+    still = hostile_still(theirs, landmarks, own, landmarks)
+    assert likeness(signature(crop_of(still)), signature(crop_of(own))) > 0.9
+    detail = (still - still.mean()).ravel().astype(float), (theirs - theirs.mean()).ravel()
+    assert np.corrcoef(*detail)[0, 1] > 0.6
+
+
+def test_it_prints_what_was_measured(monkeypatch, capsys, tmp_path):
+    (tmp_path / "clip.mp4").touch()
+    judged = Judged(Counter(still=2), Counter({"nobody's": 5}), 4, 1)
+    monkeypatch.setattr(identity, "measure", lambda *_: Distances([0.1, 0.5], [0.2, 0.9]))
+    monkeypatch.setattr(identity, "attack", lambda *_: judged)
+    output = ["--output", str(tmp_path / "identity.jsonl")]
+    identity.main([str(tmp_path), "--json", *output])
+    printed = json.loads(capsys.readouterr().out)
+    assert printed["accepted"] == {"same": 0.5, "other": 0.5}
+    assert printed["hostile"] == {"nobody's": 5}
+    assert (tmp_path / "identity.png").stat().st_size > 0
+    identity.main([str(tmp_path), *output])
+    shown = capsys.readouterr().out
+    assert "50.00 %" in shown
+    assert "1 would be admitted by their embedding alone" in shown

@@ -1,0 +1,96 @@
+"""What was calm is calm, what moved is sharp, and another picture leaves no ghost."""
+
+import numpy as np
+import pytest
+
+from receiver.enhance.faces.alignment import CROP
+from receiver.enhance.faces.temporal import TemporalFilter
+
+
+@pytest.fixture
+def rng():
+    return np.random.default_rng(0)
+
+
+def smooth_picture(rng, shift=0):
+    """3x256x256 in [0, 1] with structure at several scales, moved to the right by whole pixels."""
+    wide = np.zeros((CROP, CROP + 32), np.float32)
+    for cells in (4, 16, 48):
+        coarse = rng.random((cells, cells)).astype(np.float32)
+        rows = np.linspace(0, cells - 1.001, CROP)
+        columns = np.linspace(0, cells - 1.001, CROP + 32)
+        wide += coarse[rows.astype(int)][:, columns.astype(int)] / 3
+    return np.stack([wide[:, 16 - shift : 16 - shift + CROP]] * 3).copy()
+
+
+def calmed(calm, restored, degraded, qp):
+    calm.see(degraded, qp)
+    return calm.calm(restored)
+
+
+def noisy(rng, picture):
+    noise = rng.normal(0.0, 0.03, picture.shape).astype(np.float32)
+    return np.clip(picture + noise, 0.0, 1.0)
+
+
+def test_the_first_picture_stays_as_it_is(rng):
+    picture = smooth_picture(rng)
+    before = picture.copy()
+    assert np.array_equal(calmed(TemporalFilter(), picture, before.copy(), None), before)
+
+
+def test_a_crop_is_to_be_seen_before_it_is_calmed(rng):
+    with pytest.raises(ValueError, match="seen before"):
+        TemporalFilter().calm(smooth_picture(rng))
+
+
+def test_shimmer_over_a_still_picture_goes(rng):
+    picture, calm = smooth_picture(rng), TemporalFilter()
+    outputs, inputs = [], []
+    for _ in range(12):
+        inputs.append(noisy(rng, picture))
+        outputs.append(calmed(calm, inputs[-1].copy(), picture.copy(), 40.0).copy())
+    steps = [np.abs(np.diff(np.stack(them), axis=0))[4:].mean() for them in (inputs, outputs)]
+    assert steps[1] < 0.4 * steps[0]
+    errors = [np.abs(them[-1] - picture).mean() for them in (inputs, outputs)]
+    assert errors[1] < 0.6 * errors[0]
+
+
+def test_a_moving_picture_stays_sharp():
+    calm = TemporalFilter()
+    for shift in range(0, 12, 2):
+        picture = smooth_picture(np.random.default_rng(1), shift)
+        output = calmed(calm, picture.copy(), picture.copy(), 40.0)
+        inner = np.abs(output - picture)[:, 24:-24, 24:-24]
+        assert inner.mean() < 0.01
+
+
+def test_another_picture_leaves_no_ghost(rng):
+    calm = TemporalFilter()
+    calmed(calm, smooth_picture(rng), smooth_picture(rng), None)
+    other = 1.0 - smooth_picture(np.random.default_rng(7))
+    assert np.abs(calmed(calm, other.copy(), other.copy(), 40.0) - other).mean() < 0.01
+
+
+def test_pictures_that_change_at_once_where_the_received_one_does(rng):
+    """The received picture decides, not the restored one: a blink is no shimmer."""
+    calm, picture = TemporalFilter(), smooth_picture(rng)
+    calmed(calm, picture.copy(), picture.copy(), 40.0)
+    blink = picture.copy()
+    blink[:, 100:140, 100:140] = 1.0 - blink[:, 100:140, 100:140]
+    output = calmed(calm, blink.copy(), blink.copy(), 40.0)
+    changed = np.abs(blink - picture)[:, 106:134, 106:134] > 0.2
+    assert np.abs(output - blink)[:, 106:134, 106:134][changed].mean() < 0.02
+
+
+def test_what_came_well_is_left_alone(rng):
+    """Where little was lost, what changes is the person, or the camera's own grain."""
+    picture = smooth_picture(rng)
+    kept = {}
+    for qp in (20.0, 44.0):
+        calm, grain = TemporalFilter(), np.random.default_rng(3)
+        for _ in range(6):
+            shown = noisy(grain, picture)
+            output = calmed(calm, shown.copy(), shown.copy(), qp)
+        kept[qp] = np.abs(output - shown).mean()
+    assert kept[20.0] < 0.3 * kept[44.0]
