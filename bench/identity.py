@@ -28,9 +28,9 @@ from rich.progress import Progress
 from rich.table import Table
 
 from bench.clips import clips_in
-from bench.finished import Finished
 from bench.references import FACE, cut
-from keyframes import Identity, Landmarks, Picture, crop_qp, likeness, signature, warp
+from bench.result_cache import Finished
+from keyframes import Identity, Landmarks, Picture, appearance_descriptor, crop_qp, likeness, warp
 from keyframes.people import ENOUGH, SAME_PERSON
 from models.prepare import frame_rate, read_frames
 from receiver.commands.progress import progress_bar
@@ -249,7 +249,7 @@ class Judged:
 
     Attributes:
         genuine, hostile: stills by what became of them.
-        same_colours: hostile stills whose signature is as like as 0.85, which was enough once.
+        same_colours: hostile stills whose appearance descriptors are at least 0.85 alike.
         same_embedding: hostile stills that the embedding alone would have let in.
     """
 
@@ -278,7 +278,7 @@ def attack(clips: list[Path], generator: Generator, progress: Progress) -> Judge
         for step in OTHERS if others else ():
             other = faces[others[step % len(others)]]
             still = hostile_still(*other, camera.picture, camera.landmarks)
-            look, own = (signature(crop_of(one)) for one in (still, camera.picture))
+            look, own = (appearance_descriptor(crop_of(one)) for one in (still, camera.picture))
             judged.same_colours += likeness(look, own) >= 0.85
             judged.same_embedding += call.accepts(still, camera.landmarks)
             judged.hostile[call.judge(camera.with_face(still))] += 1

@@ -30,7 +30,7 @@ from bench import paper_way
 from bench.paced import FPS, TimedEnhancer, composed, encode, run_calls, times
 from receiver.commands.terminal import console
 from receiver.enhance.enhancer import STAGES as ENHANCERS
-from receiver.enhance.faces.generator import Device, Generator, Place, device_problem
+from receiver.enhance.faces.generator import Device, ExecutionDevice, Generator, device_problem
 from receiver.enhance.faces.tracking import MAX_FACES
 from receiver.errors import InputError
 from receiver.media.frame import DecodedFrame
@@ -102,7 +102,7 @@ def measure(packets: list[JitterFrame], generator: Generator) -> dict[str, Any]:
     decoder, enhancer = ObservingDecoder(), TimedEnhancer(generator)
     stats, interrupted = enhancer.stats, False
     with ThreadPoolExecutor(1) as worker, ThreadPoolExecutor(1) as beside:
-        enhancer.work_beside_in(beside)  # as in a call
+        enhancer.set_executor(beside)  # as in a call
         try:
             for index, packet in enumerate(progress(packets, "one after the other")):
                 if index == WARM_UP:
@@ -486,7 +486,9 @@ def main(arguments: list[str]) -> None:
     """The command line."""
     args = parse(arguments)
     source = clip_source(args.clip) if args.clip else portrait_source()
-    devices: list[Device] = [place for place in get_args(Place) if not device_problem(place)]
+    devices: list[Device] = [
+        place for place in get_args(ExecutionDevice) if not device_problem(place)
+    ]
     generators = [Generator(args.model, device, args.threads) for device in devices]
     report = Report(source, args.json, args.plot)
     sizes = args.sizes or [(source.width, source.height)]

@@ -33,7 +33,6 @@ from bench.clips import (
     seconds_of,
     watch,
 )
-from bench.finished import Finished
 from bench.learned import LPIPS, brisque, brisque_problem
 from bench.metrics import (
     bootstrap_interval,
@@ -45,6 +44,7 @@ from bench.metrics import (
     ssim,
     vmaf_family,
 )
+from bench.result_cache import Finished
 from keyframes import Picture
 from receiver.commands.progress import progress_bar
 from receiver.commands.terminal import console

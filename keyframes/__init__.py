@@ -3,7 +3,7 @@
 Pure numpy and OpenCV. Knows nothing of calls, networks or files.
 """
 
-from keyframes.admission import Admission, Place, Shot, admit, crop_qp
+from keyframes.admission import Admission, Admitted, FaceObservation, admit, crop_qp
 from keyframes.keyframe_set import (
     Embedding,
     Keyframe,
@@ -16,45 +16,45 @@ from keyframes.keyframe_set import (
 )
 from keyframes.mls import mls_map, warp
 from keyframes.people import (
+    AppearanceDescriptor,
     Identity,
     People,
     Person,
     Received,
-    Signature,
+    appearance_descriptor,
     likeness,
     resemblance,
-    signature,
     thumbnail,
 )
-from keyframes.requests import Budget, Need, Request, RequestPolicy, Way
+from keyframes.requests import Budget, ReferenceNeed, Request, RequestKind, RequestPolicy
 
 __all__ = [
     "Admission",
+    "Admitted",
+    "AppearanceDescriptor",
     "Budget",
     "Embedding",
+    "FaceObservation",
     "Identity",
     "Keyframe",
     "KeyframeSet",
     "Landmarks",
-    "Need",
     "People",
     "Person",
     "Picture",
-    "Place",
     "Policy",
     "Received",
+    "ReferenceNeed",
     "Request",
+    "RequestKind",
     "RequestPolicy",
-    "Shot",
-    "Signature",
-    "Way",
     "admit",
+    "appearance_descriptor",
     "crop_qp",
     "landmark_distance",
     "likeness",
     "mls_map",
     "resemblance",
-    "signature",
     "thumbnail",
     "warp",
     "worth",

@@ -25,7 +25,7 @@ MAX_ENLARGED = 3.0
 
 
 @dataclass(frozen=True)
-class Shot:
+class FaceObservation:
     """A face as it arrived, and what is known of its quality.
 
     Attributes:
@@ -50,46 +50,48 @@ class Shot:
 
 
 @dataclass(frozen=True)
-class Place:
+class Admitted:
     """Where an admitted picture goes: into the place of another, or into one of its own."""
 
-    instead_of: Keyframe | None = None
+    replaces: Keyframe | None = None
 
 
-def admit(keyframes: KeyframeSet, shot: Shot, admission: Admission = "quality") -> Place | None:
-    """The place of `shot` in the set, None if it is not to become a reference.
+def admit(
+    keyframes: KeyframeSet, observation: FaceObservation, admission: Admission = "quality"
+) -> Admitted | None:
+    """The place of `observation` in the set, None if it is not to become a reference.
 
     By `i-frames` every undamaged key frame gets a place of its own, as in the paper. By `quality`
     I-frames have no privilege (real-time encoders make them worse than their neighbours): a pose
     that the set knows is replaced by a clearly better picture of it, a new pose is taken in if it
     is about as good as what it may displace.
     """
-    if shot.damaged:
+    if observation.damaged:
         return None
     if admission == "i-frames":
-        return Place() if shot.is_keyframe else None
-    if abs(shot.roll) > MAX_ROLL or shot.enlarged > MAX_ENLARGED:
+        return Admitted() if observation.is_keyframe else None
+    if abs(observation.roll) > MAX_ROLL or observation.enlarged > MAX_ENLARGED:
         return None
-    if shot.qp is None:  # unknown to this codec: its key frames are the best guess
-        return Place() if shot.is_keyframe else None
-    nearest = keyframes.nearest(shot.landmarks)
+    if observation.qp is None:  # unknown to this codec: its key frames are the best guess
+        return Admitted() if observation.is_keyframe else None
+    nearest = keyframes.nearest(observation.landmarks)
     if nearest is None:
-        return Place()
+        return Admitted()
     known, distance = nearest
     if distance <= SAME_POSE:
-        better = known.qp is not None and shot.qp <= known.qp - BETTER
-        return Place(instead_of=known) if better and not _blurred(shot, known) else None
-    if _blurred(shot, known):
+        better = known.qp is not None and observation.qp <= known.qp - BETTER
+        return Admitted(replaces=known) if better and not _blurred(observation, known) else None
+    if _blurred(observation, known):
         return None
     displaced = keyframes.least_used() if len(keyframes) == keyframes.capacity else None
-    if displaced is None or displaced.qp is None or shot.qp <= displaced.qp + WORSE:
-        return Place()
+    if displaced is None or displaced.qp is None or observation.qp <= displaced.qp + WORSE:
+        return Admitted()
     return None
 
 
-def _blurred(shot: Shot, known: Keyframe) -> bool:
+def _blurred(observation: FaceObservation, known: Keyframe) -> bool:
     # A better picture of the same face has more detail, never less, unless it moved.
-    return shot.sharpness() < BLURRED * known.sharpness
+    return observation.sharpness() < BLURRED * known.sharpness
 
 
 def crop_qp(qp: float, enlarged: float) -> float:

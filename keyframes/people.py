@@ -20,7 +20,7 @@ from keyframes.keyframe_set import (
     landmark_distance,
 )
 
-Signature: TypeAlias = NDArray[np.float32]
+AppearanceDescriptor: TypeAlias = NDArray[np.float32]
 """192 numbers of length 1: the colours of a crop in 8x8 fields, each channel less its mean. It
 follows a face from frame to frame; it does not tell who it is."""
 
@@ -60,17 +60,17 @@ KNOWN = 8
 """People remembered; of more, the one goes who has been away longest."""
 
 
-def signature(crop: NDArray[Any]) -> Signature:
+def appearance_descriptor(crop: NDArray[Any]) -> AppearanceDescriptor:
     """What a 3x256x256 crop, of any type and range, looks like from afar."""
     some = crop[:, STEP // 2 :: STEP, STEP // 2 :: STEP].astype(np.float32)
     fields = some.reshape(3, FIELDS, some.shape[1] // FIELDS, FIELDS, -1).mean(axis=(2, 4))
     fields -= fields.mean(axis=(1, 2), keepdims=True)
     length = np.sqrt(np.square(fields).sum())
-    found: Signature = (fields / np.maximum(length, 1e-6)).ravel()
+    found: AppearanceDescriptor = (fields / np.maximum(length, 1e-6)).ravel()
     return found
 
 
-def likeness(a: Signature, b: Signature) -> float:
+def likeness(a: AppearanceDescriptor, b: AppearanceDescriptor) -> float:
     """Cosine of two signatures: 1 for the same picture, about 0 for strangers."""
     return float((a * b).sum())
 
@@ -110,7 +110,7 @@ class Received:
     """What is remembered of a face that was received: 68x2 landmarks in crop pixels, and looks."""
 
     landmarks: Landmarks
-    look: Signature
+    look: AppearanceDescriptor
     thumbnail: Thumbnail
 
 
@@ -305,7 +305,7 @@ class People:
         """Returns a keyframe set as a new person has it."""
         return KeyframeSet(self._capacity, self._policy)
 
-    def only(self, track_ids: Iterable[int]) -> None:
+    def retain(self, track_ids: Iterable[int]) -> None:
         """Notes that all others are not on screen; to be called once a frame.
 
         Strangers are forgotten: nobody could be recognised as them.
@@ -324,7 +324,7 @@ class People:
             crop: 3x256x256 of any type and range.
             landmarks: 68x2 in crop pixels.
         """
-        received = Received(landmarks, signature(crop), thumbnail(crop))
+        received = Received(landmarks, appearance_descriptor(crop), thumbnail(crop))
         person = self._on_screen.get(track_id)
         if person is None or _is_cut(person, received):
             person = self._stranger(track_id)

@@ -6,7 +6,7 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
-Way: TypeAlias = Literal["still", "pli"]
+RequestKind: TypeAlias = Literal["still", "pli"]
 """A still beside the stream, or an I-frame in it (RTCP's Picture Loss Indication)."""
 
 FAR = 20.0
@@ -26,9 +26,9 @@ WINDOW = 60.0
 """Seconds over which a budget is kept."""
 TIME_OUT = 12.0
 """Seconds after which an answer does not count as one any more."""
-GAP: dict[Way, float] = {"still": 2.0, "pli": 5.0}
+GAP: dict[RequestKind, float] = {"still": 2.0, "pli": 5.0}
 """Seconds between two requests at least; a PLI costs the stream quality for one or two."""
-LONGEST_BACKOFF: dict[Way, float] = {"still": 60.0, "pli": 600.0}
+LONGEST_BACKOFF: dict[RequestKind, float] = {"still": 60.0, "pli": 600.0}
 """Seconds between two requests, however often they failed: an encoder whose key frames were worse
 than the pictures before them will hardly make better ones, and each spoils its stream a little."""
 MOST_USELESS = 3
@@ -58,7 +58,7 @@ class Budget:
 
 
 @dataclass(frozen=True)
-class Need:
+class ReferenceNeed:
     """How well a face is served now.
 
     Attributes:
@@ -73,9 +73,9 @@ class Need:
 
 @dataclass(frozen=True)
 class Request:
-    """What to ask for: which way, and how many bytes the answer may have."""
+    """What to ask for: which kind, and how many bytes the answer may have."""
 
-    way: Way
+    kind: RequestKind
     max_bytes: int
 
 
@@ -129,30 +129,32 @@ class RequestPolicy:
         self._pose: tuple[float, float] | None = None  # seconds since when, distance then
         self._looked = -math.inf
 
-    def decide(self, now: float, need: Need, ways: Collection[Way]) -> Request | None:
+    def decide(
+        self, now: float, need: ReferenceNeed, kinds: Collection[RequestKind]
+    ) -> Request | None:
         """Whether to ask now; what it returns counts as asked.
 
         To be called for every frame, with the face that is to be helped.
 
         Args:
             now: seconds, never less than before.
-            ways: those that the sender offers; a still is preferred.
+            kinds: those that the sender offers; a still is preferred.
         """
         self._bring_up_to(now)
-        if not self._is_wanted(now, need) or self._outstanding is not None or not ways:
+        if not self._is_wanted(now, need) or self._outstanding is not None or not kinds:
             return None
-        way: Way = "still" if "still" in ways else "pli"
-        if way == "pli" and (need.qp is None or need.qp > WORST_QP):
+        kind: RequestKind = "still" if "still" in kinds else "pli"
+        if kind == "pli" and (need.qp is None or need.qp > WORST_QP):
             return None
         left = self._window_bytes - self._spent
-        least = SMALLEST if way == "still" else self._largest_keyframe
+        least = SMALLEST if kind == "still" else self._largest_keyframe
         if left < least or len(self._spendings) >= self._window_requests:
             return None
-        pause, backoff = self._pause(way, need), self._backoff(way)
+        pause, backoff = self._pause(kind, need), self._backoff(kind)
         if now < max(self._asked + pause, self._ended + backoff):
             return None
         self._asked = now
-        self._outstanding = Request(way, min(LARGEST, left) if way == "still" else least)
+        self._outstanding = Request(kind, min(LARGEST, left) if kind == "still" else least)
         return self._outstanding
 
     def saw_keyframe(self, size_bytes: int) -> None:
@@ -196,7 +198,7 @@ class RequestPolicy:
         if size_bytes < 0:
             raise ValueError(f"{size_bytes} bytes")
         request, self._outstanding = self._outstanding, None
-        if request and request.way == "pli":
+        if request and request.kind == "pli":
             self.saw_keyframe(size_bytes)
         self.excess_bytes += max(0, size_bytes - (request.max_bytes if request else 0))
         if request or size_bytes:
@@ -206,7 +208,7 @@ class RequestPolicy:
             self._failures = self._failures + 1 if failed else 0
             self._ended = end
 
-    def _is_wanted(self, now: float, need: Need) -> bool:
+    def _is_wanted(self, now: float, need: ReferenceNeed) -> bool:
         """Whether no reference helps, or only a far one for as long as the pose has settled."""
         if now > self._looked + UNSEEN:
             self._pose = None
@@ -221,7 +223,7 @@ class RequestPolicy:
             self._pose = now, need.distance
         return now >= self._pose[0] + SETTLED
 
-    def _pause(self, way: Way, need: Need) -> float:
+    def _pause(self, kind: RequestKind, need: ReferenceNeed) -> float:
         """Seconds from one request to the next, so that something is left for later poses.
 
         The cube of the part of the budget that is spent, times the window: of 8 kB stills and the
@@ -230,16 +232,16 @@ class RequestPolicy:
         """
         requests = len(self._spendings) / self._window_requests
         share = max(requests, self._spent / self._window_bytes)
-        if way == "still" and need.distance is None and share < EMPTY_SHARE:
-            return GAP[way]
-        return max(GAP[way], share**3 * WINDOW)
+        if kind == "still" and need.distance is None and share < EMPTY_SHARE:
+            return GAP[kind]
+        return max(GAP[kind], share**3 * WINDOW)
 
-    def _backoff(self, way: Way) -> float:
+    def _backoff(self, kind: RequestKind) -> float:
         """Seconds from requests that failed, or whose stills were refused, to the next.
 
         2, 4, 8 ... gaps; refused stills alone `MOST_USELESS` doublings at most, since the next one
         may be better than a stream that has become worse.
         """
         doublings = self._failures + min(self._useless, MOST_USELESS)
-        doubled: float = GAP[way] * 2.0 ** min(doublings, 10)
-        return min(doubled, LONGEST_BACKOFF[way]) if doublings else 0.0
+        doubled: float = GAP[kind] * 2.0 ** min(doublings, 10)
+        return min(doubled, LONGEST_BACKOFF[kind]) if doublings else 0.0

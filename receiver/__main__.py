@@ -12,7 +12,7 @@ def main() -> None:
 
 
 def _load() -> Callable[[], int]:
-    from receiver import cli  # takes a second
+    from receiver.commands import cli  # takes a second
 
     return lambda: cli.run(sys.argv[1:])
 

@@ -100,7 +100,7 @@ class Stats:
         frames: what became of the frames.
         first_restored_s: seconds from the start to the first restored frame, None before it.
         keyframes: held now, over the faces on screen.
-        well_received: frames whose faces needed no restoration.
+        high_quality_inputs: frames whose faces needed no restoration.
         admitted: keyframes so far by their source, and faces of stills that were refused: nobody's
             on screen, or worse than the stream.
         faults: what failed, and whether it still does.
@@ -109,7 +109,7 @@ class Stats:
     def __init__(self, device: str) -> None:
         self.device = device
         self.frames = FrameCounts()
-        self.well_received = 0
+        self.high_quality_inputs = 0
         self.first_restored_s: float | None = None
         self._began = time.perf_counter()
         self.keyframes = 0
@@ -184,7 +184,7 @@ class Stats:
             "fps": round(self.fps, 2),
             "frames": asdict(self.frames),
             "keyframes": self.keyframes,
-            "well_received": self.well_received,
+            "well_received": self.high_quality_inputs,
             "admitted": dict(self.admitted),
             "faults": dict(self.faults.counts),
             "healthy": self.faults.healthy,

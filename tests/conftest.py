@@ -64,7 +64,7 @@ def clip(portrait, tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="session")
 def raw(portrait, tmp_path_factory) -> Path:
-    """24 pictures of the portrait without loss, 320x240: what `tests.media.sources` makes files of."""
+    """Writes 24 lossless frames of the portrait, 320x240, for `tests.media.sources`."""
     return write_raw(portrait[:24], tmp_path_factory.mktemp("raw") / "raw.mkv")
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from aiortc import RTCDataChannel, RTCRtpReceiver
 
-from keyframes import Budget, Need, RequestPolicy, Way
+from keyframes import Budget, ReferenceNeed, RequestKind, RequestPolicy
 from keyframes.admission import BETTER
 from keyframes.requests import TIME_OUT
 from receiver.enhance.enhancer import Enhancer
@@ -70,7 +70,9 @@ class Requester:
         self._enhancer = enhancer
         self._policy = RequestPolicy(budget or Budget())
         self._receiver: RTCRtpReceiver | None = None
-        self._keyframe_wanted: Need | None = None  # what the face lacked when it was asked for
+        self._keyframe_wanted: ReferenceNeed | None = (
+            None  # what the face lacked when it was asked for
+        )
         self._keyframe_asked = 0.0
         self._judged = self._stills_judged()
         self._repaired = 0.0
@@ -104,15 +106,15 @@ class Requester:
         need = self._enhancer.need
         self._look_at_keyframe(frame, need, now)
         self._look_at_stills(now)
-        ways: list[Way] = []
+        kinds: list[RequestKind] = []
         if self.stills is not None and self.stills.ready:
-            ways = ["still"]
+            kinds = ["still"]
         elif self.stills is None and self._receiver is not None:
-            ways = ["pli"]
-        request = self._policy.decide(now, need, ways) if need is not None else None
+            kinds = ["pli"]
+        request = self._policy.decide(now, need, kinds) if need is not None else None
         if request is None:
             return
-        if request.way == "pli":
+        if request.kind == "pli":
             self._keyframe_wanted, self._keyframe_asked = need, now
             self._ask_keyframe()
         elif not self._ask_still(frame, request.max_bytes):
@@ -137,7 +139,9 @@ class Requester:
         admitted = self._enhancer.stats.admitted
         return admitted["still"], admitted["nobody's"] + admitted["worse"]
 
-    def _look_at_keyframe(self, frame: DecodedFrame, need: Need | None, now: float) -> None:
+    def _look_at_keyframe(
+        self, frame: DecodedFrame, need: ReferenceNeed | None, now: float
+    ) -> None:
         """Tells the policy what a key frame that was asked for has cost, and whether it helped.
 
         Real-time encoders make key frames worse than the pictures around them: asking such a

@@ -275,7 +275,7 @@ class EnhancedVideoTrack(MediaStreamTrack):
 
     def _begin_workers(self) -> None:
         self._worker, self._detector = Worker("enhancer"), Worker("detector")
-        self._enhancer.work_beside_in(self._detector)
+        self._enhancer.set_executor(self._detector)
 
     def _leave_hanging(self) -> None:
         """Leaves threads that hang to themselves; the enhancer is begun anew in others.

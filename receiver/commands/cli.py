@@ -341,7 +341,9 @@ def _print_demo(args: argparse.Namespace, result: DemoResult, quality: Quality) 
         if name != "added latency":
             rows[f"  {name}"] = f"{times['median']:.2f} ms median, {times['p95']:.2f} ms p95"
     _print_rows("demo", rows)
-    print(_verdict(frames["enhanced"], result.skipped, result.well_received, frames["received"]))
+    print(
+        _verdict(frames["enhanced"], result.skipped, result.high_quality_inputs, frames["received"])
+    )
     print(f"See {escaped(args.output / 'demo.png')} and demo.mp4 beside it.")
 
 
@@ -352,9 +354,9 @@ ADVICE = {
 """What helps a demo that restored too little, by the kind of reason."""
 
 
-def _verdict(enhanced: int, skipped: int, well_received: int, received: int) -> str:
+def _verdict(enhanced: int, skipped: int, high_quality_inputs: int, received: int) -> str:
     """What the demo's counts mean."""
-    reason = why_not_restored(received, enhanced, well_received, skipped)
+    reason = why_not_restored(received, enhanced, high_quality_inputs, skipped)
     if reason is not None:
         return f"The call worked, but {reason.clause}{ADVICE.get(reason.kind, '')}."
     return f"It works: {enhanced} of {received} frames came through a real call and were restored."

@@ -55,7 +55,7 @@ class DemoResult:
     added_latency_ms: dict[str, float]
     frames: dict[str, int]
     skipped: int
-    well_received: int
+    high_quality_inputs: int
     written: int
     face_psnr_db: dict[str, float]
     kbps: float
@@ -250,7 +250,7 @@ def demo_result(
             "dropped": counts.dropped,
         },
         skipped=counts.skipped,
-        well_received=stats.well_received,
+        high_quality_inputs=stats.high_quality_inputs,
         written=recorder.written,
         face_psnr_db={name: round(value, 2) for name, value in psnr.items()},
         kbps=round(sender.bytes_sent * 8 / 1000 / seconds, 1),

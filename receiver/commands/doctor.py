@@ -7,7 +7,14 @@ import av
 import onnxruntime
 
 from receiver.enhance.capacity import cores_here, in_words, measure
-from receiver.enhance.faces.generator import MODELS, Device, Generator, Model, Place, device_problem
+from receiver.enhance.faces.generator import (
+    MODELS,
+    Device,
+    ExecutionDevice,
+    Generator,
+    Model,
+    device_problem,
+)
 from receiver.enhance.faces.tracking import landmark_file
 from receiver.enhance.quality import Quality
 from receiver.errors import ReceiverError
@@ -49,7 +56,7 @@ def _providers() -> list[str]:
     return providers
 
 
-def _device_finding(place: Place, asked: Device) -> Finding:
+def _device_finding(place: ExecutionDevice, asked: Device) -> Finding:
     problem = device_problem(place)
     return Finding(place, problem is None, problem or "can be used", needed=asked == place)
 

@@ -314,8 +314,8 @@ def _enhance_one(args: argparse.Namespace, job: Job) -> int:
     print(
         f"{escaped('standard output' if job.target is None else job.target)}: "
         f"{frames['received']} frames, {frames['enhanced']} enhanced, "
-        f"{result.well_received} too good to need it, "
-        f"{frames['passed'] - result.well_received} without a face, "
+        f"{result.high_quality_inputs} too good to need it, "
+        f"{frames['passed'] - result.high_quality_inputs} without a face, "
         f"by {result.model} on {result.device}",
         file=to,
     )
@@ -326,7 +326,7 @@ def _enhance_one(args: argparse.Namespace, job: Job) -> int:
 
 def _why_nothing(result: FileResult) -> str:
     frames = result.frames
-    reason = why_not_restored(frames["received"], frames["enhanced"], result.well_received)
+    reason = why_not_restored(frames["received"], frames["enhanced"], result.high_quality_inputs)
     return reason.clause if reason is not None else ""
 
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, NoReturn, get_args
 
 from receiver.enhance.enhancer import Enhancer
-from receiver.enhance.faces.generator import MODELS, Generator, Place
+from receiver.enhance.faces.generator import MODELS, ExecutionDevice, Generator
 from receiver.text import escaped
 
 
@@ -62,7 +62,7 @@ def add_common(parser: Any, run: Callable[[argparse.Namespace], int]) -> None:
     )
     parser.add_argument(
         "--device",
-        choices=("auto", *get_args(Place)),
+        choices=("auto", *get_args(ExecutionDevice)),
         default="auto",
         help="where it runs; auto takes CUDA if it is there; tensorrt takes minutes at its first "
         "start (default auto)",

@@ -14,22 +14,22 @@ class Reason(NamedTuple):
 
 
 def why_not_restored(
-    received: int, enhanced: int, well_received: int = 0, skipped: int = 0, failed: int = 0
+    received: int, enhanced: int, high_quality_inputs: int = 0, skipped: int = 0, failed: int = 0
 ) -> Reason | None:
     """Returns why frames were not restored, None if enough of them were.
 
     Args:
         received: all frames.
         enhanced: those that were restored.
-        well_received: those whose faces needed no restoration.
+        high_quality_inputs: those whose faces needed no restoration.
         skipped: those that would have been late.
         failed: those whose enhancement raised.
     """
     if not received:
         return Reason("nothing came", "no frame came")
-    if well_received > max(enhanced, skipped, failed):
+    if high_quality_inputs > max(enhanced, skipped, failed):
         what = "frames needed no restoration"
-        return Reason("high quality", f"{well_received} of {received} {what}")
+        return Reason("high quality", f"{high_quality_inputs} of {received} {what}")
     if failed > BUSY * received:
         return Reason("failed", f"restoring {failed} of {received} frames failed")
     if skipped > BUSY * received:

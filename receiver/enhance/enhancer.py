@@ -14,17 +14,17 @@ from numpy.typing import NDArray
 
 from keyframes import (
     Admission,
+    FaceObservation,
     Keyframe,
     Landmarks,
     People,
     Person,
     Policy,
-    Shot,
     admit,
     crop_qp,
     warp,
 )
-from keyframes.requests import Need
+from keyframes.requests import ReferenceNeed
 from receiver.enhance.faces.alignment import (
     Crop,
     can_be_cropped,
@@ -79,19 +79,19 @@ STILL_WAITS = 300
 """Frames for which a still's face waits until it is known who is on screen."""
 
 
-SHARE_QP = (18.0, 24.0, 28.0, 32.0, 36.0, 40.0)
-SHARES = {False: (0.0, 0.4, 0.6, 0.75, 0.9, 1.0), True: (0.0, 0.6, 0.85, 1.0, 1.0, 1.0)}
+BLEND_QP = (18.0, 24.0, 28.0, 32.0, 36.0, 40.0)
+BLEND_WEIGHTS = {False: (0.0, 0.4, 0.6, 0.75, 0.9, 1.0), True: (0.0, 0.6, 0.85, 1.0, 1.0, 1.0)}
 """Share of its change that is best at those QPs, without a reference and with one."""
 
 
-def share_taken(qp: float | None, *, guided: bool) -> float:
+def blend_weight(qp: float | None, *, guided: bool) -> float:
     """How much of what the generator changes is to be taken, by the QP with which the face came.
 
     The better it came, the more of what is added to it is guessed.
     """
     if qp is None:
         return 1.0
-    return float(np.interp(qp, SHARE_QP, SHARES[guided]))
+    return float(np.interp(qp, BLEND_QP, BLEND_WEIGHTS[guided]))
 
 
 class Enhancer:
@@ -137,7 +137,7 @@ class Enhancer:
         self.generator = generator
         self.stats = Stats(generator.device)
         self.faces: list[Face] = []
-        self.need: Need | None = None
+        self.need: ReferenceNeed | None = None
         self.most_faces = MAX_FACES
         self._strength, self._admission = strength, admission
         self._tracker = FaceTracker()
@@ -165,13 +165,13 @@ class Enhancer:
                     face.landmarks, face.box, face.crop_from_frame, video.width, video.height
                 )
             ]
-        self.people.only(face.track_id for face in faces)
+        self.people.retain(face.track_id for face in faces)
         if not faces or self._strength == 0.0:
             return video
-        seen = [one for one in self._look_at(frame, self._nearest(faces)) if one.share > 0.0]
+        seen = [one for one in self._look_at(frame, self._nearest(faces)) if one.blend_weight > 0.0]
         if not seen:
             self._filters.clear()
-            self.stats.well_received += 1
+            self.stats.high_quality_inputs += 1
             return video
         return self._restored(video, seen)
 
@@ -186,31 +186,31 @@ class Enhancer:
 
         return sorted(faces, key=size, reverse=True)[: self.most_faces]
 
-    def _look_at(self, frame: DecodedFrame, faces: list[Face]) -> list["_Seen"]:
+    def _look_at(self, frame: DecodedFrame, faces: list[Face]) -> list["FaceInput"]:
         """Cuts the faces out, sees whose they are, and takes references in and out for them."""
         with self.stats.stage("crop"):
             crops = [extract_crop(frame.video, face.crop_from_frame) for face in faces]
             landmarks = [transform(face.landmarks, face.crop_from_frame) for face in faces]
         with self.stats.stage("admit"):
             self._identities.collect(wait=False)
-            shots = [
+            observations = [
                 self._admit(frame, *seen) for seen in zip(faces, crops, landmarks, strict=True)
             ]
-            self._take_stills(frame.video, faces, shots)
+            self._take_stills(frame.video, faces, observations)
         self.stats.keyframes = sum(len(self.people[face.track_id].keyframes) for face in faces)
         seen = []
-        for face, crop, shot in zip(faces, crops, shots, strict=True):
-            reference = self._reference(face, crop, shot)
-            share = self._strength * share_taken(shot.qp, guided=reference is not crop)
-            seen.append(_Seen(face, shot, crop, reference, share))
+        for face, crop, observation in zip(faces, crops, observations, strict=True):
+            reference = self._reference(face, crop, observation)
+            weight = self._strength * blend_weight(observation.qp, guided=reference is not crop)
+            seen.append(FaceInput(face, observation, crop, reference, weight))
         return seen
 
-    def _restored(self, video: av.VideoFrame, seen: list["_Seen"]) -> av.VideoFrame:
+    def _restored(self, video: av.VideoFrame, seen: list["FaceInput"]) -> av.VideoFrame:
         """A copy of the picture with these faces restored."""
         with self.stats.stage("landmarks"):
-            drawn = _batch([draw_landmarks(one.shot.landmarks)[None] for one in seen])
+            drawn = _batch([draw_landmarks(one.observation.landmarks)[None] for one in seen])
         filters = self._filters_of(seen)
-        copied = _begun(self._executor, partial(_prepared, video, filters, seen))
+        copied = _submitted(self._executor, partial(_prepared, video, filters, seen))
         with self.stats.stage("generator"):
             crops, references = [one.crop for one in seen], [one.reference for one in seen]
             restored = self.generator.restore(_batch(crops), _batch(references), drawn)
@@ -219,12 +219,12 @@ class Enhancer:
         with self.stats.stage("temporal"):
             enhanced = copied()
             for its, picture in zip(filters, restored, strict=True):
-                its.calm(picture)
+                its.apply(picture)
         with self.stats.stage("paste"):
             for one, picture in zip(seen, restored, strict=True):
                 residual = np.subtract(picture, one.crop, out=picture)
-                if one.share < 1.0:
-                    residual *= np.float32(one.share)
+                if one.blend_weight < 1.0:
+                    residual *= np.float32(one.blend_weight)
                 paste_residual(enhanced, residual, one.face.crop_from_frame)
         return enhanced
 
@@ -240,13 +240,13 @@ class Enhancer:
         anew goes on as it is.
         """
         self._filters.clear()
-        self.people.only(())  # the new tracker's ids have nothing to do with the old one's
+        self.people.retain(())  # the new tracker's ids have nothing to do with the old one's
         try:
             self.generator.rebuild()
         finally:
             self._tracker = FaceTracker(self._tracker.rate)
             if self._executor is not None:
-                self._tracker.work_beside_in(self._executor)
+                self._tracker.set_executor(self._executor)
 
     def set_detection(self, rate: DetectionRate) -> None:
         """How often faces are searched for and checked from now on; from any thread."""
@@ -256,14 +256,14 @@ class Enhancer:
         """Lets far faces be found in the next frame already, which takes longer: for files."""
         self._tracker.search_finely()
 
-    def work_beside_in(self, executor: Executor) -> None:
+    def set_executor(self, executor: Executor) -> None:
         """Lets what can be done at the same time be done in `executor`, a thread of its own.
 
         That is what the temporal filter can do while the generator runs, and what
-        `FaceTracker.work_beside_in` tells. `between_frames` has to be called after every frame.
+        `FaceTracker.set_executor` tells. `between_frames` has to be called after every frame.
         """
         self._executor = executor
-        self._tracker.work_beside_in(executor)
+        self._tracker.set_executor(executor)
 
     def between_frames(self) -> None:
         """Begins what is best done between two frames; quick itself. Not beside `enhance`."""
@@ -291,12 +291,14 @@ class Enhancer:
         self._stills.extend((face, self.people.frames + STILL_WAITS) for face in faces)
         return bool(faces)
 
-    def _admit(self, frame: DecodedFrame, face: Face, crop: Crop, landmarks: Landmarks) -> Shot:
+    def _admit(
+        self, frame: DecodedFrame, face: Face, crop: Crop, landmarks: Landmarks
+    ) -> FaceObservation:
         """Sees whose face it is, and takes it in as a keyframe if it is good enough."""
         person = self.people.see(face.track_id, crop, landmarks)
         enlarged, roll = scale_and_roll(face.crop_from_frame)
         qp = frame.qp_within(face.box)
-        shot = Shot(
+        observation = FaceObservation(
             landmarks,
             None if qp is None else crop_qp(qp, enlarged),
             frame.is_keyframe,
@@ -306,23 +308,27 @@ class Enhancer:
             partial(sharpness, crop),
             partial(detail, crop),
         )
-        self._identities.observe(person, crop, shot)
+        self._identities.observe(person, crop, observation)
         if self._executor is None:  # nothing runs beside the frames: the same result every time
             self._identities.collect(wait=True)
         keyframes = self.people[face.track_id].keyframes
         person = self.people[face.track_id]
-        place = None if person.is_doubtful else admit(keyframes, shot, self._admission)
+        place = None if person.is_doubtful else admit(keyframes, observation, self._admission)
         if place is not None:
             self.stats.admitted["stream"] += 1
-            keyframe = Keyframe(picture_of(crop), landmarks, shot.qp, "stream", shot.sharpness())
+            keyframe = Keyframe(
+                picture_of(crop), landmarks, observation.qp, "stream", observation.sharpness()
+            )
             keyframe.frame = self.people.frames
-            if place.instead_of is None:
+            if place.replaces is None:
                 keyframes.add(keyframe)
             else:
-                keyframes.replace(place.instead_of, keyframe)
-        return shot
+                keyframes.replace(place.replaces, keyframe)
+        return observation
 
-    def _take_stills(self, video: av.VideoFrame, faces: list[Face], shots: list[Shot]) -> None:
+    def _take_stills(
+        self, video: av.VideoFrame, faces: list[Face], observations: list[FaceObservation]
+    ) -> None:
         """Makes the faces of stills that have come references of the people whose they are."""
         size = np.array([video.width, video.height] * 2, np.float64)
         for _ in range(len(self._stills)):
@@ -331,9 +337,13 @@ class Enhancer:
             if face is None:
                 self.stats.admitted["nobody's"] += 1
                 continue
-            shot = next(shot for one, shot in zip(faces, shots, strict=True) if one is face)
+            observation = next(
+                observation
+                for one, observation in zip(faces, observations, strict=True)
+                if one is face
+            )
             person = self.people[face.track_id]
-            verdict, keyframe = still.judge(person, shot)
+            verdict, keyframe = still.judge(person, observation)
             if verdict == "waits" and self.people.frames < until:
                 self._stills.append((still, until))
                 continue
@@ -341,13 +351,13 @@ class Enhancer:
             if verdict == "still":
                 _add_reference(person, keyframe)
 
-    def _filters_of(self, seen: list["_Seen"]) -> list[TemporalFilter]:
+    def _filters_of(self, seen: list["FaceInput"]) -> list[TemporalFilter]:
         """Each face's own; those of faces that are not seen any more go."""
         filters = [self._filters.get(one.face.track_id) or TemporalFilter() for one in seen]
         self._filters = {one.face.track_id: its for one, its in zip(seen, filters, strict=True)}
         return filters
 
-    def _reference(self, face: Face, crop: Crop, shot: Shot) -> Crop:
+    def _reference(self, face: Face, crop: Crop, observation: FaceObservation) -> Crop:
         """The nearest helpful keyframe bent onto the face; the crop itself where there is none."""
         person = self.people[face.track_id]
         if person.is_doubtful:  # somebody else's references may be worse than none
@@ -355,14 +365,16 @@ class Enhancer:
         keyframes = person.keyframes
         by_quality = self._admission == "quality"
         with self.stats.stage("choose"):
-            choice = keyframes.choose(shot.landmarks, shot.qp if by_quality else None)
+            choice = keyframes.choose(observation.landmarks, observation.qp if by_quality else None)
             if self.need is None:  # the nearest comes first
-                highest = math.inf if shot.qp is None else shot.qp - MUCH_BETTER
-                self.need = Need(keyframes.nearest_better(shot.landmarks, highest), shot.qp)
+                highest = math.inf if observation.qp is None else observation.qp - MUCH_BETTER
+                self.need = ReferenceNeed(
+                    keyframes.nearest_better(observation.landmarks, highest), observation.qp
+                )
         if choice is None or choice[1] == 0.0:  # the face itself: by `i-frames` it is in the set
             return crop
         with self.stats.stage("warp"):
-            return crop_of(warp(choice[0].crop, choice[0].landmarks, shot.landmarks))
+            return crop_of(warp(choice[0].crop, choice[0].landmarks, observation.landmarks))
 
 
 def _add_reference(person: Person, keyframe: Keyframe) -> None:
@@ -374,29 +386,29 @@ def _add_reference(person: Person, keyframe: Keyframe) -> None:
 
 
 @dataclass(frozen=True)
-class _Seen:
-    """A face of a frame with what it is restored by; `share` is taken of what that changes."""
+class FaceInput:
+    """A face of a frame, its reference, and the weight of the change that is applied, 0 to 1."""
 
     face: Face
-    shot: Shot
+    observation: FaceObservation
     crop: Crop
     reference: Crop
-    share: float
+    blend_weight: float
 
 
 def _prepared(
-    video: av.VideoFrame, filters: list[TemporalFilter], seen: list[_Seen]
+    video: av.VideoFrame, filters: list[TemporalFilter], seen: list[FaceInput]
 ) -> av.VideoFrame:
     """Lets the filters see the faces; returns a copy of the frame to paste them into."""
     for one, face in zip(filters, seen, strict=True):
-        one.see(face.crop, face.shot.qp)
+        one.see(face.crop, face.observation.qp)
     return copy_frame(video)
 
 
 Result = TypeVar("Result")
 
 
-def _begun(executor: Executor | None, work: Callable[[], Result]) -> Callable[[], Result]:
+def _submitted(executor: Executor | None, work: Callable[[], Result]) -> Callable[[], Result]:
     """Begins `work` in `executor`; returns what waits for its result.
 
     Where it has not begun by then, or there is no executor, that does it itself.

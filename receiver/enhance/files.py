@@ -43,7 +43,7 @@ class FileResult:
 
     Attributes:
         frames: how many were received, enhanced and passed.
-        well_received: passed frames whose faces were too good to be restored.
+        high_quality_inputs: passed frames whose faces were too good to be restored.
         keyframes: references in the end.
         device: where the network ran.
         model: the network.
@@ -51,7 +51,7 @@ class FileResult:
     """
 
     frames: dict[str, int]
-    well_received: int
+    high_quality_inputs: int
     keyframes: int
     device: str
     model: str
@@ -139,7 +139,7 @@ def enhance_file(
     counts = enhancer.stats.frames
     return FileResult(
         {name: asdict(counts)[name] for name in ("received", "enhanced", "passed")},
-        enhancer.stats.well_received,
+        enhancer.stats.high_quality_inputs,
         enhancer.stats.keyframes,
         enhancer.generator.device,
         enhancer.generator.model.name,

@@ -15,8 +15,8 @@ Run: TypeAlias = Callable[[Inputs], NDArray[np.float32]]
 """Runs the network; the result's first dimension is that of the inputs."""
 
 
-class LineClosedError(Exception):
-    """The line was closed while one waited in it: nothing is known of the result."""
+class QueueClosedError(Exception):
+    """The queue was closed while one waited in it: nothing is known of the result."""
 
 
 @dataclass(eq=False)
@@ -31,7 +31,7 @@ class _Request:
         return self.result is not None or self.error is not None
 
 
-class Line:
+class InferenceQueue:
     """Where requests of several threads wait for one network, first come, first served.
 
     Nobody ever waits in order to be run together with others, and there is no thread of its own:
@@ -55,7 +55,7 @@ class Line:
             most: pictures in a run together with others; more than these are run alone.
 
         Raises:
-            LineClosedError: if the line is or becomes closed.
+            QueueClosedError: if the queue is or becomes closed.
             Exception: whatever the run raised, to all whose pictures were in it.
         """
         request = _Request(inputs, len(next(iter(inputs.values()))))
@@ -73,7 +73,7 @@ class Line:
         if request.error is not None:
             raise request.error
         if request.result is None:
-            raise LineClosedError
+            raise QueueClosedError
         return request.result
 
     def close(self) -> None:
@@ -88,7 +88,7 @@ class Line:
         return request.done or self._closed or is_next
 
     def _take(self, most: int) -> list[_Request]:
-        """The first in line, and those behind it who may come along."""
+        """The first in queue, and those behind it who may come along."""
         batch = [self._waiting.popleft()]
         count = batch[0].count
         while self._waiting and count + self._waiting[0].count <= most:

@@ -8,7 +8,7 @@ import pytest
 
 from bench import identity
 from bench.identity import Distances, Judged, Observed, compare, hostile_still, people_of
-from keyframes import likeness, signature
+from keyframes import appearance_descriptor, likeness
 from receiver.enhance.faces.alignment import crop_of
 from tests.keyframes.test_people import embedding
 
@@ -48,7 +48,9 @@ def test_a_hostile_still_has_the_colours_of_the_one_and_the_detail_of_the_other(
     own[:, :128], own[128:] = (200, 90, 60), (30, 160, 220)
     theirs = chance.integers(0, 256, (256, 256, 3)).astype(np.uint8)
     still = hostile_still(theirs, landmarks, own, landmarks)
-    assert likeness(signature(crop_of(still)), signature(crop_of(own))) > 0.9
+    assert (
+        likeness(appearance_descriptor(crop_of(still)), appearance_descriptor(crop_of(own))) > 0.9
+    )
     detail = (still - still.mean()).ravel().astype(float), (theirs - theirs.mean()).ravel()
     assert np.corrcoef(*detail)[0, 1] > 0.6
 

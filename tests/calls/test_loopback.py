@@ -26,8 +26,8 @@ from receiver.media.encoding import Encoding
 from receiver.media.frame import Arrival, DecodedFrame
 from receiver.media.planes import copy_frame
 from receiver.sending.tracks import EncodedTrack, clip_source, portrait_source
+from receiver.transport import aiortc_hooks as call
 from receiver.transport.aiortc_hooks import ObservingDecoder, ObservingJitterBuffer, prepare_aiortc
-from receiver.transport.receiving import aiortc_hooks as call
 
 # Before anything is hooked.
 AIORTCS_OWN_LEVEL = aiortc.rtp.compute_audio_level_dbov

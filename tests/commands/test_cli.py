@@ -188,11 +188,11 @@ def test_the_verdict_is_that_of_the_counts(counts, words):
         ((0, 0, 0, 0), 0, "0 frames received, 0 restored: no frame came"),
     ],
 )
-def test_a_joined_call_says_why_frames_were_not_restored(frames, well_received, line):
+def test_a_joined_call_says_why_frames_were_not_restored(frames, high_quality_inputs, line):
     stats = Stats("cpu")
     counts = stats.frames
     counts.received, counts.enhanced, counts.skipped, counts.failed = frames
-    stats.well_received = well_received
+    stats.high_quality_inputs = high_quality_inputs
     assert cli._outcome(stats.snapshot()).startswith(line)
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from keyframes import Keyframe, landmark_distance
 from keyframes.people import ENOUGH
-from receiver.enhance.enhancer import Enhancer, share_taken
+from receiver.enhance.enhancer import Enhancer, blend_weight
 from receiver.enhance.faces.identities import MOST_AT_ONCE, SOON, WITHIN
 from receiver.enhance.faces.recognition import FaceRecogniser, shared_recogniser
 from receiver.enhance.faces.tracking import CHECK_EVERY, MISSES
@@ -347,8 +347,8 @@ def test_faces_that_are_alike_do_not_take_turns(enhancer, portrait):
     ],
 )
 def test_a_face_that_came_well_is_changed_less(qp, unguided, guided):
-    assert share_taken(qp, guided=False) == pytest.approx(unguided)
-    assert share_taken(qp, guided=True) == pytest.approx(guided)
+    assert blend_weight(qp, guided=False) == pytest.approx(unguided)
+    assert blend_weight(qp, guided=True) == pytest.approx(guided)
 
 
 def test_a_face_that_came_very_well_is_left_as_it_is(generator, portrait):
@@ -356,5 +356,5 @@ def test_a_face_that_came_very_well_is_left_as_it_is(generator, portrait):
     for _, frame, _ in through_codec(portrait[:6], Encoding(crf=10), RATE):
         assert frame.qp < 18
         assert enhancer.enhance(frame) is frame.video
-    assert enhancer.stats.well_received == 6
+    assert enhancer.stats.high_quality_inputs == 6
     assert enhancer.stats.keyframes >= 1  # and remembered for the time when it comes badly

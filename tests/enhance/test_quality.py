@@ -8,7 +8,7 @@ import pytest
 
 from bench import __main__, quality
 from bench import clips as bench_clips
-from bench.finished import Finished
+from bench.result_cache import Finished
 from models.openh264 import OpenH264
 from receiver.errors import InputError
 from receiver.media.encoding import Encoding

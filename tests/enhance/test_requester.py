@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import av
 import pytest
 
-from keyframes import Budget, Need
+from keyframes import Budget, ReferenceNeed
 from keyframes.requests import KEYFRAME, TIME_OUT
 from receiver.calls.requester import STILL_KBPS, Requester, StillPace
 from receiver.media.frame import DecodedFrame
@@ -55,7 +55,9 @@ async def settled(requester: Requester) -> None:
         await asyncio.gather(*requester._tasks)
 
 
-def requester_for(need: Need | None, **more) -> tuple[Requester, Receiver, SimpleNamespace]:
+def requester_for(
+    need: ReferenceNeed | None, **more
+) -> tuple[Requester, Receiver, SimpleNamespace]:
     enhancer = SimpleNamespace(need=need, faces=[], stats=Stats("cpu"))
     requester, receiver = Requester(enhancer, **more), Receiver()
     requester.listen_to(receiver)
@@ -69,23 +71,23 @@ async def test_a_pli_goes_to_the_stream_with_the_most_packets():
 
 
 async def test_without_stills_a_key_frame_is_asked_for_once_and_judged(frame):
-    requester, receiver, enhancer = requester_for(Need(None, 34.0))
+    requester, receiver, enhancer = requester_for(ReferenceNeed(None, 34.0))
     for _ in range(5):
         requester.consider(frame)
     await settled(requester)
     assert receiver.asked == [2]
     assert requester._policy._outstanding.max_bytes == KEYFRAME
     # It came, worse than what was there: as real-time encoders do. That counts as a failure.
-    enhancer.need = Need(None, 39.0)
+    enhancer.need = ReferenceNeed(None, 39.0)
     requester.consider(replace(frame, is_keyframe=True, size_bytes=9000))
     assert requester._policy._failures == 1
     assert requester._policy._spent == 9000
 
 
 async def test_a_better_key_frame_is_an_answer(frame):
-    requester, _, enhancer = requester_for(Need(None, 36.0))
+    requester, _, enhancer = requester_for(ReferenceNeed(None, 36.0))
     requester.consider(frame)
-    enhancer.need = Need(None, 29.0)
+    enhancer.need = ReferenceNeed(None, 29.0)
     requester.consider(replace(frame, is_keyframe=True, size_bytes=14_000))
     assert requester._policy._failures == 0
     assert requester._policy._spent == 14_000
@@ -93,7 +95,7 @@ async def test_a_better_key_frame_is_an_answer(frame):
 
 
 async def test_what_became_of_stills_reaches_the_policy(frame):
-    requester, _, enhancer = requester_for(Need(None, 36.0))
+    requester, _, enhancer = requester_for(ReferenceNeed(None, 36.0))
     for verdict, useless in (("nobody's", 1), ("worse", 2), ("still", 0), ("worse", 1)):
         enhancer.stats.admitted[verdict] += 1
         for _ in range(3):  # each is counted once
@@ -103,7 +105,7 @@ async def test_what_became_of_stills_reaches_the_policy(frame):
 
 
 async def test_any_key_frame_tells_how_large_the_next_one_may_be(frame):
-    requester, receiver, _ = requester_for(Need(None, 36.0))
+    requester, receiver, _ = requester_for(ReferenceNeed(None, 36.0))
     requester.consider(replace(frame, is_keyframe=True, size_bytes=60_000))
     assert requester._policy._outstanding.max_bytes == 60_000
     assert requester._policy._spent == 0  # nobody had asked for it
@@ -112,7 +114,7 @@ async def test_any_key_frame_tells_how_large_the_next_one_may_be(frame):
 
 
 async def test_a_key_frame_larger_than_the_budget_is_not_asked_for(frame):
-    requester, receiver, _ = requester_for(Need(None, 36.0))
+    requester, receiver, _ = requester_for(ReferenceNeed(None, 36.0))
     for _ in range(5):
         requester.consider(replace(frame, is_keyframe=True, size_bytes=200_000))
     await settled(requester)
@@ -120,7 +122,7 @@ async def test_a_key_frame_larger_than_the_budget_is_not_asked_for(frame):
 
 
 async def test_a_key_frame_long_after_the_request_is_no_answer(frame):
-    requester, _, _ = requester_for(Need(None, 36.0))
+    requester, _, _ = requester_for(ReferenceNeed(None, 36.0))
     requester.consider(frame)
     requester._keyframe_asked -= TIME_OUT
     requester._policy._asked -= TIME_OUT
@@ -130,7 +132,7 @@ async def test_a_key_frame_long_after_the_request_is_no_answer(frame):
 
 
 async def test_who_offers_stills_is_asked_for_no_key_frames(frame):
-    requester, receiver, _ = requester_for(Need(None, 34.0))
+    requester, receiver, _ = requester_for(ReferenceNeed(None, 34.0))
     assert requester.take_channel(Channel())
     assert not requester.take_channel(Channel())  # one is enough
     for _ in range(5):
@@ -161,7 +163,7 @@ async def test_damage_is_repaired_once_a_second_whatever_the_budget(frame):
 
 
 async def test_a_face_that_lacks_nothing_costs_nothing(frame):
-    for need in (None, Need(3.0, 34.0), Need(None, 24.0)):
+    for need in (None, ReferenceNeed(3.0, 34.0), ReferenceNeed(None, 24.0)):
         requester, receiver, _ = requester_for(need)
         for _ in range(5):
             requester.consider(frame)

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from receiver.inference.request_queue import Inputs, Line, LineClosedError
+from receiver.inference.request_queue import InferenceQueue, Inputs, QueueClosedError
 
 
 class Held:
@@ -46,14 +46,14 @@ def pool():
 
 
 def queue_up(
-    pool: ThreadPoolExecutor, line: Line, *requests: Inputs, most: int = 8
+    pool: ThreadPoolExecutor, queue: InferenceQueue, *requests: Inputs, most: int = 8
 ) -> list["Future[np.ndarray]"]:
-    """Requests one after the other: each waits in the line before the next one comes."""
-    futures, waiting = [], len(line._waiting)
+    """Requests one after the other: each waits in the queue before the next one comes."""
+    futures, waiting = [], len(queue._waiting)
     for request in requests:
-        futures.append(pool.submit(line, request, most))
+        futures.append(pool.submit(queue, request, most))
         waiting += 1
-        until(lambda goal=waiting: len(line._waiting) == goal)
+        until(lambda goal=waiting: len(queue._waiting) == goal)
     return futures
 
 
@@ -64,9 +64,9 @@ def until(holds: Callable[[], bool]) -> None:
         time.sleep(0.001)
 
 
-def begin(pool: ThreadPoolExecutor, line: Line, held: Held, request: Inputs) -> "Future":
+def begin(pool: ThreadPoolExecutor, queue: InferenceQueue, held: Held, request: Inputs) -> "Future":
     """A request whose run is under way, and stays so."""
-    future = pool.submit(line, request, 8)
+    future = pool.submit(queue, request, 8)
     assert held.began.acquire(timeout=10)
     return future
 
@@ -77,17 +77,19 @@ def values(future: "Future[np.ndarray]") -> list[float]:
 
 def test_who_finds_it_free_runs_it_himself_on_his_own_arrays():
     seen = []
-    line = Line(lambda inputs: seen.append((threading.current_thread(), inputs)) or inputs["x"])
+    queue = InferenceQueue(
+        lambda inputs: seen.append((threading.current_thread(), inputs)) or inputs["x"]
+    )
     mine = pictures(1, 2)
-    assert line(mine, 8) is mine["x"]
+    assert queue(mine, 8) is mine["x"]
     assert seen == [(threading.current_thread(), mine)]
 
 
 def test_those_who_wait_anyway_are_run_together_and_get_their_own_part(pool):
     held = Held()
-    line = Line(held)
-    first = begin(pool, line, held, pictures(1))
-    waiting = queue_up(pool, line, pictures(2), pictures(3, 4), pictures(5))
+    queue = InferenceQueue(held)
+    first = begin(pool, queue, held, pictures(1))
+    waiting = queue_up(pool, queue, pictures(2), pictures(3, 4), pictures(5))
     for _ in range(2):
         held.gate.release()
     assert values(first) == [2]
@@ -98,9 +100,9 @@ def test_those_who_wait_anyway_are_run_together_and_get_their_own_part(pool):
 def test_a_batch_has_a_bound_and_keeps_the_order(pool):
     """What does not fit is not overtaken by a smaller one behind it."""
     held = Held()
-    line = Line(held)
-    begin(pool, line, held, pictures(1))
-    waiting = queue_up(pool, line, *(pictures(*[n] * n) for n in (5, 2, 4, 1, 9)))
+    queue = InferenceQueue(held)
+    begin(pool, queue, held, pictures(1))
+    waiting = queue_up(pool, queue, *(pictures(*[n] * n) for n in (5, 2, 4, 1, 9)))
     for _ in range(4):
         held.gate.release()
     assert [values(future) for future in waiting] == [[2 * n] * n for n in (5, 2, 4, 1, 9)]
@@ -109,9 +111,9 @@ def test_a_batch_has_a_bound_and_keeps_the_order(pool):
 
 def test_with_a_bound_of_one_they_go_one_after_the_other(pool):
     held = Held()
-    line = Line(held)
-    begin(pool, line, held, pictures(1))
-    waiting = queue_up(pool, line, pictures(2), pictures(3), most=1)
+    queue = InferenceQueue(held)
+    begin(pool, queue, held, pictures(1))
+    waiting = queue_up(pool, queue, pictures(2), pictures(3), most=1)
     for _ in range(3):
         held.gate.release()
     assert [values(future) for future in waiting] == [[4], [6]]
@@ -120,13 +122,13 @@ def test_with_a_bound_of_one_they_go_one_after_the_other(pool):
 
 def test_a_failure_reaches_all_who_were_in_the_run_and_nobody_else(pool):
     held = Held()
-    line = Line(held)
-    first = begin(pool, line, held, pictures(1))
-    together = queue_up(pool, line, pictures(2), pictures(3))
+    queue = InferenceQueue(held)
+    first = begin(pool, queue, held, pictures(1))
+    together = queue_up(pool, queue, pictures(2), pictures(3))
     held.gate.release()
     assert values(first) == [2]
     assert held.began.acquire(timeout=10)
-    later = queue_up(pool, line, pictures(4))
+    later = queue_up(pool, queue, pictures(4))
     held.raises = RuntimeError("CUDA failure 999")
     held.gate.release()
     for future in together:
@@ -139,9 +141,9 @@ def test_a_failure_reaches_all_who_were_in_the_run_and_nobody_else(pool):
 
 def test_an_interrupted_run_ends_for_the_others_too(pool):
     held = Held()
-    line = Line(held)
-    begin(pool, line, held, pictures(1))
-    leader, follower = queue_up(pool, line, pictures(2), pictures(3))
+    queue = InferenceQueue(held)
+    begin(pool, queue, held, pictures(1))
+    leader, follower = queue_up(pool, queue, pictures(2), pictures(3))
     held.raises = KeyboardInterrupt()  # type: ignore[assignment]
     held.gate.release(2)
     with pytest.raises(KeyboardInterrupt):
@@ -152,15 +154,15 @@ def test_an_interrupted_run_ends_for_the_others_too(pool):
 
 def test_a_closed_line_lets_all_go_who_wait_for_a_run_that_hangs(pool):
     held = Held()
-    line = Line(held)
-    hanging = begin(pool, line, held, pictures(1))
-    waiting = queue_up(pool, line, pictures(2), pictures(3))
-    line.close()
+    queue = InferenceQueue(held)
+    hanging = begin(pool, queue, held, pictures(1))
+    waiting = queue_up(pool, queue, pictures(2), pictures(3))
+    queue.close()
     for future in waiting:
-        with pytest.raises(LineClosedError):
+        with pytest.raises(QueueClosedError):
             future.result(10)
-    with pytest.raises(LineClosedError):
-        line(pictures(4), 8)
+    with pytest.raises(QueueClosedError):
+        queue(pictures(4), 8)
     held.gate.release()
     assert values(hanging) == [2]
 
@@ -176,10 +178,10 @@ def test_everybody_gets_his_own_whatever_comes_together(sizes, most):
         ran.append(len(inputs["x"]))
         return 2 * inputs["x"]
 
-    line = Line(run)
+    queue = InferenceQueue(run)
     requests = [pictures(*[100 * index + n for n in range(n)]) for index, n in enumerate(sizes)]
     with ThreadPoolExecutor(len(sizes)) as pool:
-        results = list(pool.map(lambda request: line(request, most), requests, timeout=20))
+        results = list(pool.map(lambda request: queue(request, most), requests, timeout=20))
     for request, result in zip(requests, results, strict=True):
         np.testing.assert_array_equal(result, 2 * request["x"])
     assert sum(ran) == sum(sizes)

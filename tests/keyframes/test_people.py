@@ -9,9 +9,9 @@ from keyframes import (
     Keyframe,
     People,
     Person,
+    appearance_descriptor,
     likeness,
     resemblance,
-    signature,
     thumbnail,
 )
 from keyframes.people import BEST, CONTRADICTIONS, ENOUGH, JUMP, KNOWN, OTHER_PERSON, SAME_PERSON
@@ -23,7 +23,7 @@ FACES = [RNG.integers(0, 256, (8, 8, 3)).repeat(32, 0).repeat(32, 1) for _ in ra
 
 
 def look(number: int, noise: float = 0.0):
-    return signature(crop(number, noise))
+    return appearance_descriptor(crop(number, noise))
 
 
 def crop(number: int, noise: float = 0.0):
@@ -52,10 +52,14 @@ def identify(people: People, person: Person, number: int, times: int = ENOUGH) -
 
 def test_a_picture_is_like_itself_whatever_its_light():
     planes = np.moveaxis(FACES[0], 2, 0).astype(np.float32)
-    assert likeness(signature(planes), signature(planes)) == pytest.approx(1.0)
-    assert likeness(signature(planes), signature(0.5 * planes + 40)) == pytest.approx(1.0, abs=1e-4)
+    assert likeness(appearance_descriptor(planes), appearance_descriptor(planes)) == pytest.approx(
+        1.0
+    )
+    assert likeness(
+        appearance_descriptor(planes), appearance_descriptor(0.5 * planes + 40)
+    ) == pytest.approx(1.0, abs=1e-4)
     assert abs(likeness(look(0), look(1))) < 0.4
-    assert likeness(look(0), signature(np.full((3, 256, 256), 7.0))) == 0.0
+    assert likeness(look(0), appearance_descriptor(np.full((3, 256, 256), 7.0))) == 0.0
 
 
 def test_a_followed_face_stays_one_person():
@@ -81,7 +85,7 @@ def test_landmarks_that_jump_ask_for_more_likeness():
     people = People()
     first = people.see(0, crop(0), face_at(0))
     mixed = crop(0) + 0.6 * crop(1)
-    assert 0.75 < likeness(look(0), signature(mixed)) < 0.89
+    assert 0.75 < likeness(look(0), appearance_descriptor(mixed)) < 0.89
     assert people.see(0, mixed, face_at(0.5)) is first
     people.see(0, crop(0), face_at(0))
     assert people.see(0, mixed, face_at(30)) is not first
@@ -147,14 +151,14 @@ def test_who_comes_back_has_their_references_again():
     first = people.see(0, crop(0), face_at(0))
     identify(people, first, 0)
     first.keyframes.add(keyframe(0))
-    people.only([])
+    people.retain([])
     with pytest.raises(KeyError):
         people[0]
     other = people.see(5, crop(0), face_at(0))  # resembles them, and is somebody else
     identify(people, other, 1)
     assert people[5] is other
     assert len(other.keyframes) == 0
-    people.only([])
+    people.retain([])
     again = people.see(7, crop(3), face_at(0))
     assert again is not first
     identify(people, again, 0, ENOUGH - 1)
@@ -173,7 +177,7 @@ def test_who_comes_back_keeps_what_was_received_since():
     known = [keyframe(place) for place in (0, 4, 8)]
     for one in known:
         first.keyframes.add(one)
-    people.only([])
+    people.retain([])
     again = people.see(1, crop(0), face_at(0))
     better, worse, new = keyframe(0), keyframe(4), keyframe(12)
     better.qp, worse.qp = 25.0, 35.0
@@ -216,7 +220,7 @@ def test_a_track_that_goes_over_to_another_person_loses_its_references():
     people.see(0, crop(0), face_at(0))
     identify(people, second, 1)
     assert people[0] is second
-    people.only([])
+    people.retain([])
     back = people.see(1, crop(0), face_at(0))
     identify(people, back, 0)
     assert people[1] is first
@@ -245,7 +249,7 @@ def test_a_face_that_jumps_is_observed_at_once():
     person.observe_at = 1000
     people.see(0, crop(0, 5.0), face_at(0.5))
     assert person.observe_at == 1000
-    people.only([0])
+    people.retain([0])
     people.see(0, crop(0, 5.0), face_at(0.5 + 1.01 * JUMP / np.sqrt(68)))
     assert people[0] is person
     assert person.observe_at == people.frames
@@ -255,7 +259,7 @@ def test_an_observation_of_somebody_who_has_gone_changes_nobody_on_screen():
     people = People()
     first = people.see(0, crop(0), face_at(0))
     identify(people, first, 0)
-    people.only([])
+    people.retain([])
     other = people.see(0, crop(1), face_at(0))
     for _ in range(3):
         people.identify(first, embedding(2), 30.0)
@@ -297,11 +301,11 @@ def test_resemblance_is_of_structure_whatever_the_light():
 def test_strangers_are_forgotten_when_they_leave():
     people = People()
     people.see(0, crop(0), face_at(0))
-    people.only([])
+    people.retain([])
     assert list(people) == []
     for number in range(100):
         people.see(0, crop(number % 2), face_at(0))  # a cut in every frame
-        people.only([0])
+        people.retain([0])
     assert len(list(people)) == 1
 
 
@@ -311,9 +315,9 @@ def test_no_more_people_are_remembered_than_said():
     for number in range(KNOWN + 3):
         persons.append(people.see(number, crop(number), face_at(0)))
         identify(people, persons[-1], number)
-        people.only([number])
+        people.retain([number])
     assert list(people) == persons[3:]
-    people.only([])
+    people.retain([])
     again = people.see(99, crop(0), face_at(0))
     identify(people, again, 0)
     assert people[99] is again

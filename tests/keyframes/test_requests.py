@@ -8,7 +8,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from keyframes import Budget, Need, Request, RequestPolicy
+from keyframes import Budget, ReferenceNeed, Request, RequestPolicy
 from keyframes.requests import (
     FAR,
     GAP,
@@ -22,13 +22,15 @@ from keyframes.requests import (
     WORST_QP,
 )
 
-EMPTY = Need(None, 30.0)
-GOOD = Need(10.0, 30.0)
-POSED = Need(FAR + 50, 30.0)
+EMPTY = ReferenceNeed(None, 30.0)
+GOOD = ReferenceNeed(10.0, 30.0)
+POSED = ReferenceNeed(FAR + 50, 30.0)
 AMPLE = Budget(kbps=1000.0, requests=1000)
 
 
-def look(policy: RequestPolicy, need: Need, seconds: tuple[float, float], ways=("still", "pli")):
+def look(
+    policy: RequestPolicy, need: ReferenceNeed, seconds: tuple[float, float], ways=("still", "pli")
+):
     """Shows the policy `need` at 30 fps in [start, end); returns what it asked for, and when."""
     frames = range(math.ceil(seconds[0] * 30), math.ceil(seconds[1] * 30))
     asked = [(i / 30, policy.decide(i / 30, need, ways)) for i in frames]
@@ -43,13 +45,13 @@ def test_an_empty_set_asks_at_once_and_for_a_still_rather_than_a_pli():
 
 def test_a_static_face_with_a_good_reference_asks_for_nothing():
     assert look(RequestPolicy(), GOOD, (0, 100)) == []
-    assert look(RequestPolicy(), Need(FAR, None), (0, 100)) == []
+    assert look(RequestPolicy(), ReferenceNeed(FAR, None), (0, 100)) == []
 
 
 def test_a_far_pose_is_asked_for_once_it_has_settled():
     (first, request), *more = look(RequestPolicy(), POSED, (5, 8))
     assert first == pytest.approx(5 + SETTLED, abs=0.04)
-    assert (request.way, more) == ("still", [])
+    assert (request.kind, more) == ("still", [])
 
 
 def test_a_blink_asks_for_nothing():
@@ -61,9 +63,11 @@ def test_a_blink_asks_for_nothing():
 
 def test_a_pose_that_moves_on_asks_for_nothing_until_it_rests():
     policy = RequestPolicy()
-    turning = [policy.decide(i / 30, Need(FAR + 6 * i, 30.0), ["still"]) for i in range(1, 30)]
+    turning = [
+        policy.decide(i / 30, ReferenceNeed(FAR + 6 * i, 30.0), ["still"]) for i in range(1, 30)
+    ]
     assert turning == [None] * 29
-    assert len(look(policy, Need(FAR + 6 * 29, 30.0), (1, 1.4))) == 1
+    assert len(look(policy, ReferenceNeed(FAR + 6 * 29, 30.0), (1, 1.4))) == 1
 
 
 def test_two_looks_far_apart_are_no_settled_pose():
@@ -104,7 +108,7 @@ def test_the_real_size_replaces_the_reservation_and_a_larger_one_is_reported():
 @pytest.mark.parametrize("way", ["still", "pli"])
 def test_requests_keep_their_distance(way):
     policy = RequestPolicy(AMPLE)
-    assert policy.decide(0.0, EMPTY, [way]).way == way
+    assert policy.decide(0.0, EMPTY, [way]).kind == way
     policy.arrived(0.1, 20_000)
     ((again, _),) = look(policy, EMPTY, (0.1, GAP[way] + 0.5), [way])
     assert again == pytest.approx(GAP[way], abs=0.04)
@@ -141,9 +145,11 @@ def test_failures_double_the_pause_up_to_a_minute_and_an_answer_ends_that():
 
 def test_no_pli_where_an_i_frame_would_be_worse():
     for qp in (None, WORST_QP + 0.5):
-        assert RequestPolicy().decide(0.0, Need(None, qp), ["pli"]) is None
-        assert RequestPolicy().decide(0.0, Need(None, qp), ["pli", "still"]).way == "still"
-    assert RequestPolicy().decide(0.0, Need(None, WORST_QP), ["pli"]).way == "pli"
+        assert RequestPolicy().decide(0.0, ReferenceNeed(None, qp), ["pli"]) is None
+        assert (
+            RequestPolicy().decide(0.0, ReferenceNeed(None, qp), ["pli", "still"]).kind == "still"
+        )
+    assert RequestPolicy().decide(0.0, ReferenceNeed(None, WORST_QP), ["pli"]).kind == "pli"
 
 
 @pytest.mark.parametrize("budget", [Budget(kbps=0), Budget(requests=0), Budget(kbps=0.75)])
@@ -187,7 +193,7 @@ def test_a_face_that_turns_between_five_poses_gets_about_five_stills_and_then_re
             known.add(answer[1])
             answer = None
         distance = min((abs(pose - one) * 120.0 for one in known), default=None)
-        if policy.decide(now, Need(distance, 32.0), ["still"]):
+        if policy.decide(now, ReferenceNeed(distance, 32.0), ["still"]):
             asked.append(now)
             answer = now + 0.6, pose
     assert known == set(range(5))
@@ -232,11 +238,11 @@ def assert_within(budget: Budget, costs: list[Cost]) -> None:
         for newest in costs:
             end = getattr(newest, moment)
             window = [one for one in costs if end - WINDOW <= getattr(one, moment) <= end]
-            surprise = max(0, newest.size - newest.expected) if newest.way == "pli" else 0
+            surprise = max(0, newest.size - newest.expected) if newest.kind == "pli" else 0
             assert sum(one.size for one in window) <= window_bytes + surprise
             assert len(window) <= budget.requests
     for one in costs:
-        if one.way == "pli":
+        if one.kind == "pli":
             assert one.expected <= window_bytes  # else it is not asked for
             excess += max(0, one.size - one.expected)
     assert excess <= max(0, max((one.size for one in costs), default=0) - KEYFRAME)
@@ -251,13 +257,13 @@ class Sender:
         self.outstanding: tuple[float, Request, int] | None = None
         self.largest = KEYFRAME
 
-    def look(self, now: float, need: Need, ways) -> None:
+    def look(self, now: float, need: ReferenceNeed, ways) -> None:
         self.time_out(now)
         request = self.policy.decide(now, need, ways)
         if request:
             assert self.outstanding is None
-            assert request.way in ways
-            least = SMALLEST if request.way == "still" else self.largest
+            assert request.kind in ways
+            least = SMALLEST if request.kind == "still" else self.largest
             assert least <= request.max_bytes <= max(LARGEST, self.largest)
             self.outstanding = now, request, self.largest
 
@@ -269,7 +275,7 @@ class Sender:
         self.time_out(now)
         if self.outstanding:
             request = self.outstanding[1]
-            size = keyframe_bytes if request.way == "pli" else int(part * request.max_bytes)
+            size = keyframe_bytes if request.kind == "pli" else int(part * request.max_bytes)
             (self.policy.failed if failed else self.policy.arrived)(now, size)
             self._end(now, size)
 
@@ -279,9 +285,9 @@ class Sender:
 
     def _end(self, now: float, size: int) -> None:
         asked, request, expected = self.outstanding
-        self.costs.append(Cost(asked, now, size, request.way, expected))
+        self.costs.append(Cost(asked, now, size, request.kind, expected))
         self.outstanding = None
-        if request.way == "pli":
+        if request.kind == "pli":
             self.largest = max(self.largest, size)
 
 
@@ -292,7 +298,7 @@ def test_no_window_holds_more_than_is_promised(steps, budget):
     for ticks, event, distance, qp, ways, part, keyframe_bytes in steps:
         now += ticks / 64
         if event == "look":
-            sender.look(now, Need(distance, qp), ways)
+            sender.look(now, ReferenceNeed(distance, qp), ways)
         elif event == "keyframe":
             sender.saw_keyframe(keyframe_bytes)
         else:
@@ -309,7 +315,7 @@ def test_an_hour_of_a_restless_call_stays_within_the_budget(seed, largest, ways)
     for tick in range(0, 3600 * 64, 8):
         now = tick / 64
         if random.random() < 0.02:
-            need = Need(random.choice([None, 5.0, 100.0, 300.0]), random.uniform(20, 50))
+            need = ReferenceNeed(random.choice([None, 5.0, 100.0, 300.0]), random.uniform(20, 50))
         if random.random() < 0.1:
             size = random.randint(largest // 4, largest)
             sender.answer(now, random.random(), size, failed=random.random() > 0.8)

@@ -9,7 +9,7 @@ import pytest
 from bench.clips import framed
 from bench.identity import hostile_still
 from bench.metrics import identity
-from keyframes import Person, likeness, signature
+from keyframes import Person, appearance_descriptor, likeness
 from receiver.enhance.enhancer import Enhancer
 from receiver.enhance.faces.album import load_album, peer_of, save_album
 from receiver.enhance.faces.alignment import (
@@ -59,7 +59,9 @@ def hostile_frame(victim: Clip, attacker: Clip, index: int) -> av.VideoFrame:
     _, theirs, their_landmarks = attacker.face(index)
     still = hostile_still(theirs, their_landmarks, own, own_landmarks)
     before, after = crop_of(own), crop_of(still)
-    assert likeness(signature(before), signature(after)) > 0.9  # by this it was let in
+    assert (
+        likeness(appearance_descriptor(before), appearance_descriptor(after)) > 0.9
+    )  # by this it was let in
     frame = copy_frame(victim.frames[index])
     paste_residual(frame, after - before, face.crop_from_frame)
     return decode_still_of(frame)

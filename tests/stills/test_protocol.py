@@ -21,6 +21,7 @@ from pyee.asyncio import AsyncIOEventEmitter
 
 from receiver.enhance.faces.alignment import extract_crop, psnr_db
 from receiver.media.planes import planes
+from receiver.stills import protocol as stills
 from receiver.stills.protocol import (
     CHUNK,
     LABEL,
@@ -34,7 +35,6 @@ from receiver.stills.protocol import (
     encode_still,
     guard_channels,
 )
-from receiver.stills.protocol import protocol as stills
 from tests.calls.peer import HERE
 from tests.conftest import plain_frame, same_pixels
 

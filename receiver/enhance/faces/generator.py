@@ -21,13 +21,13 @@ from receiver.enhance.faces.alignment import CROP, shifted
 from receiver.errors import DeviceError, ModelError
 from receiver.hashes import file_sha256
 from receiver.inference.io_binding import BoundSession, open_bound
-from receiver.inference.request_queue import Line, LineClosedError
+from receiver.inference.request_queue import InferenceQueue, QueueClosedError
 
 logger = logging.getLogger(__name__)
 
-Place: TypeAlias = Literal["cpu", "cuda", "tensorrt"]
+ExecutionDevice: TypeAlias = Literal["cpu", "cuda", "tensorrt"]
 """Where a network runs."""
-Device: TypeAlias = Literal["auto"] | Place
+Device: TypeAlias = Literal["auto"] | ExecutionDevice
 """Where it is asked for; `auto` is CUDA where that is there, else the CPU."""
 
 WEIGHTS = Path(__file__).parents[2] / "weights"
@@ -138,7 +138,11 @@ class _Network:
 
     @classmethod
     def open(
-        cls, model: Model, aligner: Model | None, device: Place, threads: int | None = None
+        cls,
+        model: Model,
+        aligner: Model | None,
+        device: ExecutionDevice,
+        threads: int | None = None,
     ) -> "_Network":
         """Raises ModelError for unusable files, DeviceError for a device that does not come up."""
         session = _open_session(model, "restored", device, threads)
@@ -146,9 +150,9 @@ class _Network:
         return cls(model, aligner, session, alignment)
 
     @property
-    def device(self) -> Place:
+    def device(self) -> ExecutionDevice:
         """Where it runs, as the session says."""
-        return _place(self.session)
+        return _device_of(self.session)
 
     def restore(self, inputs: dict[str, NDArray[np.float32]]) -> NDArray[np.float32]:
         """See `Generator.restore`."""
@@ -191,7 +195,7 @@ class Generator:
             ModelError: for an unusable model.
             DeviceError: if CUDA or TensorRT is asked for and absent.
         """
-        wanted: Place = "cuda" if device == "auto" else device
+        wanted: ExecutionDevice = "cuda" if device == "auto" else device
         problem = device_problem(wanted)
         if problem and device != "auto":
             raise DeviceError(f"{_CALLED[wanted]} was asked for and is not there: {problem}")
@@ -199,8 +203,8 @@ class Generator:
         self.threads = threads or _threads_in_a_call()
         self.name, self._asked = model, device
         self._changing = Lock()
-        self._line = Line(self._run)
-        place: Place = "cpu" if problem else wanted
+        self._queue = InferenceQueue(self._run)
+        place: ExecutionDevice = "cpu" if problem else wanted
         self._network = self._open_there_or_on_cpu(Model.find(model, place != "cpu"), place)
 
     @property
@@ -209,7 +213,7 @@ class Generator:
         return self._network.model
 
     @property
-    def device(self) -> Place:
+    def device(self) -> ExecutionDevice:
         """Where it really runs."""
         return self._network.device
 
@@ -235,8 +239,8 @@ class Generator:
         try:
             if self._network is old:
                 self._network = self._open_there_or_on_cpu(old.model, old.device, warm=True)
-                line, self._line = self._line, Line(self._run)
-                line.close()
+                queue, self._queue = self._queue, InferenceQueue(self._run)
+                queue.close()
         finally:
             if alone:
                 self._changing.release()
@@ -258,19 +262,21 @@ class Generator:
         """
         inputs = {"degraded": degraded, "reference": reference, "landmarks": landmarks}
         while True:
-            with contextlib.suppress(LineClosedError):  # `rebuild` has put another in its place
-                return self._line(inputs, self.batch)
+            with contextlib.suppress(QueueClosedError):  # `rebuild` has put another in its place
+                return self._queue(inputs, self.batch)
 
     def _run(self, inputs: dict[str, NDArray[np.float32]]) -> NDArray[np.float32]:
         return self._network.restore(inputs)
 
-    def _open(self, model: Model, device: Place, warm: bool = False) -> _Network:
+    def _open(self, model: Model, device: ExecutionDevice, warm: bool = False) -> _Network:
         network = _Network.open(model, model.aligner, device, self.threads)
         if warm:
             network.warm_up()
         return network
 
-    def _open_there_or_on_cpu(self, model: Model, device: Place, warm: bool = False) -> _Network:
+    def _open_there_or_on_cpu(
+        self, model: Model, device: ExecutionDevice, warm: bool = False
+    ) -> _Network:
         """On the CPU if 'auto' was asked for and a GPU fails."""
         try:
             return self._open(model, device, warm)
@@ -283,17 +289,17 @@ class Generator:
 
 
 _CPU, _CUDA, _TENSORRT = (f"{name}ExecutionProvider" for name in ("CPU", "CUDA", "Tensorrt"))
-_PLACES: dict[str, Place] = {_CUDA: "cuda", _TENSORRT: "tensorrt"}
+_DEVICES: dict[str, ExecutionDevice] = {_CUDA: "cuda", _TENSORRT: "tensorrt"}
 _CALLED = {"cpu": "the CPU", "cuda": "CUDA", "tensorrt": "TensorRT"}
 _NVINFER = "nvinfer_10.dll" if sys.platform == "win32" else "libnvinfer.so.10"
 """TensorRT's library, of the version that ONNX Runtime is built for."""
 
 
-def _place(session: onnxruntime.InferenceSession | BoundSession) -> Place:
-    return _PLACES.get(session.get_providers()[0], "cpu")
+def _device_of(session: onnxruntime.InferenceSession | BoundSession) -> ExecutionDevice:
+    return _DEVICES.get(session.get_providers()[0], "cpu")
 
 
-def device_problem(device: Place) -> str | None:
+def device_problem(device: ExecutionDevice) -> str | None:
     """Why `device` cannot be used here, with the way out, or None if nothing stands against it."""
     return {"cpu": lambda: None, "cuda": cuda_problem, "tensorrt": tensorrt_problem}[device]()
 
@@ -340,17 +346,17 @@ def _threads_in_a_call() -> int:
 
 
 def _open_session(
-    model: Model, output: str, device: Place, threads: int | None
+    model: Model, output: str, device: ExecutionDevice, threads: int | None
 ) -> onnxruntime.InferenceSession | BoundSession:
     """On a GPU it is bound and warm. Raises ModelError or DeviceError."""
     model.check()
 
     def opened(has_graphs: bool) -> onnxruntime.InferenceSession:
         session = _new_session(model, device, has_graphs, threads)
-        if _place(session) != device:  # ONNX Runtime falls back without an error
+        if _device_of(session) != device:  # ONNX Runtime falls back without an error
             raise DeviceError(
                 f"{_CALLED[device]} was asked for and the session came up on "
-                f"{_CALLED[_place(session)]}: see the lines of ONNX Runtime above, or use "
+                f"{_CALLED[_device_of(session)]}: see the lines of ONNX Runtime above, or use "
                 "--device cpu"
             )
         _check_signature(session, model, output)
@@ -362,7 +368,7 @@ def _open_session(
 
 
 def _new_session(
-    model: Model, device: Place, has_graphs: bool, threads: int | None
+    model: Model, device: ExecutionDevice, has_graphs: bool, threads: int | None
 ) -> onnxruntime.InferenceSession:
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
@@ -391,7 +397,7 @@ def _new_session(
         ) from error
 
 
-def _providers(model: Model, device: Place, has_graphs: bool) -> list[Any]:
+def _providers(model: Model, device: ExecutionDevice, has_graphs: bool) -> list[Any]:
     """As InferenceSession takes them; what TensorRT cannot do falls to CUDA."""
     if device == "cpu":
         return [_CPU]

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass
 
-from keyframes import Embedding, People, Person, Shot
+from keyframes import Embedding, FaceObservation, People, Person
 from keyframes.admission import MAX_ROLL
 from keyframes.people import BEST, ENOUGH
 from receiver.enhance.faces.alignment import Crop, picture_of
@@ -47,10 +47,10 @@ class IdentityWatch:
         self._pending: list[_Observation] = []
         self._latest: deque[int] = deque([-WITHIN] * MOST_AT_ONCE, MOST_AT_ONCE)  # frames
 
-    def observe(self, person: Person, crop: Crop, shot: Shot) -> None:
+    def observe(self, person: Person, crop: Crop, observation: FaceObservation) -> None:
         """Starts to compute a received face's embedding, if it is time for one."""
         frames = self._people.frames
-        if frames < person.observe_at or not _is_usable(shot):
+        if frames < person.observe_at or not _is_usable(observation):
             return
         if any(one.person is person for one in self._pending):
             return
@@ -58,8 +58,8 @@ class IdentityWatch:
             return
         self._latest.append(frames)
         person.observe_at = frames + _pause(person)
-        embedding = self._recogniser.submit(picture_of(crop), shot.landmarks)
-        qp = UNKNOWN_QP if shot.qp is None else shot.qp
+        embedding = self._recogniser.submit(picture_of(crop), observation.landmarks)
+        qp = UNKNOWN_QP if observation.qp is None else observation.qp
         self._pending.append(_Observation(person, qp, embedding, frames))
 
     def collect(self, *, wait: bool) -> None:
@@ -79,8 +79,12 @@ class IdentityWatch:
                     one.person.observe_at = self._people.frames + _pause(one.person)
 
 
-def _is_usable(shot: Shot) -> bool:
-    return not shot.damaged and abs(shot.roll) <= MAX_ROLL and shot.enlarged <= MAX_ENLARGED
+def _is_usable(observation: FaceObservation) -> bool:
+    return (
+        not observation.damaged
+        and abs(observation.roll) <= MAX_ROLL
+        and observation.enlarged <= MAX_ENLARGED
+    )
 
 
 def _pause(person: Person) -> int:

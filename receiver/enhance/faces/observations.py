@@ -11,14 +11,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from keyframes import (
+    AppearanceDescriptor,
+    FaceObservation,
     Keyframe,
     Person,
-    Shot,
-    Signature,
+    appearance_descriptor,
     crop_qp,
     likeness,
     resemblance,
-    signature,
     thumbnail,
     warp,
 )
@@ -96,7 +96,7 @@ class StillFace:
 
     Attributes:
         keyframe: what it becomes; its QP is set by `judge`.
-        look: its signature.
+        look: its appearance descriptor.
         box: left, top, right, bottom as fractions of the camera's picture.
         alone: whether it is the still's only one.
         detail: of its crop, see `detail`.
@@ -105,7 +105,7 @@ class StillFace:
     """
 
     keyframe: Keyframe
-    look: Signature
+    look: AppearanceDescriptor
     box: Box
     alone: bool
     detail: float
@@ -124,7 +124,7 @@ class StillFace:
         best = int(np.argmax(overlaps)) if overlaps else 0
         return faces[best] if overlaps and overlaps[best] > SAME_PLACE else None
 
-    def judge(self, person: Person, received: Shot) -> tuple[Verdict, Keyframe]:
+    def judge(self, person: Person, received: FaceObservation) -> tuple[Verdict, Keyframe]:
         """Decides whether it becomes a reference, and returns it with its measured QP.
 
         It has to be of the same person by its embedding, like the received face of the same moment
@@ -247,7 +247,7 @@ def _still_face(
     left, top, right, bottom = (int(max(0.0, side)) for side in face.box.tolist())
     return StillFace(
         Keyframe(picture, landmarks, None, "still", sharpness(crop), embedding),
-        signature(crop),
+        appearance_descriptor(crop),
         box,
         alone,
         detail(crop),

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from receiver.enhance.faces.alignment import CROP, Crop
 
-SHARE = 0.85
+MOST_BLEND = 0.85
 """Of the frame before, at most."""
 DISAGREE, DISAGREE_QP = (3.0, 14.0), (26.0, 43.0)
 """Difference of the received luma, in levels of 255, from which on nothing of the frame before is
@@ -31,11 +31,11 @@ PATCH_STRIDE = 6
 BLUR = 1.2
 """Sigma in those pixels by which it is blurred: traces of compression are not to be followed."""
 NOTHING_IN_COMMON = 0.1
-"""Mean share below which it is another picture: a cut, or another face."""
+"""Mean weight below which it is another picture: a cut, or another face."""
 
 _Plane = NDArray[np.float32]
 
-_PLACES: NDArray[np.float32] = np.indices((CROP, CROP), np.float32)[::-1]
+_PIXELS: NDArray[np.float32] = np.indices((CROP, CROP), np.float32)[::-1]
 """Each pixel's x and y."""
 
 
@@ -63,11 +63,11 @@ class TemporalFilter:
         before, seen_before = self._before
         back = self._flow.calc(seen, seen_before, None)  # 64x64x2, in its pixels
         *planes, received_moved = cv2.split(_moved(before, back))
-        share = _agreement(received_moved, received, qp)
-        if float(share.mean()) >= NOTHING_IN_COMMON:
-            self._ahead = _Ahead(received, seen, (planes, share))
+        weight = _agreement(received_moved, received, qp)
+        if float(weight.mean()) >= NOTHING_IN_COMMON:
+            self._ahead = _Ahead(received, seen, (planes, weight))
 
-    def calm(self, restored: Crop) -> Crop:
+    def apply(self, restored: Crop) -> Crop:
         """The restored crop without its shimmer, in place; the first one comes back as it is.
 
         Args:
@@ -77,10 +77,10 @@ class TemporalFilter:
         if ahead is None:
             raise ValueError("a crop has to be seen before it can be calmed")
         if ahead.before is not None:
-            planes, share = ahead.before
+            planes, weight = ahead.before
             for plane, change in zip(restored, planes, strict=True):
                 change -= plane
-                change *= share
+                change *= weight
                 plane += change
         # The four in one picture: it is moved in a third of the time.
         self._before = cv2.merge([*restored, ahead.received]), ahead.seen  # 256x256x4
@@ -95,7 +95,7 @@ class _Ahead:
         received: its luma, 256x256.
         seen: the same in 64x64 and 8 bits.
         before: red, green and blue of the frame before, moved to where the face is now, and which
-            share of them is to be taken, 256x256 each; None where there is nothing to be taken.
+            weight of them is to be taken, 256x256 each; None where there is nothing to be taken.
     """
 
     received: _Plane
@@ -104,12 +104,12 @@ class _Ahead:
 
 
 def _agreement(moved: _Plane, received: _Plane, qp: float | None) -> _Plane:
-    """How much of the frame before is to be taken, HxW of 0 to `SHARE`."""
+    """How much of the frame before is to be taken, HxW of 0 to `MOST_BLEND`."""
     known = sum(DISAGREE_QP) / 2 if qp is None else qp
-    share: Any = cv2.blur(cv2.absdiff(moved, received), (AROUND, AROUND))
-    share *= -SHARE * 255.0 / float(np.interp(known, DISAGREE_QP, DISAGREE))
-    share += SHARE
-    result: _Plane = np.maximum(share, 0.0, out=share)
+    weight: Any = cv2.blur(cv2.absdiff(moved, received), (AROUND, AROUND))
+    weight *= -MOST_BLEND * 255.0 / float(np.interp(known, DISAGREE_QP, DISAGREE))
+    weight += MOST_BLEND
+    result: _Plane = np.maximum(weight, 0.0, out=weight)
     return result
 
 
@@ -117,7 +117,7 @@ def _moved(picture: NDArray[np.float32], back: NDArray[np.float32]) -> Any:
     """A picture of 256x256 where a flow of 64x64 that points back to it says."""
     flow: Any = cv2.resize(back, (CROP, CROP), interpolation=cv2.INTER_LINEAR)
     flow *= CROP / FLOW_SIDE
-    x, y = flow[..., 0] + _PLACES[0], flow[..., 1] + _PLACES[1]
+    x, y = flow[..., 0] + _PIXELS[0], flow[..., 1] + _PIXELS[1]
     return cv2.remap(picture, x, y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
 
 

@@ -160,7 +160,7 @@ class FaceTracker:
         self._luma: NDArray[np.uint8] | None = None  # of the last frame, until `between_frames`
         self._shape: tuple[int, ...] = ()
 
-    def work_beside_in(self, executor: Executor) -> None:
+    def set_executor(self, executor: Executor) -> None:
         """Lets what takes longest be done between the frames, in `executor`.
 
         While a face is being followed the detector runs there; what it finds shows a frame or two

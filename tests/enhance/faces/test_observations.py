@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 import pytest
 
-from keyframes import Identity, People, Shot, landmark_distance
+from keyframes import FaceObservation, Identity, People, landmark_distance
 from keyframes.people import SAME_PERSON
 from receiver.enhance.faces.alignment import extract_crop, transform
 from receiver.enhance.faces.observations import (
@@ -161,10 +161,10 @@ class TestJudge:
     """A still's face against what is received; embeddings are given, so that one thing changes."""
 
     @pytest.fixture
-    def received(self, portrait, face) -> Shot:
+    def received(self, portrait, face) -> FaceObservation:
         crop = extract_crop(portrait[0], face.crop_from_frame)
         landmarks = transform(face.landmarks, face.crop_from_frame)
-        return Shot(landmarks, 40.0, False, detail=lambda: 0.5 * detail(crop))
+        return FaceObservation(landmarks, 40.0, False, detail=lambda: 0.5 * detail(crop))
 
     @pytest.fixture
     def person(self, portrait, face, received):

@@ -1,4 +1,4 @@
-"""What was calm is calm, what moved is sharp, and another picture leaves no ghost."""
+"""The temporal filter keeps what is still, keeps motion sharp, and leaves no ghost of a cut."""
 
 import numpy as np
 import pytest
@@ -23,9 +23,9 @@ def smooth_picture(rng, shift=0):
     return np.stack([wide[:, 16 - shift : 16 - shift + CROP]] * 3).copy()
 
 
-def calmed(calm, restored, degraded, qp):
-    calm.see(degraded, qp)
-    return calm.calm(restored)
+def filtered(temporal_filter, restored, degraded, qp):
+    temporal_filter.see(degraded, qp)
+    return temporal_filter.apply(restored)
 
 
 def noisy(rng, picture):
@@ -36,20 +36,20 @@ def noisy(rng, picture):
 def test_the_first_picture_stays_as_it_is(rng):
     picture = smooth_picture(rng)
     before = picture.copy()
-    assert np.array_equal(calmed(TemporalFilter(), picture, before.copy(), None), before)
+    assert np.array_equal(filtered(TemporalFilter(), picture, before.copy(), None), before)
 
 
 def test_a_crop_is_to_be_seen_before_it_is_calmed(rng):
     with pytest.raises(ValueError, match="seen before"):
-        TemporalFilter().calm(smooth_picture(rng))
+        TemporalFilter().apply(smooth_picture(rng))
 
 
 def test_shimmer_over_a_still_picture_goes(rng):
-    picture, calm = smooth_picture(rng), TemporalFilter()
+    picture, temporal_filter = smooth_picture(rng), TemporalFilter()
     outputs, inputs = [], []
     for _ in range(12):
         inputs.append(noisy(rng, picture))
-        outputs.append(calmed(calm, inputs[-1].copy(), picture.copy(), 40.0).copy())
+        outputs.append(filtered(temporal_filter, inputs[-1].copy(), picture.copy(), 40.0).copy())
     steps = [np.abs(np.diff(np.stack(them), axis=0))[4:].mean() for them in (inputs, outputs)]
     assert steps[1] < 0.4 * steps[0]
     errors = [np.abs(them[-1] - picture).mean() for them in (inputs, outputs)]
@@ -57,28 +57,28 @@ def test_shimmer_over_a_still_picture_goes(rng):
 
 
 def test_a_moving_picture_stays_sharp():
-    calm = TemporalFilter()
+    temporal_filter = TemporalFilter()
     for shift in range(0, 12, 2):
         picture = smooth_picture(np.random.default_rng(1), shift)
-        output = calmed(calm, picture.copy(), picture.copy(), 40.0)
+        output = filtered(temporal_filter, picture.copy(), picture.copy(), 40.0)
         inner = np.abs(output - picture)[:, 24:-24, 24:-24]
         assert inner.mean() < 0.01
 
 
 def test_another_picture_leaves_no_ghost(rng):
-    calm = TemporalFilter()
-    calmed(calm, smooth_picture(rng), smooth_picture(rng), None)
+    temporal_filter = TemporalFilter()
+    filtered(temporal_filter, smooth_picture(rng), smooth_picture(rng), None)
     other = 1.0 - smooth_picture(np.random.default_rng(7))
-    assert np.abs(calmed(calm, other.copy(), other.copy(), 40.0) - other).mean() < 0.01
+    assert np.abs(filtered(temporal_filter, other.copy(), other.copy(), 40.0) - other).mean() < 0.01
 
 
 def test_pictures_that_change_at_once_where_the_received_one_does(rng):
     """The received picture decides, not the restored one: a blink is no shimmer."""
-    calm, picture = TemporalFilter(), smooth_picture(rng)
-    calmed(calm, picture.copy(), picture.copy(), 40.0)
+    temporal_filter, picture = TemporalFilter(), smooth_picture(rng)
+    filtered(temporal_filter, picture.copy(), picture.copy(), 40.0)
     blink = picture.copy()
     blink[:, 100:140, 100:140] = 1.0 - blink[:, 100:140, 100:140]
-    output = calmed(calm, blink.copy(), blink.copy(), 40.0)
+    output = filtered(temporal_filter, blink.copy(), blink.copy(), 40.0)
     changed = np.abs(blink - picture)[:, 106:134, 106:134] > 0.2
     assert np.abs(output - blink)[:, 106:134, 106:134][changed].mean() < 0.02
 
@@ -88,9 +88,9 @@ def test_what_came_well_is_left_alone(rng):
     picture = smooth_picture(rng)
     kept = {}
     for qp in (20.0, 44.0):
-        calm, grain = TemporalFilter(), np.random.default_rng(3)
+        temporal_filter, grain = TemporalFilter(), np.random.default_rng(3)
         for _ in range(6):
             shown = noisy(grain, picture)
-            output = calmed(calm, shown.copy(), shown.copy(), qp)
+            output = filtered(temporal_filter, shown.copy(), shown.copy(), qp)
         kept[qp] = np.abs(output - shown).mean()
     assert kept[20.0] < 0.3 * kept[44.0]

@@ -146,7 +146,7 @@ def followed_beside(frames, beside, works=lambda number: True):
     tracker, faces, waited = FaceTracker(DetectionRate(30, 10)), [], []
     predict = tracker._predict
     tracker._predict = lambda *arguments: waited.append(waits) or predict(*arguments)
-    tracker.work_beside_in(beside)
+    tracker.set_executor(beside)
     for number, frame in enumerate(frames):
         waits = number
         faces += tracker.track(luma(frame))
@@ -196,7 +196,7 @@ def turned(frame: av.VideoFrame) -> np.ndarray:
 
 def test_a_face_that_leaves_is_given_up_by_what_is_looked_for_in_between(portrait, beside):
     tracker = FaceTracker()
-    tracker.work_beside_in(beside)
+    tracker.set_executor(beside)
     assert len(tracker.track(luma(portrait[0]))) == 1
     for _ in range(CHECK_EVERY * (MISSES + 1) + 1):
         tracker.between_frames()
