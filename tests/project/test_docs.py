@@ -166,6 +166,13 @@ def test_paths_that_are_named_exist(page):
 
 
 @each_page_of_today
+def test_metrics_that_are_named_exist(page):
+    calls = "".join(file.read_text() for file in (ROOT / "receiver" / "calls").rglob("*.py"))
+    for metric in re.findall(r"`(receiver_\w+)`", prose(page)):
+        assert f'"{metric}"' in calls, metric
+
+
+@each_page_of_today
 def test_python_in_the_documents_compiles_and_imports_public_names(page):
     for _, language, block in FENCE.findall(text_of(page)):
         if language == "python":
