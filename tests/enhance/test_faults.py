@@ -1,4 +1,4 @@
-"""What fails in a running call costs that much of it and no more, and heals."""
+"""A failure in a running call stops only the part that failed, and the call recovers."""
 
 import asyncio
 import contextlib
@@ -45,18 +45,18 @@ from tests.conftest import plain_frame
 from tests.stills.test_protocol import Channel, announcement
 
 PATIENT = 600.0
-"""A deadline that no machine misses: what is late is not this file's matter."""
+"""A deadline that no machine misses: late frames are tested elsewhere."""
 
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch):
-    """Heals and tries again within a test's time."""
+    """Makes the waits before a recovery short enough for a test."""
     monkeypatch.setattr(receiver.stats, "HEALED_AFTER", 5)
     monkeypatch.setattr(receiver.calls.track, "RECOVER_AFTER", (0.01, 0.04))
 
 
 class Given(MediaStreamTrack):
-    """Gives the frames that it was given, each when it is its turn."""
+    """A source whose frames come from a queue."""
 
     kind = "video"
 
@@ -69,7 +69,7 @@ class Given(MediaStreamTrack):
 
 
 class Call:
-    """An enhanced track into which frames go one by one, so that none is dropped."""
+    """An enhanced track that gets its frames one by one, so that none is dropped."""
 
     def __init__(self, enhancer: Enhancer, **more: Any) -> None:
         self.source = Given()
@@ -79,7 +79,7 @@ class Call:
         self.stats = self.track.stats
 
     async def show(self, frame: DecodedFrame) -> bool:
-        """Whether the frame came out restored; untouched it is the very same object."""
+        """Sends a frame; returns whether it was restored, or else passed as the same object."""
         frame.video.opaque = None
         self.source.frames.put_nowait(frame.video)
         output = await self.track.recv()
@@ -87,7 +87,7 @@ class Call:
         return output is not frame.video
 
     async def identified(self, enhancer: Enhancer, frames: list[DecodedFrame]) -> Person:
-        """Shows frames until it is known who is on screen; returns who it is."""
+        """Sends frames until the person on screen is identified; returns that person."""
         for frame in cycle(frames):
             assert await self.show(frame)
             person = enhancer.people[self.seen[-1].faces[0].track_id]
@@ -102,7 +102,7 @@ class Call:
 
 
 def raising(work: Callable[..., Any], when: Callable[[], bool]) -> Callable[..., Any]:
-    """The real thing, which raises now and then."""
+    """Returns a function that does the work, or raises RuntimeError when `when` returns true."""
 
     def wrapped(*of: Any, **more: Any) -> Any:
         if when():
@@ -113,6 +113,7 @@ def raising(work: Callable[..., Any], when: Callable[[], bool]) -> Callable[...,
 
 
 def told(caplog, words: str) -> int:
+    """Returns the number of log records that contain the words."""
     return sum(words in record.message for record in caplog.records)
 
 
@@ -145,7 +146,7 @@ async def test_a_generator_that_fails_at_random(generator, decoded, monkeypatch,
 
 
 class Broken:
-    """A session that does nothing any more."""
+    """A session whose runs fail."""
 
     def run(self, *of: Any) -> Any:
         raise RuntimeError("CUDA failure 999")
@@ -154,7 +155,7 @@ class Broken:
         return ["CPUExecutionProvider"]
 
 
-async def test_a_session_that_is_broken_is_rebuilt(decoded, caplog):
+async def test_a_broken_session_is_rebuilt(decoded, caplog):
     generator = Generator("lite", "cpu")
     enhancer = Enhancer(generator)
     call = Call(enhancer)
@@ -174,8 +175,8 @@ async def test_a_session_that_is_broken_is_rebuilt(decoded, caplog):
     call.track.stop()
 
 
-async def test_frames_pass_while_the_enhancer_is_begun_anew(generator, decoded, monkeypatch):
-    """Whatever it takes: here it does not end before the test says so."""
+async def test_frames_pass_through_while_the_enhancer_restarts(generator, decoded, monkeypatch):
+    """However long the restart takes: here until the test ends it."""
     going_on, enhancer = asyncio.Event(), Enhancer(generator)
     loop, recover = asyncio.get_running_loop(), enhancer.recover
 
@@ -196,7 +197,7 @@ async def test_frames_pass_while_the_enhancer_is_begun_anew(generator, decoded, 
     call.track.stop()
 
 
-async def test_it_is_begun_anew_more_and_more_rarely(generator, decoded, monkeypatch):
+async def test_restarts_become_rarer(generator, decoded, monkeypatch):
     call, waits = Call(Enhancer(generator)), []
     with monkeypatch.context() as patch:
         patch.setattr(generator, "restore", raising(generator.restore, lambda: True))
@@ -247,7 +248,7 @@ async def test_a_detector_that_raises(generator, decoded):
     call.track.stop()
 
 
-async def test_a_tracker_in_disorder_is_begun_anew(generator, decoded):
+async def test_a_broken_tracker_is_restarted(generator, decoded):
     enhancer = Enhancer(generator)
     call = Call(enhancer)
     person = await call.identified(enhancer, decoded)
@@ -260,7 +261,7 @@ async def test_a_tracker_in_disorder_is_begun_anew(generator, decoded):
     call.track.stop()
 
 
-async def test_a_frame_whose_side_data_cannot_be_read_goes_on(enhancer, monkeypatch):
+async def test_a_frame_with_unreadable_side_data_passes_through(enhancer, monkeypatch):
     call = Call(enhancer)
     frame = DecodedFrame.from_video(plain_frame())
     with monkeypatch.context() as patch:
@@ -272,11 +273,11 @@ async def test_a_frame_whose_side_data_cannot_be_read_goes_on(enhancer, monkeypa
     call.track.stop()
 
 
-# CUDA that goes
+# CUDA that fails during the call
 
 
 class OnCuda:
-    """A session of the CPU's that says that it is a GPU's, until the GPU has gone."""
+    """A session on the CPU that claims to be on a GPU, until `gone` is set: then it fails."""
 
     def __init__(self, session: Any, provider: str, gone: asyncio.Event) -> None:
         self._session, self._provider, self._gone = session, provider, gone
@@ -307,15 +308,17 @@ def cuda_gone(monkeypatch) -> asyncio.Event:
     monkeypatch.setattr(receiver.inference.sessions, "new_session", opening)
     monkeypatch.setattr(receiver.inference.sessions, "providers_for", lambda *_: [])
     monkeypatch.setattr(receiver.enhance.faces.generator, "device_problem", lambda _: None)
-    monkeypatch.setattr(receiver.enhance.faces.generator, "BATCH", 2)  # so many sizes are warmed up
-    monkeypatch.setattr(receiver.inference.io_binding, "MEMORY", {})  # it is the CPU's after all
+    monkeypatch.setattr(receiver.enhance.faces.generator, "BATCH", 2)  # fewer batches to warm up
+    monkeypatch.setattr(
+        receiver.inference.io_binding, "MEMORY", {}
+    )  # CPU buffers
     return gone
 
 
 PROVIDERS = {"cuda": "CUDAExecutionProvider", "tensorrt": "TensorrtExecutionProvider"}
 
 
-async def test_auto_goes_on_on_the_cpu(cuda_gone, decoded):
+async def test_auto_continues_on_the_cpu(cuda_gone, decoded):
     call = Call(Enhancer(Generator("lite", "auto")))
     assert await call.show(decoded[0])
     assert call.stats.snapshot()["device"] == "cuda"
@@ -329,7 +332,7 @@ async def test_auto_goes_on_on_the_cpu(cuda_gone, decoded):
 
 
 @pytest.mark.parametrize("device", PROVIDERS)
-async def test_a_gpu_stays_that_and_keeps_trying(cuda_gone, decoded, device):
+async def test_a_device_that_was_asked_for_is_kept_and_tried_again(cuda_gone, decoded, device):
     call = Call(Enhancer(Generator("lite", device)))
     assert await call.show(decoded[0])
     cuda_gone.set()
@@ -343,17 +346,17 @@ async def test_a_gpu_stays_that_and_keeps_trying(cuda_gone, decoded, device):
     call.track.stop()
 
 
-def test_a_session_that_comes_up_elsewhere_is_not_cudas(cuda_gone, monkeypatch):
+def test_a_session_that_comes_up_elsewhere_is_rejected(cuda_gone, monkeypatch):
     monkeypatch.setattr(OnCuda, "get_providers", lambda _: ["CPUExecutionProvider"])
     with pytest.raises(DeviceError, match="CUDA was asked for and the session came up on the CPU"):
         Generator("lite", "cuda")
     assert Generator("lite", "auto").device == "cpu"
 
 
-# What is told
+# Log messages
 
 
-def test_faults_are_told_when_they_begin_and_when_they_are_over(caplog):
+def test_faults_are_logged_when_they_begin_and_when_they_end(caplog):
     faults = Faults()
     for _ in range(3):
         faults.failed("output", RuntimeError("one"))
@@ -373,7 +376,7 @@ def test_faults_are_told_when_they_begin_and_when_they_are_over(caplog):
 # Outputs
 
 
-async def test_an_output_that_raises_does_not_concern_the_others(enhancer, caplog):
+async def test_an_output_that_raises_does_not_affect_the_others(enhancer, caplog):
     room, before, after = Room("live", enhancer, HERE), [], []
 
     def broken(frame: av.VideoFrame) -> None:
@@ -404,7 +407,7 @@ async def shown(encoder: SharedEncoder, viewer: ViewerTrack) -> Any:
     return await viewer.recv()
 
 
-async def test_an_encoder_that_raises_is_opened_anew(monkeypatch):
+async def test_an_encoder_that_raises_is_opened_again(monkeypatch):
     encoder = SharedEncoder(VIEWS["restored"], Stats("cpu"))
     viewer = ViewerTrack(encoder)
     assert (await shown(encoder, viewer)).is_keyframe
@@ -424,7 +427,7 @@ async def test_an_encoder_that_raises_is_opened_anew(monkeypatch):
     await encoder.close()
 
 
-async def test_a_viewer_that_never_reads_costs_the_others_nothing():
+async def test_a_viewer_that_never_reads_does_not_affect_the_others():
     encoder = SharedEncoder(VIEWS["restored"], Stats("cpu"))
     viewer, stalled = ViewerTrack(encoder), ViewerTrack(encoder)
     packets = [await shown(encoder, viewer) for _ in range(3 * PENDING)]
@@ -444,7 +447,7 @@ async def test_a_viewer_that_never_reads_costs_the_others_nothing():
 
 
 def picture(pts: int, side: int = 64) -> av.VideoFrame:
-    """Noise, which nothing can compress."""
+    """Returns a frame of noise, which cannot be compressed."""
     shape = side * 3 // 2, side
     noise = np.random.default_rng(abs(pts)).integers(0, 255, shape, np.uint8)
     frame = av.VideoFrame.from_ndarray(noise, "yuv420p")
@@ -453,14 +456,14 @@ def picture(pts: int, side: int = 64) -> av.VideoFrame:
 
 
 def piece(pts: int) -> av.AudioFrame:
-    """20 ms of silence."""
+    """Returns 20 ms of silence."""
     frame = av.AudioFrame.from_ndarray(np.zeros((1, 960), np.int16), "s16", "mono")
     frame.sample_rate, frame.pts, frame.time_base = 48000, pts, Fraction(1, 48000)
     return frame
 
 
 def times(path: Path, **which: int) -> list[float]:
-    """Of what can be decoded, in seconds."""
+    """Returns the times of the frames that can be decoded, in seconds."""
     found = []
     with av.open(str(path)) as container, contextlib.suppress(av.FFmpegError):
         found.extend(frame.time for frame in container.decode(**which))
@@ -468,7 +471,7 @@ def times(path: Path, **which: int) -> list[float]:
 
 
 def fill(file: FileOutput, pictures: int) -> None:
-    """Waits for the disk, so that none is dropped."""
+    """Writes frames of noise, no faster than the disk, so that none is dropped."""
     for index in range(pictures):
         file.put(picture(3000 * index, 320))
         while file._queue.qsize() > 10:
@@ -477,7 +480,7 @@ def fill(file: FileOutput, pictures: int) -> None:
 
 @contextlib.contextmanager
 def files_of_at_most(size: int) -> Iterator[None]:
-    """Writes beyond it fail, as on a full disk."""
+    """Makes writes beyond this size fail, as on a full disk."""
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
     try:
@@ -487,7 +490,7 @@ def files_of_at_most(size: int) -> Iterator[None]:
 
 
 @pytest.mark.parametrize("name", ["call.mkv", "call.mp4"])
-def test_a_recording_keeps_what_came_before_the_disk_was_full(tmp_path, name):
+def test_a_recording_keeps_the_part_before_the_disk_was_full(tmp_path, name):
     said = []
     with files_of_at_most(3_000_000):
         file = FileOutput(tmp_path / name, Fraction(30), has_sound=False, say=said.append)
@@ -501,7 +504,7 @@ def test_a_recording_keeps_what_came_before_the_disk_was_full(tmp_path, name):
     assert [sentence.startswith("recording has ended: ") for sentence in said] == [True]
 
 
-def test_a_disk_that_is_really_full(tmp_path):
+def test_a_full_disk(tmp_path):
     mount = ["mount", "-t", "tmpfs", "-o", "size=1500k", "tmpfs", str(tmp_path)]
     if shutil.which("mount") is None or subprocess.run(mount, capture_output=True).returncode:
         pytest.skip("needs to be allowed to mount")
@@ -516,7 +519,7 @@ def test_a_disk_that_is_really_full(tmp_path):
         subprocess.run(["umount", str(tmp_path)], check=True)
 
 
-def test_a_recording_that_cannot_even_begin_leaves_nothing(tmp_path):
+def test_a_recording_that_cannot_begin_leaves_no_file(tmp_path):
     with files_of_at_most(100):
         file = FileOutput(tmp_path / "call.mp4", Fraction(30), has_sound=False)
         fill(file, 5)
@@ -525,8 +528,8 @@ def test_a_recording_that_cannot_even_begin_leaves_nothing(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_disk_that_waits_delays_nobody(tmp_path, monkeypatch):
-    """`put` returns while the thread is stuck, and what waits is bounded."""
+def test_a_slow_disk_does_not_delay_the_caller(tmp_path, monkeypatch):
+    """`put` returns while the thread is stuck, and the queue is bounded."""
     goes_on, add = threading.Event(), FileOutput.picture
 
     def stuck(self, item):
@@ -544,8 +547,8 @@ def test_a_disk_that_waits_delays_nobody(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("name", ["call.mkv", "call.mp4"])
-def test_a_recording_outlives_clocks_that_jump(tmp_path, name):
-    """Back to nought, and ahead by what aiortc makes of a clock that went back."""
+def test_a_recording_survives_jumps_of_the_clock(tmp_path, name):
+    """Back to zero, and ahead by 2**32, as which aiortc reports a clock that went back."""
     file = FileOutput(tmp_path / name, Fraction(30), has_sound=True)
     for begins in (0, 2**32, 0):
         for index in range(20):
@@ -555,7 +558,7 @@ def test_a_recording_outlives_clocks_that_jump(tmp_path, name):
                 file.put(piece(begins + 1600 * index + half))
             while file._queue.qsize() > 10:
                 file._thread.join(0.01)
-            assert shared.pts == begins + 3000 * index  # others use it too
+            assert shared.pts == begins + 3000 * index  # other outputs use it too
     file.close()
     seen, heard = times(tmp_path / name, video=0), times(tmp_path / name, audio=0)
     assert len(seen) == file.written == 60
@@ -565,7 +568,7 @@ def test_a_recording_outlives_clocks_that_jump(tmp_path, name):
 
 
 class TestTimeline:
-    """Arrivals are given, so nothing here hangs on the machine."""
+    """The tests give the arrival times, so that no result depends on the machine."""
 
     def place(self, *items: tuple[av.VideoFrame | av.AudioFrame, float]) -> list[float]:
         timeline = Timeline()
@@ -573,33 +576,33 @@ class TestTimeline:
             timeline.place(frame, 100.0 + arrived)
         return [round(float(frame.pts * frame.time_base), 3) for frame, _ in items]
 
-    def test_times_are_the_frames_own(self):
+    def test_frames_keep_their_own_times(self):
         late = [(picture(3000 * i), 1 / 30 * i + 0.5 * (i % 2)) for i in range(4)]
         assert self.place(*late) == [0.0, 0.033, 0.067, 0.1]
 
     @pytest.mark.parametrize("jump", [-(2**40), -4500, 2**32, 90000 * 4])
-    def test_a_jump_goes_on_from_the_clock(self, jump):
+    def test_after_a_jump_times_continue_from_the_clock(self, jump):
         items = [(picture(3000 * i + jump * (i > 2)), i / 30) for i in range(5)]
         assert self.place(*items) == [0.0, 0.033, 0.067, 0.1, 0.133]
 
-    def test_a_pause_of_the_picture_stays_one_while_sound_comes(self):
+    def test_a_pause_of_the_video_is_kept_while_sound_arrives(self):
         sound = [(piece(960 * i), 0.02 * i) for i in range(500)]
         *_, last = self.place((picture(0), 0.0), *sound, (picture(900_000), 10.0))
         assert last == 10.0
 
-    def test_a_pause_of_all_is_cut(self):
+    def test_a_pause_of_video_and_sound_is_cut(self):
         assert self.place((picture(0), 0.0), (picture(90000 * 60), 60.0))[1] == JUMP
 
-    def test_sound_and_picture_of_another_session_are_in_step(self):
+    def test_sound_and_video_of_another_session_are_in_step(self):
         first = [(picture(0), 0.0), (piece(5), 0.1), (picture(90000), 1.0), (piece(48005), 1.1)]
         second = [(picture(7), 2.0), (piece(9), 2.1)]
         assert self.place(*first, *second) == [0.0, 0.1, 1.0, 1.1, 2.0, 2.1]
 
-    def test_sound_whose_first_pieces_were_late_is_not_put_off_for_good(self):
+    def test_sound_that_was_late_at_first_is_not_delayed_for_good(self):
         items = [(picture(0), 1.0), (piece(0), 1.0), (piece(960), 1.001), (piece(48000), 1.02)]
         assert self.place(*items) == [0.0, 0.0, 0.02, 0.04]
 
-    def test_pieces_of_sound_never_overlap(self):
+    def test_audio_frames_never_overlap(self):
         assert self.place((piece(0), 0.0), (piece(900), 0.02), (piece(0), 0.03)) == [0, 0.02, 0.04]
 
 
@@ -612,7 +615,7 @@ async def ended(condition: Callable[[], bool]) -> None:
             await asyncio.sleep(0.01)
 
 
-async def test_a_still_that_cannot_be_used_does_not_stop_the_next(enhancer, portrait, caplog):
+async def test_an_unusable_still_does_not_stop_the_next(enhancer, portrait, caplog):
     failing = [True, False]
     enhancer.add_still = raising(enhancer.add_still, lambda: failing.pop(0))
     channel, requester = Channel(), Requester(enhancer)
@@ -631,7 +634,7 @@ async def test_a_still_that_cannot_be_used_does_not_stop_the_next(enhancer, port
     requester.close()
 
 
-async def test_a_sender_whose_still_cannot_be_made_says_so_and_goes_on(portrait):
+async def test_a_sender_that_cannot_make_a_still_refuses_it_and_continues(portrait):
     failing = [True, False]
     channel = Channel()
     sender = StillSender(channel, raising(lambda: portrait[0], lambda: failing.pop(0)))
