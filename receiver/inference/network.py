@@ -107,7 +107,7 @@ class Network:
 
         For a caller that queues requests itself. Returns all outputs by name.
         """
-        names = list(dict.fromkeys([*self.signature.outputs, *(one.output for one in self.state)]))
+        names = [*self.signature.outputs, *(one.output for one in self.state)]
         return dict(zip(names, self.session.run(names, arrays), strict=True))
 
     def first_state(self, inputs: Arrays) -> State:

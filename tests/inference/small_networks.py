@@ -6,7 +6,7 @@ from pathlib import Path
 import onnx
 from onnx import TensorProto, helper
 
-Sizes = Sequence[int | str]
+Sizes = Sequence[int | str | None]
 
 
 def save(
