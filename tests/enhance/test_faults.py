@@ -309,9 +309,7 @@ def cuda_gone(monkeypatch) -> asyncio.Event:
     monkeypatch.setattr(receiver.inference.sessions, "providers_for", lambda *_: [])
     monkeypatch.setattr(receiver.enhance.faces.generator, "device_problem", lambda _: None)
     monkeypatch.setattr(receiver.enhance.faces.generator, "BATCH", 2)  # fewer batches to warm up
-    monkeypatch.setattr(
-        receiver.inference.io_binding, "MEMORY", {}
-    )  # CPU buffers
+    monkeypatch.setattr(receiver.inference.io_binding, "MEMORY", {})  # CPU buffers
     return gone
 
 
