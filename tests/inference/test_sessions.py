@@ -1,14 +1,23 @@
-"""Opening sessions: files that cannot be loaded, TensorRT's engine cache."""
+"""Opening sessions: files that cannot be loaded, a simulated GPU, TensorRT's engine cache."""
 
 from pathlib import Path
+from typing import Any
 
+import numpy as np
+import onnxruntime
 import pytest
 
 from receiver.enhance.faces.generator import BATCH, GENERATOR
 from receiver.errors import DeviceError, ModelError
+from receiver.inference.io_binding import BoundSession
 from receiver.inference.model_files import WEIGHTS, Model
+from receiver.inference.network import Network
 from receiver.inference.sessions import default_threads, open_session, providers_for
-from receiver.inference.signature import Signature
+from receiver.inference.signature import Shape, Signature, StateTensor
+from tests.inference.small_networks import accumulator, doubler
+
+PAIR: Shape = (None, 2)
+FRAMES = Signature({"luma": (None, 1, None, None)}, {"large": (None, 1, None, None)})
 
 
 def test_a_file_that_is_no_onnx_is_named(tmp_path):
@@ -32,6 +41,60 @@ def test_a_session_runs_where_it_was_asked_to():
 def test_a_run_takes_half_of_the_cores_at_most_four(monkeypatch, cores, threads):
     monkeypatch.setattr("os.cpu_count", lambda: cores)
     assert default_threads() == threads
+
+
+# A simulated GPU
+
+
+class OnCuda:
+    """A session on the CPU that claims to be on a GPU."""
+
+    def __init__(self, session: Any) -> None:
+        self._session = session
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._session, name)
+
+    def get_providers(self) -> list[str]:
+        return ["CUDAExecutionProvider"]
+
+
+@pytest.fixture
+def cuda(monkeypatch) -> None:
+    def opening(model: Model, device: str, providers: list[Any], threads: int | None) -> OnCuda:
+        assert [name for name, _ in providers[:-1]] == ["CUDAExecutionProvider"]
+        return OnCuda(onnxruntime.InferenceSession(model.path, providers=providers[-1:]))
+
+    monkeypatch.setattr("receiver.inference.sessions.new_session", opening)
+    monkeypatch.setattr("receiver.inference.io_binding.MEMORY", {})
+
+
+def test_a_network_free_in_its_batch_alone_gets_fixed_buffers(cuda, tmp_path):
+    """Those hold for every stream: what one stream got stays as it was."""
+    path = accumulator(tmp_path / "sums.onnx")
+    network = Network.open(
+        Model("sums", path),
+        Signature({"x": PAIR}, {"mean": PAIR}),
+        [StateTensor("sum", "new_sum", PAIR)],
+        device="cuda",
+        batch=2,
+    )
+    assert isinstance(network.session, BoundSession)
+    assert (network.device, network.batch) == ("cuda", 2)
+    states: list[Any] = [None, None]
+    for value in range(1, 4):
+        for stream in range(2):
+            x = np.full((1, 2), value * (stream + 1), np.float32)
+            states[stream] = network.run({"x": x}, states[stream])[1]
+    assert [state["sum"].tolist() for state in states] == [[[6, 6]], [[12, 12]]]
+
+
+def test_a_network_of_any_frame_size_runs_without_fixed_buffers(cuda, tmp_path):
+    network = Network.open(Model("x2", doubler(tmp_path / "x2.onnx")), FRAMES, device="cuda")
+    assert isinstance(network.session, OnCuda)
+    for size in ((2, 4), (6, 2)):
+        large = network.run({"luma": np.ones((1, 1, *size), np.float32)})[0]["large"]
+        assert large.shape == (1, 1, 2 * size[0], 2 * size[1])
 
 
 # TensorRT
@@ -82,8 +145,7 @@ def test_an_engine_serves_all_batches(tensorrt):
 
 
 def test_frames_of_any_size_have_no_profile(tensorrt):
-    frames = Signature({"luma": (None, 1, None, None)}, {"large": (None, 1, None, None)})
-    (_, options), *_ = providers_for(Model.find("lite", True), frames, "tensorrt", False, 1)
+    (_, options), *_ = providers_for(Model.find("lite", True), FRAMES, "tensorrt", False, 1)
     assert not [name for name in options if "profile" in name]
 
 
