@@ -1,48 +1,32 @@
 """A failure in a running call stops only the part that failed, and the call recovers."""
 
 import asyncio
-import contextlib
 import random
-import resource
 import shutil
-import subprocess
-import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
-from fractions import Fraction
 from itertools import cycle
-from pathlib import Path
 from typing import Any
 
 import av
-import numpy as np
 import pytest
 from aiortc.mediastreams import MediaStreamError, MediaStreamTrack
 
 import receiver.calls.track
-import receiver.enhance.faces.generator
-import receiver.inference.io_binding
-import receiver.inference.sessions
-import receiver.media.outputs
 import receiver.stats
 from keyframes import Person
-from receiver.calls.requester import Requester
 from receiver.calls.rooms import PENDING, VIEWS, Room, SharedEncoder, ViewerTrack
 from receiver.calls.track import FAILURES, EnhancedVideoTrack
 from receiver.enhance.enhancer import Enhancer
 from receiver.enhance.faces.generator import Generator
 from receiver.enhance.faces.tracking import SEARCH_EVERY_EMPTY
 from receiver.enhance.stage import EnhancedFrame
-from receiver.errors import DeviceError, InputError
 from receiver.inference.model_files import WEIGHTS
 from receiver.inference.network import Network
 from receiver.media.frame import DecodedFrame
-from receiver.media.outputs import JUMP, FileOutput, Timeline
 from receiver.stats import Faults, Stats
-from receiver.stills.protocol import LABEL, StillSender, encode_still
 from tests.calls.peer import HERE
 from tests.conftest import plain_frame
-from tests.stills.test_protocol import Channel, announcement
 
 PATIENT = 600.0
 """A deadline that no machine misses: late frames are tested elsewhere."""
@@ -273,84 +257,6 @@ async def test_a_frame_with_unreadable_side_data_passes_through(enhancer, monkey
     call.track.stop()
 
 
-# CUDA that fails during the call
-
-
-class OnCuda:
-    """A session on the CPU that claims to be on a GPU, until `gone` is set: then it fails."""
-
-    def __init__(self, session: Any, provider: str, gone: asyncio.Event) -> None:
-        self._session, self._provider, self._gone = session, provider, gone
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._session, name)
-
-    def get_providers(self) -> list[str]:
-        return [self._provider]
-
-    def run_with_iobinding(self, *of: Any) -> Any:
-        if self._gone.is_set():
-            raise RuntimeError("CUDA failure 999")
-        return self._session.run_with_iobinding(*of)
-
-
-@pytest.fixture
-def cuda_gone(monkeypatch) -> asyncio.Event:
-    """Simulates a GPU until this is set: then its sessions neither run nor open."""
-    gone, new_session = asyncio.Event(), receiver.inference.sessions.new_session
-
-    def opening(model: Any, device: str, providers: list[Any], threads: int | None) -> Any:
-        if device != "cpu" and gone.is_set():
-            raise DeviceError("CUDA failure 999")
-        session = new_session(model, "cpu", ["CPUExecutionProvider"], threads)
-        return session if device == "cpu" else OnCuda(session, PROVIDERS[device], gone)
-
-    monkeypatch.setattr(receiver.inference.sessions, "new_session", opening)
-    monkeypatch.setattr(receiver.inference.sessions, "providers_for", lambda *_: [])
-    monkeypatch.setattr(receiver.enhance.faces.generator, "device_problem", lambda _: None)
-    monkeypatch.setattr(receiver.enhance.faces.generator, "BATCH", 2)  # fewer batches to warm up
-    monkeypatch.setattr(receiver.inference.io_binding, "MEMORY", {})  # CPU buffers
-    return gone
-
-
-PROVIDERS = {"cuda": "CUDAExecutionProvider", "tensorrt": "TensorrtExecutionProvider"}
-
-
-async def test_auto_continues_on_the_cpu(cuda_gone, decoded):
-    call = Call(Enhancer(Generator("lite", "auto")))
-    assert await call.show(decoded[0])
-    assert call.stats.snapshot()["device"] == "cuda"
-    cuda_gone.set()
-    assert not any([await call.show(frame) for frame in decoded[:FAILURES]])
-    await call.recovered()
-    assert await call.show(decoded[0])
-    assert call.stats.snapshot()["device"] == "cpu"
-    assert call.track._enhancer.generator.model.path.name == "lite-int8.onnx"
-    call.track.stop()
-
-
-@pytest.mark.parametrize("device", PROVIDERS)
-async def test_a_device_that_was_asked_for_is_kept_and_tried_again(cuda_gone, decoded, device):
-    call = Call(Enhancer(Generator("lite", device)))
-    assert await call.show(decoded[0])
-    cuda_gone.set()
-    for frame in decoded[:6]:
-        assert not await call.show(frame)
-        await call.recovered()
-    assert call.stats.snapshot()["device"] == device
-    assert call.stats.faults.counts["recovery"] == 4
-    cuda_gone.clear()
-    assert await call.show(decoded[0])
-    call.track.stop()
-
-
-def test_a_session_that_comes_up_elsewhere_is_rejected(cuda_gone, monkeypatch):
-    monkeypatch.setattr(OnCuda, "get_providers", lambda _: ["CPUExecutionProvider"])
-    with pytest.raises(DeviceError, match="CUDA was asked for and the session came up on the CPU"):
-        Generator("lite", "cuda")
-    assert Generator("lite", "auto").device == "cpu"
-
-
 # Log messages
 
 
@@ -439,206 +345,3 @@ async def test_a_viewer_that_never_reads_does_not_affect_the_others():
     await encoder.close()
     with pytest.raises(MediaStreamError):
         await stalled.recv()
-
-
-# Recordings
-
-
-def picture(pts: int, side: int = 64) -> av.VideoFrame:
-    """Returns a frame of noise, which cannot be compressed."""
-    shape = side * 3 // 2, side
-    noise = np.random.default_rng(abs(pts)).integers(0, 255, shape, np.uint8)
-    frame = av.VideoFrame.from_ndarray(noise, "yuv420p")
-    frame.pts, frame.time_base = pts, Fraction(1, 90000)
-    return frame
-
-
-def piece(pts: int) -> av.AudioFrame:
-    """Returns 20 ms of silence."""
-    frame = av.AudioFrame.from_ndarray(np.zeros((1, 960), np.int16), "s16", "mono")
-    frame.sample_rate, frame.pts, frame.time_base = 48000, pts, Fraction(1, 48000)
-    return frame
-
-
-def times(path: Path, **which: int) -> list[float]:
-    """Returns the times of the frames that can be decoded, in seconds."""
-    found = []
-    with av.open(str(path)) as container, contextlib.suppress(av.FFmpegError):
-        found.extend(frame.time for frame in container.decode(**which))
-    return found
-
-
-def fill(file: FileOutput, pictures: int) -> None:
-    """Writes frames of noise, no faster than the disk, so that none is dropped."""
-    for index in range(pictures):
-        file.put(picture(3000 * index, 320))
-        while file._queue.qsize() > 10:
-            file._thread.join(0.01)
-
-
-@contextlib.contextmanager
-def files_of_at_most(size: int) -> Iterator[None]:
-    """Makes writes beyond this size fail, as on a full disk."""
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
-
-
-@pytest.mark.parametrize("name", ["call.mkv", "call.mp4"])
-def test_a_recording_keeps_the_part_before_the_disk_was_full(tmp_path, name):
-    said = []
-    with files_of_at_most(3_000_000):
-        file = FileOutput(tmp_path / name, Fraction(30), has_sound=False, say=said.append)
-        fill(file, 80)
-        with pytest.raises(InputError, match="cannot be written: File too large; what came before"):
-            file.close()
-    assert [path.name for path in tmp_path.iterdir()] == [name]
-    kept = times(tmp_path / name, video=0)
-    assert len(kept) > 20
-    assert kept == sorted(set(kept))
-    assert [sentence.startswith("recording has ended: ") for sentence in said] == [True]
-
-
-def test_a_full_disk(tmp_path):
-    mount = ["mount", "-t", "tmpfs", "-o", "size=1500k", "tmpfs", str(tmp_path)]
-    if shutil.which("mount") is None or subprocess.run(mount, capture_output=True).returncode:
-        pytest.skip("needs to be allowed to mount")
-    try:
-        file = FileOutput(tmp_path / "call.mkv", Fraction(30), has_sound=True)
-        fill(file, 80)
-        with pytest.raises(InputError, match="No space left on device; what came before is in it"):
-            file.close()
-        assert [path.name for path in tmp_path.iterdir()] == ["call.mkv"]
-        assert len(times(tmp_path / "call.mkv", video=0)) > 10
-    finally:
-        subprocess.run(["umount", str(tmp_path)], check=True)
-
-
-def test_a_recording_that_cannot_begin_leaves_no_file(tmp_path):
-    with files_of_at_most(100):
-        file = FileOutput(tmp_path / "call.mp4", Fraction(30), has_sound=False)
-        fill(file, 5)
-        with pytest.raises(InputError, match="nothing of it is left"):
-            file.close()
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_a_slow_disk_does_not_delay_the_caller(tmp_path, monkeypatch):
-    """`put` returns while the thread is stuck, and the queue is bounded."""
-    goes_on, add = threading.Event(), FileOutput.picture
-
-    def stuck(self, item):
-        goes_on.wait()
-        return add(self, item)
-
-    monkeypatch.setattr(FileOutput, "picture", stuck)
-    file = FileOutput(tmp_path / "call.mkv", Fraction(30), has_sound=False)
-    for index in range(1000):
-        file.put(picture(3000 * index))
-    assert file._queue.qsize() <= receiver.media.outputs.BACKLOG
-    goes_on.set()
-    file.close()
-    assert 0 < file.written <= receiver.media.outputs.BACKLOG + 1
-
-
-@pytest.mark.parametrize("name", ["call.mkv", "call.mp4"])
-def test_a_recording_survives_jumps_of_the_clock(tmp_path, name):
-    """Back to zero, and ahead by 2**32, as which aiortc reports a clock that went back."""
-    file = FileOutput(tmp_path / name, Fraction(30), has_sound=True)
-    for begins in (0, 2**32, 0):
-        for index in range(20):
-            shared = picture(begins + 3000 * index)
-            file.put(shared)
-            for half in (0, 800):
-                file.put(piece(begins + 1600 * index + half))
-            while file._queue.qsize() > 10:
-                file._thread.join(0.01)
-            assert shared.pts == begins + 3000 * index  # other outputs use it too
-    file.close()
-    seen, heard = times(tmp_path / name, video=0), times(tmp_path / name, audio=0)
-    assert len(seen) == file.written == 60
-    assert seen == sorted(set(seen))
-    assert heard == sorted(set(heard))
-    assert max(seen[-1], heard[-1]) < 60 * JUMP
-
-
-class TestTimeline:
-    """The tests give the arrival times, so that no result depends on the machine."""
-
-    def place(self, *items: tuple[av.VideoFrame | av.AudioFrame, float]) -> list[float]:
-        timeline = Timeline()
-        for frame, arrived in items:
-            timeline.place(frame, 100.0 + arrived)
-        return [round(float(frame.pts * frame.time_base), 3) for frame, _ in items]
-
-    def test_frames_keep_their_own_times(self):
-        late = [(picture(3000 * i), 1 / 30 * i + 0.5 * (i % 2)) for i in range(4)]
-        assert self.place(*late) == [0.0, 0.033, 0.067, 0.1]
-
-    @pytest.mark.parametrize("jump", [-(2**40), -4500, 2**32, 90000 * 4])
-    def test_after_a_jump_times_continue_from_the_clock(self, jump):
-        items = [(picture(3000 * i + jump * (i > 2)), i / 30) for i in range(5)]
-        assert self.place(*items) == [0.0, 0.033, 0.067, 0.1, 0.133]
-
-    def test_a_pause_of_the_video_is_kept_while_sound_arrives(self):
-        sound = [(piece(960 * i), 0.02 * i) for i in range(500)]
-        *_, last = self.place((picture(0), 0.0), *sound, (picture(900_000), 10.0))
-        assert last == 10.0
-
-    def test_a_pause_of_video_and_sound_is_cut(self):
-        assert self.place((picture(0), 0.0), (picture(90000 * 60), 60.0))[1] == JUMP
-
-    def test_sound_and_video_of_another_session_are_in_step(self):
-        first = [(picture(0), 0.0), (piece(5), 0.1), (picture(90000), 1.0), (piece(48005), 1.1)]
-        second = [(picture(7), 2.0), (piece(9), 2.1)]
-        assert self.place(*first, *second) == [0.0, 0.1, 1.0, 1.1, 2.0, 2.1]
-
-    def test_sound_that_was_late_at_first_is_not_delayed_for_good(self):
-        items = [(picture(0), 1.0), (piece(0), 1.0), (piece(960), 1.001), (piece(48000), 1.02)]
-        assert self.place(*items) == [0.0, 0.0, 0.02, 0.04]
-
-    def test_audio_frames_never_overlap(self):
-        assert self.place((piece(0), 0.0), (piece(900), 0.02), (piece(0), 0.03)) == [0, 0.02, 0.04]
-
-
-# Stills
-
-
-async def ended(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(60):
-        while not condition():
-            await asyncio.sleep(0.01)
-
-
-async def test_an_unusable_still_does_not_stop_the_next(enhancer, portrait, caplog):
-    failing = [True, False]
-    enhancer.add_still = raising(enhancer.add_still, lambda: failing.pop(0))
-    channel, requester = Channel(), Requester(enhancer)
-    channel.label = LABEL
-    assert requester.take_channel(channel)
-    data = encode_still(portrait[0], 40_000)[0]
-    for number in (1, 2):
-        assert requester.stills.request(40_000, 1000)
-        channel.say(**announcement(data, id=number))
-        for start in range(0, len(data), 16384):
-            channel.emit("message", data[start : start + 16384])
-        await ended(lambda: not requester.stills.waiting)
-    assert (requester.stills.counts.rejected, requester.stills.counts.received) == (1, 1)
-    assert len(enhancer.face_stage._stills) == 1
-    assert told(caplog, "a still could not be used") == 1
-    requester.close()
-
-
-async def test_a_sender_that_cannot_make_a_still_refuses_it_and_continues(portrait):
-    failing = [True, False]
-    channel = Channel()
-    sender = StillSender(channel, raising(lambda: portrait[0], lambda: failing.pop(0)))
-    for number in (1, 2):
-        channel.say(type="request", id=number, max_bytes=40_000, kbps=10_000)
-        await ended(lambda done=number: sender.sent + sender.refused == done)
-    assert (sender.refused, sender.sent) == (1, 1)
-    assert "it could not be made" in channel.sent[0]
-    sender.close()

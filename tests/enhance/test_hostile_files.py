@@ -285,7 +285,7 @@ from fractions import Fraction
 from itertools import islice
 from pathlib import Path
 from receiver.media.outputs import FileOutput
-from tests.enhance.test_faults import fill
+from tests.media.test_recording_faults import fill
 file = FileOutput(Path(sys.argv[1]), Fraction(30), has_sound=False)
 fill(file, 300)
 while file._queue.qsize():
