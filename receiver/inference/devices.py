@@ -9,6 +9,8 @@ from typing import Any, Literal, TypeAlias
 
 import onnxruntime
 
+from receiver.errors import DeviceError
+
 ExecutionDevice: TypeAlias = Literal["cpu", "cuda", "tensorrt"]
 """The device on which a network runs."""
 Device: TypeAlias = Literal["auto"] | ExecutionDevice
@@ -28,6 +30,20 @@ NVINFER_LIBRARY = "nvinfer_10.dll" if sys.platform == "win32" else "libnvinfer.s
 def device_of(session: Any) -> ExecutionDevice:
     """Returns the device on which an InferenceSession or BoundSession runs."""
     return DEVICES.get(session.get_providers()[0], "cpu")
+
+
+def usable_device(asked: Device) -> ExecutionDevice:
+    """Returns the device on which to open a network: CUDA or the CPU for `auto`.
+
+    Raises DeviceError if CUDA or TensorRT is asked for and cannot be used.
+    """
+    wanted: ExecutionDevice = "cuda" if asked == "auto" else asked
+    problem = device_problem(wanted)
+    if problem is None:
+        return wanted
+    if asked == "auto":
+        return "cpu"
+    raise DeviceError(f"{DEVICE_NAMES[wanted]} was asked for and is not there: {problem}")
 
 
 def device_problem(device: ExecutionDevice) -> str | None:

@@ -1,4 +1,9 @@
-"""Runs an exported network by its named tensors, for any number of streams."""
+"""Runs an exported network by its named tensors, for any number of streams.
+
+frames = Signature({"luma": (None, 1, None, None)}, {"large": (None, 1, None, None)})
+network = Network.open(Model.find("x2.onnx"), frames, device=usable_device("auto"))
+outputs, state = network.run({"luma": luma}, state)  # state: None for a stream's first frame
+"""
 
 from collections.abc import Iterable
 from typing import Any, TypeAlias

@@ -3,7 +3,13 @@
 import onnxruntime
 import pytest
 
-from receiver.inference.devices import cuda_problem, device_problem, tensorrt_problem
+from receiver.errors import DeviceError
+from receiver.inference.devices import (
+    cuda_problem,
+    device_problem,
+    tensorrt_problem,
+    usable_device,
+)
 
 
 def test_the_cpu_can_always_be_used():
@@ -36,3 +42,19 @@ def test_a_missing_tensorrt_says_what_to_install(monkeypatch):
     problem = str(tensorrt_problem())
     assert problem.startswith("libnosuch.so.10 was not found")
     assert "pip install 'tensorrt-cu13<11'" in problem
+
+
+def test_auto_is_cuda_if_it_can_be_used_or_else_the_cpu(monkeypatch):
+    monkeypatch.setattr("receiver.inference.devices.cuda_problem", lambda: None)
+    assert usable_device("auto") == "cuda"
+    assert usable_device("cuda") == "cuda"
+    monkeypatch.setattr("receiver.inference.devices.cuda_problem", lambda: "no driver")
+    assert usable_device("auto") == "cpu"
+    assert usable_device("cpu") == "cpu"
+
+
+@pytest.mark.parametrize(("device", "name"), [("cuda", "CUDA"), ("tensorrt", "TensorRT")])
+def test_a_gpu_that_was_asked_for_and_cannot_be_used_is_an_error(monkeypatch, device, name):
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: ["CPUExecutionProvider"])
+    with pytest.raises(DeviceError, match=f"{name} was asked for and is not there: this build"):
+        usable_device(device)

@@ -9,8 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from receiver.enhance.faces.alignment import CROP, shifted
-from receiver.errors import DeviceError
-from receiver.inference.devices import DEVICE_NAMES, Device, ExecutionDevice, device_problem
+from receiver.inference.devices import DEVICE_NAMES, Device, ExecutionDevice, usable_device
 from receiver.inference.model_files import Model
 from receiver.inference.network import Network
 from receiver.inference.request_queue import InferenceQueue, QueueClosedError
@@ -91,16 +90,12 @@ class Generator:
             ModelError: for an unusable model.
             DeviceError: if CUDA or TensorRT is asked for and cannot be used.
         """
-        wanted: ExecutionDevice = "cuda" if device == "auto" else device
-        problem = device_problem(wanted)
-        if problem and device != "auto":
-            raise DeviceError(f"{DEVICE_NAMES[wanted]} was asked for and is not there: {problem}")
+        usable = usable_device(device)
         self.batch = BATCH
         self.threads = threads or default_threads()
         self.name, self._asked = model, device
         self._changing = Lock()
         self._queue = InferenceQueue(self._run)
-        usable: ExecutionDevice = "cpu" if problem else wanted
         self._networks = self._open_or_fall_back(Model.find(model, usable != "cpu"), usable)
 
     @property

@@ -204,7 +204,7 @@ def test_a_gpu_session_that_does_not_open_is_an_error_and_auto_uses_the_cpu(monk
         return new_session(model, device, providers, threads)
 
     monkeypatch.setattr("receiver.inference.sessions.new_session", opening)
-    monkeypatch.setattr("receiver.enhance.faces.generator.device_problem", lambda _: None)
+    monkeypatch.setattr("receiver.inference.devices.device_problem", lambda _: None)
     with pytest.raises(DeviceError, match="999"):
         Generator("lite", "cuda")
     generator = Generator("lite", "auto")

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 import receiver.enhance.faces.generator
+import receiver.inference.devices
 import receiver.inference.io_binding
 import receiver.inference.sessions
 from receiver.calls.track import FAILURES
@@ -46,7 +47,7 @@ def cuda_gone(monkeypatch) -> asyncio.Event:
 
     monkeypatch.setattr(receiver.inference.sessions, "new_session", opening)
     monkeypatch.setattr(receiver.inference.sessions, "providers_for", lambda *_: [])
-    monkeypatch.setattr(receiver.enhance.faces.generator, "device_problem", lambda _: None)
+    monkeypatch.setattr(receiver.inference.devices, "device_problem", lambda _: None)
     monkeypatch.setattr(receiver.enhance.faces.generator, "BATCH", 2)  # fewer batches to warm up
     monkeypatch.setattr(receiver.inference.io_binding, "MEMORY", {})  # CPU buffers
     return gone
