@@ -3,14 +3,14 @@
 from collections import deque
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from functools import lru_cache
-from typing import Any, TypeAlias
+from typing import Any
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from keyframes.admission import SAME_POSE
+from keyframes.appearance import Received, appearance_descriptor, likeness, thumbnail
+from keyframes.identity import SAME_PERSON, Identity
 from keyframes.keyframe_set import (
     Embedding,
     Keyframe,
@@ -20,170 +20,19 @@ from keyframes.keyframe_set import (
     landmark_distance,
 )
 
-AppearanceDescriptor: TypeAlias = NDArray[np.float32]
-"""192 numbers of length 1: the colours of a crop in 8x8 fields, each channel less its mean. It
-follows a face from frame to frame; it does not tell who it is."""
-
-Thumbnail: TypeAlias = NDArray[np.float32]
-"""32x32: the green channel of a crop, in levels of any range."""
-
-FIELDS, STEP = 8, 8
-"""Fields a side, and pixels from one that is looked at to the next."""
-THUMBNAIL = 32
-"""Side of a thumbnail in pixels."""
-SOFT = 2.0
-"""Standard deviation, in thumbnail pixels, of the blur whose result is the light on a face: what is
-left is the face's structure."""
 CUT = 0.7
 """Likeness of successive frames below which another face has taken the first one's place; 98 % of
 faces of one person 0.1 s apart are above 0.87, 98 % of different people's below 0.75."""
 JUMP, CUT_IN_JUMP = 60.0, 0.9
 """Landmark distance of successive frames, and the likeness that is asked for beyond it."""
-SAME_PERSON = 0.36
-"""Distance of embeddings below which two faces are taken for one person's."""
-OTHER_PERSON = 0.5
-"""Distance of embeddings beyond which an observation contradicts the ones before."""
 CONTRADICTIONS = 2.0
 """Observations in a row that contradict the ones before, after which a track shows another person:
 a single one may be a hand before the face."""
-UNCLEAR = 0.5
-"""What an observation counts as that neither fits nor contradicts: of those between `SAME_PERSON`
-and `OTHER_PERSON` most are of the same person in bad quality."""
-ENOUGH = 3
-"""Observations from which an identity is known: a mean of several decides better than one."""
-BEST = 5
-"""Observations of which an identity is the mean: the ones in the best quality."""
 RECENT = 240
 """Received faces that are remembered a person, to compare a still of the same moment with: 8 s at
 30 frames a second, longer than a still is waited for."""
 KNOWN = 8
 """People remembered; of more, the one goes who has been away longest."""
-
-
-def appearance_descriptor(crop: NDArray[Any]) -> AppearanceDescriptor:
-    """What a 3x256x256 crop, of any type and range, looks like from afar."""
-    some = crop[:, STEP // 2 :: STEP, STEP // 2 :: STEP].astype(np.float32)
-    fields = some.reshape(3, FIELDS, some.shape[1] // FIELDS, FIELDS, -1).mean(axis=(2, 4))
-    fields -= fields.mean(axis=(1, 2), keepdims=True)
-    length = np.sqrt(np.square(fields).sum())
-    found: AppearanceDescriptor = (fields / np.maximum(length, 1e-6)).ravel()
-    return found
-
-
-def likeness(a: AppearanceDescriptor, b: AppearanceDescriptor) -> float:
-    """Cosine of two signatures: 1 for the same picture, about 0 for strangers."""
-    return float((a * b).sum())
-
-
-def thumbnail(crop: NDArray[Any]) -> Thumbnail:
-    """Returns the thumbnail of a 3x256x256 crop."""
-    small: Thumbnail = cv2.resize(
-        crop[1], (THUMBNAIL, THUMBNAIL), interpolation=cv2.INTER_AREA
-    ).astype(np.float32)
-    return small
-
-
-def resemblance(a: Thumbnail, b: Thumbnail) -> float:
-    """Returns the correlation of two faces' structure, -1 to 1, without the light on them.
-
-    For pictures of one moment it is about 0.95, even if one of them came at QP 42; for another
-    person's face in the same pose and the same light 0.6.
-    """
-    first, second = ((one - cv2.GaussianBlur(one, (0, 0), SOFT))[_face()] for one in (a, b))
-    first, second = first - first.mean(), second - second.mean()
-    length = float(np.linalg.norm(first) * np.linalg.norm(second))
-    return float((first * second).sum()) / max(length, 1e-6)
-
-
-@lru_cache(maxsize=1)
-def _face() -> NDArray[np.bool_]:
-    """Where the face is in a thumbnail: an ellipse around the place to which crops align it."""
-    drawn = np.zeros((THUMBNAIL, THUMBNAIL), np.uint8)
-    centre = THUMBNAIL // 2, round(0.55 * THUMBNAIL)
-    axes = round(0.26 * THUMBNAIL), round(0.34 * THUMBNAIL)
-    cv2.ellipse(drawn, centre, axes, 0, 0, 360, 1, cv2.FILLED)
-    return drawn.astype(bool)
-
-
-@dataclass(frozen=True, eq=False)
-class Received:
-    """What is remembered of a face that was received: 68x2 landmarks in crop pixels, and looks."""
-
-    landmarks: Landmarks
-    look: AppearanceDescriptor
-    thumbnail: Thumbnail
-
-
-class Identity:
-    """The mean embedding of a face's best observations.
-
-    Each observation has to fit the mean, and the mean of the first `ENOUGH` too, which stays half
-    of the mean: a face that goes over to another step by step would carry it along.
-
-    Attributes:
-        contradictions: the latest observations in a row that do not fit the ones before; unclear
-            ones count as `UNCLEAR`.
-    """
-
-    def __init__(self) -> None:
-        self.contradictions = 0.0
-        self._observations: list[tuple[float, Embedding]] = []  # quality and embedding, best first
-        self._anchor: Embedding | None = None
-
-    def __len__(self) -> int:
-        """Returns how many observations there are, at most `BEST`."""
-        return len(self._observations)
-
-    @property
-    def mean(self) -> Embedding | None:
-        """The mean embedding, of length 1; None before there are `ENOUGH` observations."""
-        if len(self) < ENOUGH:
-            return None
-        found: Embedding = self._mean()
-        return found
-
-    def observe(self, embedding: Embedding, qp: float) -> None:
-        """Adds an observation of quality `qp` (see `crop_qp`), unless it contradicts the others."""
-        known = [one for one in (self._anchor, self.mean) if one is not None]
-        if not known and len(self):
-            known = [self._mean()]
-        farthest = max((_distance(one, embedding) for one in known), default=0.0)
-        if farthest > OTHER_PERSON:
-            self.contradictions += 1.0
-            return
-        if self._anchor is not None and farthest >= SAME_PERSON:
-            self.contradictions += UNCLEAR
-            return
-        self.contradictions = 0.0
-        self._observations.append((qp, embedding))
-        self._observations.sort(key=lambda one: one[0])  # stable: of equals, the older one first
-        del self._observations[BEST:]
-        if self._anchor is None:
-            self._anchor = self.mean
-
-    def distance(self, other: Embedding) -> float:
-        """Returns the Euclidean distance of an embedding to the mean, infinite before there is."""
-        mean = self.mean
-        return np.inf if mean is None else _distance(mean, other)
-
-    def accepts(self, other: Embedding) -> bool:
-        """Returns whether an embedding is taken for the same person's."""
-        return self.distance(other) < SAME_PERSON
-
-    def _mean(self) -> Embedding:
-        found = _mean_of([one for _, one in self._observations])
-        return found if self._anchor is None else _mean_of([found, self._anchor])
-
-
-def _mean_of(embeddings: list[Embedding]) -> Embedding:
-    """Returns the mean, of length 1."""
-    found: Embedding = np.sum(embeddings, axis=0)
-    found /= max(1e-6, float(np.linalg.norm(found)))
-    return found
-
-
-def _distance(a: Embedding, b: Embedding) -> float:
-    return float(np.linalg.norm(a - b))
 
 
 @dataclass(eq=False)

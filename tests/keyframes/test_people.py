@@ -14,7 +14,8 @@ from keyframes import (
     resemblance,
     thumbnail,
 )
-from keyframes.people import BEST, CONTRADICTIONS, ENOUGH, JUMP, KNOWN, OTHER_PERSON, SAME_PERSON
+from keyframes.identity import BEST, ENOUGH, OTHER_PERSON, SAME_PERSON
+from keyframes.people import CONTRADICTIONS, JUMP, KNOWN
 from tests.keyframes.test_keyframe_set import face_at
 
 RNG = np.random.default_rng(0)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from keyframes import Embedding, FaceObservation, People, Person
 from keyframes.admission import MAX_ROLL
-from keyframes.people import BEST, ENOUGH
+from keyframes.identity import BEST, ENOUGH
 from receiver.enhance.faces.alignment import Crop, picture_of
 from receiver.enhance.faces.recognition import ANSWERS_WITHIN, FaceRecogniser
 

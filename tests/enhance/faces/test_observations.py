@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from keyframes import FaceObservation, Identity, People, landmark_distance
-from keyframes.people import SAME_PERSON
+from keyframes.identity import SAME_PERSON
 from receiver.enhance.faces.alignment import extract_crop, transform
 from receiver.enhance.faces.observations import (
     STILL_QP,
