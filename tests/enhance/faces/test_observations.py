@@ -9,18 +9,16 @@ import pytest
 from keyframes import FaceObservation, Identity, People, landmark_distance
 from keyframes.identity import SAME_PERSON
 from receiver.enhance.faces.alignment import extract_crop, transform
-from receiver.enhance.faces.observations import (
+from receiver.enhance.faces.observations import detail, scale_and_roll, sharpness
+from receiver.enhance.faces.recognition import FaceRecogniser, shared_recogniser
+from receiver.enhance.faces.still_faces import (
     STILL_QP,
     StillFace,
     blockiness,
-    detail,
     faces_of_still,
     region_of,
-    scale_and_roll,
-    sharpness,
     still_qp,
 )
-from receiver.enhance.faces.recognition import FaceRecogniser, shared_recogniser
 from receiver.enhance.faces.tracking import FaceTracker
 from receiver.media.planes import cut_frame, planes
 from receiver.stills.protocol import decode_still, encode_still, part_of
