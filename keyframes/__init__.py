@@ -1,6 +1,6 @@
-"""The reference memory of the receiver: which keyframes to keep, which one to use, how to bend it.
+"""The reference memory of the receiver: keeps keyframes, chooses one for a face, warps it.
 
-Pure numpy and OpenCV. Knows nothing of calls, networks or files.
+Uses numpy and OpenCV only. Knows nothing of calls, networks or files.
 """
 
 from keyframes.admission import Admission, Admitted, FaceObservation, admit, crop_qp

@@ -2,49 +2,40 @@
 
 import numpy as np
 
-from keyframes.keyframe_set import (
-    Embedding,
-)
+from keyframes.keyframe_set import Embedding
 
 SAME_PERSON = 0.36
-"""Distance of embeddings below which two faces are taken for one person's."""
-
-
+"""Distance of embeddings below which two faces count as one person's."""
 OTHER_PERSON = 0.5
-"""Distance of embeddings beyond which an observation contradicts the ones before."""
-
-
+"""Distance of embeddings above which an observation contradicts the earlier ones."""
 UNCLEAR = 0.5
-"""What an observation counts as that neither fits nor contradicts: of those between `SAME_PERSON`
-and `OTHER_PERSON` most are of the same person in bad quality."""
-
-
+"""How much an observation counts that neither fits nor contradicts: most observations between
+`SAME_PERSON` and `OTHER_PERSON` show the same person in bad quality."""
 ENOUGH = 3
-"""Observations from which an identity is known: a mean of several decides better than one."""
-
-
+"""Observations after which an identity is known: a mean of several decides better than one."""
 BEST = 5
-"""Observations of which an identity is the mean: the ones in the best quality."""
+"""Most observations in the mean of an identity: those of the best quality."""
 
 
 class Identity:
-    """The mean embedding of a face's best observations.
+    """Holds the mean embedding of a person's best observations.
 
-    Each observation has to fit the mean, and the mean of the first `ENOUGH` too, which stays half
-    of the mean: a face that goes over to another step by step would carry it along.
+    Each observation must fit the mean, and also the mean of the first `ENOUGH` observations. That
+    first mean keeps a weight of one half, because otherwise a face that turns into another one step
+    by step would take the mean along.
 
     Attributes:
-        contradictions: the latest observations in a row that do not fit the ones before; unclear
-            ones count as `UNCLEAR`.
+        contradictions: how many of the latest observations in a row contradict the earlier ones;
+            an unclear one counts as `UNCLEAR`.
     """
 
     def __init__(self) -> None:
         self.contradictions = 0.0
-        self._observations: list[tuple[float, Embedding]] = []  # quality and embedding, best first
+        self._observations: list[tuple[float, Embedding]] = []  # QP and embedding, best first
         self._anchor: Embedding | None = None
 
     def __len__(self) -> int:
-        """Returns how many observations there are, at most `BEST`."""
+        """Returns how many observations are kept, at most `BEST`."""
         return len(self._observations)
 
     @property
@@ -56,7 +47,10 @@ class Identity:
         return found
 
     def observe(self, embedding: Embedding, qp: float) -> None:
-        """Adds an observation of quality `qp` (see `crop_qp`), unless it contradicts the others."""
+        """Adds an observation of this QP (see `crop_qp`), unless it contradicts the earlier ones.
+
+        If it contradicts them or is unclear, only `contradictions` grows.
+        """
         known = [one for one in (self._anchor, self.mean) if one is not None]
         if not known and len(self):
             known = [self._mean()]
@@ -75,12 +69,12 @@ class Identity:
             self._anchor = self.mean
 
     def distance(self, other: Embedding) -> float:
-        """Returns the Euclidean distance of an embedding to the mean, infinite before there is."""
+        """Returns the Euclidean distance of an embedding to the mean; infinite without a mean."""
         mean = self.mean
         return np.inf if mean is None else _distance(mean, other)
 
     def accepts(self, other: Embedding) -> bool:
-        """Returns whether an embedding is taken for the same person's."""
+        """Returns whether an embedding counts as the same person's."""
         return self.distance(other) < SAME_PERSON
 
     def _mean(self) -> Embedding:
@@ -89,7 +83,7 @@ class Identity:
 
 
 def _mean_of(embeddings: list[Embedding]) -> Embedding:
-    """Returns the mean, of length 1."""
+    """Returns the mean, scaled to length 1."""
     found: Embedding = np.sum(embeddings, axis=0)
     found /= max(1e-6, float(np.linalg.norm(found)))
     return found

@@ -101,7 +101,7 @@ class StillFace:
     """
 
     keyframe: Keyframe
-    look: AppearanceDescriptor
+    appearance: AppearanceDescriptor
     box: Box
     alone: bool
     detail: float
@@ -147,7 +147,7 @@ class StillFace:
         """Whether it resembles what was received in the same pose, in colours and structure."""
         keyframe = self.keyframe
         moment = person.nearest_received(keyframe.landmarks)
-        if moment is None or likeness(moment.look, self.look) < CUT:
+        if moment is None or likeness(moment.appearance, self.appearance) < CUT:
             return False
         bent = warp(keyframe.crop, keyframe.landmarks, moment.landmarks)
         return resemblance(moment.thumbnail, thumbnail(crop_of(bent))) >= SAME_MOMENT

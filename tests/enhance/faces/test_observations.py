@@ -197,7 +197,7 @@ class TestJudge:
         assert near.judge(person, received)[0] == "still"
 
     def test_it_needs_the_colours_of_the_received_face(self, genuine, person, received):
-        other = dataclasses.replace(genuine, look=-genuine.look)
+        other = dataclasses.replace(genuine, appearance=-genuine.appearance)
         assert other.judge(person, received)[0] == "nobody's"
 
     def test_it_needs_the_structure_of_the_received_face(self, genuine, person, received):
