@@ -39,51 +39,35 @@ from receiver.media.planes import WHOLE, Region, planes
 
 logger = logging.getLogger(__name__)
 
-
 Verdict: TypeAlias = Literal["still", "nobody's", "worse", "waits"]
-"""What becomes of a still's face: a reference; refused as another person's, or as one of no better
-quality than the stream's; or undecided as long as it is not known who is on screen."""
-
+"""The decision about a face of a still: it becomes a reference; it is refused because it shows
+another person, or because it is no better than the stream; or it waits until the person on screen
+is identified."""
 
 STILL_QP = 18.0
-"""The H.264 QP that the best still is worth."""
-
-
+"""The H.264 QP that the best still is equivalent to."""
 SAME_MOMENT = 0.8
-"""Resemblance from which a still and a received face are taken to show one moment. Measured on 92
-clips at 320x240 and CRF 35: genuine stills have 0.96 (98 % above 0.8), another person's face bent
-into the pose and the colours 0.61 (98 % below 0.82)."""
-
-
+"""Resemblance above which a still and a received face show the same moment. Measured on 92 clips at
+320x240 and CRF 35: genuine stills have 0.96 (98 % above 0.8), another person's face warped into the
+same pose and colours has 0.61 (98 % below 0.82)."""
 CLEARLY_SHARPER = 0.2
-"""Doublings of the received face's detail from which a still counts as the best one. Measured on 20
-people: nine of ten stills of 8 kB have 0.20 and more against 320x240 at 100 kbit/s, half of them
-0.12 and more against 480x360 at 250; against 640x480 at 600, whose PSNR is theirs, they have 0."""
-
-
+"""Doublings of the received face's detail above which a still counts as the best one. Measured on
+20 people: nine of ten stills of 8 kB have at least 0.20 against 320x240 at 100 kbit/s, half of them
+at least 0.12 against 480x360 at 250; against 640x480 at 600, which has the same PSNR, they have
+0."""
 CLEAN_BLOCKS, CLEAN_BLOCKS_QP, QP_PER_DOUBLING = 1.3, 20.0, 12.0
-"""Blockiness of a good WebP still, the QP that it is worth, and QP steps by which a still is worth
-less for each doubling of it: a line along JPEGs of quality 50 (1.65) to 3 (8.7)."""
-
-
+"""Blockiness of a good WebP still, the QP that it is equivalent to, and the QP steps for each
+doubling of it: a line through JPEGs of quality 50 (1.65) to 3 (8.7)."""
 MAX_BLOCKINESS = 2.5
-"""Blockiness beyond which a still is refused where the received face's QP is not known."""
-
-
+"""Blockiness above which a still is refused if the QP of the received face is unknown."""
 BLOCK = 8
-"""Side in pixels of the blocks of JPEG, and of half a macroblock of WebP."""
-
-
+"""Side in pixels of a JPEG block, and of half a WebP macroblock."""
 SEARCHES = 2
-"""Searches of a still, the coarse and the fine one."""
-
-
+"""Searches for faces in a still: a coarse one and a fine one."""
 MARGIN = 0.05
-"""Of a crop's side: room around it in a still that is asked for."""
-
-
+"""Room around a face's crop in the still that is requested, as a share of the crop's side."""
 SAME_PLACE = 0.2
-"""Overlap of a still's face and a followed one beyond which they are one face."""
+"""Intersection over union above which a still's face and a tracked face are the same face."""
 
 
 @dataclass(frozen=True)
@@ -91,13 +75,13 @@ class StillFace:
     """A face of a still.
 
     Attributes:
-        keyframe: what it becomes; its QP is set by `judge`.
-        look: its appearance descriptor.
+        keyframe: the reference that it may become; `judge` sets its QP.
+        appearance: appearance descriptor of the crop.
         box: left, top, right, bottom as fractions of the camera's picture.
-        alone: whether it is the still's only one.
-        detail: of its crop, see `detail`.
+        alone: whether it is the only face of the still.
+        detail: detail of the crop, see `detail`.
         enlarged: crop pixels for one pixel of the still.
-        blockiness: of the still around the face, see `blockiness`.
+        blockiness: blockiness of the still within the face's box, see `blockiness`.
     """
 
     keyframe: Keyframe
@@ -109,10 +93,13 @@ class StillFace:
     blockiness: float = 1.0
 
     def among(self, faces: list[Face], size: NDArray[np.float64]) -> Face | None:
-        """Which of a frame's faces it shows: the one in its place, or the only one.
+        """Returns the face of a frame that it shows: the one in its place, or the only one.
+
+        Returns None if there is no such face.
 
         Args:
-            size: the frame's width, height, width, height.
+            faces: faces of the frame.
+            size: width, height, width, height of the frame.
         """
         if self.alone and len(faces) == 1:
             return faces[0]
@@ -121,15 +108,15 @@ class StillFace:
         return faces[best] if overlaps and overlaps[best] > SAME_PLACE else None
 
     def judge(self, person: Person, received: FaceObservation) -> tuple[Verdict, Keyframe]:
-        """Decides whether it becomes a reference, and returns it with its measured QP.
+        """Decides whether it becomes a reference; returns the verdict and it with its measured QP.
 
-        It has to be of the same person by its embedding, like the received face of the same moment
-        (a sender may also send another moment or something else that resembles the person), and
-        better than the received face.
+        Its embedding must be the person's. It must resemble the received face of the same moment,
+        because a sender could also send another moment or a lookalike. And it must be better than
+        the received face.
 
         Args:
-            person: whose face is received in its place.
-            received: that face in the frame at hand.
+            person: the person whose face is received in its place.
+            received: that face in the current frame.
         """
         embedding = self.keyframe.embedding
         if embedding is None:
@@ -144,23 +131,24 @@ class StillFace:
         return "still", replace(self.keyframe, qp=qp)
 
     def _is_of_a_received_moment(self, person: Person) -> bool:
-        """Whether it resembles what was received in the same pose, in colours and structure."""
+        """Returns whether it resembles the face received in its pose, in colours and structure."""
         keyframe = self.keyframe
         moment = person.nearest_received(keyframe.landmarks)
         if moment is None or likeness(moment.appearance, self.appearance) < CUT:
             return False
-        bent = warp(keyframe.crop, keyframe.landmarks, moment.landmarks)
-        return resemblance(moment.thumbnail, thumbnail(crop_of(bent))) >= SAME_MOMENT
+        warped = warp(keyframe.crop, keyframe.landmarks, moment.landmarks)
+        return resemblance(moment.thumbnail, thumbnail(crop_of(warped))) >= SAME_MOMENT
 
 
 def still_qp(still: StillFace, received_detail: float, received_qp: float | None) -> float | None:
-    """Returns the QP that a still is worth by its detail and blockiness.
+    """Returns the QP that a still is equivalent to by its detail and blockiness.
 
-    None if it is no better than the face as received.
+    Returns None if it is no better than the received face.
 
     Args:
-        received_detail: see `detail`.
-        received_qp: see `crop_qp`; None where the codec does not tell.
+        still: the still's face.
+        received_detail: detail of the received face, see `detail`.
+        received_qp: QP of the received face, see `crop_qp`; None if unknown.
     """
     best = crop_qp(STILL_QP, still.enlarged)
     sharper = math.log2(max(still.detail, 1e-6) / max(received_detail, 1e-6))
@@ -177,10 +165,13 @@ def still_qp(still: StillFace, received_detail: float, received_qp: float | None
 
 
 def blockiness(luma: NDArray[np.uint8]) -> float:
-    """Returns how much larger the steps across block borders are than those between them.
+    """Returns the ratio of the steps across block borders to the other steps of a luma plane.
 
-    1 for a picture without blocks. The borders may lie anywhere: each of the `BLOCK` places counts
-    as theirs in turn, and the largest ratio is returned.
+    It is 1 for a picture without blocks. The grid may start anywhere: the largest ratio over its
+    `BLOCK` possible offsets counts, averaged over both directions.
+
+    Args:
+        luma: HxW.
     """
     steps = luma.astype(np.float32)
     ratios = []
@@ -188,14 +179,14 @@ def blockiness(luma: NDArray[np.uint8]) -> float:
         whole = len(across) // BLOCK * BLOCK
         if not whole:
             return 1.0
-        places = across[:whole].reshape(-1, BLOCK).mean(axis=0)
-        border = int(places.argmax())
-        ratios.append(float(places[border]) / max(1e-3, float(np.delete(places, border).mean())))
+        offsets = across[:whole].reshape(-1, BLOCK).mean(axis=0)
+        border = int(offsets.argmax())
+        ratios.append(float(offsets[border]) / max(1e-3, float(np.delete(offsets, border).mean())))
     return max(1.0, sum(ratios) / 2)
 
 
 def region_of(face: Face, width: int, height: int) -> Region:
-    """The part of a frame that holds a face's crop, and some room for it to move."""
+    """Returns the region of a frame that holds a face's crop, with some room for it to move."""
     corners = np.array([(-MARGIN, -MARGIN), (1 + MARGIN, -MARGIN), (1 + MARGIN, 1 + MARGIN)])
     corners = np.vstack([corners, (-MARGIN, 1 + MARGIN)]) * CROP
     frame_from_crop = np.asarray(cv2.invertAffineTransform(face.crop_from_frame), np.float64)
@@ -208,12 +199,14 @@ def region_of(face: Face, width: int, height: int) -> Region:
 def faces_of_still(
     still: av.VideoFrame, recogniser: FaceRecogniser, region: Region = WHOLE
 ) -> list[StillFace]:
-    """The faces of a picture, each with landmarks of its own; none if it is not 8-bit 4:2:0.
+    """Finds the faces of a still; returns none if the still is not 8-bit 4:2:0.
 
-    Takes as long as their embeddings do. A face whose embedding fails has none.
+    Blocks until their embeddings are computed. A face whose embedding fails has None for it.
 
     Args:
-        region: the part of the camera's picture that it shows.
+        still: the still.
+        recogniser: computes the embeddings.
+        region: the region of the camera's picture that the still shows.
     """
     if still.format.name not in PLANAR_420:
         return []
@@ -238,8 +231,8 @@ def _still_face(
     embedding = None
     try:
         embedding = recogniser.submit(picture, landmarks).result(2 * ANSWERS_WITHIN)
-    except Exception as error:  # the process may fail in any way: then the still is of no use
-        logger.warning("a still is not used, because its face cannot be recognised: %s", error)
+    except Exception as error:  # the process may fail in any way; the still is useless then
+        logger.warning("a still is not used because its face cannot be recognised: %s", error)
     left, top, right, bottom = (int(max(0.0, side)) for side in face.box.tolist())
     return StillFace(
         Keyframe(picture, landmarks, None, "still", sharpness(crop), embedding),
