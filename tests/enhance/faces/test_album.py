@@ -18,7 +18,7 @@ from receiver.enhance.enhancer import Enhancer
 from receiver.enhance.faces.album import (
     FIELDS,
     MAX_DIRECTORY,
-    MOST,
+    MAX_REFERENCES,
     check_album_path,
     load_album,
     peer_of,
@@ -160,13 +160,13 @@ def test_nobody_of_a_file_is_lost_because_many_others_came(seen, path):
 def test_no_more_is_written_than_can_be_read(seen, tmp_path):
     one = keyframes_of(seen.people)[0]
     people = []
-    for _ in range(MOST // 10 + 1):
+    for _ in range(MAX_REFERENCES // 10 + 1):
         people.append(Person(People().empty_set()))
         for _ in range(10):
             people[-1].keyframes.add(Keyframe(one.crop, one.landmarks, 30.0))
     save_album(People(), people, tmp_path / "file", HERE)
     found = load(People(), tmp_path / "file", THERE)
-    assert len(keyframes_of(found.others)) == MOST
+    assert len(keyframes_of(found.others)) == MAX_REFERENCES
 
 
 def rewritten(path, **changed) -> None:
@@ -192,7 +192,7 @@ DAMAGES = {
     "lengths": lambda of: {"qp": of["qp"][1:]},
     "order": lambda of: {"landmarks": np.asfortranarray(of["landmarks"])},
     "too many": lambda of: {
-        name: np.resize(one, (MOST + 1, *one.shape[1:])) for name, one in of.items()
+        name: np.resize(one, (MAX_REFERENCES + 1, *one.shape[1:])) for name, one in of.items()
     },
     "landmarks are no numbers": lambda of: {
         "landmarks": broken(of["landmarks"], (0, 0, 0), np.nan)
@@ -203,7 +203,7 @@ DAMAGES = {
     "infinite QP": lambda of: {"qp": broken(of["qp"], 0, -np.inf)},
     "sharpness is no number": lambda of: {"sharpness": broken(of["sharpness"], 0, np.nan)},
     "huge sharpness": lambda of: {"sharpness": broken(of["sharpness"], 0, 1e30)},
-    "unknown person": lambda of: {"person": broken(of["person"], 0, MOST)},
+    "unknown person": lambda of: {"person": broken(of["person"], 0, MAX_REFERENCES)},
     "negative person": lambda of: {"person": broken(of["person"], 0, -1)},
     "unknown source": lambda of: {"source": broken(of["source"], 0, 2)},
 }
@@ -234,7 +234,7 @@ def array_of(rows: int, name: str) -> bytes:
     return file.getvalue()
 
 
-@pytest.mark.parametrize("rows", [1, MOST, 10**6, 10**12, 2**63])
+@pytest.mark.parametrize("rows", [1, MAX_REFERENCES, 10**6, 10**12, 2**63])
 def test_nothing_is_allocated_for_what_a_file_only_says(path, rows):
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
         for name in FIELDS:

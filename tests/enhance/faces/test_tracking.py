@@ -207,7 +207,7 @@ def test_a_face_that_leaves_is_given_up_by_what_is_looked_for_in_between(portrai
 
 @pytest.mark.parametrize("rate", [(0, 10), (30, 0), (-1, 10)])
 def test_a_rate_of_no_frames_is_refused(rate):
-    with pytest.raises(ValueError, match="1 frame and more"):
+    with pytest.raises(ValueError, match="at least 1 frame"):
         DetectionRate(*rate)
 
 
