@@ -42,7 +42,7 @@ class Hanging(Enhancer):
         self.recover_hangs = threading.Event()
         self.recovered = 0
 
-    def enhance(self, frame):
+    def process(self, frame, *more):
         if self.hangs.is_set():
             self.lets_go.wait()
         return plain_frame(64, 48)
