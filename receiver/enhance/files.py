@@ -1,6 +1,6 @@
 """Any video file in, the same file out with its faces restored, by the `Enhancer` of a call."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from fractions import Fraction
 from functools import partial
@@ -15,7 +15,8 @@ from receiver.enhance.stage import EnhancedFrame
 from receiver.errors import InputError
 from receiver.media.display import Display
 from receiver.media.files.copying import Copy, VideoPlan, first_of_each
-from receiver.media.files.reading import STILL, VideoReader
+from receiver.media.files.part import Part
+from receiver.media.files.reading import VideoReader
 from receiver.media.files.rehearsal import rehearse
 from receiver.media.files.side_data import kinds
 from receiver.media.files.writing import VideoWriter, format_of, is_pipe, unwritable
@@ -24,18 +25,10 @@ from receiver.media.frame import Box, DecodedFrame
 from receiver.media.pixels import Storage, bits_of
 from receiver.media.planes import copy_frame, planes
 
-AHEAD = 400
-"""Packets that are read before the output is opened, at most: one of each stream is looked for."""
-AHEAD_BYTES = 32 << 20
-"""Size of those packets, at most."""
-MOST_BYTES = 256 << 20
-"""Bytes within which a frame has to come."""
 MICROSECONDS = 1_000_000
 """Parts of a second to which a part's start and length are taken: 0.2 is no binary fraction."""
 WHITE = 235
 """Luma of the line between the halves of a split picture, with 8 bits a sample."""
-TRAILING = 10.0
-"""Seconds after the end of a part for which sound that belongs to it may still come."""
 
 
 @dataclass(frozen=True)
@@ -111,7 +104,7 @@ def enhance_file(
     format_of(target)
     _check_apart(source, target)
     with VideoReader(source) as reader:
-        part = _Part(reader, begins, length)
+        part = Part(reader, begins, length)
         first = part.read_ahead()
         plan = VideoPlan(
             Storage.of(first), Display.of(first, reader.video.sample_aspect_ratio), first, crf
@@ -166,114 +159,6 @@ def _notes(target: Path | None, losses: list[str], storage: Storage) -> list[str
     if storage.change:
         notes.append(f"{name} has another pixel format: {storage.change}")
     return notes
-
-
-class _Part:
-    """The packets of a file, or of a part of it, with the frames that they complete.
-
-    Attributes:
-        ahead: packets that were read before the work began.
-    """
-
-    def __init__(self, reader: VideoReader, start: Fraction, length: Fraction | None) -> None:
-        self.ahead: list[Any] = []
-        self._reader = reader
-        self._starts_late = start > 0
-        self._is_part = self._starts_late or length is not None
-        self._end = length
-        if self._is_part:
-            reader.seek(start)
-        self._packets = reader.packets(list(reader.container.streams))
-        self._decoded: list[list[av.VideoFrame]] = []  # of the first ones of `ahead`, and no more
-        self._is_over = False
-
-    def read_ahead(self) -> av.VideoFrame:
-        """Reads until there is a frame, and a packet of each stream whose first one comes soon.
-
-        Returns the first frame. Raises InputError if there is none.
-        """
-        first: av.VideoFrame | None = None
-        streams = self._reader.container.streams
-        wanted = {one.index for one in streams if one.type in ("video", "audio")}
-        size = 0
-        for packet in self._packets:
-            self.ahead.append(packet)
-            size += packet.size
-            wanted.discard(packet.stream.index)
-            if packet.stream is self._reader.video and first is None:
-                self._decoded.append(self._kept(self._reader.decode(packet)))
-                first = next(iter(self._decoded[-1]), None)
-            if first and (not wanted or len(self.ahead) >= AHEAD or size >= AHEAD_BYTES):
-                return first
-            if size >= MOST_BYTES:
-                break
-        if first is None:
-            raise InputError(f"{self._reader.name} holds no frame {self._why_none()}")
-        return first
-
-    def _why_none(self) -> str:
-        if self._starts_late:
-            return "at that start or after it: give an earlier one"
-        if not self._reader.can_seek:
-            return (
-                "that can be decoded without going back: give another video, or write an .mp4 with "
-                "its index at its beginning (ffmpeg: -movflags +faststart)"
-            )
-        return "that can be decoded: give another file"
-
-    def items(self, copied: set[int]) -> Iterator[tuple[Any, list[av.VideoFrame]]]:
-        """Yields packets of copied streams, and of the video with the frames that they complete."""
-        for packet in self._in_order():
-            if packet.stream is self._reader.video:
-                yield packet, self._frames(packet)
-            elif packet.stream.index in copied and packet.size and self._is_within(packet):
-                yield packet, []
-            if self._is_over and self._is_late(packet):
-                return
-
-    def _in_order(self) -> Iterator[Any]:
-        self.ahead.reverse()
-        while self.ahead:
-            yield self.ahead.pop()
-        yield from self._packets
-
-    def _frames(self, packet: Any) -> list[av.VideoFrame]:
-        return self._decoded.pop(0) if self._decoded else self._kept(self._reader.decode(packet))
-
-    def _kept(self, frames: list[av.VideoFrame]) -> list[av.VideoFrame]:
-        """Those of the frames that belong to the part."""
-        if not self._is_part:
-            return frames
-        kept = []
-        for frame in frames:
-            time = (frame.pts or 0) * self._reader.time_base
-            if self._end is not None and time >= self._end:
-                self._is_over = True
-            elif time >= 0:
-                kept.append(frame)
-        return kept
-
-    def _is_within(self, packet: Any) -> bool:
-        """Whether a copied packet belongs to the part; subtitles are cut at its ends."""
-        time = packet.dts if packet.pts is None else packet.pts
-        if not self._is_part or time is None:
-            return True
-        base = Fraction(packet.time_base)
-        begins, ends = time * base, (time + (packet.duration or 0)) * base
-        if self._end is not None and begins >= self._end:
-            return False
-        if packet.stream.type == "subtitle" and ends > 0:
-            begins = max(begins, Fraction(0))
-            ends = ends if self._end is None else min(ends, self._end)
-            packet.pts = packet.dts = round(begins / base)
-            packet.duration = round((ends - begins) / base)
-        return begins >= 0 or bool(packet.stream.disposition & STILL)
-
-    def _is_late(self, packet: Any) -> bool:
-        """Whether nothing of the part can be expected after this packet."""
-        if self._end is None or packet.dts is None:
-            return False
-        return bool(packet.dts * Fraction(packet.time_base) > self._end + Fraction(TRAILING))
 
 
 class _Restoring:
