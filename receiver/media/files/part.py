@@ -9,30 +9,31 @@ import av
 from receiver.errors import InputError
 from receiver.media.files.reading import STILL, VideoReader
 
-AHEAD = 400
-"""Packets that are read before the output is opened, at most: one of each stream is looked for."""
-
-
-AHEAD_BYTES = 32 << 20
-"""Size of those packets, at most."""
-
-
-MOST_BYTES = 256 << 20
-"""Bytes within which a frame has to come."""
-
-
+READ_AHEAD = 400
+"""Most packets that are read before the output is opened, to find one of each stream."""
+READ_AHEAD_BYTES = 32 << 20
+"""Most bytes of those packets."""
+FIRST_FRAME_BYTES = 256 << 20
+"""Bytes within which the first frame must be complete."""
 TRAILING = 10.0
-"""Seconds after the end of a part for which sound that belongs to it may still come."""
+"""Seconds after the end of a part in which sound of the part may still follow."""
 
 
 class Part:
     """The packets of a file, or of a part of it, with the frames that they complete.
 
     Attributes:
-        ahead: packets that were read before the work began.
+        ahead: packets that `read_ahead` has read.
     """
 
     def __init__(self, reader: VideoReader, start: Fraction, length: Fraction | None) -> None:
+        """Seeks to the part.
+
+        Args:
+            reader: the open file.
+            start: start of the part in seconds after the file's first time.
+            length: length of the part in seconds; None: to the end of the file.
+        """
         self.ahead: list[Any] = []
         self._reader = reader
         self._starts_late = start > 0
@@ -41,11 +42,11 @@ class Part:
         if self._is_part:
             reader.seek(start)
         self._packets = reader.packets(list(reader.container.streams))
-        self._decoded: list[list[av.VideoFrame]] = []  # of the first ones of `ahead`, and no more
+        self._decoded: list[list[av.VideoFrame]] = []  # of the first packets of `ahead`
         self._is_over = False
 
     def read_ahead(self) -> av.VideoFrame:
-        """Reads until there is a frame, and a packet of each stream whose first one comes soon.
+        """Reads the first frame and, within the limits, a packet of each video and audio stream.
 
         Returns the first frame. Raises InputError if there is none.
         """
@@ -60,9 +61,9 @@ class Part:
             if packet.stream is self._reader.video and first is None:
                 self._decoded.append(self._kept(self._reader.decode(packet)))
                 first = next(iter(self._decoded[-1]), None)
-            if first and (not wanted or len(self.ahead) >= AHEAD or size >= AHEAD_BYTES):
+            if first and (not wanted or len(self.ahead) >= READ_AHEAD or size >= READ_AHEAD_BYTES):
                 return first
-            if size >= MOST_BYTES:
+            if size >= FIRST_FRAME_BYTES:
                 break
         if first is None:
             raise InputError(f"{self._reader.name} holds no frame {self._why_none()}")
@@ -70,7 +71,7 @@ class Part:
 
     def _why_none(self) -> str:
         if self._starts_late:
-            return "at that start or after it: give an earlier one"
+            return "at or after that start: give an earlier one"
         if not self._reader.can_seek:
             return (
                 "that can be decoded without going back: give another video, or write an .mp4 with "
@@ -79,7 +80,11 @@ class Part:
         return "that can be decoded: give another file"
 
     def items(self, copied: set[int]) -> Iterator[tuple[Any, list[av.VideoFrame]]]:
-        """Yields packets of copied streams, and of the video with the frames that they complete."""
+        """Yields the packets of the video with the frames that they complete, and copied packets.
+
+        Args:
+            copied: indexes of the streams whose packets are copied.
+        """
         for packet in self._in_order():
             if packet.stream is self._reader.video:
                 yield packet, self._frames(packet)
@@ -98,7 +103,7 @@ class Part:
         return self._decoded.pop(0) if self._decoded else self._kept(self._reader.decode(packet))
 
     def _kept(self, frames: list[av.VideoFrame]) -> list[av.VideoFrame]:
-        """Those of the frames that belong to the part."""
+        """Returns the frames that belong to the part."""
         if not self._is_part:
             return frames
         kept = []
@@ -111,7 +116,7 @@ class Part:
         return kept
 
     def _is_within(self, packet: Any) -> bool:
-        """Whether a copied packet belongs to the part; subtitles are cut at its ends."""
+        """Returns whether a copied packet belongs to the part; cuts subtitles at its ends."""
         time = packet.dts if packet.pts is None else packet.pts
         if not self._is_part or time is None:
             return True
@@ -127,7 +132,7 @@ class Part:
         return begins >= 0 or bool(packet.stream.disposition & STILL)
 
     def _is_late(self, packet: Any) -> bool:
-        """Whether nothing of the part can be expected after this packet."""
+        """Returns whether no packet of the part can follow this packet."""
         if self._end is None or packet.dts is None:
             return False
         return bool(packet.dts * Fraction(packet.time_base) > self._end + Fraction(TRAILING))
