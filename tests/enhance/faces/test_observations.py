@@ -1,4 +1,4 @@
-"""Faces of stills, and what is measured of a face."""
+"""Tests the measures of a face crop and the faces of stills."""
 
 import dataclasses
 
@@ -31,19 +31,19 @@ def face(portrait):
     return FaceTracker().track(planes(portrait[0])[0])[0]
 
 
-def test_scale_and_roll_are_the_maps():
+def test_scale_and_roll_of_a_map():
     turn = np.radians(20)
     affine = 2.5 * np.array([[np.cos(turn), -np.sin(turn), 7], [np.sin(turn), np.cos(turn), 9]])
     assert scale_and_roll(affine) == pytest.approx((2.5, 20.0))
 
 
-def test_a_blur_is_less_sharp(portrait, face):
+def test_a_blur_reduces_sharpness(portrait, face):
     crop = extract_crop(portrait[0], face.crop_from_frame)
     blurred = np.stack([cv2.GaussianBlur(plane, (0, 0), 2.0) for plane in crop])
     assert sharpness(blurred) < 0.5 * sharpness(crop)
 
 
-def test_noise_is_no_detail(portrait, face):
+def test_noise_does_not_count_as_detail(portrait, face):
     crop = extract_crop(portrait[0], face.crop_from_frame)
     noise = np.random.default_rng(0).normal(0.0, 0.015, crop.shape).astype(np.float32)
     assert sharpness(crop + noise) > 1.5 * sharpness(crop)
@@ -74,12 +74,12 @@ def test_of_two_faces_each_still_finds_its_own(portrait):
     assert found.among([], size) is None
 
 
-def test_a_picture_without_a_face_has_none():
+def test_a_still_without_a_face_has_none():
     assert faces_of_still(plain_frame(), shared_recogniser()) == []
     assert faces_of_still(plain_frame().reformat(format="rgb24"), shared_recogniser()) == []
 
 
-def test_a_still_that_cannot_be_recognised_has_no_embedding(portrait):
+def test_a_still_without_a_working_recogniser_has_no_embedding(portrait):
     recogniser = FaceRecogniser()
     recogniser.close()
     (found,) = faces_of_still(portrait[0], recogniser)
@@ -95,7 +95,7 @@ def test_a_picture_without_blocks_has_a_blockiness_of_one():
 
 
 @pytest.mark.parametrize("offset", [0, 3])
-def test_blocks_are_found_wherever_they_lie(offset):
+def test_blocks_are_found_at_any_offset(offset):
     blocks = np.random.default_rng(0).integers(0, 256, (17, 17)).astype(np.uint8)
     picture = blocks.repeat(8, 0).repeat(8, 1)[offset : offset + 128, offset : offset + 128]
     assert blockiness(picture) > 100
@@ -103,13 +103,13 @@ def test_blocks_are_found_wherever_they_lie(offset):
 
 @pytest.fixture
 def still(portrait):
-    """The portrait's face as a still of 30 kB."""
+    """The face of the portrait as a still."""
     (found,) = faces_of_still(portrait[0], shared_recogniser())
     return found
 
 
 def at(still: StillFace, sharper: float = 1.0, blocks: float = 1.0) -> StillFace:
-    """The same still, richer by doublings than a detail of 8, and with other blocks."""
+    """Returns the still with a detail of 8 doubled `sharper` times, and another blockiness."""
     return dataclasses.replace(still, detail=8.0 * 2.0**sharper, enlarged=1.0, blockiness=blocks)
 
 
@@ -118,7 +118,7 @@ def at(still: StillFace, sharper: float = 1.0, blocks: float = 1.0) -> StillFace
     [
         (1.0, 1.0, 40.0, STILL_QP),
         (0.2, 1.3, 40.0, 20.0),  # blocks of a good WebP still
-        (0.1, 1.0, 40.0, 29.0),  # half as much sharper as a good still is
+        (0.1, 1.0, 40.0, 29.0),  # half as many doublings as a good still
         (0.01, 1.0, 40.0, 38.9),
         (0.0, 1.0, 40.0, None),
         (-0.5, 1.0, 40.0, None),
@@ -130,19 +130,19 @@ def at(still: StillFace, sharper: float = 1.0, blocks: float = 1.0) -> StillFace
         (1.0, 2.6, None, None),
     ],
 )
-def test_a_still_is_worth_what_is_measured_of_it(still, sharper, blocks, received, qp):
+def test_the_qp_of_a_still_follows_its_detail_and_blockiness(still, sharper, blocks, received, qp):
     assert still_qp(at(still, sharper, blocks), 8.0, received) == (
         None if qp is None else pytest.approx(qp, abs=1e-3)
     )
 
 
-def test_a_small_face_of_a_still_is_worth_less(still):
+def test_a_small_face_in_a_still_has_a_higher_qp(still):
     small = dataclasses.replace(at(still), enlarged=2.0)
     assert still_qp(small, 8.0, 40.0) == STILL_QP + 6.0
 
 
-def test_stills_get_worse_with_their_bytes(portrait, face):
-    """Real WebP: fewer bytes, and so fewer pixels, never make a still count as better."""
+def test_a_still_of_fewer_bytes_never_has_a_lower_qp(portrait, face):
+    """Uses real WebP, in which fewer bytes also mean fewer pixels."""
     received = 0.75 * detail(extract_crop(portrait[0], face.crop_from_frame))
     worths = []
     for size in (30_000, 8_000, 4_000, 3_000):
@@ -156,7 +156,7 @@ def test_stills_get_worse_with_their_bytes(portrait, face):
 
 
 class TestJudge:
-    """A still's face against what is received; embeddings are given, so that one thing changes."""
+    """Tests the verdict on a still; embeddings are set to change one condition at a time."""
 
     @pytest.fixture
     def received(self, portrait, face) -> FaceObservation:
@@ -180,38 +180,40 @@ class TestJudge:
     def changed(self, still: StillFace, **changes) -> StillFace:
         return dataclasses.replace(still, keyframe=dataclasses.replace(still.keyframe, **changes))
 
-    def test_a_genuine_one_is_admitted_at_its_measured_qp(self, genuine, person, received):
+    def test_a_genuine_still_is_admitted_with_its_measured_qp(self, genuine, person, received):
         verdict, keyframe = genuine.judge(person, received)
         assert verdict == "still"
         assert keyframe.qp == STILL_QP
         assert keyframe.source == "still"
 
-    def test_it_waits_until_the_person_is_known(self, genuine, person, received):
+    def test_a_still_waits_until_the_person_is_identified(self, genuine, person, received):
         person.identity = Identity()
         assert genuine.judge(person, received)[0] == "waits"
 
-    def test_it_needs_an_embedding_of_the_same_person(self, genuine, person, received):
+    def test_the_embedding_must_be_the_persons(self, genuine, person, received):
         for other in (None, embedding(1), embedding(0, SAME_PERSON + 0.01)):
             assert self.changed(genuine, embedding=other).judge(person, received)[0] == "nobody's"
         near = self.changed(genuine, embedding=embedding(0, SAME_PERSON - 0.01))
         assert near.judge(person, received)[0] == "still"
 
-    def test_it_needs_the_colours_of_the_received_face(self, genuine, person, received):
+    def test_the_colours_must_match_the_received_face(self, genuine, person, received):
         other = dataclasses.replace(genuine, appearance=-genuine.appearance)
         assert other.judge(person, received)[0] == "nobody's"
 
-    def test_it_needs_the_structure_of_the_received_face(self, genuine, person, received):
+    def test_the_structure_must_match_the_received_face(self, genuine, person, received):
         crop = genuine.keyframe.crop.astype(np.float32)
         soft = cv2.GaussianBlur(crop, (0, 0), 16.0)
-        inside_out = np.clip(2 * soft - crop, 0, 255).astype(np.uint8)  # of the same colours
+        inside_out = np.clip(2 * soft - crop, 0, 255).astype(
+            np.uint8
+        )  # same colours, other structure
         other = self.changed(genuine, crop=inside_out)
         assert other.judge(person, received)[0] == "nobody's"
 
-    def test_it_needs_a_pose_that_was_received(self, genuine, person, received):
+    def test_the_pose_must_have_been_received(self, genuine, person, received):
         moved = genuine.keyframe.landmarks + np.float32(20.0)
         assert self.changed(genuine, landmarks=moved).judge(person, received)[0] == "nobody's"
 
-    def test_it_has_to_be_better_than_what_is_received(self, genuine, person, received):
+    def test_a_still_must_be_better_than_the_received_face(self, genuine, person, received):
         blurred = dataclasses.replace(genuine, detail=0.9 * received.detail())
         assert blurred.judge(person, received)[0] == "worse"
         sharp = dataclasses.replace(received, qp=genuine.judge(person, received)[1].qp)
