@@ -1,6 +1,6 @@
 """Moves landmarks that were measured in one frame to the next frame.
 
-That takes less time than measuring them anew. It uses pyramidal Lucas-Kanade (Bouguet, "Pyramidal
+That is faster than measuring them again. It uses pyramidal Lucas-Kanade (Bouguet, "Pyramidal
 Implementation of the Lucas Kanade Feature Tracker", 2000) in a cut-out of the face, which is
 reduced to the same size for every face.
 """

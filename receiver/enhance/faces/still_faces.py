@@ -1,4 +1,4 @@
-"""The faces of stills: whose they are, what quality they have, whether they become references."""
+"""Finds the faces of stills and decides whether they become references."""
 
 import logging
 import math
