@@ -188,7 +188,7 @@ def test_all_calls_change_together_and_it_is_told_once(shared, caplog):
         quality.look()
     assert quality.snapshot() == {"level": "balanced", "changes": 1}
     assert [record.getMessage() for record in caplog.records] == [
-        "quality is balanced now, it was best"
+        "quality changed to balanced from best"
     ]
     assert file_of(quality) == "lite-int8.onnx"
     rates = {call._tracker.rate for call in [*calls, quality.watch(Enhancer(shared))]}
@@ -226,7 +226,7 @@ def test_it_stays_where_the_other_file_cannot_be_had(shared, monkeypatch, caplog
         skip(call, 0.0, 0.004)
         quality.look()
     assert quality.snapshot() == {"level": "balanced", "changes": 0}
-    assert "best quality cannot be had" in caplog.text
+    assert "quality best is not available" in caplog.text
     assert quality._ladder.level == 1
 
 

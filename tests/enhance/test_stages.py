@@ -77,6 +77,12 @@ def test_a_stage_writes_to_a_copy_once(decoded):
     assert own.writable() is own
 
 
+def test_a_frame_without_a_time_base_is_enhanced():
+    video = plain_frame()
+    assert video.time_base is None
+    assert Pipeline([Darker()], Stats("cpu")).enhance(DecodedFrame.from_video(video)) is not video
+
+
 def test_faces_are_not_searched_for_unless_a_stage_asks(decoded):
     enhanced = Pipeline([Darker()], Stats("cpu")).process(decoded[0])
     assert enhanced.faces == ()
