@@ -26,6 +26,7 @@ from receiver.media.frame import DecodedFrame
 from receiver.media.planes import planes
 from tests.conftest import same_pixels
 from tests.inference.small_networks import identity
+from tests.inference.test_request_queue import until
 
 
 def inputs(count: int) -> list[np.ndarray]:
@@ -303,7 +304,7 @@ class Hanging:
 
     def run(self, *_):
         self.began.set()
-        self.goes_on.wait(10)
+        self.goes_on.wait(60)
         raise RuntimeError("too late")
 
 
@@ -316,15 +317,18 @@ def hanging_networks(generator: Generator, session: Hanging):
 def test_requests_behind_a_hanging_run_go_to_the_new_network():
     generator = Generator("lite", "cpu")
     arrays, expected = inputs(1), generator.restore(*inputs(1))
-    session = Hanging()
+    session, queue = Hanging(), generator._queue
     generator._networks = hanging_networks(generator, session)
     with ThreadPoolExecutor(2) as pool:
         stuck = pool.submit(generator.restore, *arrays)
         assert session.began.wait(10)
         waiting = pool.submit(generator.restore, *arrays)
+        until(lambda: len(queue._waiting) == 1)
         generator.rebuild()
-        np.testing.assert_array_equal(waiting.result(10), expected)
-        session.goes_on.set()
+        try:
+            np.testing.assert_array_equal(waiting.result(20), expected)
+        finally:
+            session.goes_on.set()
         with pytest.raises(RuntimeError, match="too late"):
             stuck.result(10)
 
