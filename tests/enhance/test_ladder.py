@@ -176,7 +176,7 @@ def skip(enhancer: Enhancer, share: float, seconds: float) -> None:
     enhancer.stats.frames.received += 100
     enhancer.stats.frames.skipped += round(100 * share)
     for _ in range(100):
-        enhancer.stats.add("generator", seconds)
+        enhancer.stats.enhancement.add(seconds)
 
 
 def test_all_calls_change_together_and_it_is_told_once(shared, caplog):
@@ -215,7 +215,7 @@ def test_a_call_that_ends_is_no_trouble(shared):
 
 def test_it_stays_where_the_other_file_cannot_be_had(shared, monkeypatch, caplog):
     quality = Quality(shared, "auto", SLOW)
-    quality._ladder = Ladder(COSTS, 1)
+    quality._ladder, quality._face_costs = Ladder(COSTS, 1), list(COSTS)
     quality._apply(LEVELS[1])
     call = quality.watch(Enhancer(shared))
 
