@@ -23,7 +23,6 @@ from receiver.enhance.enhancer import Enhancer
 from receiver.media.encoding import Encoding
 from receiver.media.frame import DecodedFrame
 from receiver.media.outputs import side_by_side
-from receiver.sending.tracks import KeyframeRequests, VideoPacket
 from receiver.signalling.negotiation import ClosableConnection
 from receiver.signalling.offers import OfferError, answer
 from receiver.stats import Stats
@@ -31,6 +30,7 @@ from receiver.stills.protocol import guard_channels
 from receiver.text import printable
 from receiver.transport.aiortc_hooks import h264_codecs, receive_h264, refuse
 from receiver.transport.receiving import SteadyReceiver
+from receiver.transport.sending import KeyframeRequests, VideoPacket
 
 View: TypeAlias = Literal["restored", "both"]
 """What a viewer sees: the restored picture, or received and restored side by side."""

@@ -24,7 +24,8 @@ from receiver.errors import ReceiverError
 from receiver.media.encoding import Encoding
 from receiver.media.frame import DecodedFrame
 from receiver.media.outputs import FileOutput, side_by_side, write_label, write_picture
-from receiver.sending.tracks import EncodedTrack, Source
+from receiver.sending.encoded_track import EncodedTrack
+from receiver.sending.sources import Source
 from receiver.stills.protocol import LABEL, StillSender, guard_channels
 from receiver.transport.aiortc_hooks import h264_codecs, prepare_aiortc, receive_h264
 

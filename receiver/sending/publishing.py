@@ -12,7 +12,8 @@ from aiortc import RTCPeerConnection
 from receiver.calls.rooms import GONE
 from receiver.errors import InputError, ReceiverError
 from receiver.media.encoding import Encoding
-from receiver.sending.tracks import EncodedTrack, Source
+from receiver.sending.encoded_track import EncodedTrack
+from receiver.sending.sources import Source
 from receiver.signalling.client import SETUP_SECONDS, SessionError, shown
 from receiver.signalling.sessions import open_publishing
 from receiver.stills.protocol import LABEL, StillSender, guard_channels

@@ -32,7 +32,8 @@ from aiortc.rtcrtpparameters import RTCRtpCodecParameters
 from receiver.media.encoding import open_decoder
 from receiver.media.frame import Arrival
 from receiver.transport.damage import DamageWatch
-from receiver.transport.receiving import BoundedSender, SteadyReceiver
+from receiver.transport.receiving import SteadyReceiver
+from receiver.transport.sending import BoundedSender
 
 PROFILES = ("4d001f", "64001f", "640c1f")
 """profile-level-id of Main, High and Constrained High at level 3.1 (RFC 6184, section 8.1)."""

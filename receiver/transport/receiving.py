@@ -5,7 +5,6 @@
 
 import asyncio
 import contextlib
-import math
 import queue
 import time
 from collections.abc import Coroutine
@@ -13,17 +12,12 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from aiortc.jitterbuffer import JitterFrame
-from aiortc.mediastreams import MediaStreamTrack
 from aiortc.rtcdtlstransport import RTCDtlsTransport
 from aiortc.rtcrtpparameters import RTCRtpCodecParameters
 from aiortc.rtcrtpreceiver import RTCRtpReceiver
-from aiortc.rtcrtpsender import RTCRtpSender
 from aiortc.rtp import (
-    RTCP_RTPFB_NACK,
-    RTP_HISTORY_SIZE,
     AnyRtcpPacket,
     RtcpByePacket,
-    RtcpRtpfbPacket,
     RtpPacket,
 )
 
@@ -39,15 +33,6 @@ GOODBYE_SECONDS = 1.0
 changes its SSRC says BYE for the old one (RFC 3550, section 8.2)."""
 LOOK_EVERY = 0.01
 """Seconds from one look at the missing packets to the next, while there are any."""
-RESEND_EVERY = 0.02
-"""Seconds from one repair of a packet to the next of the same: a peer that asks again sooner cannot
-have waited for the first."""
-RESENDS = 200
-"""Packets that are resent in a second at most: half of those that a call has."""
-RESENDS_AT_ONCE = 100
-"""Packets that are resent at once after a while without: a key frame's."""
-HISTORY = "_RTCRtpSender__rtp_history"
-"""aiortc's private name of a sender's newest packets, by their number modulo their count."""
 
 
 @dataclass(frozen=True)
@@ -231,46 +216,6 @@ class SteadyReceiver(RTCRtpReceiver):
 
     def _replace(self, name: str, part: Any) -> None:
         setattr(self, f"_RTCRtpReceiver__{name}", part)
-
-
-class BoundedSender(RTCRtpSender):
-    """aiortc's sender, which repairs what was lost, but is no amplifier.
-
-    One RTCP datagram can name thousands of packets (RFC 4585, section 6.2.1), aiortc resends each
-    as often as it is named. Here one packet is resent once in `RESEND_EVERY` seconds, and all
-    together within a token bucket of `RESENDS` a second, `RESENDS_AT_ONCE` at once.
-    """
-
-    def __init__(self, trackOrKind: MediaStreamTrack | str, transport: RTCDtlsTransport) -> None:  # noqa: N803
-        super().__init__(trackOrKind, transport)
-        self._resent: dict[int, float] = {}  # when, by the packet's place in the history
-        self._tokens = float(RESENDS_AT_ONCE)
-        self._counted = time.monotonic()
-
-    async def _handle_rtcp_packet(self, packet: AnyRtcpPacket) -> None:
-        if isinstance(packet, RtcpRtpfbPacket) and packet.fmt == RTCP_RTPFB_NACK:
-            packet.lost = list(dict.fromkeys(packet.lost))[-RTP_HISTORY_SIZE:]
-        await super()._handle_rtcp_packet(packet)
-
-    async def _retransmit(self, sequence_number: int) -> None:
-        if self._may_resend(sequence_number, time.monotonic()):
-            await super()._retransmit(sequence_number)
-
-    def _may_resend(self, sequence_number: int, now: float) -> bool:
-        """Returns whether a packet is to be resent at the time `now`, and counts it if so."""
-        place = sequence_number % RTP_HISTORY_SIZE
-        known = getattr(self, HISTORY).get(place)
-        if known is None or known.sequence_number != sequence_number:
-            return False  # what is gone takes no token from what is not
-        if now < self._resent.get(place, -math.inf) + RESEND_EVERY:
-            return False
-        earned = RESENDS * (now - self._counted)
-        self._tokens, self._counted = min(RESENDS_AT_ONCE, self._tokens + earned), now
-        if self._tokens < 1:
-            return False
-        self._tokens -= 1
-        self._resent[place] = now
-        return True
 
 
 _PARTS = ("jitter_buffer", "nack_generator", "remote_bitrate_estimator")

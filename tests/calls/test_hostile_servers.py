@@ -33,7 +33,7 @@ from receiver.errors import InputError, ReceiverError
 from receiver.media.encoding import Encoding
 from receiver.media.outputs import FileOutput
 from receiver.sending.publishing import Sending, send
-from receiver.sending.tracks import clip_source
+from receiver.sending.sources import clip_source
 from receiver.signalling.addresses import Reach
 from receiver.signalling.client import (
     MOST_JSON,

@@ -25,7 +25,8 @@ from receiver.enhance.enhancer import Enhancer
 from receiver.errors import InputError, MissingError
 from receiver.media.encoding import Encoding
 from receiver.media.outputs import FileOutput, VirtualCamera
-from receiver.sending.tracks import EncodedTrack, portrait_source
+from receiver.sending.encoded_track import EncodedTrack
+from receiver.sending.sources import portrait_source
 from receiver.signalling.client import Client, SessionError
 from receiver.signalling.janus import Janus
 from receiver.signalling.links import ice_servers

@@ -25,7 +25,8 @@ from receiver.commands.demo import connect, consume, run_demo
 from receiver.media.encoding import Encoding
 from receiver.media.frame import Arrival, DecodedFrame
 from receiver.media.planes import copy_frame
-from receiver.sending.tracks import EncodedTrack, clip_source, portrait_source
+from receiver.sending.encoded_track import EncodedTrack
+from receiver.sending.sources import clip_source, portrait_source
 from receiver.transport import aiortc_hooks as call
 from receiver.transport.aiortc_hooks import ObservingDecoder, ObservingJitterBuffer, prepare_aiortc
 

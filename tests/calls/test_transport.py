@@ -16,20 +16,15 @@ from aiortc.rtcrtpreceiver import NackGenerator, RTCRtpReceiver
 from aiortc.rtcrtpsender import RTCRtpSender
 from aiortc.rtp import RTCP_RTPFB_NACK, RTP_HISTORY_SIZE, RtcpRtpfbPacket, RtpPacket
 
-import receiver.transport.receiving
+import receiver.transport.sending
 from receiver.commands.demo import connect
 from receiver.media.encoding import Encoding
 from receiver.media.frame import DecodedFrame
-from receiver.sending.tracks import EncodedTrack, portrait_source
+from receiver.sending.encoded_track import EncodedTrack
+from receiver.sending.sources import portrait_source
 from receiver.transport.aiortc_hooks import ObservingJitterBuffer, prepare_aiortc
-from receiver.transport.receiving import (
-    BACKLOG,
-    HISTORY,
-    RESEND_EVERY,
-    RESENDS_AT_ONCE,
-    BoundedSender,
-    SteadyReceiver,
-)
+from receiver.transport.receiving import BACKLOG, SteadyReceiver
+from receiver.transport.sending import HISTORY, RESEND_EVERY, RESENDS_AT_ONCE, BoundedSender
 from tests.conftest import plain_frame
 
 RATE = 30
@@ -234,7 +229,7 @@ async def resent_by(sender, numbers):
 
 async def test_repairs_are_bounded_each_and_together(monkeypatch):
     monkeypatch.setattr(
-        receiver.transport.receiving, "RESENDS", 0.0
+        receiver.transport.sending, "RESENDS", 0.0
     )  # the bucket is never filled again
     async with LossyCall(lambda number, repair: False) as call:
         await call.until(3)
@@ -257,7 +252,7 @@ async def test_repairs_are_bounded_each_and_together(monkeypatch):
         assert await resent_by(sender, [newest]) == 1
         await asyncio.sleep(2 * RESEND_EVERY)
         assert await resent_by(sender, list(range(first, newest + 1))) == RESENDS_AT_ONCE - 3
-        monkeypatch.setattr(receiver.transport.receiving, "RESENDS", 1000.0)
+        monkeypatch.setattr(receiver.transport.sending, "RESENDS", 1000.0)
         await asyncio.sleep(2 * RESEND_EVERY)
         assert await resent_by(sender, [newest]) == 1
 

@@ -16,20 +16,10 @@ from receiver.commands.demo import consume
 from receiver.errors import InputError, MissingError
 from receiver.media.encoding import Encoding, open_decoder
 from receiver.media.planes import copy_frame
+from receiver.sending.encoded_track import LATE, STANDS, Clock, EncodedTrack
 from receiver.sending.portrait import LOOP, portrait_frames
-from receiver.sending.tracks import (
-    KEYFRAMES_EVERY,
-    LATE,
-    STANDS,
-    Clock,
-    EncodedTrack,
-    KeyframeRequests,
-    Source,
-    camera_source,
-    clip_source,
-    even_size,
-    portrait_source,
-)
+from receiver.sending.sources import Source, camera_source, clip_source, even_size, portrait_source
+from receiver.transport.sending import KEYFRAMES_EVERY, KeyframeRequests
 from tests.conftest import plain_frame, write_clip
 from tests.media.test_playing import VARIABLE, number_of, onsets, open_files, tone, write_timed
 
@@ -157,7 +147,7 @@ class Simulated(Clock):
 
 @pytest.fixture
 def simulated(monkeypatch) -> None:
-    monkeypatch.setattr("receiver.sending.tracks.Clock", Simulated)
+    monkeypatch.setattr("receiver.sending.encoded_track.Clock", Simulated)
 
 
 async def sent_by(track: EncodedTrack, seconds: float) -> list[tuple[float, int]]:
