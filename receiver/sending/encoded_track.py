@@ -25,7 +25,7 @@ whoever joins in a pause, or has lost a packet, needs a picture."""
 LATE = 0.1
 """Seconds by which a frame or a piece of sound may be late before everything is put off: a computer
 that is too slow for a clip plays it slower, and picture and sound stay together."""
-AHEAD = 10
+SOUND_AHEAD = 10
 """Pieces of sound (0.2 s) that are decoded at once."""
 
 
@@ -95,7 +95,7 @@ class SoundTrack(MediaStreamTrack):
 
     def _take(self) -> "asyncio.Future[list[av.AudioFrame]]":
         loop = asyncio.get_running_loop()
-        return loop.run_in_executor(self._worker, lambda: list(islice(self._pieces, AHEAD)))
+        return loop.run_in_executor(self._worker, lambda: list(islice(self._pieces, SOUND_AHEAD)))
 
 
 class EncodedTrack(MediaStreamTrack):

@@ -16,8 +16,11 @@ from receiver.sending.encoded_track import EncodedTrack
 from receiver.sending.sources import Source
 from receiver.signalling.client import SETUP_SECONDS, SessionError, shown
 from receiver.signalling.sessions import open_publishing
-from receiver.stills.protocol import LABEL, StillSender, guard_channels
-from receiver.transport.aiortc_hooks import h264_codecs, prepare_aiortc
+from receiver.stills.protocol import LABEL
+from receiver.stills.sender import StillSender
+from receiver.transport.aiortc_hooks import on_keyframe_request
+from receiver.transport.connections import h264_codecs, prepare_aiortc
+from receiver.transport.data_channels import guard_channels
 from receiver.waiting import first, run_until
 
 ON_REQUEST = 1 << 20
@@ -53,8 +56,7 @@ class Sending:
     def prepare(self, connection: RTCPeerConnection) -> None:
         """Gives a connection, before its offer, all that is to be sent."""
         rtp_sender = connection.addTrack(self.video)
-        # aiortc has no public way to learn of a PLI; without this it would go to its own encoder.
-        setattr(rtp_sender, "_send_keyframe", self.video.request_keyframe)  # noqa: B010
+        on_keyframe_request(rtp_sender, self.video.request_keyframe)
         transceiver = connection.getTransceivers()[0]
         transceiver.direction = "sendonly"
         transceiver.setCodecPreferences(h264_codecs())

@@ -24,6 +24,7 @@ from receiver.signalling.offers import (
     split_media,
 )
 from receiver.signalling.sdp import Kind, codec_fault, offerers_role, role_fault, spelled
+from receiver.transport.aiortc_hooks import HookedConnection, end_remote_track
 from receiver.waiting import stopped
 
 MOST_LINES = 1000
@@ -38,13 +39,11 @@ ANSWERS_TO = {"recvonly": ("sendonly", "inactive"), "sendonly": ("recvonly", "in
 """Directions that may answer one (RFC 3264, section 6.1)."""
 CLOSE_SECONDS = 5.0
 """Longest wait for a connection to close."""
-CONNECT = "_RTCPeerConnection__connect"
-"""aiortc's private method that `ClosableConnection` replaces."""
 
 logger = logging.getLogger(__name__)
 
 
-class ClosableConnection(RTCPeerConnection):
+class ClosableConnection(HookedConnection):
     """aiortc's connection, which ends with whatever fails in it and can be closed at any time.
 
     aiortc connects in a task that nobody awaits: its errors are printed with a traceback, and what
@@ -74,11 +73,11 @@ class ClosableConnection(RTCPeerConnection):
             logger.debug("a connection was not closed well: %r", error)
         for receiver in self.getReceivers():
             if isinstance(receiver.track, RemoteStreamTrack):
-                receiver.track._queue.put_nowait(None)  # the end, as aiortc's decoder says it
+                end_remote_track(receiver.track)
 
-    async def _RTCPeerConnection__connect(self) -> None:  # noqa: N802
-        """Connects in a task that `close` can end. The name is aiortc's: see `CONNECT`."""
-        task = asyncio.ensure_future(getattr(super(), CONNECT)())
+    async def connect(self) -> None:
+        """Connects in a task that `close` can end."""
+        task = asyncio.ensure_future(super().connect())
         self._connecting.add(task)
         try:
             await asyncio.wait((task,))

@@ -2,14 +2,14 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import cast
 
 from aiortc.jitterbuffer import JitterFrame
 from aiortc.rtp import RtpPacket
 
+from receiver.transport.aiortc_hooks import depayloaded
 from receiver.transport.damage import begins_picture, holds_keyframe
 
-PATIENCE = (0.25, 0.6)
+PACKET_WAIT = (0.25, 0.6)
 """Seconds that a missing packet is waited for, at least and at most: two round trips in between."""
 ASK_EVERY = (0.02, 0.1)
 """Seconds after which a missing packet is asked for again, at least and at most: two fifths of a
@@ -19,7 +19,7 @@ ASK_EVERY_AT_FIRST = 0.05
 """Seconds, while no answer has told the round trip."""
 HOPELESS = 128
 """Missing packets in a row that nobody waits for: the network was away."""
-JUMP = 1000
+MAX_JUMP = 1000
 """Sequence numbers between two packets that make it another stream."""
 MOST_PACKETS = 2048
 """Packets that may wait to be a whole frame: some 2.5 MB, a hundred times a call's key frame."""
@@ -48,11 +48,11 @@ class FrameAssembler:
     """Puts the packets of one H.264 stream in order and releases every access unit as it is whole.
 
     A frame is whole with its marker bit (RFC 6184, section 5.1), or with the next frame's first
-    packet from senders that set no markers. Behind a missing packet all others wait for `PATIENCE`;
-    then the hole is skipped, and everything up to the next picture's beginning with it. A whole key
-    frame behind a hole does not wait.
+    packet if its sender sets no markers. Packets behind a missing one wait for `PACKET_WAIT`; then
+    the gap is skipped, and everything up to the beginning of the next frame. A whole key frame
+    behind a gap does not wait.
 
-    Has no clock: every call tells the time in seconds.
+    It has no clock of its own: every call passes the time in seconds.
 
     Attributes:
         late: packets that came after their frame had been released or given up, or twice.
@@ -86,7 +86,7 @@ class FrameAssembler:
         number = self._number_of(packet)
         if self._next < 0:
             self._begin(number)
-        elif abs(number - self._newest) > JUMP or len(self._packets) == MOST_PACKETS:
+        elif abs(number - self._newest) > MAX_JUMP or len(self._packets) == MOST_PACKETS:
             self._begin(number)
             self._count_hole()
         if number < self._next or number in self._packets:
@@ -100,7 +100,7 @@ class FrameAssembler:
         missed = self._missing.pop(number, None)
         self.recovered += missed is not None
         self._learn(missed, now)
-        if begins_picture(_data(packet), keyframe=True):
+        if begins_picture(depayloaded(packet), keyframe=True):
             self._keyframe = max(self._keyframe, number)
 
     def take(self, now: float) -> Iterator[AccessUnit]:
@@ -131,7 +131,7 @@ class FrameAssembler:
 
     @property
     def _patience(self) -> float:
-        return min(max(PATIENCE[0], 2 * (self.round_trip or 0.0)), PATIENCE[1])
+        return min(max(PACKET_WAIT[0], 2 * (self.round_trip or 0.0)), PACKET_WAIT[1])
 
     def _number_of(self, packet: RtpPacket) -> int:
         """The sequence number that is nearest to the newest one (RFC 3711, section 3.3.1)."""
@@ -169,7 +169,7 @@ class FrameAssembler:
 
     def _release(self, end: int) -> AccessUnit:
         packets = [self._packets.pop(number) for number in range(self._next, end)]
-        data = b"".join(_data(packet) for packet in packets)
+        data = b"".join(depayloaded(packet) for packet in packets)
         first, self._next = packets[0], end
         if data and first.timestamp == self._released:
             # The marker stood within a frame: this sender's cannot be trusted.
@@ -215,7 +215,7 @@ class FrameAssembler:
     def _beginning_after(self, number: int) -> int:
         """The first packet behind the hole at `number` that begins a picture, or the next hole."""
         number += self._run_of_missing(number)
-        while number in self._packets and not begins_picture(_data(self._packets[number])):
+        while number in self._packets and not begins_picture(depayloaded(self._packets[number])):
             number += 1
         return number
 
@@ -227,7 +227,3 @@ class FrameAssembler:
         while len(self._given_up) > FORGOTTEN:
             del self._given_up[next(iter(self._given_up))]
         self._next = number
-
-
-def _data(packet: RtpPacket) -> bytes:
-    return cast(bytes, packet._data)  # type: ignore[attr-defined]

@@ -26,7 +26,7 @@ GROWTH = (3.0, 1.15)
 and near one."""
 NEAR = 0.85
 """Of what came through the last full link, from where on that is near."""
-AHEAD = 2.5
+MAX_LEAD = 2.5
 """The rate told may be so much above what comes, plus `START_KBPS`: a sender that sends less than
 it may proves nothing."""
 EMPTIED_IN_MS = 1000.0
@@ -139,7 +139,7 @@ class BandwidthEstimate:
                 self.kbps = min(self.kbps, max(FLOOR_KBPS, share * self._passed_kbps))
         elif queue < QUEUE_MS[1]:
             self._full_since = None
-            most = max(self.kbps, AHEAD * self._incoming_kbps(now, RATE_MS) + START_KBPS)
+            most = max(self.kbps, MAX_LEAD * self._incoming_kbps(now, RATE_MS) + START_KBPS)
             is_near = self.kbps > NEAR * self._passed_kbps
             grown = self.kbps * GROWTH[is_near] ** (elapsed_ms / 1000)
             self.kbps = min(grown, most, CEILING_KBPS)

@@ -17,7 +17,7 @@ from receiver.enhance.enhancer import Enhancer
 from receiver.media.encoding import Encoding
 from receiver.sending.encoded_track import EncodedTrack
 from receiver.sending.sources import portrait_source
-from receiver.transport.aiortc_hooks import h264_codecs, receive_h264
+from receiver.transport.connections import h264_codecs, receive_h264
 
 HERE = RTCConfiguration(iceServers=[])
 SDP = {"Content-Type": "application/sdp"}

@@ -13,7 +13,7 @@ from receiver.calls.server import Server
 from receiver.media.encoding import Encoding
 from receiver.sending.encoded_track import EncodedTrack
 from receiver.sending.sources import portrait_source
-from receiver.transport.aiortc_hooks import h264_codecs
+from receiver.transport.connections import h264_codecs
 from receiver.transport.sending import VideoPacket
 from tests.calls.peer import Peer, serving
 from tests.calls.test_join import until

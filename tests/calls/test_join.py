@@ -31,7 +31,7 @@ from receiver.signalling.client import Client, SessionError
 from receiver.signalling.janus import Janus
 from receiver.signalling.links import ice_servers
 from receiver.signalling.sessions import open_session
-from receiver.transport.aiortc_hooks import h264_codecs
+from receiver.transport.connections import h264_codecs
 from tests.calls.peer import HERE, Peer, Tone, serving
 
 PEERS = Path(__file__).parent / "peers"

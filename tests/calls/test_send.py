@@ -29,7 +29,7 @@ from receiver.sending.sources import Source, clip_source, evenly
 from receiver.signalling.client import SessionError
 from receiver.signalling.offers import answer
 from receiver.signalling.sessions import open_publishing
-from receiver.transport.aiortc_hooks import receive_h264
+from receiver.transport.connections import receive_h264
 from tests.calls.peer import HERE, serving
 from tests.calls.test_join import answering, until
 from tests.commands.test_cli import assert_one_sentence, run

@@ -19,22 +19,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pyee.asyncio import AsyncIOEventEmitter
 
+import receiver.stills.receiver
+import receiver.stills.sender
 from receiver.enhance.faces.alignment import extract_crop, psnr_db
 from receiver.media.planes import planes
-from receiver.stills import protocol as stills
-from receiver.stills.protocol import (
-    CHUNK,
-    LABEL,
-    MAX_BYTES,
-    MAX_PIXELS,
-    Still,
-    StillError,
-    StillReceiver,
-    StillSender,
-    decode_still,
-    encode_still,
-    guard_channels,
-)
+from receiver.stills.picture import MAX_STILL_PIXELS, StillError, decode_still, encode_still
+from receiver.stills.protocol import CHUNK, LABEL, MAX_BYTES, MAX_TEXT
+from receiver.stills.receiver import Still, StillReceiver
+from receiver.stills.sender import StillSender
+from receiver.transport.data_channels import guard_channels
 from tests.calls.peer import HERE
 from tests.conftest import plain_frame, same_pixels
 
@@ -214,7 +207,7 @@ def test_a_picture_of_immense_size_is_refused_before_memory_is_taken(kind):
     data = cv2.imencode(kind, np.zeros((9000, 9000, 3), np.uint8), lossless)[1].tobytes()
     mime = {".webp": "image/webp", ".jpg": "image/jpeg"}[kind]
     began = time.perf_counter()
-    with pytest.raises(StillError, match="can be used"):
+    with pytest.raises(StillError, match="is not a valid"):
         decode_still(data, mime)
     assert time.perf_counter() - began < 0.2
 
@@ -250,7 +243,7 @@ def test_mutated_pictures_raise_nothing_else(portrait, data):
         picture[place] = value
     with contextlib.suppress(StillError):
         still = decode_still(bytes(picture[: data.draw(st.integers(0, len(picture)))]), mime)
-        assert still.width * still.height <= MAX_PIXELS
+        assert still.width * still.height <= MAX_STILL_PIXELS
         assert len(planes(still)) == 3
 
 
@@ -289,8 +282,8 @@ async def test_a_still_is_asked_for_and_comes(asking, webp):
         ({"height": None}, "height is None"),
         ({"captured_ms": "now"}, "captured_ms is 'now'"),
         ({"captured_ms": -1}, "captured_ms is -1"),
-        ({"width": 480, "height": 640}, "not as announced"),
-        ({"mime": "image/jpeg"}, "can be used"),
+        ({"width": 480, "height": 640}, "not the announced 480x640"),
+        ({"mime": "image/jpeg"}, "not a valid image/jpeg"),
     ],
 )
 async def test_an_announcement_that_does_not_hold_is_rejected(asking, webp, changes, words):
@@ -307,7 +300,7 @@ async def test_more_than_was_announced_is_rejected(asking, webp):
     asking.channel.say(**announcement(webp, bytes=1000))
     asking.channel.emit("message", webp[:999])
     asking.channel.emit("message", webp[999:2000])
-    assert asking.failures == [("more came than the 1000 bytes that were announced", 999)]
+    assert asking.failures == [("more than the announced 1000 bytes arrived", 999)]
     asking.channel.emit("message", webp[:5000])
     assert asking.receiver.counts.ignored == 1
     assert asking.receiver.counts.bytes == 7000
@@ -347,13 +340,13 @@ async def test_a_refusal_ends_the_request(asking):
 
 @pytest.mark.parametrize("announced", [False, True])
 async def test_nobody_waits_for_ever(monkeypatch, webp, announced):
-    monkeypatch.setattr(stills, "ANSWER_SECONDS", 0.1)
+    monkeypatch.setattr(receiver.stills.receiver, "ANSWER_SECONDS", 0.1)
     asking = Asking()
     if announced:
         asking.channel.say(**announcement(webp))
         asking.channel.emit("message", webp[:100])
     await asking.done()
-    assert asking.failures == [("it did not come in time", 100 * announced)]
+    assert asking.failures == [("it did not arrive in time", 100 * announced)]
     assert asking.receiver.counts.timed_out == 1
     asking.receiver.close()
 
@@ -365,9 +358,17 @@ async def test_a_channel_that_closes_ends_the_request(asking):
     assert not asking.receiver.request(40_000, 1000)
 
 
-async def test_after_closing_nothing_is_called_back(asking, webp):
+async def test_after_closing_nothing_is_called_back(asking, webp, monkeypatch):
+    closed = threading.Event()
+
+    def decode_after_closing(data, mime):
+        closed.wait(10)
+        return decode_still(data, mime)
+
+    monkeypatch.setattr(receiver.stills.receiver, "decode_still", decode_after_closing)
     asking.answer(webp)
     asking.receiver.close()
+    closed.set()
     asking.answer(webp)
     await asyncio.sleep(0.2)
     assert (asking.stills, asking.failures) == ([], [])
@@ -505,7 +506,7 @@ async def test_two_connections_at_the_pace_that_was_asked_for(portrait):
 async def test_before_there_is_a_picture_it_is_refused():
     async with Call(lambda: None) as call:
         await call.ask(12_000, 80)
-        assert call.failures == [("the sender refuses: 'there is no picture yet'", 0)]
+        assert call.failures == [("the sender refuses: 'there is no frame yet'", 0)]
 
 
 async def test_a_connection_that_ends_in_mid_still(portrait):
@@ -569,7 +570,7 @@ async def answers(requests: list[dict], take=None, **channel_has) -> list[dict]:
 async def test_one_still_at_a_time():
     first, second = await answers([{"id": 1}, {"id": 2}])
     assert (first["type"], first["id"]) == ("refused", 2)
-    assert "under way" in first["reason"]
+    assert "another still is being sent" in first["reason"]
     assert (second["type"], second["id"], second["mime"]) == ("still", 1, "image/webp")
     assert (second["width"], second["height"]) == (96, 64)
 
@@ -590,7 +591,7 @@ async def test_a_request_that_cannot_be_met_is_refused(request_, words):
     (said,) = await answers([{"id": 3} | request_])
     assert (said["type"], said["id"]) == ("refused", 3)
     assert words in said["reason"]
-    assert len(json.dumps(said)) < stills.MAX_TEXT
+    assert len(json.dumps(said)) < MAX_TEXT
 
 
 async def test_requests_without_a_usable_id_get_no_answer():
@@ -598,7 +599,7 @@ async def test_requests_without_a_usable_id_get_no_answer():
 
 
 async def test_no_more_than_thirty_a_minute(monkeypatch):
-    monkeypatch.setattr(stills, "A_MINUTE", 2)
+    monkeypatch.setattr(receiver.stills.sender, "STILLS_A_MINUTE", 2)
     channel = Channel()
     sender = StillSender(channel, lambda: plain("yuv420p"))
     for number in range(3):
@@ -606,12 +607,13 @@ async def test_no_more_than_thirty_a_minute(monkeypatch):
         await asyncio.sleep(0.3)
     sender.close()
     last = json.loads(channel.sent[-1])
-    assert (last["type"], last["id"], last["reason"][:18]) == ("refused", 2, "2 stills a minute ")
+    assert (last["type"], last["id"]) == ("refused", 2)
+    assert last["reason"].startswith("the limit is 2 stills a minute")
     assert (sender.sent, sender.refused) == (2, 1)
 
 
 async def test_a_full_channel_is_not_filled_further(monkeypatch):
-    monkeypatch.setattr(stills, "ANSWER_SECONDS", 0.1)
+    monkeypatch.setattr(receiver.stills.sender, "ANSWER_SECONDS", 0.1)
     channel = Channel()
     channel.bufferedAmount = CHUNK + 1
     sender = StillSender(channel, lambda: plain("yuv420p"))

@@ -9,7 +9,7 @@ from receiver.transport.assembly import (
     HOPELESS,
     MOST_MISSING,
     MOST_PACKETS,
-    PATIENCE,
+    PACKET_WAIT,
     FrameAssembler,
 )
 
@@ -133,7 +133,7 @@ def test_whatever_is_lost_no_frame_comes_out_half_and_holes_are_marked(data):
         if number not in lost:
             line.add(one)
         line.look()
-    line.look(after=2 * PATIENCE[1])
+    line.look(after=2 * PACKET_WAIT[1])
     whole = {}
     for number, one in enumerate(packets):
         frame = number * 30 // len(packets)
@@ -164,7 +164,7 @@ def test_a_packet_that_never_comes_costs_a_quarter_of_a_second():
     assert line.frames == [0, *range(2, 40)]
     assert line.holes == [2]
     gap = line.times[1] - line.times[0]
-    assert PATIENCE[0] <= gap <= PATIENCE[0] + 0.05
+    assert PACKET_WAIT[0] <= gap <= PACKET_WAIT[0] + 0.05
     assert line.assembler.holes == 1
     assert line.assembler.needs_keyframe
 
@@ -173,12 +173,12 @@ def test_a_frame_whose_beginning_is_lost_goes_with_the_hole_and_one_that_only_fo
     line, packets = Line(), stream(4)
     del packets[5]  # the last of frame 1: frame 2 begins behind the hole
     line.add(*packets)
-    line.look(after=PATIENCE[0])
+    line.look(after=PACKET_WAIT[0])
     assert line.frames == [0, 2, 3]
     line, packets = Line(), stream(4)
     del packets[5:7]  # and the first of frame 2
     line.add(*packets)
-    line.look(after=PATIENCE[0])
+    line.look(after=PACKET_WAIT[0])
     assert line.frames == [0, 3]
 
 
