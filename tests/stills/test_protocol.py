@@ -422,11 +422,12 @@ MESSAGES = st.lists(
 def test_whatever_comes_nothing_raises_and_nothing_grows(messages):
     async def run() -> None:
         asking = Asking()
-        sender = StillSender(Channel(), lambda: None)
+        requests = Channel()
+        sender = StillSender(requests, lambda: None)
         for message in messages:
             asking.channel.emit("message", message)
-            sender._take(message)
-            asked = asking.receiver._asked
+            requests.emit("message", message)
+            asked = asking.receiver._request
             assert asked is None or len(asked.data) <= 40_000
         counts = asking.receiver.counts
         assert counts.refused + counts.rejected + asking.receiver.waiting == 1
