@@ -1,4 +1,4 @@
-"""Sources of a sender's frames and sound: the demo's clip, a video file, a camera."""
+"""Sources of the frames and sound that are sent: the demo's clip, a video file, a camera."""
 
 import math
 from collections.abc import Callable, Iterable, Iterator
@@ -18,23 +18,25 @@ from receiver.media.planes import copy_frame
 from receiver.sending.portrait import FPS, HEIGHT, WIDTH, portrait_frames
 
 MAX_SIDE = 1280
-"""Longer side in pixels beyond which frames are shrunk, as a call would."""
+"""Longer side in pixels to which larger frames are scaled down, as a browser's call does."""
 MAX_RATE = 30.5
-"""Frames a second beyond which every other frame (or more) is left out."""
+"""Frames a second above which every other frame (or more) is dropped."""
 
 
 @dataclass(frozen=True)
 class Source:
-    """Where a sender's frames come from.
+    """Frames and sound to send.
 
     Attributes:
         frames: starts an endless sequence of new yuv420p frames of one even size. Their pts and
-            time base say when each is shown, in seconds from the start, the first at 0.
-        rate: frames a second on average.
-        fastest: frames a second where they follow each other most closely; None for `rate`.
-        live: whether frames come when they are taken, as from a camera, and have no pts yet.
-        sound: starts an endless sequence of pieces of sound, as calls send them, on the clock of
-            the frames; None for no sound.
+            time base are the time at which each is shown, from the start; the first is at 0.
+        width: of the frames, in pixels.
+        height: of the frames, in pixels.
+        rate: average of frames a second.
+        fastest: frames a second where they are closest to each other; None for `rate`.
+        live: whether a frame is taken when it is read, as from a camera, and has no pts yet.
+        sound: starts an endless sequence of audio frames of 20 ms at 48 kHz, on the clock of the
+            video frames; None for no sound.
     """
 
     frames: Callable[[], Iterator[av.VideoFrame]]
@@ -47,14 +49,14 @@ class Source:
 
 
 def portrait_source() -> Source:
-    """The demo's own clip, made once and then repeated."""
+    """Returns the demo's own clip, which is made once and then repeated."""
     loop = list(portrait_frames())
     rate = Fraction(FPS)
     return Source(lambda: evenly(cycle(loop), rate), WIDTH, HEIGHT, rate)
 
 
 def evenly(pictures: Iterable[av.VideoFrame], rate: Fraction) -> Iterator[av.VideoFrame]:
-    """Yields copies of yuv420p frames that follow each other at `rate` a second."""
+    """Yields copies of yuv420p frames whose times are `1 / rate` seconds apart."""
     for number, picture in zip(count(), pictures, strict=False):
         frame = copy_frame(picture)
         frame.pts, frame.time_base = round(number / rate / VIDEO_BASE), VIDEO_BASE
@@ -62,7 +64,7 @@ def evenly(pictures: Iterable[av.VideoFrame], rate: Fraction) -> Iterator[av.Vid
 
 
 def clip_source(path: Path) -> Source:
-    """A video file, repeated from its start with its sound, as players show it.
+    """Returns a video file with its sound, repeated without end, as players show it.
 
     Raises InputError if it cannot be played.
     """
@@ -71,7 +73,7 @@ def clip_source(path: Path) -> Source:
 
     def frames() -> Iterator[av.VideoFrame]:
         for frame in loop.frames(MAX_RATE):
-            whole = fitted(frame, loop.width, loop.height)  # if the size changes on the way
+            whole = fitted(frame, loop.width, loop.height)  # the size may change within a file
             yield whole.reformat(width, height, "yuv420p")
 
     sound = loop.sound if loop.has_sound else None
@@ -79,14 +81,17 @@ def clip_source(path: Path) -> Source:
 
 
 def _limited(rate: Fraction) -> Fraction:
-    """A rate in frames a second, without the frames that are more than `MAX_RATE`."""
+    """Returns a rate in frames a second after dropping what exceeds `MAX_RATE`."""
     return rate / max(1, math.ceil(rate / Fraction(MAX_RATE)))
 
 
 def camera_source(number: int, instead: str = "--clip FILE") -> Source:
-    """A camera by its number. Raises InputError, which offers `instead`, if it gives no picture."""
+    """Returns a camera by its number.
+
+    Raises InputError if it gives no frame; its message suggests `instead`.
+    """
     level = cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
-    camera = cv2.VideoCapture(number)  # OpenCV would print a page of its own if there is none
+    camera = cv2.VideoCapture(number)  # OpenCV would print a page of text if there is none
     cv2.utils.logging.setLogLevel(level)
     opened, picture = camera.read()
     if not opened:
@@ -108,6 +113,6 @@ def camera_source(number: int, instead: str = "--clip FILE") -> Source:
 
 
 def even_size(width: int, height: int) -> tuple[int, int]:
-    """The size at which frames are sent: even, and at most `MAX_SIDE` on the longer side."""
+    """Returns the size at which frames are sent: even, and `MAX_SIDE` at most."""
     scale = min(1.0, MAX_SIDE / max(width, height))
     return (max(2, int(width * scale) // 2 * 2), max(2, int(height * scale) // 2 * 2))

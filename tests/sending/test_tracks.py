@@ -16,7 +16,7 @@ from receiver.commands.demo import consume
 from receiver.errors import InputError, MissingError
 from receiver.media.encoding import Encoding, open_decoder
 from receiver.media.planes import copy_frame
-from receiver.sending.encoded_track import LATE, STANDS, Clock, EncodedTrack
+from receiver.sending.encoded_track import MAX_LATENESS, REPEAT_AFTER, Clock, EncodedTrack
 from receiver.sending.portrait import LOOP, portrait_frames
 from receiver.sending.sources import Source, camera_source, clip_source, even_size, portrait_source
 from receiver.transport.sending import KEYFRAMES_EVERY, KeyframeRequests
@@ -197,7 +197,7 @@ async def test_the_newest_frame_is_sent_again_in_a_pause(tmp_path, simulated):
     track = EncodedTrack(source, Encoding(crf=10, keyframe_every=10_000))
     track.begin()
     sent = await sent_by(track, 12.0)
-    assert np.diff([at for at, _ in sent]).max() <= 1.5 * STANDS + 0.001
+    assert np.diff([at for at, _ in sent]).max() <= 1.5 * REPEAT_AFTER + 0.001
     assert [number for at, number in sent if at < 10.09] == [0] * 20
     assert (pytest.approx(10.1, abs=0.001), 1) in sent
     assert {number for at, number in sent if at > 10.09} == {1}
@@ -246,7 +246,7 @@ async def test_a_key_frame_that_is_asked_for_in_a_pause_comes(tmp_path):
     began = time.monotonic()
     track.request_keyframe()
     assert (await track.recv()).is_keyframe
-    assert time.monotonic() - began < 2 * STANDS
+    assert time.monotonic() - began < 2 * REPEAT_AFTER
     assert not (await track.recv()).is_keyframe
     track.stop()
 
@@ -307,7 +307,7 @@ async def test_what_is_late_puts_off_picture_and_sound_alike(tmp_path):
         apart.append(heard - float(packet.pts * packet.time_base))
     track.stop()
     hearing.cancel()
-    assert max(apart) < LATE + 0.15  # it would be 1.6
+    assert max(apart) < MAX_LATENESS + 0.15  # it would be 1.6
 
 
 async def test_picture_and_sound_are_sent_together(tmp_path, simulated):

@@ -6,9 +6,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from receiver.transport.assembly import (
-    HOPELESS,
     MOST_MISSING,
     MOST_PACKETS,
+    OUTAGE,
     PACKET_WAIT,
     FrameAssembler,
 )
@@ -230,10 +230,10 @@ def test_on_a_long_way_it_waits_longer_even_after_it_gave_up_once():
 
 def test_after_an_outage_nothing_is_waited_for():
     line, packets = Line(), stream(100, keyframes=(0, 90))
-    line.add(*packets[:9], *packets[9 + HOPELESS + 40 :])
+    line.add(*packets[:9], *packets[9 + OUTAGE + 40 :])
     assert line.frames[:3] == [0, 1, 2]
     assert line.frames[3:] == list(range(line.frames[3], 100))
-    assert 3 + (HOPELESS + 40) // 3 <= line.frames[3] <= 3 + (HOPELESS + 40) // 3 + 1
+    assert 3 + (OUTAGE + 40) // 3 <= line.frames[3] <= 3 + (OUTAGE + 40) // 3 + 1
     assert line.assembler.to_ask_for(line.now) == []
 
 
@@ -275,7 +275,7 @@ def test_a_frame_without_an_end_does_not_fill_the_memory():
 
 def test_more_holes_than_can_be_asked_for_are_given_up():
     line = Line()
-    for number in range(0, 100 * HOPELESS, HOPELESS):
+    for number in range(0, 100 * OUTAGE, OUTAGE):
         line.add(packet(number, number, SLICE, True))
         assert len(line.assembler.to_ask_for(line.now)) <= MOST_MISSING
         assert len(line.assembler._missing) <= MOST_MISSING
