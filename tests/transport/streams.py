@@ -1,4 +1,4 @@
-"""H.264 streams for tests: of encoders, and written bit by bit for what no encoder here writes."""
+"""H.264 streams for tests: from encoders, and written bit by bit for the rare cases."""
 
 import subprocess
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ from tests.conftest import RATE
 
 
 def encode(frames: list[av.VideoFrame], encoding: Encoding, **options: str) -> list[bytes]:
-    """One access unit a frame, in decoding order."""
+    """Encodes frames with x264; returns one access unit a frame, in decoding order."""
     codec = encoding.open(frames[0].width, frames[0].height, RATE)
     codec.options = {**codec.options, **options}
     units = []
@@ -28,7 +28,7 @@ def encode(frames: list[av.VideoFrame], encoding: Encoding, **options: str) -> l
 
 
 def encode_by_openh264(frames: list[av.VideoFrame], path: Path, keyframe_every: int) -> list[bytes]:
-    """As `encode`, by the encoder that browsers use."""
+    """Encodes frames with OpenH264, as browsers do; see `encode`."""
     ffmpeg = pytest.importorskip("imageio_ffmpeg").get_ffmpeg_exe()
     path.write_bytes(b"".join(frame.to_ndarray(format="yuv420p").tobytes() for frame in frames))
     source = f"-f rawvideo -pix_fmt yuv420p -s {frames[0].width}x{frames[0].height} -r {RATE}"
@@ -48,7 +48,7 @@ def nal_types(unit: bytes) -> list[int]:
 
 
 def starts(unit: bytes) -> list[int]:
-    """Where its NAL units begin, after their start codes."""
+    """Returns the offsets of the NAL units, after their start codes."""
     found = [at for at in range(len(unit)) if unit.startswith(START_CODE, at)]
     return [at + 3 for at in found]
 
@@ -63,7 +63,7 @@ def se(number: int) -> str:
 
 
 def nal_unit(header: int, bits: str) -> bytes:
-    """Annex B, with trailing bits and emulation prevention (7.3.1)."""
+    """Returns a NAL unit in Annex B form, with trailing bits and emulation prevention (7.3.1)."""
     bits += "1"
     bits += "0" * (-len(bits) % 8)
     payload, zeros = bytearray(), 0
@@ -117,7 +117,7 @@ class Stream:
 
 
 def scaling_list(deltas: tuple[int, ...], index: int) -> str:
-    """Deltas until one makes the scale 0, or the list is full."""
+    """Returns the bits of a scaling list: deltas until one makes the scale 0, or it is full."""
     bits, scale = "", 8
     for place in range(16 if index < 6 else 64):
         delta = deltas[place] if place < len(deltas) else 0

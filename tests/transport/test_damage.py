@@ -1,4 +1,4 @@
-"""Which pictures are damaged: from lost packets, and from frame_num alone."""
+"""Damaged frames, detected from access units alone."""
 
 import pytest
 from aiortc.codecs.h264 import H264Encoder
@@ -23,7 +23,7 @@ PROFILES = ["baseline", "main", "high"]
 
 
 def watched(units: list[bytes], dropped: set[int] = frozenset(), told: bool = False) -> list[bool]:
-    """What a watch says of each unit that came; `told` lets it know of the losses."""
+    """Returns whether each received unit is damaged; with `told`, losses are reported as well."""
     watch, lost, result = DamageWatch(), False, []
     for index, unit in enumerate(units):
         if index in dropped:
@@ -35,7 +35,7 @@ def watched(units: list[bytes], dropped: set[int] = frozenset(), told: bool = Fa
 
 
 def expected(units: list[bytes], dropped: set[int]) -> list[bool]:
-    """Damaged from each loss to the next IDR."""
+    """Returns the right answer: damaged from each loss to the next IDR."""
     damaged, result = False, []
     for index, unit in enumerate(units):
         if index in dropped:
@@ -48,14 +48,14 @@ def expected(units: list[bytes], dropped: set[int]) -> list[bool]:
 
 @pytest.fixture(scope="module", params=[*PROFILES, "openh264", "openh264 with IDRs"])
 def units(request, portrait, tmp_path_factory) -> list[bytes]:
-    """Three seconds by each encoder."""
+    """Three seconds of each encoder."""
     if request.param.startswith("openh264"):
         path = tmp_path_factory.mktemp("raw") / "frames.yuv"
         return encode_by_openh264(portrait, path, 30 if "IDRs" in request.param else 1000)
     return encode(portrait, Encoding(kbps=100, keyframe_every=30), profile=request.param)
 
 
-def test_nothing_is_damaged_where_nothing_is_lost(units, portrait):
+def test_nothing_is_damaged_without_a_loss(units, portrait):
     assert len(units) == len(portrait)
     assert sum(is_idr(unit) for unit in units) in (1, 3)
     assert watched(units) == [False] * len(units)
@@ -63,18 +63,18 @@ def test_nothing_is_damaged_where_nothing_is_lost(units, portrait):
 
 @pytest.mark.parametrize("told", [False, True])
 @pytest.mark.parametrize("dropped", [{1}, {7}, {29}, {30}, {40, 41, 42}, {5, 50}, {0}])
-def test_a_lost_frame_is_damage_until_the_next_idr(units, dropped, told):
+def test_frames_are_damaged_from_a_loss_to_the_next_idr(units, dropped, told):
     assert watched(units, dropped, told) == expected(units, dropped)
 
 
-def test_a_lost_stretch_that_frame_num_cannot_see_is_told(portrait):
+def test_a_loss_of_exactly_one_idr_period_needs_rtps_numbers(portrait):
     units = encode(portrait, Encoding(kbps=100, keyframe_every=30))
     dropped = set(range(10, 40))  # one IDR to the next: frame 40 has the frame_num of frame 10
     assert watched(units, dropped, told=True) == expected(units, dropped)
     assert not any(watched(units, dropped))
 
 
-def test_only_reference_pictures_are_missed(portrait):
+def test_a_lost_frame_that_is_no_reference_damages_nothing(portrait):
     options = {"tune": "film", "bf": "2", "profile": "main", "x264-params": "b-pyramid=none"}
     units = encode(portrait, Encoding(kbps=100, keyframe_every=30), **options)
     references = [max(nal[0] >> 5 & 3 for nal in H264Encoder._split_bitstream(u)) for u in units]
@@ -89,13 +89,13 @@ def test_only_reference_pictures_are_missed(portrait):
         )
 
 
-def test_a_pyramid_of_b_frames_is_whole(portrait):
+def test_a_pyramid_of_b_frames_is_not_damaged(portrait):
     options = {"tune": "film", "bf": "3", "x264-params": "b-pyramid=normal"}
     units = encode(portrait, Encoding(kbps=100, keyframe_every=30), **options)
     assert watched(units) == [False] * len(units)
 
 
-def test_a_picture_without_its_first_slice_is_damaged(portrait):
+def test_a_frame_without_its_first_slice_is_damaged(portrait):
     encoding = Encoding(kbps=100, keyframe_every=10)
     units = encode(portrait[:30], encoding, **{"x264-params": "slices=4"})
     first, second, *_ = (at for at in starts(units[10]) if units[10][at] & 0x1F == 5)
@@ -106,7 +106,7 @@ def test_a_picture_without_its_first_slice_is_damaged(portrait):
     assert watched(broken) == [5 <= index < 10 for index in range(30)]
 
 
-def test_an_idr_after_a_loss_is_trusted_only_with_its_parameter_sets(portrait):
+def test_an_idr_after_a_loss_needs_its_parameter_sets(portrait):
     units = encode(portrait[:20], Encoding(kbps=100, keyframe_every=10))
     bare = units[10][next(at for at in starts(units[10]) if units[10][at] & 0x1F == 5) - 3 :]
     watch = DamageWatch()
@@ -118,12 +118,12 @@ def test_an_idr_after_a_loss_is_trusted_only_with_its_parameter_sets(portrait):
     assert not watch.see(units[10], lost_before=True)
 
 
-def test_a_stream_joined_in_its_middle_is_damaged_until_an_idr(portrait):
+def test_a_stream_joined_late_is_damaged_until_an_idr(portrait):
     units = encode(portrait[:20], Encoding(kbps=100, keyframe_every=10))
     assert watched(units[3:]) == [index < 10 for index in range(3, 20)]
 
 
-def test_what_is_no_picture_changes_nothing_and_keeps_a_loss(portrait):
+def test_units_without_a_frame_keep_the_state(portrait):
     units = encode(portrait[:20], Encoding(kbps=100, keyframe_every=10))
     delimiter = b"\0\0\0\1\x09\xf0"
     watch = DamageWatch()
@@ -153,7 +153,7 @@ def test_any_sps_is_read(stream):
     references=st.lists(st.booleans(), min_size=1, max_size=60),
     lost=st.integers(0, 60),
 )
-def test_frame_num_is_judged_by_the_standards_rules(stream, references, lost):
+def test_frame_num_is_checked_by_the_rules_of_the_standard(stream, references, lost):
     """Each picture's frame_num is one more than the last reference picture's."""
     units, frame_num = [stream.idr()], 0
     for is_reference in references:
@@ -201,7 +201,7 @@ def test_random_nal_units_never_raise(start, header, data):
 
 
 @given(stream=STREAMS)
-def test_a_header_that_is_cut_off_is_damage(stream):
+def test_a_truncated_header_is_damage(stream):
     for unit, whole in [(stream.slice(1), 5), (stream.sps(), 8)]:
         for cut in range(5, whole):
             watch = DamageWatch()
@@ -209,8 +209,8 @@ def test_a_header_that_is_cut_off_is_damage(stream):
             assert watch.see(unit[:cut], False)
 
 
-def test_an_order_count_without_an_end_costs_no_time():
-    """Each byte of it would be eight numbers to read, however many are announced."""
+def test_a_huge_order_count_is_refused():
+    """Each of its bytes would be eight numbers to read, as many as are announced."""
     bits = f"{66:08b}" + "0" * 8 + f"{31:08b}" + ue(0) + ue(0) + ue(1) + "0" + se(0) + se(0)
     with pytest.raises(ValueError, match="above 255"):
         SequenceParameters.parse(nal_unit(0x67, bits + ue(256) + "1" * 8000)[5:])

@@ -20,7 +20,7 @@ from tests.transport.streams import (
 )
 
 
-def test_a_frame_tells_of_its_damage_and_its_arrival(portrait):
+def test_a_frame_carries_its_damage_and_its_arrival(portrait):
     units = encode(portrait[:20], Encoding(kbps=100, keyframe_every=10))
     decoder, told = ObservingDecoder(), []
     for index, unit in enumerate(units):
@@ -44,7 +44,7 @@ def test_padding_neither_ends_the_stream_nor_hides_a_loss(portrait):
     assert (first.opaque.damaged, second.opaque.damaged) == (False, True)
 
 
-def test_a_picture_that_the_decoder_refused_is_a_loss(portrait):
+def test_a_frame_that_the_decoder_rejects_is_a_loss(portrait):
     units = encode(portrait[:3], Encoding(kbps=100))
     decoder = ObservingDecoder()
     decoder.decode(JitterFrame(units[0], 0))
@@ -55,7 +55,7 @@ def test_a_picture_that_the_decoder_refused_is_a_loss(portrait):
     assert after.opaque.damaged
 
 
-def test_parameter_sets_alone_are_refused_but_no_loss(portrait):
+def test_parameter_sets_alone_are_rejected_but_no_loss(portrait):
     units = encode(portrait[:3], Encoding(kbps=100))
     idr = next(at for at in starts(units[0]) if units[0][at] & 0x1F == 5) - 3
     decoder = ObservingDecoder()
@@ -65,7 +65,7 @@ def test_parameter_sets_alone_are_refused_but_no_loss(portrait):
     assert not picture.opaque.damaged
 
 
-def test_a_picture_of_any_size_that_h264_can_tell_does_not_fill_the_memory():
+def test_a_frame_beyond_the_largest_size_is_rejected():
     """16000x16000 pixels in forty bytes."""
     for side, fits in ((40, True), (192, True), (193, False), (1000, False)):
         bits = f"{66:08b}" + "0" * 8 + f"{51:08b}" + ue(0) + ue(0) + ue(2) + ue(1) + "0"
@@ -81,7 +81,7 @@ def test_a_picture_of_any_size_that_h264_can_tell_does_not_fill_the_memory():
                 decoder.decode(JitterFrame(sps + pps + idr, 0))
 
 
-def test_a_foreign_opaque_is_no_arrival():
+def test_another_programs_opaque_is_not_an_arrival():
     frame = plain_frame(64, 48)
     for opaque in (None, 1.5, {"size": 3}, Arrival(2.5, damaged=True)):
         frame.opaque = opaque

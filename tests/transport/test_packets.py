@@ -25,7 +25,7 @@ H264 = RTCRtpCodecParameters(mimeType="video/H264", clockRate=90000, payloadType
 
 
 def packets_of(units: list[bytes], first: int = 65500) -> list[RtpPacket]:
-    """RTP packets as aiortc's sender makes them; sequence numbers come round."""
+    """Returns RTP packets as aiortc's sender makes them; sequence numbers wrap."""
     packets = []
     for index, unit in enumerate(units):
         payloads = H264Encoder._packetize(H264Encoder._split_bitstream(unit))
@@ -47,7 +47,7 @@ def packets_of(units: list[bytes], first: int = 65500) -> list[RtpPacket]:
 
 
 def receive(packets: list[RtpPacket], capacity: int) -> list[av.VideoFrame]:
-    """What aiortc's receiver would do with these packets."""
+    """Decodes packets as aiortc's receiver does."""
     buffer = ObservingJitterBuffer(capacity=capacity, is_video=True)
     decoder, pictures = ObservingDecoder(), []
     for packet in packets:
@@ -62,7 +62,7 @@ def receive(packets: list[RtpPacket], capacity: int) -> list[av.VideoFrame]:
 
 @dataclass(frozen=True)
 class Sent:
-    """A stream as it was sent, and what comes of it where nothing is lost."""
+    """A stream as it was sent, and its frames without a loss, by pts."""
 
     packets: list[RtpPacket]
     pictures: dict[int, av.VideoFrame]
@@ -70,7 +70,7 @@ class Sent:
 
 @pytest.fixture(scope="module")
 def sent(portrait) -> list[Sent]:
-    """60 frames in one slice and in four, few and many packets a frame, with and without IDRs."""
+    """Streams of 60 frames: one slice or four, few or many packets, with or without IDRs."""
     result = []
     for kbps, every, slices in [(100, 10, 1), (600, 15, 1), (600, 12, 4), (300, 100, 1)]:
         options = {"x264-params": f"slices={slices}"}
@@ -83,12 +83,12 @@ def sent(portrait) -> list[Sent]:
 
 
 def check(stream: Sent, packets: list[RtpPacket], capacity: int) -> tuple[int, int]:
-    """No picture that differs is called whole; returns how many differ, and how many are marked."""
+    """Checks that frames that differ are marked; counts the differing and the marked ones."""
     differing = marked = 0
     for picture in receive(packets, capacity):
         frame = DecodedFrame.from_video(picture)
         differs = not same_pixels(picture, stream.pictures[picture.pts])
-        assert frame.damaged or not differs, f"frame {picture.pts // 3000} is called whole"
+        assert frame.damaged or not differs, f"frame {picture.pts // 3000} is not marked"
         differing += differs
         marked += frame.damaged
     return differing, marked
@@ -104,7 +104,7 @@ LOSSES = st.one_of(
 
 @settings(max_examples=60)
 @given(data=st.data(), losses=LOSSES, capacity=st.sampled_from([16, 32, 64]))
-def test_no_ruined_picture_is_called_whole(sent, data, losses, capacity):
+def test_every_frame_that_differs_is_marked(sent, data, losses, capacity):
     stream = data.draw(st.sampled_from(sent))
     came = [packet for index, packet in enumerate(stream.packets) if index not in losses]
     check(stream, came, capacity)
@@ -112,7 +112,7 @@ def test_no_ruined_picture_is_called_whole(sent, data, losses, capacity):
 
 @settings(max_examples=30)
 @given(data=st.data(), seed=st.integers(0, 10**6), rate=st.sampled_from([0.0, 0.01, 0.05, 0.2]))
-def test_nor_where_packets_come_late_or_twice(sent, data, seed, rate):
+def test_every_frame_that_differs_is_marked_with_late_and_doubled_packets(sent, data, seed, rate):
     stream, chance = data.draw(st.sampled_from(sent)), random.Random(seed)
     came = []
     for index, packet in enumerate(stream.packets):
@@ -124,7 +124,7 @@ def test_nor_where_packets_come_late_or_twice(sent, data, seed, rate):
     check(stream, [packet for *_, packet in sorted(came, key=lambda one: one[:2])], 32)
 
 
-def test_a_lost_packet_ruins_pictures_that_are_marked_until_the_next_idr(sent):
+def test_frames_are_marked_from_a_lost_packet_to_the_next_idr(sent):
     stream = sent[1]
     lost = next(i for i, p in enumerate(stream.packets) if p.timestamp == 20 * 3000)
     came = [packet for index, packet in enumerate(stream.packets) if index != lost]
@@ -137,7 +137,7 @@ def test_a_lost_packet_ruins_pictures_that_are_marked_until_the_next_idr(sent):
 
 
 def numbered(*numbers: int, per_frame: int = 2) -> list[RtpPacket]:
-    """Packets by their place in the stream, two a frame; the data are the place."""
+    """Returns packets by their number in the stream, which is also their data; two a frame."""
     packets = []
     for number in numbers:
         timestamp = number // per_frame * 3000
@@ -153,7 +153,7 @@ def released(packets: list[RtpPacket], capacity: int = 16) -> list[tuple[str, bo
     return [(frame.data.decode(), frame.lost_before) for frame in frames if frame is not None]
 
 
-def test_frames_in_a_row_follow_no_loss():
+def test_frames_in_order_follow_no_loss():
     frames = released(numbered(*range(21)))
     assert frames == [(f"{2 * i} {2 * i + 1} ", False) for i in range(10)]
 
@@ -163,19 +163,19 @@ def test_packets_out_of_order_are_no_loss():
     assert [lost for _, lost in frames] == [False] * len(frames)
 
 
-def test_the_frame_after_a_hole_is_marked_and_it_alone():
+def test_only_the_frame_after_a_gap_is_marked():
     frames = released(numbered(*[i for i in range(60) if i not in (7, 8)]))
     assert [lost for _, lost in frames].count(True) == 1
     assert frames[:3] == [("0 1 ", False), ("2 3 ", False), ("4 5 ", False)]
     assert frames[3][1]
 
 
-def test_the_frame_after_a_restart_is_marked():
+def test_the_frame_after_a_restart_of_the_stream_is_marked():
     frames = released(numbered(*range(1000, 1011), *range(11)))
     assert [lost for _, lost in frames] == [False] * 5 + [True] + [False] * 4
 
 
-def test_sound_goes_through_as_before():
+def test_sound_passes_through_as_in_aiortc():
     buffers = JitterBuffer(16, prefetch=4), ObservingJitterBuffer(16, prefetch=4)
     for packet in numbered(*[i for i in range(100) if i % 9], per_frame=1):
         (pli, frame), (our_pli, our_frame) = (buffer.add(packet) for buffer in buffers)
