@@ -184,19 +184,19 @@ def _check(media: MediaDescription) -> None:
 
 def _with_usable_candidates(lines: list[str]) -> list[str]:
     """Returns the lines without unusable candidates, and without those beyond `MAX_CANDIDATES`."""
-    places: set[tuple[str, str]] = set()
+    addresses: set[tuple[str, str]] = set()
     kept = []
     for line in lines:
         if line.startswith("a=candidate:"):
-            place = _place(line)
-            if place is None or (place not in places and len(places) == MAX_CANDIDATES):
+            address = _address(line)
+            if address is None or (address not in addresses and len(addresses) == MAX_CANDIDATES):
                 continue
-            places.add(place)
+            addresses.add(address)
         kept.append(line)
     return kept
 
 
-def _place(line: str) -> tuple[str, str] | None:
+def _address(line: str) -> tuple[str, str] | None:
     """Returns the address and port of a candidate (RFC 8839, section 5.1); None if it is unusable.
 
     Host names (mDNS too) are not resolved: a server has an address.
