@@ -11,7 +11,7 @@ from receiver.enhance.faces.alignment import extract_crop, psnr_db
 from receiver.stills.protocol import LABEL
 from receiver.stills.receiver import StillReceiver
 from receiver.stills.sender import StillSender
-from receiver.transport.data_channels import guard_channels
+from receiver.transport.data_channels import MAX_STREAMS, guard_channels
 from tests.calls.peer import HERE
 from tests.stills.channel import MIDDLE, until
 
@@ -106,6 +106,21 @@ async def test_unwanted_channels_are_closed_and_too_many_end_the_call():
         for number in range(20):
             call.sending.createDataChannel(f"chat {number}")
         await until(lambda: call.receiving.connectionState == "closed")
+
+
+async def test_too_many_channels_end_the_call_even_if_all_are_wanted():
+    first, second = RTCPeerConnection(HERE), RTCPeerConnection(HERE)
+    channel = first.createDataChannel(LABEL)
+    await connected(first, second, lambda _: True)
+    await until(lambda: channel.readyState == "open")
+    for number in range(MAX_STREAMS - 1):
+        first.createDataChannel(f"chat {number}")
+    await asyncio.sleep(0.5)
+    assert second.connectionState == "connected"
+    for number in range(3):
+        first.createDataChannel(f"one more {number}")
+    await until(lambda: second.connectionState == "closed")
+    await first.close()
 
 
 async def test_a_message_without_an_end_ends_the_call(monkeypatch):

@@ -24,8 +24,9 @@ import pytest
 from aiortc import RTCPeerConnection, RTCRtpReceiver, RTCRtpSender, RTCSctpTransport
 from aiortc.codecs.h264 import H264Decoder
 from aiortc.jitterbuffer import JitterBuffer, JitterFrame
+from aiortc.rate import RemoteBitrateEstimator
 from aiortc.rtcdtlstransport import RTCCertificate
-from aiortc.rtcrtpreceiver import NackGenerator, RemoteStreamTrack
+from aiortc.rtcrtpreceiver import NackGenerator, RemoteStreamTrack, TimestampMapper
 
 import receiver
 from receiver.transport import aiortc_hooks as hooks
@@ -258,6 +259,11 @@ def test_every_reason_is_given():
         (
             aioice.Connection.get_component_candidates,
             ["self", "component", "addresses", "timeout"],
+        ),
+        (TimestampMapper.map, ["self", "timestamp"]),
+        (
+            RemoteBitrateEstimator.add,
+            ["self", "arrival_time_ms", "abs_send_time", "payload_size", "ssrc"],
         ),
         (aioice.Connection.check_incoming, ["self", "message", "addr", "protocol"]),
         (aioice.ice.get_host_addresses, ["use_ipv4", "use_ipv6"]),
