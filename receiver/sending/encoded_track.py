@@ -125,7 +125,7 @@ class EncodedTrack(MediaStreamTrack):
         """
         Args:
             seconds: time after which the track ends; None for no end.
-            scene_cuts: whether x264 encodes a key frame at a scene cut.
+            scene_cuts: whether x264 encodes an I-frame at a scene cut.
         """
         super().__init__()
         self.sent: OrderedDict[int, av.VideoFrame] = OrderedDict()

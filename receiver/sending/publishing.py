@@ -24,7 +24,7 @@ from receiver.transport.data_channels import guard_channels
 from receiver.waiting import first, run_until
 
 ON_REQUEST = 1 << 20
-"""Frames from one key frame without a request to the next: ten hours at 30 fps."""
+"""Frames from one I-frame without a request to the next: ten hours at 30 fps."""
 
 
 @dataclass(frozen=True)

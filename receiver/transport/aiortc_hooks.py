@@ -107,7 +107,7 @@ class HookedReceiver(RTCRtpReceiver):
         await self._send_rtcp_nack(ssrc, lost)
 
     async def send_pli(self, ssrc: int) -> None:
-        """Requests a key frame (RFC 4585, section 6.3.1)."""
+        """Requests an I-frame (RFC 4585, section 6.3.1)."""
         await self._send_rtcp_pli(ssrc)
 
     async def handle_rtcp(self, packet: AnyRtcpPacket) -> None:

@@ -22,7 +22,7 @@ OUTAGE = 128
 MAX_JUMP = 1000
 """Largest difference of sequence numbers within one stream; beyond it another stream starts."""
 MOST_PACKETS = 2048
-"""Most packets that wait for the rest of their frame: some 2.5 MB, or a hundred key frames."""
+"""Most packets that wait for the rest of their frame: some 2.5 MB, or a hundred I-frames."""
 MOST_MISSING = 1024
 """Most missing packets that are waited for. Beyond it, the oldest ones are skipped."""
 FORGOTTEN = 512
@@ -51,8 +51,8 @@ class FrameAssembler:
 
     A frame is whole with its marker bit (RFC 6184, section 5.1), or with the next frame's first
     packet if its sender sets no markers. Packets behind a missing one wait for `PACKET_WAIT`; then
-    the gap is skipped, and everything up to the beginning of the next frame. A whole key frame
-    behind a gap does not wait.
+    the hole is skipped, and everything up to the beginning of the next frame. A whole I-frame
+    behind a hole does not wait.
 
     It has no clock of its own: every call passes the time in seconds.
 
@@ -60,8 +60,8 @@ class FrameAssembler:
         late: packets that arrived after their frame was released or skipped, or twice.
         asked_for: requests for single packets.
         recovered: packets that were missing and arrived.
-        holes: gaps that were skipped.
-        needs_keyframe: whether a gap was skipped and no key frame has been released since.
+        holes: holes that were skipped.
+        needs_keyframe: whether a hole was skipped and no I-frame has been released since.
         round_trip: seconds from a request to the packet's arrival, smoothed; None before the first.
     """
 
@@ -73,7 +73,7 @@ class FrameAssembler:
         self._missing: dict[int, _Missing] = {}  # in ascending order
         self._given_up: dict[int, _Missing] = {}
         self._next = self._newest = -1  # the first that is not released; the newest received
-        self._keyframe = -1  # first packet of the newest key frame
+        self._keyframe = -1  # first packet of the newest I-frame
         self._released: int | None = None  # timestamp
         self._has_markers = True
         self._lost = False
@@ -90,7 +90,7 @@ class FrameAssembler:
             self._begin(number)
         elif abs(number - self._newest) > MAX_JUMP or len(self._packets) == MOST_PACKETS:
             self._begin(number)
-            self._count_gap()
+            self._count_hole()
         if number < self._next or number in self._packets:
             self.late += 1
             self._learn(self._given_up.pop(number, None), now)
@@ -111,7 +111,7 @@ class FrameAssembler:
             while (unit := self._whole()) is not None:
                 if unit.data:
                     yield unit
-            if not self._skip_gap(now):
+            if not self._skip_hole(now):
                 return
 
     def to_ask_for(self, now: float) -> list[int]:
@@ -183,8 +183,8 @@ class FrameAssembler:
         self.needs_keyframe &= not holds_keyframe(data)
         return AccessUnit(data, first.timestamp, first.payload_type, lost_before)
 
-    def _skip_gap(self, now: float) -> bool:
-        """Skips the oldest gap if it has timed out or a whole key frame follows it."""
+    def _skip_hole(self, now: float) -> bool:
+        """Skips the oldest hole if it has timed out or a whole I-frame follows it."""
         if not self._missing:
             return False
         oldest = next(iter(self._missing))
@@ -193,10 +193,10 @@ class FrameAssembler:
         if not (keyframe or is_outage or now >= self._missing[oldest].since + self._packet_wait):
             return False
         self._drop_before(self._keyframe if keyframe else self._beginning_after(oldest))
-        self._count_gap()
+        self._count_hole()
         return True
 
-    def _count_gap(self) -> None:
+    def _count_hole(self) -> None:
         self.holes += 1
         self._lost = self.needs_keyframe = True
 
@@ -215,7 +215,7 @@ class FrameAssembler:
         return end - number
 
     def _beginning_after(self, number: int) -> int:
-        """Returns the first packet after a gap that begins a frame, or the next gap."""
+        """Returns the first packet after a hole that begins a frame, or the next hole."""
         number += self._run_of_missing(number)
         while number in self._packets and not begins_picture(depayloaded(self._packets[number])):
             number += 1

@@ -9,7 +9,7 @@ SLOT_MS = 100.0
 computer's scheduler."""
 SLOTS = (2, 4)
 """Consecutive slots whose packets must all have waited to prove a long queue, and a short one: one
-key frame fills a narrow link for some tenths of a second."""
+I-frame fills a narrow link for some tenths of a second."""
 BASE_MS = 15_000.0
 """Milliseconds whose fastest packet counts as one without a queue: clocks drift, paths change."""
 QUEUE_MS = (150.0, 60.0)

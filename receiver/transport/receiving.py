@@ -23,7 +23,7 @@ from receiver.transport.bandwidth import BandwidthEstimate
 DECODER_BACKLOG = 90
 """Most frames that wait for the decoder: three seconds. The newest ones beyond it are dropped."""
 KEYFRAME_REQUEST_EVERY = 0.5
-"""Seconds from one request for a key frame to the next: each key frame fills a narrow link."""
+"""Seconds from one request for an I-frame to the next: each I-frame fills a narrow link."""
 GOODBYE_SECONDS = 1.0
 """Seconds from an RTCP BYE to the end of its track, unless packets arrive meanwhile: a sender that
 changes its SSRC sends a BYE for the old one (RFC 3550, section 8.2)."""
@@ -39,7 +39,7 @@ class TransportStats:
         asked_for: NACKs for single packets.
         recovered: packets that were missing and arrived later.
         late: packets that arrived too late, or twice.
-        holes: gaps that were skipped, each with a request for a key frame.
+        holes: holes that were skipped, each with a request for an I-frame.
         round_trip_ms: from a NACK to its answer, None before the first one.
         told_kbps: highest rate that REMB allows the sender.
         queue_ms: delay of the newest packets in a queue of the network.
@@ -59,8 +59,8 @@ class SteadyReceiver(HookedReceiver):
 
     - A frame is decoded when its last packet arrives, not when the next frame's first one does;
       all complete frames are decoded at once.
-    - A missing packet is requested until it arrives; after `assembly.PACKET_WAIT` the gap is
-      skipped and a key frame requested.
+    - A missing packet is requested until it arrives; after `assembly.PACKET_WAIT` the hole is
+      skipped and an I-frame requested.
     - REMB carries the rate of `BandwidthEstimate`.
     - An RTCP BYE ends the track (sound too), unless packets of the track still arrive.
 
@@ -115,7 +115,7 @@ class SteadyReceiver(HookedReceiver):
     def add(self, packet: RtpPacket) -> tuple[bool, JitterFrame | None]:
         """Adds a packet, in the place of aiortc's jitter buffer, and decodes complete frames.
 
-        Returns whether to request a key frame, and None in the place of a frame.
+        Returns whether to request an I-frame, and None in the place of a frame.
         """
         self._ssrc = packet.ssrc
         self._assembler.add(packet, time.monotonic())
@@ -193,7 +193,7 @@ class SteadyReceiver(HookedReceiver):
             self._start(self.send_pli(self._ssrc))
 
     def _is_time_for_keyframe_request(self) -> bool:
-        """Returns whether a key frame is needed and the last request, if any, may be lost."""
+        """Returns whether an I-frame is needed and the last request, if any, may be lost."""
         now = time.monotonic()
         if (
             not self._assembler.needs_keyframe

@@ -1,4 +1,4 @@
-"""The sending side of a call: limited repair of lost packets, and requests for key frames."""
+"""The sending side of a call: limited repair of lost packets, and requests for I-frames."""
 
 import math
 import time
@@ -17,9 +17,9 @@ cannot have waited for the first."""
 RESENDS = 200
 """Packets that are sent again in a second at most: half of those that a call has."""
 RESENDS_AT_ONCE = 100
-"""Packets that are sent again at once after a pause: those of a key frame."""
+"""Packets that are sent again at once after a pause: those of an I-frame."""
 KEYFRAMES_EVERY = 0.5
-"""Seconds from one requested key frame to the next. Each takes the bits of many other frames, so a
+"""Seconds from one requested I-frame to the next. Each takes the bits of many other frames, so a
 peer that requests them all the time would spoil the video for everybody who watches it."""
 
 VideoPacket: TypeAlias = "av.Packet[av.VideoStream]"
@@ -68,7 +68,7 @@ class BoundedSender(HookedSender):
 
 
 class KeyframeRequests:
-    """Requests for key frames from one encoder, granted once in an interval at most.
+    """Requests for I-frames from one encoder, granted once in an interval at most.
 
     Requests are made in the event loop and taken in the encoder's thread.
     """
@@ -80,11 +80,11 @@ class KeyframeRequests:
         self._granted = -math.inf
 
     def ask(self) -> None:
-        """Requests a key frame: the next frame, or the first one after the interval."""
+        """Requests an I-frame: the next frame, or the first one after the interval."""
         self._is_asked = True
 
     def take(self) -> bool:
-        """Returns whether to encode the next frame as a key frame, and clears the request if so.
+        """Returns whether to encode the next frame as an I-frame, and clears the request if so.
 
         To be called once for each frame.
         """

@@ -1,4 +1,4 @@
-"""Tracks that are sent: times, key frames, rate, sound and end."""
+"""Tracks that are sent: times, I-frames, rate, sound and end."""
 
 import asyncio
 import threading

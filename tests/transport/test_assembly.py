@@ -71,7 +71,7 @@ class Line:
 
     @property
     def holes(self):
-        """Numbers of the frames released after a gap."""
+        """Numbers of the frames released after a hole."""
         return [n for n, unit in zip(self.frames, self.units, strict=True) if unit.lost_before]
 
 
@@ -124,7 +124,7 @@ def test_frames_are_released_whole_and_in_order_from_packets_in_any_order(data):
 
 @settings(max_examples=200, deadline=None)
 @given(st.data())
-def test_only_whole_frames_are_released_and_gaps_are_marked_after_any_loss(data):
+def test_only_whole_frames_are_released_and_holes_are_marked_after_any_loss(data):
     packets = stream(30, data.draw(st.integers(1, 4)), keyframes=range(0, 30, 7))
     lost = data.draw(st.sets(st.integers(1, len(packets) - 1), max_size=len(packets) - 1))
     line = Line()
@@ -169,9 +169,9 @@ def test_a_lost_packet_delays_by_a_quarter_of_a_second():
     assert line.assembler.needs_keyframe
 
 
-def test_a_frame_without_its_beginning_is_skipped_with_the_gap():
+def test_a_frame_without_its_beginning_is_skipped_with_the_hole():
     line, packets = Line(), stream(4)
-    del packets[5]  # the last of frame 1: frame 2 begins behind the gap
+    del packets[5]  # the last of frame 1: frame 2 begins behind the hole
     line.add(*packets)
     line.look(after=PACKET_WAIT[0])
     assert line.frames == [0, 2, 3]
@@ -182,7 +182,7 @@ def test_a_frame_without_its_beginning_is_skipped_with_the_gap():
     assert line.frames == [0, 3]
 
 
-def test_a_whole_key_frame_behind_a_gap_does_not_wait():
+def test_a_whole_key_frame_behind_a_hole_does_not_wait():
     line, packets = Line(), stream(6, keyframes=(0, 3))
     del packets[4]
     line.add(*packets[:10], after=0.001)
@@ -248,7 +248,7 @@ def test_a_restarted_stream_with_other_numbers_is_followed():
     assert len([unit for unit in line.units if unit.lost_before]) == 1
 
 
-def test_padding_is_neither_a_frame_nor_a_gap():
+def test_padding_is_neither_a_frame_nor_a_hole():
     line, packets = Line(), stream(2)
     padding = [packet(3, 0, b""), packet(4, 0, b"")]
     for one in packets[3:]:

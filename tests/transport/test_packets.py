@@ -163,7 +163,7 @@ def test_packets_out_of_order_are_no_loss():
     assert [lost for _, lost in frames] == [False] * len(frames)
 
 
-def test_only_the_frame_after_a_gap_is_marked():
+def test_only_the_frame_after_a_hole_is_marked():
     frames = released(numbered(*[i for i in range(60) if i not in (7, 8)]))
     assert [lost for _, lost in frames].count(True) == 1
     assert frames[:3] == [("0 1 ", False), ("2 3 ", False), ("4 5 ", False)]

@@ -1,4 +1,4 @@
-"""The sending side of transport: requests for key frames."""
+"""The sending side of transport: requests for I-frames."""
 
 import time
 
