@@ -5,13 +5,19 @@ import time
 from types import SimpleNamespace
 
 import av
+import pytest
 from aiortc import RTCPeerConnection
 
 from receiver.enhance.faces.alignment import extract_crop, psnr_db
 from receiver.stills.protocol import LABEL
 from receiver.stills.receiver import StillReceiver
 from receiver.stills.sender import StillSender
-from receiver.transport.data_channels import MAX_STREAMS, guard_channels
+from receiver.transport.data_channels import (
+    LEAST_WINDOW,
+    MAX_FRAGMENTS,
+    MAX_STREAMS,
+    guard_channels,
+)
 from tests.calls.peer import HERE
 from tests.stills.channel import MIDDLE, until
 
@@ -123,7 +129,18 @@ async def test_too_many_channels_end_the_call_even_if_all_are_wanted():
     await first.close()
 
 
-async def test_a_message_without_an_end_ends_the_call(monkeypatch):
+@pytest.mark.parametrize(
+    ("fragment_bytes", "most_bytes", "most_fragments"),
+    [
+        (1200, (1 << 20) - LEAST_WINDOW, MAX_FRAGMENTS),  # the window is 1 MiB (RFC 9260)
+        (100, 100 * (MAX_FRAGMENTS + 1), MAX_FRAGMENTS + 1),
+    ],
+)
+async def test_a_message_without_an_end_ends_the_call(
+    monkeypatch, fragment_bytes, most_bytes, most_fragments
+):
+    """Large fragments exceed the window first, small ones the number of fragments."""
+    monkeypatch.setattr("aiortc.rtcsctptransport.USERDATA_MAX_LENGTH", fragment_bytes)
     async with Call(lambda: None) as call:
         await until(lambda: call.channel.readyState == "open")
         sctp = call.sending.sctp
@@ -139,7 +156,9 @@ async def test_a_message_without_an_end_ends_the_call(monkeypatch):
             call.channel.send(bytes(1_000_000))
         await until(lambda: call.receiving.connectionState == "closed")
         streams = call.receiving.sctp._inbound_streams.values()
-        assert sum(len(chunk.user_data) for one in streams for chunk in one.reassembly) < 3_000_000
+        chunks = [chunk for one in streams for chunk in one.reassembly]
+        assert sum(len(chunk.user_data) for chunk in chunks) <= most_bytes + fragment_bytes
+        assert len(chunks) <= most_fragments
 
 
 def test_a_connection_without_channels_needs_no_guard():
