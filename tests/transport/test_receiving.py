@@ -21,6 +21,7 @@ async def test_a_bye_ends_the_track_unless_packets_still_arrive(monkeypatch):
 
     async def after_bye_of(ssrc: int, packets: int) -> list[str]:
         await receiver._handle_rtcp_packet(RtcpByePacket(sources=[ssrc]))
+        await asyncio.sleep(0)  # the wait starts
         stream.packets_received += packets
         await asyncio.sleep(0.5)
         return ends
