@@ -168,9 +168,7 @@ def test_a_cut_to_another_person_and_back_mixes_no_references(generator, two):
 
 
 @needs_clips
-def test_references_are_soon_dropped_after_an_undetected_switch_of_persons(
-    generator, two, monkeypatch
-):
+def test_references_are_soon_dropped_after_an_undetected_switch(generator, two, monkeypatch):
     """Two people filmed in one studio have the same colours."""
     monkeypatch.setattr("keyframes.people.CUT", -1.0)
     monkeypatch.setattr("keyframes.people.CUT_IN_JUMP", -1.0)
