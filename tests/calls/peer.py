@@ -15,8 +15,9 @@ from receiver.calls.access import parse_token
 from receiver.calls.server import ServeConfig, Server, listening
 from receiver.enhance.enhancer import Enhancer
 from receiver.media.encoding import Encoding
-from receiver.sending.tracks import EncodedTrack, portrait_source
-from receiver.transport.aiortc_hooks import h264_codecs, receive_h264
+from receiver.sending.encoded_track import EncodedTrack
+from receiver.sending.sources import portrait_source
+from receiver.transport.connections import h264_codecs, receive_h264
 
 HERE = RTCConfiguration(iceServers=[])
 SDP = {"Content-Type": "application/sdp"}

@@ -8,8 +8,9 @@ from aiohttp import web
 from aiortc import RTCSessionDescription
 
 from receiver.media.encoding import Encoding
-from receiver.sending.tracks import EncodedTrack, portrait_source
-from receiver.transport.aiortc_hooks import h264_codecs
+from receiver.sending.encoded_track import EncodedTrack
+from receiver.sending.sources import portrait_source
+from receiver.transport.connections import h264_codecs
 from tests.calls.peer import Peer
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "restored_echo.py"

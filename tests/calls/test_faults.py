@@ -11,8 +11,10 @@ from aiortc.rtp import is_rtcp
 import receiver.calls.rooms
 from receiver.calls.server import Server
 from receiver.media.encoding import Encoding
-from receiver.sending.tracks import EncodedTrack, VideoPacket, portrait_source
-from receiver.transport.aiortc_hooks import h264_codecs
+from receiver.sending.encoded_track import EncodedTrack
+from receiver.sending.sources import portrait_source
+from receiver.transport.connections import h264_codecs
+from receiver.transport.sending import VideoPacket
 from tests.calls.peer import Peer, serving
 from tests.calls.test_join import until
 from tests.calls.test_send import sending

@@ -19,7 +19,8 @@ from aiortc.sdp import SessionDescription
 
 from receiver.calls.server import MAX_BODY
 from receiver.signalling.offers import MAX_CANDIDATES, MAX_LINES, MAX_MEDIA, OfferError, read_offer
-from receiver.transport.aiortc_hooks import MAX_PAIRS, receive_h264
+from receiver.transport.aiortc_hooks import MAX_PAIRS
+from receiver.transport.connections import receive_h264
 from tests.calls.peer import SDP, Peer, serving
 from tests.calls.test_join import until
 

@@ -33,7 +33,7 @@ from receiver.errors import InputError, ReceiverError
 from receiver.media.encoding import Encoding
 from receiver.media.outputs import FileOutput
 from receiver.sending.publishing import Sending, send
-from receiver.sending.tracks import clip_source
+from receiver.sending.sources import clip_source
 from receiver.signalling.addresses import Reach
 from receiver.signalling.client import (
     MOST_JSON,
@@ -45,8 +45,8 @@ from receiver.signalling.client import (
 )
 from receiver.signalling.links import ice_servers
 from receiver.signalling.sessions import open_publishing, open_session
-from receiver.stills.protocol import STRANGERS
-from receiver.transport.aiortc_hooks import h264_codecs
+from receiver.transport.connections import h264_codecs
+from receiver.transport.data_channels import MAX_UNWANTED_CHANNELS
 from tests.calls.peer import HERE
 from tests.calls.test_join import until
 from tests.calls.test_serve import self_signed
@@ -780,7 +780,7 @@ async def test_a_server_that_opens_channel_after_channel_is_left(clip):
     async with answerer(Location="/session") as endpoint, origin(endpoint) as home:
         sending = asyncio.ensure_future(send(clip_source(clip), 60, home.base, None, said.append))
         await until(lambda: said)
-        for number in range(2 * STRANGERS):
+        for number in range(2 * MAX_UNWANTED_CHANNELS):
             endpoint.connections[0].createDataChannel(str(number))
         with pytest.raises(ReceiverError, match="ended the call"):
             await asyncio.wait_for(sending, 10)

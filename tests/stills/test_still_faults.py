@@ -4,9 +4,11 @@ import asyncio
 from collections.abc import Callable
 
 from receiver.calls.requester import Requester
-from receiver.stills.protocol import LABEL, StillSender, encode_still
+from receiver.stills.picture import encode_still
+from receiver.stills.protocol import LABEL
+from receiver.stills.sender import StillSender
 from tests.enhance.test_faults import raising, told
-from tests.stills.test_protocol import Channel, announcement
+from tests.stills.channel import Channel, announcement
 
 
 async def ended(condition: Callable[[], bool]) -> None:
