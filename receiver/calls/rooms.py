@@ -5,11 +5,7 @@ import contextlib
 import hmac
 import logging
 import secrets
-import time
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
-from fractions import Fraction
 from typing import Any, Literal, TypeAlias
 
 import av
@@ -18,37 +14,24 @@ from aiortc.contrib.media import MediaRelay
 from aiortc.mediastreams import MediaStreamError, MediaStreamTrack
 
 from receiver.calls.requester import Requester
-from receiver.calls.track import EnhancedVideoTrack, NewestSlot, arrival_time
+from receiver.calls.sound import DelayedAudioTrack
+from receiver.calls.track import EnhancedVideoTrack, arrival_time
+from receiver.calls.viewers import VIEWS, SharedEncoder, View, ViewerTrack
 from receiver.enhance.enhancer import Enhancer
-from receiver.media.encoding import Encoding
 from receiver.media.frame import DecodedFrame
-from receiver.media.outputs import side_by_side
-from receiver.sending.tracks import KeyframeRequests, VideoPacket
 from receiver.signalling.negotiation import ClosableConnection
 from receiver.signalling.offers import OfferError, answer
-from receiver.stats import Stats
 from receiver.stills.protocol import guard_channels
 from receiver.text import printable
 from receiver.transport.aiortc_hooks import h264_codecs, receive_h264, refuse
 from receiver.transport.receiving import SteadyReceiver
 
-View: TypeAlias = Literal["restored", "both"]
-"""What a viewer sees: the restored picture, or received and restored side by side."""
-
 Side: TypeAlias = Literal["publisher", "viewer"]
 """What a session's peer does in a room."""
 
-VIEWS: dict[View, Encoding] = {
-    "restored": Encoding(kbps=2500, keyframe_every=300, preset="ultrafast"),
-    "both": Encoding(kbps=4000, keyframe_every=300, preset="ultrafast"),
-}
 GONE = ("failed", "closed", "disconnected")
 """States of a connection from which aiortc never comes back."""
 
-PENDING = 30
-"""Packets that wait for a slow viewer; beyond that it goes on from the next key frame."""
-SOUND_PENDING = 50
-"""Pieces of 20 ms of sound that wait to be in step with the picture."""
 CONNECT_SECONDS = 20.0
 """Seconds in which a session must connect (ICE and DTLS); later it is closed, and counted. RFC 8863
 (section 4) waits 39.5 s for checks of the peer, a browser sends its first within one."""
@@ -61,167 +44,6 @@ LOOKS = 15
 that stood still for a silent publisher."""
 
 logger = logging.getLogger(__name__)
-
-
-class ViewerTrack(MediaStreamTrack):
-    """Packets of a shared encoder for one viewer; a slow one loses pictures, never the others."""
-
-    kind = "video"
-
-    def __init__(self, encoder: "SharedEncoder") -> None:
-        super().__init__()
-        self._encoder = encoder
-        self._packets: asyncio.Queue[VideoPacket | None] = asyncio.Queue(PENDING)
-        self._waits_for_keyframe = True
-        encoder.add(self)
-
-    def put(self, packet: "VideoPacket") -> None:
-        """Takes the next packet; never waits."""
-        if self._waits_for_keyframe and not packet.is_keyframe:
-            return
-        self._waits_for_keyframe = False
-        try:
-            self._packets.put_nowait(packet)
-        except asyncio.QueueFull:
-            while not self._packets.empty():
-                self._packets.get_nowait()
-            self._waits_for_keyframe = True
-
-    async def recv(self) -> "VideoPacket":
-        """The next packet. Raises MediaStreamError at the end."""
-        if self._waits_for_keyframe:  # asked for here: one who never reads costs the others nothing
-            self._encoder.request_keyframe()
-        packet = await self._packets.get() if self.readyState == "live" else None
-        if packet is None:
-            self.stop()
-            raise MediaStreamError
-        return packet
-
-    def stop(self) -> None:
-        """Ends the track."""
-        if self.readyState == "live":
-            super().stop()
-            self._encoder.remove(self)
-            with contextlib.suppress(asyncio.QueueFull):
-                self._packets.put_nowait(None)
-
-
-@dataclass(frozen=True)
-class Newest:
-    """Pictures to be encoded, and when what they show arrived."""
-
-    pictures: list[av.VideoFrame]
-    arrived: float
-
-
-class SharedEncoder:
-    """Encodes pictures once for all who watch; works only while somebody does."""
-
-    def __init__(self, encoding: Encoding, stats: Stats) -> None:
-        """To be made inside a running event loop. Notes in `stats` how late its packets are."""
-        self._encoding, self._stats = encoding, stats
-        self._codec: av.VideoCodecContext | None = None
-        self._viewers: set[ViewerTrack] = set()
-        self._slot: NewestSlot[Newest] = NewestSlot()
-        self._worker = ThreadPoolExecutor(1, thread_name_prefix="encoder")
-        self._keyframes = KeyframeRequests()
-        self._task = asyncio.ensure_future(self._run())
-
-    @property
-    def watched(self) -> bool:
-        """Whether there is anybody to encode for."""
-        return bool(self._viewers)
-
-    def put(self, pictures: list[av.VideoFrame], arrived: float) -> None:
-        """Takes the newest pictures, to be shown side by side; older ones that wait are dropped."""
-        self._slot.put(Newest(pictures, arrived))
-
-    def add(self, viewer: ViewerTrack) -> None:
-        """A new viewer begins with a key frame."""
-        self._viewers.add(viewer)
-        self.request_keyframe()
-
-    def remove(self, viewer: ViewerTrack) -> None:
-        """A viewer is gone."""
-        self._viewers.discard(viewer)
-
-    def request_keyframe(self) -> None:
-        """Makes the next picture a key frame, or the first that `KeyframeRequests` grants."""
-        self._keyframes.ask()
-
-    async def close(self) -> None:
-        """Ends all viewers' tracks and the thread."""
-        for viewer in list(self._viewers):
-            viewer.stop()
-        self._slot.close()
-        await self._task
-        self._worker.shutdown(wait=False)
-
-    async def _run(self) -> None:
-        loop = asyncio.get_running_loop()
-        while (newest := await self._slot.take()) is not None:
-            pictures = newest.pictures
-            with self._stats.faults.guard("encoding", self):
-                for packet in await loop.run_in_executor(self._worker, self._encode, pictures):
-                    for viewer in list(self._viewers):
-                        viewer.put(packet)
-            self._stats.add("picture delay", time.perf_counter() - newest.arrived)
-
-    def _encode(self, pictures: list[av.VideoFrame]) -> "list[VideoPacket]":
-        frame = side_by_side(pictures) if len(pictures) > 1 else pictures[0]
-        size = frame.width // 2 * 2, frame.height // 2 * 2
-        if self._codec is None or (self._codec.width, self._codec.height) != size:
-            self._codec = self._encoding.open(*size, Fraction(30))
-        picture = frame.reformat(*size, "yuv420p")
-        kinds = av.video.frame.PictureType
-        picture.pict_type = kinds.I if self._keyframes.take() else kinds.NONE
-        codec, self._codec = self._codec, None  # one that raises is not used again
-        packets = list(codec.encode(picture))
-        self._codec = codec
-        return packets
-
-
-class DelayedAudioTrack(MediaStreamTrack):
-    """Sound that waits as long as the picture does, so that both stay in step."""
-
-    kind = "audio"
-
-    def __init__(self, source: MediaStreamTrack, delay: Callable[[], float], stats: Stats) -> None:
-        """`delay()` gives the seconds to wait, at any time. To be made inside an event loop."""
-        super().__init__()
-        self._source, self._delay, self._stats = source, delay, stats
-        self._pieces: asyncio.Queue[tuple[float, Any]] = asyncio.Queue(SOUND_PENDING)
-        self._drain = asyncio.ensure_future(self._drain_source())
-
-    async def recv(self) -> Any:
-        """The next piece of sound, at its time. Raises MediaStreamError at the end."""
-        arrived, frame = await self._pieces.get()
-        if frame is None:
-            self.stop()
-            raise MediaStreamError
-        await asyncio.sleep(max(0.0, arrived + self._delay() - time.perf_counter()))
-        late = time.perf_counter() - arrived
-        self._stats.add("sound delay", late)
-        self._stats.add("skew", abs(late - self._stats.last_seconds("picture delay")))
-        return frame
-
-    def stop(self) -> None:
-        """Ends the track and its source."""
-        super().stop()
-        self._drain.cancel()
-        self._source.stop()
-
-    async def _drain_source(self) -> None:
-        try:
-            while True:
-                self._put(await self._source.recv())
-        except MediaStreamError:
-            self._put(None)
-
-    def _put(self, frame: Any) -> None:
-        if self._pieces.full():
-            self._pieces.get_nowait()
-        self._pieces.put_nowait((time.perf_counter(), frame))
 
 
 class Room:

@@ -12,7 +12,8 @@ from aiortc import RTCConfiguration, RTCPeerConnection, RTCSessionDescription
 from aiortc.mediastreams import MediaStreamTrack
 
 from receiver.calls.access import parse_token
-from receiver.calls.server import ServeConfig, Server, listening
+from receiver.calls.config import ServeConfig
+from receiver.calls.server import Server, listening
 from receiver.enhance.enhancer import Enhancer
 from receiver.media.encoding import Encoding
 from receiver.sending.tracks import EncodedTrack, portrait_source

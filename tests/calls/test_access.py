@@ -17,8 +17,10 @@ from receiver.calls.access import (
     parse_token,
     server_tokens,
 )
+from receiver.calls.config import ServeConfig
 from receiver.calls.listener import Limits
-from receiver.calls.server import HEADERS, ServeConfig, Server, listening
+from receiver.calls.responses import HEADERS
+from receiver.calls.server import Server, listening
 from receiver.commands import cli
 from receiver.errors import InputError
 from tests.calls.peer import SDP, Peer, serving

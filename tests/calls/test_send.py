@@ -18,8 +18,8 @@ from aiohttp import web
 from aiortc import RTCPeerConnection, RTCSessionDescription
 from aiortc.mediastreams import MediaStreamTrack
 
+from receiver.calls.metrics import room_stats
 from receiver.calls.rooms import Room
-from receiver.calls.server import room_stats
 from receiver.commands.demo import consume
 from receiver.enhance.faces.alignment import extract_crop, psnr_db
 from receiver.errors import InputError

@@ -19,8 +19,11 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
 from receiver.calls.access import parse_token
-from receiver.calls.rooms import Room, SharedEncoder
-from receiver.calls.server import MAX_BODY, MAX_NAME, ServeConfig, Server, listening
+from receiver.calls.config import ServeConfig
+from receiver.calls.responses import MAX_NAME
+from receiver.calls.rooms import Room
+from receiver.calls.server import MAX_BODY, Server, listening
+from receiver.calls.viewers import SharedEncoder
 from receiver.enhance.enhancer import Enhancer
 from receiver.enhance.faces.generator import Generator
 from receiver.enhance.quality import Quality

@@ -18,6 +18,7 @@ import pytest
 from aiohttp import web
 
 from receiver.calls.access import FAILURES, parse_token
+from receiver.calls.config import ServeConfig
 from receiver.calls.listener import (
     ACCEPT_PAUSE,
     LINES_A_MINUTE,
@@ -28,7 +29,7 @@ from receiver.calls.listener import (
     ThrottledLog,
     most_connections,
 )
-from receiver.calls.server import ServeConfig, Server, listening
+from receiver.calls.server import Server, listening
 from receiver.errors import InputError
 from tests.calls.test_serve import self_signed
 
@@ -345,7 +346,8 @@ async def test_what_clients_can_log_is_bounded(connect, caplog):
 SERVE_WITH_FEW_FILES = """
 import asyncio, resource, sys
 from receiver.calls.listener import Limits
-from receiver.calls.server import ServeConfig, Server, listening
+from receiver.calls.server import (Server, listening)
+from receiver.calls.config import ServeConfig
 
 async def main():
     resource.setrlimit(resource.RLIMIT_NOFILE, (40, 40))
