@@ -8,15 +8,16 @@ from typing import Any
 
 import av
 from aiortc import RTCConfiguration, RTCPeerConnection
-from aiortc.mediastreams import MediaStreamError, MediaStreamTrack
+from aiortc.mediastreams import MediaStreamTrack
 
-from receiver.calls.rooms import GONE, Room
+from receiver.calls.rooms import Room
 from receiver.enhance.enhancer import Enhancer
 from receiver.errors import InputError
 from receiver.media.outputs import FileOutput
 from receiver.signalling.client import SETUP_SECONDS, SessionError, shown
+from receiver.signalling.connections import ConnectionState, read_to_the_end
 from receiver.signalling.sessions import open_session
-from receiver.waiting import first, run_until
+from receiver.waiting import BackgroundTasks, run_until
 
 BACKOFF = (0.5, 1.0, 2.0, 4.0, 8.0, 15.0)
 """Seconds before the next try, after one failure in a row, two, and so on."""
@@ -60,7 +61,7 @@ class Joined:
         self._url, self._token, self._say = url, token, say
         self._file, self._seconds = file, seconds
         self._stop = asyncio.Event()
-        self._listening: set[asyncio.Future[None]] = set()
+        self._listening = BackgroundTasks()
         self.first_restored_s: float | None = None
         self.room.outputs.extend(shows)
         if file is not None:
@@ -100,38 +101,22 @@ class Joined:
 
     async def _session(self) -> None:
         """One connection, until it breaks off. Raises SessionError if none comes about."""
-        connected, gone = asyncio.Event(), asyncio.Event()
-
-        def check() -> None:
-            if connection.connectionState == "connected":
-                connected.set()
-            elif connection.connectionState in GONE:
-                gone.set()
-
         where = shown(self._url)
         async with open_session(
             self._url, self._token, self._on_track, seconds=self._seconds
         ) as connection:
-            connection.on("connectionstatechange", check)
-            check()
-            if not await first(connected, gone, seconds=self._seconds) or gone.is_set():
+            state = ConnectionState(connection)
+            if not await state.is_established(self._seconds):
                 raise SessionError(f"{where} answers but no connection comes about: allow UDP")
             self.sessions += 1
             self._say(f"in the call at {where}")
-            await gone.wait()
+            await state.gone.wait()
 
     def _on_track(self, track: MediaStreamTrack, connection: RTCPeerConnection) -> None:
         self.room.attach(track, connection)
         sound = self.room.sound() if track.kind == "audio" else None
         if sound is not None and self._file is not None:
-            task = asyncio.ensure_future(self._listen(sound, self._file))
-            self._listening.add(task)
-            task.add_done_callback(self._listening.discard)
-
-    async def _listen(self, sound: MediaStreamTrack, file: FileOutput) -> None:
-        with contextlib.suppress(MediaStreamError):
-            while True:
-                file.put(await sound.recv())
+            self._listening.start(read_to_the_end(sound, self._file.put))
 
 
 async def join(joined: Joined) -> None:

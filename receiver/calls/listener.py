@@ -20,6 +20,7 @@ from typing import Any, cast
 from aiohttp import web
 
 from receiver.calls.access import network_of
+from receiver.waiting import BackgroundTasks
 
 if sys.platform != "win32":
     import resource
@@ -248,7 +249,7 @@ class Listener:
         self._log = ThrottledLog()
         self._limits, self._make_handler, self._tls = limits, make_handler, tls
         self._open: set[Connection] = set()
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks = BackgroundTasks()
 
     @contextlib.asynccontextmanager
     async def listening(self, host: str, port: int) -> AsyncIterator[int]:
@@ -304,9 +305,7 @@ class Listener:
         limits, forget = self._limits, self._open.discard
         connection = Connection(accepted, network, self._make_handler(), limits, forget)
         self._open.add(connection)
-        task = asyncio.create_task(self._establish(accepted, connection))
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        self._tasks.start(self._establish(accepted, connection))
 
     def _crowd(self, network: str) -> Collection[Connection]:
         """Returns the connections of which one has to go before another is taken."""

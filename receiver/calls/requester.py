@@ -3,8 +3,6 @@
 import asyncio
 import time
 from collections import deque
-from collections.abc import Coroutine
-from typing import Any
 
 from aiortc import RTCDataChannel, RTCRtpReceiver
 
@@ -18,6 +16,7 @@ from receiver.media.planes import WHOLE
 from receiver.stills.protocol import LABEL, Still, StillReceiver
 from receiver.transport.aiortc_hooks import request_keyframe
 from receiver.transport.receiving import SteadyReceiver
+from receiver.waiting import BackgroundTasks
 
 STILL_SHARE = 0.5
 """Pace of a still on a link that has been full in this call, of the video's rate: it takes its time
@@ -77,7 +76,7 @@ class Requester:
         self._judged = self._stills_judged()
         self._repaired = 0.0
         self._pace = StillPace()
-        self._tasks: set[asyncio.Future[Any]] = set()
+        self._tasks = BackgroundTasks()
 
     def listen_to(self, receiver: RTCRtpReceiver) -> None:
         """Takes the receiver of the call's video: its sender can be asked for key frames."""
@@ -124,8 +123,7 @@ class Requester:
         """Asks for nothing any more."""
         if self.stills is not None:
             self.stills.close()
-        for task in self._tasks:
-            task.cancel()
+        self._tasks.cancel()
 
     def _look_at_stills(self, now: float) -> None:
         """Tells the policy what became of the stills that had arrived."""
@@ -163,7 +161,7 @@ class Requester:
     def _ask_keyframe(self) -> None:
         if self._receiver is not None:
             self.keyframes_requested += 1
-            self._later(request_keyframe(self._receiver))
+            self._tasks.start(request_keyframe(self._receiver))
 
     def _ask_still(self, frame: DecodedFrame, max_bytes: int) -> bool:
         faces = self._enhancer.faces
@@ -178,8 +176,3 @@ class Requester:
 
     def _failed(self, size: int) -> None:
         self._policy.failed(time.perf_counter(), size)
-
-    def _later(self, work: Coroutine[Any, Any, None]) -> None:
-        task = asyncio.ensure_future(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)

@@ -11,7 +11,7 @@ from typing import Any, Literal, TypeAlias
 import av
 from aiortc import RTCConfiguration, RTCPeerConnection, RTCSessionDescription
 from aiortc.contrib.media import MediaRelay
-from aiortc.mediastreams import MediaStreamError, MediaStreamTrack
+from aiortc.mediastreams import MediaStreamTrack
 
 from receiver.calls.requester import Requester
 from receiver.calls.sound import DelayedAudioTrack
@@ -19,18 +19,18 @@ from receiver.calls.track import EnhancedVideoTrack, arrival_time
 from receiver.calls.viewers import VIEWS, SharedEncoder, View, ViewerTrack
 from receiver.enhance.enhancer import Enhancer
 from receiver.media.frame import DecodedFrame
+from receiver.signalling.connections import GONE, packets_received, read_to_the_end, receiver_of
 from receiver.signalling.negotiation import ClosableConnection
 from receiver.signalling.offers import OfferError, answer
 from receiver.stills.protocol import guard_channels
 from receiver.text import printable
 from receiver.transport.aiortc_hooks import h264_codecs, receive_h264, refuse
 from receiver.transport.receiving import SteadyReceiver
+from receiver.waiting import BackgroundTasks
 
 Side: TypeAlias = Literal["publisher", "viewer"]
 """What a session's peer does in a room."""
 
-GONE = ("failed", "closed", "disconnected")
-"""States of a connection from which aiortc never comes back."""
 
 CONNECT_SECONDS = 20.0
 """Seconds in which a session must connect (ICE and DTLS); later it is closed, and counted. RFC 8863
@@ -97,7 +97,7 @@ class Room:
         self._sound: DelayedAudioTrack | None = None
         self._enhanced: EnhancedVideoTrack | None = None
         self._encoders: dict[View, SharedEncoder] = {}
-        self._tasks: set[asyncio.Future[Any]] = set()
+        self._tasks = BackgroundTasks()
 
     @property
     def viewer_count(self) -> int:
@@ -110,16 +110,17 @@ class Room:
 
         def on_state() -> None:
             if connection.connectionState in GONE:
-                self._later(self.close())
+                self._tasks.start(self.close())
             elif connection.connectionState == "connected":
-                self._later(self._listen(connection))
+                self._tasks.start(self._listen(connection))
 
         receive_h264(connection)
         connection.on("track", lambda track: self.attach(track, connection))
         connection.on("connectionstatechange", on_state)
         sdp = await answer(connection, offer)
         self._expect(connection, "publisher", self.close)
-        guard_channels(connection, self.requester.take_channel, lambda: self._later(self.close()))
+        take = self.requester.take_channel
+        guard_channels(connection, take, lambda: self._tasks.start(self.close()))
         return sdp
 
     def attach(self, track: MediaStreamTrack, connection: RTCPeerConnection) -> None:
@@ -140,14 +141,14 @@ class Room:
         if track.kind == "audio":
             self._sound = DelayedAudioTrack(track, self.delay, self.stats)
             return
-        (receiver,) = (one for one in connection.getReceivers() if one.track is track)
+        receiver = receiver_of(track, connection)
         self.requester.listen_to(receiver)
         if isinstance(receiver, SteadyReceiver):
             self.receiver = receiver
             if self._stock_transport:
                 receiver.use_stock_transport()
         self._enhanced = EnhancedVideoTrack(track, self._enhancer, on_frame=self._spread)
-        self._later(self._play(self._enhanced, connection))
+        self._tasks.start(self._play(self._enhanced, connection))
 
     def sound(self) -> MediaStreamTrack | None:
         """The sound, in step with the picture, for one more who listens."""
@@ -166,7 +167,7 @@ class Room:
         def on_state() -> None:
             if connection.connectionState in GONE:
                 track.stop()
-                self._later(self.leave(session))
+                self._tasks.start(self.leave(session))
 
         connection.on("track", lambda received: refuse(received, connection))
         connection.on("connectionstatechange", on_state)
@@ -188,7 +189,7 @@ class Room:
             self._answering -= 1
         self._viewers[session] = connection
         self._expect(connection, "viewer", lambda: self.leave(session))
-        guard_channels(connection, lambda _: False, lambda: self._later(self.leave(session)))
+        guard_channels(connection, lambda _: False, lambda: self._tasks.start(self.leave(session)))
         return session, sdp
 
     def connection(self, role: Side, session: str) -> ClosableConnection | None:
@@ -245,7 +246,7 @@ class Room:
             silent = silent + 1 if heard == before else 0
         sentence = "%s ends: nothing came from its publisher for %g s"
         logger.warning(sentence, printable(self.name), SILENT_AFTER)
-        self._later(self.close())
+        self._tasks.start(self.close())
 
     def _expect(
         self,
@@ -261,7 +262,7 @@ class Room:
             sentence = "%s: a %s did not connect in %g s"
             logger.warning(sentence, printable(self.name), role, self._connect_seconds)
             self.never_connected[role] += 1
-            self._later(end())
+            self._tasks.start(end())
 
         late = asyncio.ensure_future(give_up())
 
@@ -298,28 +299,9 @@ class Room:
                 pictures = [frame.video, output] if both else [output]
                 encoder.put(pictures, arrival_time(frame.video))
 
-    def _later(self, work: Coroutine[Any, Any, Any]) -> None:
-        task = asyncio.ensure_future(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-
 
 async def _ended(steps: Sequence[Awaitable[Any]]) -> None:
     """Waits for all steps of a call's end, and logs what they raise."""
     for result in await asyncio.gather(*steps, return_exceptions=True):
         if isinstance(result, Exception):
             logger.error("a part of a call did not end well", exc_info=result)
-
-
-async def packets_received(connection: RTCPeerConnection) -> int:
-    """Of any kind, STUN's apart."""
-    report = await connection.getStats()
-    transports = [row for row in report.values() if row.type == "transport"]
-    return sum(int(row.packetsReceived) for row in transports)
-
-
-async def read_to_the_end(track: MediaStreamTrack) -> None:
-    """Keeps a track going whose frames are used where they leave it."""
-    with contextlib.suppress(MediaStreamError):
-        while True:
-            await track.recv()

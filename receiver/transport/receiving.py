@@ -8,7 +8,6 @@ import contextlib
 import math
 import queue
 import time
-from collections.abc import Coroutine
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -29,6 +28,7 @@ from aiortc.rtp import (
 
 from receiver.transport.assembly import AccessUnit, FrameAssembler
 from receiver.transport.bandwidth import BandwidthEstimate
+from receiver.waiting import BackgroundTasks
 
 BACKLOG = 90
 """Frames that may wait for the decoder: three seconds. Of more, the newest are left out."""
@@ -95,7 +95,7 @@ class SteadyReceiver(RTCRtpReceiver):
         self._left_out = False
         self._is_leaving = False
         self._timer: asyncio.TimerHandle | None = None
-        self._tasks: set[asyncio.Future[None]] = set()
+        self._tasks = BackgroundTasks()
         self._stock = {name: self._part(name) for name in _PARTS}
         self._stop_decoder = self._part("stop_decoder")
         self._replace("stop_decoder", self._stop_decoder_soon)
@@ -152,7 +152,7 @@ class SteadyReceiver(RTCRtpReceiver):
             await super()._handle_rtcp_packet(packet)
         elif not self._is_leaving and not set(packet.sources) <= set(self._part("rtx_ssrc")):
             self._is_leaving = True
-            self._later(self._leave(packet))
+            self._tasks.start(self._leave(packet))
 
     async def _leave(self, goodbye: RtcpByePacket) -> None:
         """Ends the track, unless packets of it still come."""
@@ -182,7 +182,7 @@ class SteadyReceiver(RTCRtpReceiver):
                 self._decode(codec, unit)
         missing = self._assembler.to_ask_for(now)
         if missing:
-            self._later(self._send_rtcp_nack(self._ssrc, missing))
+            self._tasks.start(self._send_rtcp_nack(self._ssrc, missing))
         if self._assembler.is_waiting and self._timer is None:
             self._timer = asyncio.get_running_loop().call_later(LOOK_EVERY, self._look_again)
 
@@ -194,7 +194,7 @@ class SteadyReceiver(RTCRtpReceiver):
             return
         if self._left_out:
             self._left_out, unit.lost_before = False, True
-            self._later(self._send_rtcp_pli(self._ssrc))
+            self._tasks.start(self._send_rtcp_pli(self._ssrc))
         unit.timestamp = self._part("timestamp_mapper").map(unit.timestamp)
         waiting.put((codec, unit))
 
@@ -204,7 +204,7 @@ class SteadyReceiver(RTCRtpReceiver):
             return  # the call has ended
         self._look()
         if self._is_time_to_ask_for_a_keyframe():
-            self._later(self._send_rtcp_pli(self._ssrc))
+            self._tasks.start(self._send_rtcp_pli(self._ssrc))
 
     def _is_time_to_ask_for_a_keyframe(self) -> bool:
         """Whether a hole was skipped and the last request, if any, may have been lost."""
@@ -218,13 +218,7 @@ class SteadyReceiver(RTCRtpReceiver):
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-        for task in self._tasks:
-            task.cancel()
-
-    def _later(self, work: Coroutine[Any, Any, None]) -> None:
-        task = asyncio.ensure_future(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        self._tasks.cancel()
 
     def _part(self, name: str) -> Any:
         return getattr(self, f"_RTCRtpReceiver__{name}")
