@@ -16,7 +16,7 @@ from urllib.parse import urlsplit
 
 from aiohttp import web
 from aiortc import RTCSessionDescription
-from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.registry import Collector
 
 from receiver.calls.access import Access, AccessError, Attempts, Role
 from receiver.calls.config import ServeConfig, is_loopback
@@ -27,7 +27,13 @@ from receiver.calls.listener import (
     read_body,
     time_requests,
 )
-from receiver.calls.metrics import RoomCollector, ServerCollector, room_stats
+from receiver.calls.metrics import (
+    CONTENT_TYPE,
+    RoomCollector,
+    ServerCollector,
+    render_metrics,
+    room_stats,
+)
 from receiver.calls.responses import (
     END,
     HEADERS,
@@ -272,15 +278,12 @@ class Server:
         return {role: sum(count[role] for count in counts) for role in self._ended}
 
     async def _metrics(self, request: web.Request) -> web.Response:
-        registry = CollectorRegistry(auto_describe=False)
-        registry.register(RoomCollector(self._rooms_seen(request)))
+        collectors: list[Collector] = [RoomCollector(self._rooms_seen(request))]
         if self._access.sees(request, ""):  # as in `_stats`
-            registry.register(
-                ServerCollector(self.config.rooms, self._quality, self.never_connected)
-            )
+            rooms = self.config.rooms
+            collectors.append(ServerCollector(rooms, self._quality, self.never_connected))
         return web.Response(
-            body=generate_latest(registry),
-            headers={"Content-Type": "text/plain; version=0.0.4; charset=utf-8"},
+            body=render_metrics(*collectors), headers={"Content-Type": CONTENT_TYPE}
         )
 
     def _rooms_seen(self, request: web.Request) -> dict[str, Room]:

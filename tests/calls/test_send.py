@@ -88,7 +88,7 @@ async def test_a_clip_is_sent_with_stills_until_ctrl_c(generator, http, portrait
         counts = stats["room"]["stills"]
         assert counts["requested"] == counts["received"] > 1
         metrics = await (await http.get(base + "/metrics", headers=good)).text()
-        expected = f'receiver_stills{{room="room",what="received"}} {counts["received"]}.0'
+        expected = f'receiver_stills_received_total{{room="room"}} {counts["received"]}.0'
         assert expected in metrics
         began = time.monotonic()
         process.send_signal(signal.SIGINT)

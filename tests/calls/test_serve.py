@@ -63,7 +63,7 @@ async def test_one_publisher_and_two_viewers(generator, http):
         assert stats["room"]["frames"]["received"] >= 20  # all that were shown
         assert 20 < stats["room"]["qp"] <= 51
         metrics = await (await http.get(base + "/metrics")).text()
-        assert 'receiver_frames{room="room",what="received"}' in metrics
+        assert 'receiver_frames_received_total{room="room"}' in metrics
         assert 'receiver_viewers{room="room"} 2.0' in metrics
         assert (await http.delete(base + publisher.location)).status == 200
         assert server.rooms == {}
@@ -206,9 +206,9 @@ async def test_one_call_more_than_was_measured_is_refused_until_one_ends(generat
         assert set(stats) == {"a", "b", ""}
         assert stats["a"]["quality"] == {"level": "sparing", "changes": 0}
         metrics = await (await http.get(base + "/metrics")).text()
-        assert "receiver_capacity 2.0" in metrics
-        assert 'receiver_quality{level="sparing"} 1.0' in metrics
-        assert "receiver_quality_changes 0.0" in metrics
+        assert "receiver_rooms_limit 2.0" in metrics
+        assert 'receiver_quality_level{level="sparing"} 1.0' in metrics
+        assert "receiver_quality_changes_total 0.0" in metrics
         assert (await http.delete(base + publishers[0].location)).status == 200
         offer = third.connection.localDescription.sdp
         assert (await http.post(base + "/whip/c", data=offer, headers=SDP)).status == 201
