@@ -12,8 +12,8 @@ from keyframes.requests import LARGEST
 from receiver.media.planes import planes
 from receiver.sending.portrait import portrait_frames
 from tests.calls.chromium import BINARY, READY, chromium, start_call, write_y4m
-from tests.calls.peer import serving
-from tests.calls.test_join import JANUS, janus, joining, until
+from tests.calls.peer import serving, until
+from tests.calls.test_join import JANUS, janus, joining
 
 pytestmark = pytest.mark.skipif(BINARY is None, reason="needs apt install chromium")
 

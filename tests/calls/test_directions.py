@@ -18,8 +18,8 @@ from receiver.media.encoding import Encoding
 from receiver.sending.tracks import EncodedTrack, Source, evenly
 from receiver.transport.aiortc_hooks import h264_codecs, receive_h264
 from receiver.transport.receiving import GOODBYE_SECONDS
-from tests.calls.peer import HERE, Peer, Tone, serving
-from tests.calls.test_join import joining, until
+from tests.calls.peer import HERE, Peer, Tone, serving, until
+from tests.calls.test_join import joining
 from tests.conftest import plain_frame
 
 

@@ -13,8 +13,7 @@ from receiver.calls.server import Server
 from receiver.media.encoding import Encoding
 from receiver.sending.tracks import EncodedTrack, VideoPacket, portrait_source
 from receiver.transport.aiortc_hooks import h264_codecs
-from tests.calls.peer import Peer, serving
-from tests.calls.test_join import until
+from tests.calls.peer import Peer, serving, until
 from tests.calls.test_send import sending
 from tests.enhance.test_faults import raising, told
 

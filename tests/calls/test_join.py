@@ -31,7 +31,7 @@ from receiver.signalling.janus import Janus
 from receiver.signalling.links import ice_servers
 from receiver.signalling.sessions import open_session
 from receiver.transport.aiortc_hooks import h264_codecs
-from tests.calls.peer import HERE, Peer, Tone, serving
+from tests.calls.peer import HERE, Peer, Tone, serving, until
 
 PEERS = Path(__file__).parent / "peers"
 
@@ -50,12 +50,6 @@ async def joining(url: str, generator, **options) -> AsyncIterator[tuple[Joined,
     finally:
         joined.stop()
         await asyncio.wait_for(running, 5)
-
-
-async def until(condition, seconds: float = 15.0) -> None:
-    async with asyncio.timeout(seconds):
-        while not condition():
-            await asyncio.sleep(0.02)
 
 
 async def test_joining_over_whep_records_picture_and_sound(generator, http, tmp_path):

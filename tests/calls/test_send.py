@@ -30,8 +30,8 @@ from receiver.signalling.client import SessionError
 from receiver.signalling.offers import answer
 from receiver.signalling.sessions import open_publishing
 from receiver.transport.aiortc_hooks import receive_h264
-from tests.calls.peer import HERE, serving
-from tests.calls.test_join import answering, until
+from tests.calls.peer import HERE, serving, until
+from tests.calls.test_join import answering
 from tests.commands.test_cli import assert_one_sentence, run
 from tests.conftest import plain_frame, write_clip
 

@@ -19,7 +19,7 @@ from receiver.signalling.offers import (
 )
 from receiver.signalling.sdp import spelled
 from receiver.transport.aiortc_hooks import prepare_aiortc
-from tests.calls.test_hostile_offers import SESSION, VIDEO, channels, filled, hostile, section
+from tests.calls.offers.making import SESSION, VIDEO, channels, filled, hostile, section
 
 
 def reduced(*more: str, lines: list[str] = VIDEO) -> list[str]:

@@ -15,21 +15,18 @@ from receiver.sending.publishing import Sending, send
 from receiver.sending.tracks import clip_source
 from receiver.signalling.client import Client, SessionError
 from receiver.signalling.sessions import open_publishing, open_session
-from tests.calls.peer import SDP, Peer, serving
-from tests.calls.test_access import bearer
-from tests.calls.test_hostile_offers import VIDEO, filled, section
-from tests.calls.test_hostile_servers import (
+from tests.calls.offers.making import VIDEO, filled, section
+from tests.calls.peer import SDP, Peer, bearer, serving, until
+from tests.calls.servers.endpoints import (
     SECONDS,
     answerer,
     fake_janus,
     joined,
-    nothing_is_left_in_the_loop,  # noqa: F401
     origin,
     refused,
     replaced,
     without,
 )
-from tests.calls.test_join import until
 
 
 def other_case(sdp: str) -> str:

@@ -12,7 +12,7 @@ from receiver.sending.tracks import EncodedTrack, portrait_source
 from receiver.transport.aiortc_hooks import h264_codecs
 from tests.calls.peer import Peer
 
-EXAMPLE = Path(__file__).parents[2] / "examples" / "restored_echo.py"
+EXAMPLE = Path(__file__).parents[3] / "examples" / "restored_echo.py"
 
 
 async def test_the_echo_comes_back(http):

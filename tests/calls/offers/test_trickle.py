@@ -11,9 +11,7 @@ from aiortc.sdp import SessionDescription
 from receiver.calls.server import MAX_BODY
 from receiver.signalling.offers import MAX_CANDIDATES, MAX_LINES
 from receiver.signalling.trickle import SDPFRAG
-from tests.calls.peer import SDP, Peer, serving
-from tests.calls.test_access import bearer
-from tests.calls.test_hostile_offers import (
+from tests.calls.offers.making import (
     STALL,
     VIDEO,
     StallWatch,
@@ -23,8 +21,8 @@ from tests.calls.test_hostile_offers import (
     packets,
     section,
 )
-from tests.calls.test_hostile_servers import without
-from tests.calls.test_join import until
+from tests.calls.peer import SDP, Peer, bearer, serving, until
+from tests.calls.servers.endpoints import without
 
 UFRAG = ("a=ice-ufrag:abcd", "a=ice-pwd:abcdefghijklmnopqrstuv")
 """Of the offers that `filled(VIDEO, …)` makes."""
