@@ -11,7 +11,7 @@ from keyframes.admission import BETTER
 from keyframes.requests import TIME_OUT
 from receiver.enhance.enhancer import Enhancer
 from receiver.enhance.faces.observations import region_of
-from receiver.media.frame import DecodedFrame
+from receiver.enhance.stage import EnhancedFrame
 from receiver.media.planes import WHOLE
 from receiver.stills.protocol import LABEL, Still, StillReceiver
 from receiver.transport.aiortc_hooks import request_keyframe
@@ -69,9 +69,9 @@ class Requester:
         self._enhancer = enhancer
         self._policy = RequestPolicy(budget or Budget())
         self._receiver: RTCRtpReceiver | None = None
-        self._keyframe_wanted: ReferenceNeed | None = (
-            None  # what the face lacked when it was asked for
-        )
+        # What the face lacked at the request; the same and the key frame's size, until judged.
+        self._keyframe_wanted: ReferenceNeed | None = None
+        self._keyframe_unjudged: tuple[ReferenceNeed, int] | None = None
         self._keyframe_asked = 0.0
         self._judged = self._stills_judged()
         self._repaired = 0.0
@@ -95,15 +95,15 @@ class Requester:
         self.stills = StillReceiver(channel, on_still, lambda _, size: self._failed(size))
         return True
 
-    def consider(self, frame: DecodedFrame) -> None:
-        """To be called once for every frame, after its enhancement."""
-        now = time.perf_counter()
+    def consider(self, enhanced: EnhancedFrame) -> None:
+        """Sends what requests the policy grants; to be called once for every frame that leaves."""
+        now, frame = time.perf_counter(), enhanced.received
         self._pace.see(now, frame.size_bytes)
         if frame.damaged and now >= self._repaired + REPAIR_EVERY:
             self._repaired = now
             self._ask_keyframe()
-        need = self._enhancer.need
-        self._look_at_keyframe(frame, need, now)
+        need = enhanced.reference_need
+        self._look_at_keyframe(enhanced, now)
         self._look_at_stills(now)
         kinds: list[RequestKind] = []
         if self.stills is not None and self.stills.ready:
@@ -115,8 +115,9 @@ class Requester:
             return
         if request.kind == "pli":
             self._keyframe_wanted, self._keyframe_asked = need, now
+            self._keyframe_unjudged = None
             self._ask_keyframe()
-        elif not self._ask_still(frame, request.max_bytes):
+        elif not self._ask_still(enhanced, request.max_bytes):
             self._failed(0)
 
     def close(self) -> None:
@@ -137,21 +138,26 @@ class Requester:
         admitted = self._enhancer.stats.admitted
         return admitted["still"], admitted["nobody's"] + admitted["worse"]
 
-    def _look_at_keyframe(
-        self, frame: DecodedFrame, need: ReferenceNeed | None, now: float
-    ) -> None:
-        """Tells the policy what a key frame that was asked for has cost, and whether it helped.
+    def _look_at_keyframe(self, enhanced: EnhancedFrame, now: float) -> None:
+        """Reports to the policy what a requested key frame cost, and whether it helped.
 
-        Real-time encoders make key frames worse than the pictures around them: asking such a
-        sender again would only cost its stream quality.
+        Real-time encoders make key frames worse than the frames around them: asking such a sender
+        again would only cost its stream quality. A key frame that the stages did not run on is
+        judged by the first frame after it that they did run on.
         """
-        if not frame.is_keyframe:
+        frame, need = enhanced.received, enhanced.reference_need
+        in_time = now < self._keyframe_asked + TIME_OUT  # later the policy has charged it already
+        if frame.is_keyframe:
+            self._policy.saw_keyframe(frame.size_bytes or 0)
+            wanted, self._keyframe_wanted = self._keyframe_wanted, None
+            if wanted is not None and in_time:
+                self._keyframe_unjudged = wanted, frame.size_bytes or 0
+        if not in_time:
+            self._keyframe_unjudged = None
+        if self._keyframe_unjudged is None or not enhanced.was_processed:
             return
-        size = frame.size_bytes or 0
-        self._policy.saw_keyframe(size)
-        wanted, self._keyframe_wanted = self._keyframe_wanted, None
-        if wanted is None or now >= self._keyframe_asked + TIME_OUT:
-            return  # nobody asked for it, or so long ago that the policy has charged it already
+        wanted, size = self._keyframe_unjudged
+        self._keyframe_unjudged = None
         known = need is not None and need.qp is not None and wanted.qp is not None
         if known and need.qp <= wanted.qp - BETTER:  # type: ignore[union-attr,operator]
             self._policy.arrived(now, size)
@@ -163,9 +169,9 @@ class Requester:
             self.keyframes_requested += 1
             self._tasks.start(request_keyframe(self._receiver))
 
-    def _ask_still(self, frame: DecodedFrame, max_bytes: int) -> bool:
-        faces = self._enhancer.faces
-        region = region_of(faces[0], frame.video.width, frame.video.height) if faces else WHOLE
+    def _ask_still(self, enhanced: EnhancedFrame, max_bytes: int) -> bool:
+        faces, video = enhanced.faces, enhanced.received.video
+        region = region_of(faces[0], video.width, video.height) if faces else WHOLE
         receiver = self._receiver
         was_full = isinstance(receiver, SteadyReceiver) and receiver.link_was_full
         kbps = self._pace.kbps(link_was_full=was_full)

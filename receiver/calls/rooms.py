@@ -18,7 +18,7 @@ from receiver.calls.sound import DelayedAudioTrack
 from receiver.calls.track import EnhancedVideoTrack, arrival_time
 from receiver.calls.viewers import VIEWS, SharedEncoder, View, ViewerTrack
 from receiver.enhance.enhancer import Enhancer
-from receiver.media.frame import DecodedFrame
+from receiver.enhance.stage import EnhancedFrame
 from receiver.signalling.connections import GONE, packets_received, read_to_the_end, receiver_of
 from receiver.signalling.negotiation import ClosableConnection
 from receiver.signalling.offers import OfferError, answer
@@ -232,8 +232,8 @@ class Room:
     def delay(self) -> float:
         """Seconds for the sound to wait, so that it is never far from any picture."""
         watched = any(encoder.watched for encoder in self._encoders.values())
-        stage = "picture delay" if watched else "added latency"
-        return min(0.2, self.stats.middle_seconds(stage))
+        delay = self.stats.picture_delay if watched else self.stats.added_latency
+        return min(0.2, delay.middle())
 
     async def _listen(self, publisher: RTCPeerConnection) -> None:
         """Ends the room once its publisher has been silent for long."""
@@ -285,11 +285,12 @@ class Room:
                 track.stop()
         self._sound = self._enhanced = None
 
-    def _spread(self, frame: DecodedFrame, output: av.VideoFrame) -> None:
+    def _spread(self, enhanced: EnhancedFrame) -> None:
+        frame, output = enhanced.received, enhanced.video
         self.qp = frame.qp
         faults = self.stats.faults
         with faults.guard("requests"):
-            self.requester.consider(frame)
+            self.requester.consider(enhanced)
         for take in self.outputs:
             with faults.guard("output", take):
                 take(output)

@@ -34,7 +34,7 @@ class DelayedAudioTrack(MediaStreamTrack):
         await asyncio.sleep(max(0.0, arrived + self._delay() - time.perf_counter()))
         late = time.perf_counter() - arrived
         self._stats.add("sound delay", late)
-        self._stats.add("skew", abs(late - self._stats.last_seconds("picture delay")))
+        self._stats.add("skew", abs(late - self._stats.picture_delay.last()))
         return frame
 
     def stop(self) -> None:

@@ -11,7 +11,10 @@ import av
 from aiortc.mediastreams import MediaStreamError, MediaStreamTrack
 
 from receiver.enhance.enhancer import Enhancer
+from receiver.enhance.pipeline import MISSED_AT_MOST
+from receiver.enhance.stage import EnhancedFrame
 from receiver.media.frame import Arrival, DecodedFrame
+from receiver.media.sound import PcmWindow, SoundHistory
 from receiver.worker import Worker
 
 DEADLINE = 0.033
@@ -56,10 +59,9 @@ class NewestSlot(Generic[Item]):
         self._closed = False
         self._changed = asyncio.Event()
 
-    def put(self, frame: Item) -> bool:
-        """Puts the newest frame in; returns whether it replaced one that nobody took."""
-        replaced = self._frame is not None
-        self._frame = frame
+    def put(self, frame: Item) -> Item | None:
+        """Puts the newest frame in; returns the one that it replaced, None if that was taken."""
+        replaced, self._frame = self._frame, frame
         self._changed.set()
         return replaced
 
@@ -98,7 +100,8 @@ class EnhancedVideoTrack(MediaStreamTrack):
         enhancer: Enhancer,
         *,
         deadline: float = DEADLINE,
-        on_frame: Callable[[DecodedFrame, av.VideoFrame], None] | None = None,
+        on_frame: Callable[[EnhancedFrame], None] | None = None,
+        sound: SoundHistory | None = None,
     ) -> None:
         """To be made inside a running event loop.
 
@@ -106,19 +109,22 @@ class EnhancedVideoTrack(MediaStreamTrack):
             source: any aiortc video track.
             enhancer: used by this track alone from now on.
             deadline: seconds after a frame's arrival within which it has to leave.
-            on_frame: is given every frame that leaves, as received and as it leaves, in the event
-                loop; must be quick. What it raises is noted in `stats.faults`.
+            on_frame: is called in the event loop with every frame that leaves; must be quick. An
+                exception is counted in `stats.faults`.
+            sound: the call's sound, for stages that listen.
         """
         super().__init__()
         self.stats = enhancer.stats
         self._source, self._enhancer = source, enhancer
         self._deadline, self._on_frame = deadline, on_frame
+        self._sound = sound
         self._slot: NewestSlot[av.VideoFrame] = NewestSlot()
+        self._missed: deque[av.VideoFrame] = deque(maxlen=MISSED_AT_MOST + 1)
         self._waits_most = max(WAITS_MOST, deadline)
         self._abandoned: list[Worker] = []  # whose work hung when last seen
         self._given_up = False  # for good
         self._has_run = False  # since it was begun
-        self._under_way: asyncio.Future[av.VideoFrame] | None = None
+        self._under_way: asyncio.Future[EnhancedFrame] | None = None
         self._begin_workers()
         self._drain = asyncio.ensure_future(self._drain_source())
         self._took: deque[float] = deque(maxlen=ATTEMPTS)
@@ -135,20 +141,19 @@ class EnhancedVideoTrack(MediaStreamTrack):
             self.stop()
             raise MediaStreamError
         arrived = arrival_time(video)
-        frame = DecodedFrame(video, bool(video.key_frame), qp=None)
-        with self.stats.faults.guard("reading"):
-            frame = DecodedFrame.from_video(video)
-        output = await self._enhance_in_time(frame, arrived)
+        enhanced = await self._enhance_in_time(self._read(video), arrived)
         asyncio.get_running_loop().call_soon(self._between_frames)  # when this one has left
+        if not enhanced.was_processed:
+            self._missed.append(video)
         counts = self.stats.frames
-        counts.enhanced += output is not video
-        counts.passed += output is video
-        self.stats.add("added latency", time.perf_counter() - arrived)
-        self.stats.left(output is not video)
+        counts.enhanced += enhanced.is_restored
+        counts.passed += not enhanced.is_restored
+        self.stats.added_latency.add(time.perf_counter() - arrived)
+        self.stats.left(enhanced.is_restored)
         if self._on_frame is not None:
             with self.stats.faults.guard("output"):
-                self._on_frame(frame, output)
-        return output
+                self._on_frame(enhanced)
+        return enhanced.video
 
     def stop(self) -> None:
         """Ends the track and the source with it; the worker's thread ends on its own."""
@@ -171,28 +176,38 @@ class EnhancedVideoTrack(MediaStreamTrack):
                 if frame.opaque is None:
                     frame.opaque = Arrival(time.perf_counter(), damaged=False)
                 self.stats.frames.received += 1
-                self.stats.frames.dropped += self._slot.put(frame)
+                dropped = self._slot.put(frame)
+                if dropped is not None:
+                    self.stats.frames.dropped += 1
+                    self._missed.append(dropped)
         except MediaStreamError:
             pass
         finally:
             self._slot.close()
 
-    async def _enhance_in_time(self, frame: DecodedFrame, arrived: float) -> av.VideoFrame:
+    def _read(self, video: av.VideoFrame) -> DecodedFrame:
+        """Returns the frame with what its decoder exported, or without if that cannot be read."""
+        with self.stats.faults.guard("reading"):
+            return DecodedFrame.from_video(video)
+        return DecodedFrame(video, bool(video.key_frame), qp=None)
+
+    async def _enhance_in_time(self, frame: DecodedFrame, arrived: float) -> EnhancedFrame:
         if not self._is_ready():
-            return frame.video
+            is_hanging = self._under_way is not None
+            return EnhancedFrame.passed(frame, "passed: late" if is_hanging else "passed: failed")
         began = time.perf_counter()
         if began + self._expected() > arrived + self._deadline:
             self._skip()
-            return frame.video
-        output = await self._enhanced_or_untouched(frame)
+            return EnhancedFrame.passed(frame, "passed: late")
+        enhanced = await self._enhanced_or_passed(frame, arrived)
         if self._failures >= FAILURES:
             self._recovery = asyncio.ensure_future(self._recover())
         now = time.perf_counter()
-        if output is not frame.video:
+        if enhanced.is_restored:
             self._took.append(now - began)
         if now <= arrived + self._deadline:
             self._retry_after = RETRY_AFTER[0]
-        return output
+        return enhanced
 
     def _is_ready(self) -> bool:
         """Whether the enhancer can take a frame; one that hangs is left to itself here."""
@@ -208,15 +223,20 @@ class EnhancedVideoTrack(MediaStreamTrack):
     def _hangs_after(self) -> float:
         return max(self._waits_most, HANGS_AFTER[0 if self._has_run else 1])
 
-    async def _enhanced_or_untouched(self, frame: DecodedFrame) -> av.VideoFrame:
-        """What becomes of a frame within `_waits_most`: what is ready later comes too late."""
+    async def _enhanced_or_passed(self, frame: DecodedFrame, arrived: float) -> EnhancedFrame:
+        """Returns the result of the stages, or the frame unchanged after `_waits_most`."""
         self._between_frames()
-        work = self._under_way = self._in_worker(partial(self._enhance, self._worker, frame))
+        missed = list(self._missed)
+        self._missed.clear()
+        sound = self._sound.window(arrived) if self._sound is not None else None
+        work = self._under_way = self._in_worker(
+            partial(self._enhance, self._worker, frame, missed, sound)
+        )
         await asyncio.wait((work,), timeout=self._waits_most)
         if not work.done():
             self.stats.frames.skipped += 1
             self._took.append(self._waits_most)
-            return frame.video
+            return EnhancedFrame.passed(frame, "passed: late")
         self._under_way, self._has_run = None, True
         return work.result()
 
@@ -241,19 +261,25 @@ class EnhancedVideoTrack(MediaStreamTrack):
     def _in_worker(self, work: Callable[[], Result]) -> asyncio.Future[Result]:
         return asyncio.get_running_loop().run_in_executor(self._worker, work)
 
-    def _enhance(self, worker: Worker, frame: DecodedFrame) -> av.VideoFrame:
-        """In `worker`, which may have been abandoned by the time that this ends."""
+    def _enhance(
+        self,
+        worker: Worker,
+        frame: DecodedFrame,
+        missed: list[av.VideoFrame],
+        sound: PcmWindow | None,
+    ) -> EnhancedFrame:
+        """Runs in `worker`, which may have been abandoned by the time that this ends."""
         try:
-            output = self._enhancer.enhance(frame)
+            enhanced = self._enhancer.process(frame, list(map(self._read, missed)), sound)
         except Exception as error:
             if worker is self._worker:
                 self._failed(error)
-            return frame.video
+            return EnhancedFrame.passed(frame, "passed: failed")
         if worker is self._worker:
             self._failures = 0
             if self.stats.faults.worked("restoring"):
                 self._recover_after = 0.0
-        return output
+        return enhanced
 
     def _failed(self, error: Exception) -> None:
         self._failures += 1

@@ -11,6 +11,7 @@ import av
 from av.video.frame import PictureType
 
 from receiver.enhance.enhancer import Enhancer
+from receiver.enhance.stage import EnhancedFrame
 from receiver.errors import InputError
 from receiver.media.display import Display
 from receiver.media.files.copying import Copy, VideoPlan, first_of_each
@@ -345,12 +346,13 @@ class _Restoring:
         view = display.shown(stored)
         if view is not frame:
             seen = replace(seen, video=view, stored=(frame, partial(_box, display, frame)))
-        output = self._enhancer.enhance(seen)
+        enhanced = self._enhancer.process(seen)
         counts = self._enhancer.stats.frames
         counts.received += 1
-        counts.enhanced += output is not view
-        counts.passed += output is view
-        if output is not view:
+        counts.enhanced += enhanced.is_restored
+        counts.passed += not enhanced.is_restored
+        if enhanced.is_restored:
+            output = self._at_size_of(view, enhanced)
             if self._split:
                 output = left_half_of(view, output)
             if view is frame and not (frame.interlaced_frame or kinds(frame)):
@@ -361,6 +363,13 @@ class _Restoring:
                 display.put_back(stored, view, output)
         self._progress(counts.received)
         return stored
+
+    def _at_size_of(self, view: av.VideoFrame, enhanced: EnhancedFrame) -> av.VideoFrame:
+        """Returns the enhanced frame in the input's size, which the file has."""
+        if enhanced.scale == 1.0:
+            return enhanced.video
+        self._note("enlarged frames are written in the input's size")
+        return fitted(enhanced.video, view.width, view.height)
 
 
 def _colours(frame: av.VideoFrame) -> tuple[Any, ...]:

@@ -3,16 +3,14 @@
 import asyncio
 import logging
 from collections.abc import Coroutine, Iterable
-from dataclasses import dataclass
-from statistics import median
 from threading import Lock
 from typing import Any, Literal, TypeAlias, TypeVar
 from weakref import WeakSet
 
 from receiver.enhance.capacity import FRAME_S, Measured, generator_seconds
-from receiver.enhance.enhancer import STAGES, Enhancer
+from receiver.enhance.enhancer import Enhancer
 from receiver.enhance.faces.generator import MODELS, Generator, Model
-from receiver.enhance.faces.tracking import MAX_FACES, DetectionRate
+from receiver.enhance.faces.levels import BALANCED, LEVELS, Level
 
 logger = logging.getLogger(__name__)
 
@@ -20,33 +18,6 @@ Result = TypeVar("Result")
 Choice: TypeAlias = Literal["auto", "best", "fast"]
 """The most that there is time for; the best and the cheapest level, whatever they cost."""
 
-
-@dataclass(frozen=True)
-class Level:
-    """How much is done for a frame.
-
-    Attributes:
-        name: of the level.
-        floats: whether the generator runs in floating point rather than in 8-bit integers.
-        detection: how often faces are searched for and checked.
-        faces: that are restored in a frame at most, the nearest ones: rather these always than all
-            now and then.
-    """
-
-    name: str
-    floats: bool
-    detection: DetectionRate
-    faces: int = MAX_FACES
-
-
-BALANCED = Level("balanced", False, DetectionRate())
-LEVELS = (
-    Level("sparing", False, DetectionRate(search_every=90, check_every=25), faces=2),
-    BALANCED,
-    Level("best", True, DetectionRate(search_every=15, check_every=5)),
-)
-"""From the cheapest to the best. A GPU runs them all in floating point, and a file given by its
-path as it is: then the detection alone tells them apart."""
 
 ROOM = 0.6
 """Of the budget that a better level may take: it has to stay below it when the machine is busy."""
@@ -70,6 +41,7 @@ class Ladder:
 
     Attributes:
         level: the index of the present one; 0 is the cheapest.
+        costs: seconds for a frame by level; their ratios count.
     """
 
     def __init__(self, costs: Iterable[float], level: int) -> None:
@@ -80,7 +52,7 @@ class Ladder:
             level: where it begins.
         """
         self.level = level
-        self._costs = tuple(costs)
+        self.costs = tuple(costs)
         self._climbed = False  # by the last change
         self._calm_looks = 0
         self._patience = CALM
@@ -115,9 +87,9 @@ class Ladder:
         self._go_to(level)
 
     def _fits_above(self, seconds: float) -> bool:
-        if seconds <= 0.0 or self.level + 1 >= len(self._costs):
+        if seconds <= 0.0 or self.level + 1 >= len(self.costs):
             return False
-        above = seconds * self._costs[self.level + 1] / max(self._costs[self.level], 1e-6)
+        above = seconds * self.costs[self.level + 1] / max(self.costs[self.level], 1e-6)
         return above <= ROOM * FRAME_S
 
     def _go_to(self, level: int) -> None:
@@ -164,6 +136,7 @@ class Quality:
             first = best_that_fits(costs)
         else:
             first = 0 if choice == "fast" else len(LEVELS) - 1
+        self._face_costs = costs
         self._ladder = Ladder(costs, first)
         self._level = BALANCED
         self._apply(LEVELS[first])
@@ -182,6 +155,8 @@ class Quality:
         with self._joining:
             _set(enhancer, self._level)
             self._enhancers.add(enhancer)
+            others = _costs_of_other_stages(enhancer)
+            self._ladder.costs = tuple(map(sum, zip(self._face_costs, others, strict=True)))
         return enhancer
 
     async def beside(self, call: Coroutine[Any, Any, Result]) -> Result:
@@ -225,7 +200,9 @@ class Quality:
         self._last = skipped, received
         if not more[1]:
             return 0.0, 0.0
-        return min(1.0, more[0] / more[1]), max(map(seconds_a_frame, enhancers))
+        return min(1.0, more[0] / more[1]), max(
+            one.stats.enhancement.median(TIMINGS) for one in enhancers
+        )
 
     def _apply(self, level: Level) -> None:
         if self._has_both and self.generator.device == "cpu":
@@ -252,10 +229,15 @@ class Quality:
 
 def _set(enhancer: Enhancer, level: Level) -> None:
     enhancer.set_detection(level.detection)
-    enhancer.most_faces = level.faces
+    for stage in enhancer.stages:
+        stage.set_level(LEVELS.index(level))
 
 
-def seconds_a_frame(enhancer: Enhancer) -> float:
-    """What a frame's enhancement takes now: the sum of its stages' medians; 0 where none ran."""
-    stages = (enhancer.stats.seconds(name)[-TIMINGS:] for name in STAGES)
-    return sum(median(seconds) for seconds in stages if seconds)
+def _costs_of_other_stages(enhancer: Enhancer) -> list[float]:
+    """Returns the measured seconds a frame of all stages but the face stage, by level."""
+    costs = [0.0] * len(LEVELS)
+    for stage in enhancer.stages:
+        known = [level.seconds or 0.0 for level in stage.levels]
+        for rank in range(len(LEVELS)) if known else ():
+            costs[rank] += known[min(rank, len(known) - 1)]
+    return costs

@@ -271,3 +271,16 @@ def _mix(
     cv2.addWeighted(*first, *second, offset, dst=out, dtype=cv2.CV_32F)
     for channel, weight in others:
         cv2.addWeighted(out, 1.0, channel, weight, 0.0, dst=out, dtype=cv2.CV_32F)
+
+
+def scaled(crop_from_frame: Affine, scale: float) -> Affine:
+    """Returns the same crop's map from a frame that is `scale` times as large.
+
+    Pixel centres lie at whole numbers, so the corners of both frames coincide at -0.5.
+    """
+    if scale == 1.0:
+        return crop_from_frame
+    # A point at q in the larger frame is at (q + 0.5) / scale - 0.5 in the smaller one.
+    larger = _from_corner(crop_from_frame, 0.5 / scale - 0.5, 0.5 / scale - 0.5)
+    larger[:, :2] /= scale
+    return larger
