@@ -18,22 +18,22 @@ from receiver.errors import InputError
 
 @dataclass(frozen=True)
 class ServeConfig:
-    """How the server is reached.
+    """Options of the server.
 
     Attributes:
-        host, port: to listen on. Without a token only loopback addresses are allowed.
-        tokens: Bearer tokens, one of which every request has to carry but those for the page's
-            own files and the health check.
-        tls_cert, tls_key: PEM files; browsers give a camera to HTTPS or localhost pages alone.
+        host, port: address to listen on. Without a token it must be a loopback address.
+        tokens: Bearer tokens. Every request must carry one, except requests for the page's own
+            files and for the health check.
+        tls_cert, tls_key: PEM files. Browsers allow camera access only on HTTPS or localhost pages.
         cors: whether pages of other origins may use the server.
-        rooms: publishers at once.
-        is_measured: whether that many is what this machine was measured to carry, rather than what
-            somebody chose: a refused publisher is told.
-        viewers: viewers a room.
-        connect_seconds: in which a publisher or viewer must connect after its offer.
-        ice: STUN and TURN servers; none by default, so nothing outside is asked.
-        stock_transport: receive by aiortc's own transport, to compare with.
-        limits: of HTTP clients.
+        rooms: most publishers at once.
+        is_measured: whether `rooms` is the measured capacity of this machine rather than somebody's
+            choice; the answer to a refused publisher says which.
+        viewers: most viewers of a room.
+        connect_seconds: time from an offer within which its peer must connect.
+        ice: STUN and TURN servers; none by default, so that no other machine is contacted.
+        stock_transport: whether to receive with aiortc's own transport, for comparison.
+        limits: limits of HTTP clients.
     """
 
     host: str = "127.0.0.1"
@@ -51,11 +51,11 @@ class ServeConfig:
     limits: Limits = field(default_factory=Limits)
 
     def __post_init__(self) -> None:
-        """Raises InputError for an address that would be open to strangers, or half a TLS pair."""
+        """Raises InputError for an open address without a token, or half a pair of TLS files."""
         if not is_loopback(self.host):
             if not self.tokens:
                 raise InputError(
-                    f"{self.host} can be reached from outside: give --token, or leave "
+                    f"{self.host} can be reached from outside: give --token, or use "
                     "--host 127.0.0.1"
                 )
             shortest = min(token.length for token in self.tokens)
@@ -69,12 +69,12 @@ class ServeConfig:
 
     @property
     def url(self) -> str:
-        """Where the page is."""
+        """The address of the page."""
         host = f"[{self.host}]" if ":" in self.host else self.host
         return f"{'https' if self.tls_cert else 'http'}://{host}:{self.port}/"
 
     def ssl_context(self) -> ssl.SSLContext | None:
-        """The TLS side, None without. Raises InputError for files that are no PEM pair."""
+        """Returns the TLS context, None without TLS. Raises InputError for invalid PEM files."""
         if self.tls_cert is None:
             return None
         context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
@@ -82,12 +82,13 @@ class ServeConfig:
             context.load_cert_chain(self.tls_cert, self.tls_key)
         except (OSError, ssl.SSLError) as error:
             raise InputError(
-                f"{self.tls_cert} and {self.tls_key} are no certificate and its key: {error}"
+                f"{self.tls_cert} and {self.tls_key} are not a certificate and its key: {error}"
             ) from error
         return context
 
 
 def is_loopback(host: str) -> bool:
+    """Returns whether a host is `localhost` or a loopback address."""
     with contextlib.suppress(ValueError):
         return ipaddress.ip_address(host).is_loopback
     return host == "localhost"

@@ -13,7 +13,7 @@ MAX_NAME = 256
 
 
 END = "{end:/?}"
-"""Of the path of an endpoint or a session: with a slash at its end it is the same."""
+"""End of the path of an endpoint or a session: a trailing slash makes no difference."""
 
 
 HEADERS = {
@@ -24,7 +24,7 @@ HEADERS = {
     "Referrer-Policy": "no-referrer",
     "Cache-Control": "no-store",
 }
-"""Headers of every response; the page's files may be stored, but have to be asked for again."""
+"""Headers of every response. The page's files may be cached, but must be revalidated."""
 
 
 Handler: TypeAlias = Callable[[web.Request], Awaitable[web.StreamResponse]]
@@ -38,35 +38,38 @@ def check_encoding(request: web.Request) -> None:
 
 
 def check_name(request: web.Request) -> None:
-    """Raises HTTP 400 for a room whose name no URL can have, or a long one.
+    """Raises HTTP 400 for a room name that is too long or that no URL can have.
 
-    Clients take `.` and `..`, escaped or not, out of a path (RFC 3986, section 5.2.4): the URL of
-    such a room's session would be another one's.
+    Clients remove `.` and `..`, escaped or not, from a path (RFC 3986, section 5.2.4): the URL of
+    such a room's session would be the URL of another one.
     """
     name = request.match_info.get("name", "")
     if name in (".", ".."):
         raise web.HTTPBadRequest(text=f"a room cannot be called {name!r}: use another name")
     if len(name) > MAX_NAME:
-        sentence = f"a room's name has {MAX_NAME} characters at most: use a shorter one"
+        sentence = f"a room's name has at most {MAX_NAME} characters: use a shorter one"
         raise web.HTTPBadRequest(text=sentence)
 
 
 async def sdp_body(request: web.Request) -> bytes:
-    """Raises HTTP 415 for another content type, 413 for too large a body."""
+    """Returns the request's body. Raises HTTP 415 for another content type, 413 if too large."""
     if request.content_type != "application/sdp":
         raise web.HTTPUnsupportedMediaType(text="send the offer as Content-Type: application/sdp")
     return await request.read()
 
 
 def created(protocol: str, name: str, session: str, sdp: str) -> web.Response:
-    """RFC 9725, section 4.2. A session has one ICE session all its life, so it names both."""
+    """Builds the answer to an offer (RFC 9725, section 4.2).
+
+    A session has the same ICE session all its life, so that `session` is also the ETag.
+    """
     location = f"/{protocol}/{quote(name, safe='')}/{session}"
     headers = {"Location": location, "ETag": f'"{session}"'}
     return web.Response(status=201, text=sdp, content_type="application/sdp", headers=headers)
 
 
 def options(request: web.Request) -> web.Response:
-    """What an address takes (RFC 9110, section 9.3.7); it is the same for every room."""
+    """Builds the answer to OPTIONS (RFC 9110, section 9.3.7); it is the same for every room."""
     headers = {"Accept-Post": "application/sdp"}
     why_not = request.match_info.http_exception
     if isinstance(why_not, web.HTTPMethodNotAllowed):
@@ -77,15 +80,18 @@ def options(request: web.Request) -> web.Response:
 
 
 def allow(methods: Iterable[str]) -> str:
-    """The value of Allow: OPTIONS is answered everywhere."""
+    """Returns the value of an Allow header; OPTIONS is allowed everywhere."""
     return ", ".join(sorted({*methods, "OPTIONS"}))
 
 
 def refusal(status: int, sentence: str, headers: Mapping[str, str] | None = None) -> web.Response:
+    """Builds a response whose body is one sentence."""
     return web.Response(status=status, text=sentence + "\n", headers=headers)
 
 
 def static(text: str, kind: str) -> Handler:
+    """Returns a handler that always answers with `text`, whose media type is `kind`."""
+
     async def handler(request: web.Request) -> web.Response:
         return web.Response(text=text, content_type=kind, headers={"Cache-Control": "no-cache"})
 

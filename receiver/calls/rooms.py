@@ -1,4 +1,4 @@
-"""A published call and everybody who watches it: one enhancement, one encoding, many viewers."""
+"""A published call and its viewers: enhanced once, encoded once, sent to many."""
 
 import asyncio
 import contextlib
@@ -29,19 +29,19 @@ from receiver.transport.receiving import SteadyReceiver
 from receiver.waiting import BackgroundTasks
 
 Side: TypeAlias = Literal["publisher", "viewer"]
-"""What a session's peer does in a room."""
+"""The role of a session's peer in a room."""
 
 
 CONNECT_SECONDS = 20.0
-"""Seconds in which a session must connect (ICE and DTLS); later it is closed, and counted. RFC 8863
-(section 4) waits 39.5 s for checks of the peer, a browser sends its first within one."""
+"""Seconds within which a session must connect (ICE and DTLS), or it is closed and counted. RFC 8863
+(section 4) waits 39.5 s for checks of the peer; a browser sends its first within one second."""
 SILENT_AFTER = 15.0
-"""Seconds without a packet after which a publisher is taken to be gone, and its name is free again.
-One that shows nothing still sends RTCP. ICE notices it too, but not before half a minute (RFC 7675:
-aioice asks every 4 to 6 s, and six times)."""
+"""Seconds without a packet after which a publisher counts as gone and its room ends. One that sends
+no video still sends RTCP. ICE notices it too, but only after half a minute (RFC 7675: aioice sends
+six consent checks, one every 4 to 6 s)."""
 LOOKS = 15
-"""Steps in which `CONNECT_SECONDS` and `SILENT_AFTER` are waited for: a clock would take a computer
-that stood still for a silent publisher."""
+"""Steps into which the waits of `CONNECT_SECONDS` and `SILENT_AFTER` are divided: one long wait
+would end as soon as a suspended computer resumes, and every publisher would count as silent."""
 
 logger = logging.getLogger(__name__)
 
@@ -50,16 +50,16 @@ class Room:
     """One published stream, its enhancer and its viewers.
 
     Attributes:
-        name: the one in the URL.
-        stats: of its enhancement.
-        publisher_id: names the publishing session in its URL.
-        qp: mean luma QP of the last picture received, None where unknown.
+        name: name of the room in its URL.
+        stats: counts and timings of its enhancement.
+        publisher_id: id of the publishing session in its URL.
+        qp: mean luma QP of the last received frame; None if unknown.
         closed: set once the room has ended.
-        outputs: are given every picture that leaves, in the event loop; must be quick. What one
-            raises is noted in `stats.faults` and does not concern the others.
-        requester: asks the publisher for references.
-        receiver: of the publisher's video, None before it comes.
-        refused_tracks: of the publisher, beyond the one video and the one audio that are received.
+        outputs: called with every enhanced frame, in the event loop; must return quickly. An error
+            of one is counted in `stats.faults` and does not affect the others.
+        requester: requests references from the publisher.
+        receiver: RTP receiver of the publisher's video; None before its track arrives.
+        refused_tracks: tracks of the publisher that were refused: all but one video and one audio.
         never_connected: sessions that were closed because they did not connect, by role.
     """
 
@@ -72,9 +72,14 @@ class Room:
         stock_transport: bool = False,
         connect_seconds: float = CONNECT_SECONDS,
     ) -> None:
-        """With `stock_transport` the video comes by aiortc's own transport, to compare with.
+        """Create it inside a running event loop.
 
-        A publisher or viewer whose connection takes longer than `connect_seconds` is closed.
+        Args:
+            name: name of the room.
+            enhancer: used by this room alone from now on.
+            ice: STUN and TURN servers.
+            stock_transport: whether to receive with aiortc's own transport, for comparison.
+            connect_seconds: time after which a publisher or viewer that did not connect is closed.
         """
         self.name = name
         self.stats = enhancer.stats
@@ -101,11 +106,14 @@ class Room:
 
     @property
     def viewer_count(self) -> int:
-        """How many watch, or are about to."""
+        """Number of viewers, including those whose offer is being answered."""
         return len(self._viewers) + self._answering
 
     async def publish(self, offer: RTCSessionDescription) -> str:
-        """Answers the publisher's offer. Raises OfferError; the room is of no use then."""
+        """Answers the publisher's offer; returns the SDP.
+
+        Raises OfferError: then close the room.
+        """
         connection = self._publisher = ClosableConnection(self._ice)
 
         def on_state() -> None:
@@ -124,11 +132,11 @@ class Room:
         return sdp
 
     def attach(self, track: MediaStreamTrack, connection: RTCPeerConnection) -> None:
-        """Takes the first video that `connection` receives as the one to enhance, the first audio
-        as its sound, and refuses all others.
+        """Enhances the first video track of `connection`, plays its first audio track, and refuses
+        all others.
 
-        To be called from the connection's event "track". The connection is closed when the video
-        ends. Tracks of another connection replace those of the one before.
+        Call it from the connection's event "track". The connection is closed when the video ends.
+        Tracks of another connection replace those of the previous one.
         """
         if connection is not self._source:
             self._stop_tracks()
@@ -151,12 +159,12 @@ class Room:
         self._tasks.start(self._play(self._enhanced, connection))
 
     def sound(self) -> MediaStreamTrack | None:
-        """The sound, in step with the picture, for one more who listens."""
+        """Returns a new track of the sound, in step with the video; None if there is no sound."""
         return self._sound and self._relay.subscribe(self._sound, buffered=False)
 
     async def view(self, offer: RTCSessionDescription, view: View) -> tuple[str, str]:
         """Answers a viewer's offer; returns its session's id and the SDP. Raises OfferError."""
-        self._check_open()  # nothing is awaited from here until `close` can see what is made
+        self._check_open()  # no await from here until `close` can see what is created
         connection = ClosableConnection(self._ice)
         if view not in self._encoders:
             self._encoders[view] = SharedEncoder(VIEWS[view], self.stats)
@@ -212,9 +220,9 @@ class Room:
         return True
 
     async def close(self) -> None:
-        """Ends the publisher, all viewers and everything that works for them.
+        """Ends the publisher, all viewers and all their tasks.
 
-        A step that fails is logged, and does not keep the others from being taken.
+        A step that fails is logged; the others are still taken.
         """
         if self.closed.is_set():
             return
@@ -230,13 +238,13 @@ class Room:
         await _ended([task for task in self._tasks if task is not asyncio.current_task()])
 
     def delay(self) -> float:
-        """Seconds for the sound to wait, so that it is never far from any picture."""
+        """Returns the delay of the sound in seconds, near to the delay of the frames."""
         watched = any(encoder.watched for encoder in self._encoders.values())
         delay = self.stats.picture_delay if watched else self.stats.added_latency
         return min(0.2, delay.middle())
 
     async def _listen(self, publisher: RTCPeerConnection) -> None:
-        """Ends the room once its publisher has been silent for long."""
+        """Ends the room once its publisher has been silent for `SILENT_AFTER`."""
         heard, silent = -1, 0
         while silent < LOOKS:
             with contextlib.suppress(TimeoutError):
@@ -244,7 +252,7 @@ class Room:
                 return
             before, heard = heard, await packets_received(publisher)
             silent = silent + 1 if heard == before else 0
-        sentence = "%s ends: nothing came from its publisher for %g s"
+        sentence = "%s ends: its publisher sent nothing for %g s"
         logger.warning(sentence, printable(self.name), SILENT_AFTER)
         self._tasks.start(self.close())
 
@@ -254,7 +262,7 @@ class Room:
         role: Side,
         end: Callable[[], Coroutine[Any, Any, Any]],
     ) -> None:
-        """Calls `end` unless `connection` is connected, or gone, within `connect_seconds`."""
+        """Calls `end` unless `connection` is established or gone within `connect_seconds`."""
 
         async def give_up() -> None:
             for _ in range(LOOKS):
@@ -273,13 +281,13 @@ class Room:
         connection.on("connectionstatechange", on_state)
 
     async def _play(self, video: EnhancedVideoTrack, connection: RTCPeerConnection) -> None:
-        """Reads a video to its end, and closes the connection that it came from."""
+        """Reads a video to its end, then closes the connection that it came from."""
         await read_to_the_end(video)
         if not self.closed.is_set():
             await connection.close()
 
     def _stop_tracks(self) -> None:
-        """Ends the tracks; aiortc ends none of a peer that never connected."""
+        """Ends the tracks; aiortc itself does not end those of a peer that never connected."""
         for track in (self._sound, self._enhanced):
             if track is not None:
                 track.stop()
@@ -302,7 +310,7 @@ class Room:
 
 
 async def _ended(steps: Sequence[Awaitable[Any]]) -> None:
-    """Waits for all steps of a call's end, and logs what they raise."""
+    """Waits for all steps of a call's end, and logs their errors."""
     for result in await asyncio.gather(*steps, return_exceptions=True):
         if isinstance(result, Exception):
-            logger.error("a part of a call did not end well", exc_info=result)
+            logger.error("a part of a call failed to end", exc_info=result)

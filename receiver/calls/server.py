@@ -1,7 +1,7 @@
-"""The server: WHIP in, WHEP out, one page, figures.
+"""Serves calls over HTTP: publishing (WHIP), watching (WHEP), a page and figures.
 
-WHIP is RFC 9725; WHEP is the IETF draft draft-ietf-wish-whep. Answers carry all candidates of this
-side; clients may trickle theirs.
+WHIP is RFC 9725; WHEP is the IETF draft draft-ietf-wish-whep. Answers contain all candidates of the
+server; clients may trickle theirs.
 """
 
 import asyncio
@@ -57,20 +57,20 @@ from receiver.signalling.offers import OfferError, read_offer
 from receiver.signalling.trickle import SDPFRAG, add_candidates, read_fragment
 
 MAX_BODY = 64 * 1024
-"""Bytes of a request's body; a browser's offer has a tenth of it."""
+"""Bytes of a request's body; a browser's offer is a tenth of that."""
 SMALL_OFFER = 8 * 1024
-"""Bytes of an offer that is read in the event loop, in 4 ms at most."""
+"""Bytes up to which an offer is read in the event loop, in 4 ms at most."""
 RETRY_AFTER = 30
-"""Seconds after which a refused publisher should ask again."""
+"""Seconds after which a refused publisher should try again."""
 
 PAGE = {
     "/": ("index.html", "html"),
     "/page.js": ("page.js", "javascript"),
     "/page.css": ("page.css", "css"),
 }
-"""The page's paths, files and kinds of text; they are given without a token."""
+"""Paths of the page, with file and media subtype; they need no token."""
 HEALTH = "/healthz"
-"""Answers `ok` to everybody, by whatever name it is asked: a container's health check."""
+"""Path of a container's health check: answers `ok` without a token, under any host name."""
 ROLES_OF_PATHS: dict[str, Role] = {
     "/whip/{name}{end}": "publish",
     "/whip/{name}/{session}{end}": "publish",
@@ -79,18 +79,18 @@ ROLES_OF_PATHS: dict[str, Role] = {
     "/stats": "stats",
     "/metrics": "stats",
 }
-"""The role that each path needs, whatever the method."""
+"""Role that a path needs, for all methods."""
 
 
 def _host_of(request: web.Request) -> str:
-    """By which name the server was asked; empty where that is no name."""
+    """Returns the host name that a request was sent to; empty if it is invalid."""
     with contextlib.suppress(ValueError):
         return urlsplit(f"//{request.host}").hostname or ""
     return ""
 
 
 class Server:
-    """The rooms and their HTTP side."""
+    """The rooms and their HTTP endpoints."""
 
     def __init__(
         self,
@@ -98,17 +98,18 @@ class Server:
         make_enhancer: Callable[[], Enhancer],
         quality: Quality | None = None,
     ) -> None:
-        """`make_enhancer` is called once a room. `quality` is that of all of them, for figures."""
+        """Calls `make_enhancer` once a room; `quality` is the level of all of them, for figures."""
         self.config = config
         self._quality = quality
         self.rooms: dict[str, Room] = {}
         self._make_enhancer = make_enhancer
         self._access = Access(config.tokens, Attempts())
         self._reading = asyncio.Lock()  # large offers are read one by one
-        self._ended: dict[Side, int] = {"publisher": 0, "viewer": 0}  # never connected, past rooms
+        # Sessions of past rooms that never connected:
+        self._ended: dict[Side, int] = {"publisher": 0, "viewer": 0}
 
     def app(self) -> web.Application:
-        """The aiohttp application; closing it ends all calls."""
+        """Returns the aiohttp application; closing it ends all calls."""
         app = web.Application(middlewares=[time_requests, self._guard], client_max_size=MAX_BODY)
         for path, (name, kind) in PAGE.items():
             text = (files("receiver") / "page" / name).read_text()
@@ -128,7 +129,7 @@ class Server:
 
     @web.middleware
     async def _guard(self, request: web.Request, handler: Handler) -> web.StreamResponse:
-        """Lets a request through that may be, and answers errors in one sentence."""
+        """Checks requests before they are handled, and answers errors in one sentence."""
         try:
             if request.method == "OPTIONS":
                 return options(request)
@@ -142,7 +143,7 @@ class Server:
         except AccessError as error:
             return refusal(error.status, str(error), error.headers)
         except web.HTTPMethodNotAllowed as error:
-            sentence = f"{error.method} is not for this address: use one of those in Allow"
+            sentence = f"{error.method} is not allowed here: use a method that Allow lists"
             return refusal(405, sentence, {"Allow": allow(error.allowed_methods)})
         except web.HTTPException as error:
             return refusal(error.status, error.text or error.reason)
@@ -150,15 +151,16 @@ class Server:
     def _check(self, request: web.Request) -> None:
         """Raises AccessError for a request that is not allowed.
 
-        By the route's own path, never the request's text: both cannot be read differently then.
+        Decides by the path of the matched route, never by the text of the request, so that the two
+        cannot disagree.
         """
         resource = request.match_info.route.resource
         path = None if resource is None else resource.canonical
         if path == HEALTH:
             return
         if not self.config.tokens and not is_loopback(_host_of(request)):
-            # A page can make its own name resolve to this machine: then it would be no stranger.
-            sentence = "this server answers to localhost alone: open it by that name"
+            # DNS rebinding: a page can make its own name resolve to this machine.
+            sentence = "this server only answers requests to localhost: open it by that name"
             raise AccessError(421, sentence, {})
         if path not in PAGE:
             role = ROLES_OF_PATHS.get(path or "")
@@ -179,7 +181,7 @@ class Server:
         offer = await self._offer(request)
         name = request.match_info["name"]
         if name in self.rooms:
-            return refusal(409, f"{name} is being published already: use another name")
+            return refusal(409, f"{name} is already being published: use another name")
         if len(self.rooms) >= self.config.rooms:
             response = refusal(503, self._why_full())
             response.headers["Retry-After"] = str(RETRY_AFTER)
@@ -204,7 +206,7 @@ class Server:
         return created("whip", name, room.publisher_id, answer)
 
     async def _offer(self, request: web.Request) -> RTCSessionDescription:
-        """Reads the request's offer, a large one in a thread. Raises OfferError."""
+        """Returns the request's offer; a large one is read in a thread. Raises OfferError."""
         body = await sdp_body(request)
         if len(body) <= SMALL_OFFER:
             return read_offer(body)
@@ -215,10 +217,10 @@ class Server:
         most = self.config.rooms
         calls = f"{most} calls" if most > 1 else "one call"
         if self.config.is_measured:
-            why = f"this machine was measured to carry {calls} at 30 frames a second"
+            why = f"this machine can enhance {calls} at 30 frames a second"
         else:
-            why = f"{calls} at once is all that this server was told to take"
-        return f"{why}, and that many are under way: try again later"
+            why = f"this server accepts {calls} at a time"
+        return f"{why}, and no more can start now: try again later"
 
     async def _unpublish(self, request: web.Request) -> web.Response:
         self._session(request, "publisher")
@@ -235,7 +237,7 @@ class Server:
             raise web.HTTPPreconditionRequired(text="send the session's ETag as If-Match")
         tags = {tag.value for tag in request.if_match if not tag.is_weak}
         if not tags & {"*", request.match_info["session"]}:
-            raise web.HTTPPreconditionFailed(text="If-Match has another ETag than this session")
+            raise web.HTTPPreconditionFailed(text="If-Match lacks this session's ETag")
         await add_candidates(connection, fragment)
         return web.Response(status=204)
 
@@ -252,7 +254,8 @@ class Server:
         if view not in VIEWS:
             return refusal(400, f"there is no view {view!r}: use restored or both")
         if room.viewer_count >= self.config.viewers:
-            response = refusal(503, f"{room.viewer_count} viewers are all that this server takes")
+            most = self.config.viewers
+            response = refusal(503, f"a room has at most {most} viewers: try again later")
             response.headers["Retry-After"] = str(RETRY_AFTER)
             return response
         known: View = "both" if view == "both" else "restored"
@@ -268,12 +271,12 @@ class Server:
         more = {} if self._quality is None else {"quality": self._quality.snapshot()}
         rooms = self._rooms_seen(request)
         stats = {name: room_stats(room) | more for name, room in rooms.items()}
-        if self._access.sees(request, ""):  # no room can have that name: it stands for the server
+        if self._access.sees(request, ""):  # stands for the server: no room can have that name
             stats[""] = {"never_connected": self.never_connected()}
         return web.json_response(stats)
 
     def never_connected(self) -> dict[Side, int]:
-        """Counts the sessions since the start that were closed because they did not connect."""
+        """Returns how many sessions were closed since the start because they did not connect."""
         counts = self._ended, *(room.never_connected for room in self.rooms.values())
         return {role: sum(count[role] for count in counts) for role in self._ended}
 
@@ -293,7 +296,7 @@ class Server:
     def _room(self, request: web.Request) -> Room:
         name = request.match_info["name"]
         if name not in self.rooms:
-            raise web.HTTPNotFound(text=f"nobody publishes {name}: start the publisher first")
+            raise web.HTTPNotFound(text=f"{name} is not being published: start the publisher first")
         return self.rooms[name]
 
     async def _forget(self, room: Room) -> None:
@@ -310,10 +313,10 @@ async def serve(server: Server, ready: Callable[[str], None]) -> None:
     """Serves until Ctrl-C or SIGTERM; every call is ended before it returns.
 
     Args:
-        ready: is given the page's URL once it can be opened.
+        ready: called with the page's URL once it can be opened.
 
     Raises:
-        InputError: if the address cannot be listened on, or TLS files are unusable.
+        InputError: if the server cannot listen on the address, or TLS files are invalid.
     """
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
@@ -321,8 +324,8 @@ async def serve(server: Server, ready: Callable[[str], None]) -> None:
         with contextlib.suppress(NotImplementedError):  # Windows
             loop.add_signal_handler(how, stop.set)
     async with listening(server) as url:
-        # What was imported stays for good: collecting it again and again would hold up the event
-        # loop, and with it every call's packets, for 40 to 70 ms each time.
+        # Imported modules are never garbage: each collection of them would block the event loop,
+        # and with it the packets of every call, for 40 to 70 ms.
         gc.collect()
         gc.freeze()
         ready(url)
@@ -331,10 +334,10 @@ async def serve(server: Server, ready: Callable[[str], None]) -> None:
 
 @contextlib.asynccontextmanager
 async def listening(server: Server) -> AsyncIterator[str]:
-    """The server at its address, which it gives; leaving the context ends every call.
+    """Serves within the context, whose value is the page's URL; leaving it ends every call.
 
-    Port 0 is any that is free. Raises InputError if the address cannot be listened on, or TLS
-    files are unusable.
+    Port 0 is any free port. Raises InputError if the server cannot listen on the address, or TLS
+    files are invalid.
     """
     config = server.config
     tls = config.ssl_context()
@@ -343,7 +346,7 @@ async def listening(server: Server) -> AsyncIterator[str]:
         shutdown_timeout=1.0,
         lingering_time=LINGER_SECONDS,
         logger=ThrottledLog(),
-        auto_decompress=False,  # it is done before the token is checked, and in the event loop
+        auto_decompress=False,  # aiohttp would do it before the token is checked, in the event loop
     )
     await runner.setup()
     make_handler = runner.server
@@ -356,7 +359,7 @@ async def listening(server: Server) -> AsyncIterator[str]:
                 port = await stack.enter_async_context(listen)
             except OSError as error:
                 raise InputError(
-                    f"{config.host}:{config.port} cannot be listened on: {error.strerror}"
+                    f"cannot listen on {config.host}:{config.port}: {error.strerror}"
                 ) from error
             yield replace(config, port=port).url
     finally:

@@ -10,24 +10,24 @@ from aiortc.mediastreams import MediaStreamError, MediaStreamTrack
 from receiver.stats import Stats
 
 SOUND_PENDING = 50
-"""Pieces of 20 ms of sound that wait to be in step with the picture."""
+"""Audio frames of 20 ms that wait to be in step with the video."""
 
 
 class DelayedAudioTrack(MediaStreamTrack):
-    """Sound that waits as long as the picture does, so that both stay in step."""
+    """Delays audio as long as the video is delayed, so that both stay in step."""
 
     kind = "audio"
 
     def __init__(self, source: MediaStreamTrack, delay: Callable[[], float], stats: Stats) -> None:
-        """`delay()` gives the seconds to wait, at any time. To be made inside an event loop."""
+        """Create it inside a running event loop. `delay()` returns the present delay in seconds."""
         super().__init__()
         self._source, self._delay, self._stats = source, delay, stats
-        self._pieces: asyncio.Queue[tuple[float, Any]] = asyncio.Queue(SOUND_PENDING)
+        self._delayed: asyncio.Queue[tuple[float, Any]] = asyncio.Queue(SOUND_PENDING)
         self._drain = asyncio.ensure_future(self._drain_source())
 
     async def recv(self) -> Any:
-        """The next piece of sound, at its time. Raises MediaStreamError at the end."""
-        arrived, frame = await self._pieces.get()
+        """Returns the next audio frame when it is due. Raises MediaStreamError at the end."""
+        arrived, frame = await self._delayed.get()
         if frame is None:
             self.stop()
             raise MediaStreamError
@@ -51,6 +51,6 @@ class DelayedAudioTrack(MediaStreamTrack):
             self._put(None)
 
     def _put(self, frame: Any) -> None:
-        if self._pieces.full():
-            self._pieces.get_nowait()
-        self._pieces.put_nowait((time.perf_counter(), frame))
+        if self._delayed.full():
+            self._delayed.get_nowait()
+        self._delayed.put_nowait((time.perf_counter(), frame))

@@ -18,7 +18,7 @@ from receiver.sending.tracks import KeyframeRequests, VideoPacket
 from receiver.stats import Stats
 
 View: TypeAlias = Literal["restored", "both"]
-"""What a viewer sees: the restored picture, or received and restored side by side."""
+"""What a viewer sees: the restored frame, or the received and the restored frame side by side."""
 
 
 VIEWS: dict[View, Encoding] = {
@@ -28,11 +28,11 @@ VIEWS: dict[View, Encoding] = {
 
 
 PENDING = 30
-"""Packets that wait for a slow viewer; beyond that it goes on from the next key frame."""
+"""Packets that wait for a slow viewer; with more it continues at the next I-frame."""
 
 
 class ViewerTrack(MediaStreamTrack):
-    """Packets of a shared encoder for one viewer; a slow one loses pictures, never the others."""
+    """Sends the packets of a shared encoder to one viewer; a slow viewer only drops its own."""
 
     kind = "video"
 
@@ -44,7 +44,7 @@ class ViewerTrack(MediaStreamTrack):
         encoder.add(self)
 
     def put(self, packet: "VideoPacket") -> None:
-        """Takes the next packet; never waits."""
+        """Adds the next packet; never waits."""
         if self._waits_for_keyframe and not packet.is_keyframe:
             return
         self._waits_for_keyframe = False
@@ -56,8 +56,8 @@ class ViewerTrack(MediaStreamTrack):
             self._waits_for_keyframe = True
 
     async def recv(self) -> "VideoPacket":
-        """The next packet. Raises MediaStreamError at the end."""
-        if self._waits_for_keyframe:  # asked for here: one who never reads costs the others nothing
+        """Returns the next packet. Raises MediaStreamError at the end."""
+        if self._waits_for_keyframe:  # here: a viewer that never reads costs the others nothing
             self._encoder.request_keyframe()
         packet = await self._packets.get() if self.readyState == "live" else None
         if packet is None:
@@ -76,17 +76,17 @@ class ViewerTrack(MediaStreamTrack):
 
 @dataclass(frozen=True)
 class Newest:
-    """Pictures to be encoded, and when what they show arrived."""
+    """Frames to encode side by side, and the arrival time of what they show, in seconds."""
 
-    pictures: list[av.VideoFrame]
+    frames: list[av.VideoFrame]
     arrived: float
 
 
 class SharedEncoder:
-    """Encodes pictures once for all who watch; works only while somebody does."""
+    """Encodes frames once for all viewers; idle while there is none."""
 
     def __init__(self, encoding: Encoding, stats: Stats) -> None:
-        """To be made inside a running event loop. Notes in `stats` how late its packets are."""
+        """Create it inside a running event loop. `stats` receives the delay of its packets."""
         self._encoding, self._stats = encoding, stats
         self._codec: av.VideoCodecContext | None = None
         self._viewers: set[ViewerTrack] = set()
@@ -97,24 +97,24 @@ class SharedEncoder:
 
     @property
     def watched(self) -> bool:
-        """Whether there is anybody to encode for."""
+        """Whether there is a viewer."""
         return bool(self._viewers)
 
-    def put(self, pictures: list[av.VideoFrame], arrived: float) -> None:
-        """Takes the newest pictures, to be shown side by side; older ones that wait are dropped."""
-        self._slot.put(Newest(pictures, arrived))
+    def put(self, frames: list[av.VideoFrame], arrived: float) -> None:
+        """Takes the newest frames, to show side by side; older ones that still wait are dropped."""
+        self._slot.put(Newest(frames, arrived))
 
     def add(self, viewer: ViewerTrack) -> None:
-        """A new viewer begins with a key frame."""
+        """Adds a viewer, whose stream begins with an I-frame."""
         self._viewers.add(viewer)
         self.request_keyframe()
 
     def remove(self, viewer: ViewerTrack) -> None:
-        """A viewer is gone."""
+        """Removes a viewer."""
         self._viewers.discard(viewer)
 
     def request_keyframe(self) -> None:
-        """Makes the next picture a key frame, or the first that `KeyframeRequests` grants."""
+        """Requests an I-frame: the next frame for which `KeyframeRequests` grants one."""
         self._keyframes.ask()
 
     async def close(self) -> None:
@@ -128,22 +128,21 @@ class SharedEncoder:
     async def _run(self) -> None:
         loop = asyncio.get_running_loop()
         while (newest := await self._slot.take()) is not None:
-            pictures = newest.pictures
             with self._stats.faults.guard("encoding", self):
-                for packet in await loop.run_in_executor(self._worker, self._encode, pictures):
+                for packet in await loop.run_in_executor(self._worker, self._encode, newest.frames):
                     for viewer in list(self._viewers):
                         viewer.put(packet)
             self._stats.add("picture delay", time.perf_counter() - newest.arrived)
 
-    def _encode(self, pictures: list[av.VideoFrame]) -> "list[VideoPacket]":
-        frame = side_by_side(pictures) if len(pictures) > 1 else pictures[0]
+    def _encode(self, frames: list[av.VideoFrame]) -> "list[VideoPacket]":
+        frame = side_by_side(frames) if len(frames) > 1 else frames[0]
         size = frame.width // 2 * 2, frame.height // 2 * 2
         if self._codec is None or (self._codec.width, self._codec.height) != size:
             self._codec = self._encoding.open(*size, Fraction(30))
         picture = frame.reformat(*size, "yuv420p")
         kinds = av.video.frame.PictureType
         picture.pict_type = kinds.I if self._keyframes.take() else kinds.NONE
-        codec, self._codec = self._codec, None  # one that raises is not used again
+        codec, self._codec = self._codec, None  # an encoder that raised an error is not used again
         packets = list(codec.encode(picture))
         self._codec = codec
         return packets

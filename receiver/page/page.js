@@ -248,7 +248,7 @@ async function publish(stream) {
     if (track.kind === "video") preferH264(transceiver, RTCRtpSender.getCapabilities("video"));
   }
   publisher.addEventListener("connectionstatechange", () => {
-    if (publisher?.connectionState === "failed") stop("The connection to the receiver broke off.");
+    if (publisher?.connectionState === "failed") stop("The connection to the receiver was lost.");
   });
   await negotiate(publisher, `/whip/${encodeURIComponent(room)}`);
   await capBitrate();

@@ -133,7 +133,7 @@ async def _call(sending: Sending, url: str, token: str | None, say: Callable[[st
         guard_channels(connection, lambda _: False, state.gone.set)
         if not await state.is_established(SETUP_SECONDS):
             raise ReceiverError(
-                f"{where} answers but no connection comes about: allow UDP, or try --no-stills"
+                f"{where} answers, but no connection is possible: allow UDP, or try --no-stills"
             )
         say(f"sending to {where}")
         sending.begin()

@@ -128,8 +128,8 @@ async def test_one_call_more_than_was_measured_is_refused_until_one_ends(generat
         response = await third.negotiate("/whip/c")
         assert (response.status, response.headers["Retry-After"]) == (503, "30")
         assert await response.text() == (
-            "this machine was measured to carry 2 calls at 30 frames a second, "
-            "and that many are under way: try again later\n"
+            "this machine can enhance 2 calls at 30 frames a second, "
+            "and no more can start now: try again later\n"
         )
         stats = await (await http.get(base + "/stats")).json()
         assert set(stats) == {"a", "b", ""}

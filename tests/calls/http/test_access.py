@@ -95,7 +95,7 @@ async def test_a_token_of_a_room_sees_only_that_rooms_figures(generator, http):
             assert ("" in await stats.json()) is (secret == "all")  # of the whole server
             metrics = await (await http.get(base + "/metrics", headers=bearer(secret))).text()
             assert {name for name in "ab" if f'{{room="{name}"' in metrics} == rooms
-            assert ("receiver_capacity 2.0" in metrics) is (secret == "all")
+            assert ("receiver_rooms_limit 2.0" in metrics) is (secret == "all")
         for peer in peers:
             await peer.close()
 

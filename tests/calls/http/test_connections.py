@@ -185,7 +185,7 @@ def test_the_connections_leave_descriptors_for_calls(monkeypatch, files, most):
 
 async def test_an_address_in_use_is_told(connect):
     async with limited() as port:
-        with pytest.raises(InputError, match=f"127.0.0.1:{port} cannot be listened on: "):
+        with pytest.raises(InputError, match=f"cannot listen on 127.0.0.1:{port}: "):
             async with listening(Server(ServeConfig(port=port), no_enhancer)):
                 pass
 

@@ -55,7 +55,7 @@ async def test_other_requests_that_cannot_be_met(generator, http):
         viewer = Peer(http, base)
         response = await viewer.watch()
         assert response.status == 404
-        assert "nobody publishes room" in await response.text()
+        assert "room is not being published" in await response.text()
         publisher, second = Peer(http, base), Peer(http, base)
         await publisher.publish()
         receive_h264(second.connection)
@@ -66,8 +66,7 @@ async def test_other_requests_that_cannot_be_met(generator, http):
         )
         assert (response.status, response.headers["Retry-After"]) == (503, "30")
         assert await response.text() == (
-            "one call at once is all that this server was told to take, "
-            "and that many are under way: try again later\n"
+            "this server accepts one call at a time, and no more can start now: try again later\n"
         )
         assert (await http.delete(base + "/whip/room/wrong")).status == 404
         await asyncio.gather(publisher.close(), second.close(), viewer.close())
@@ -162,7 +161,7 @@ def test_half_a_tls_pair_is_refused(tmp_path):
         ServeConfig(tls_cert=tmp_path / "cert.pem")
     (tmp_path / "cert.pem").write_text("no certificate")
     config = ServeConfig(tls_cert=tmp_path / "cert.pem", tls_key=tmp_path / "cert.pem")
-    with pytest.raises(InputError, match="are no certificate and its key"):
+    with pytest.raises(InputError, match="are not a certificate and its key"):
         config.ssl_context()
 
 
@@ -205,7 +204,7 @@ async def test_bodies_have_no_encoding(generator, encoding, status):
         ("/whip/" + "%C3%A9" * MAX_NAME, None),
         (
             "/whip/" + "a" * (MAX_NAME + 1),
-            "a room's name has 256 characters at most: use a shorter one\n",
+            "a room's name has at most 256 characters: use a shorter one\n",
         ),
     ],
 )

@@ -53,8 +53,8 @@ def test_a_token_is_read_in_one_way(text, roles, room, secret):
         ("watch:", "the token is empty"),
         ("watch@room", "begins with watch but has no ':'"),
         ("watch,publish", "begins with watch but has no ':'"),
-        ("watch,enter:secret", "'enter' is no role"),
-        ("watch,:secret", "'' is no role"),
+        ("watch,enter:secret", "'enter' is not a role"),
+        ("watch,:secret", "'' is not a role"),
         ("watch@:secret", "has an empty room: write watch@ROOM:SECRET"),
         ("two\nlines", "control characters"),
         ("zero\0", "control characters"),
@@ -99,11 +99,11 @@ def test_tokens_come_from_options_a_file_or_the_environment(tmp_path):
     ("content", "sentence"),
     [
         (None, "cannot be read: No such file"),
-        (b"", "holds no token"),
-        (b" \n\r\n", "holds no token"),
-        (b"\xff\xfe", "no UTF-8"),
+        (b"", "has no token"),
+        (b" \n\r\n", "has no token"),
+        (b"\xff\xfe", "is not UTF-8"),
         (b"x" * (LARGEST_TOKEN_FILE + 1), "has more than 65536 bytes"),
-        (b"one\nwatch,two:x", "'two' is no role"),
+        (b"one\nwatch,two:x", "'two' is not a role"),
     ],
 )
 def test_a_token_file_that_cannot_be_used_is_told(tmp_path, content, sentence):
@@ -129,7 +129,7 @@ def test_a_client_gives_its_token_as_it_is_written(tmp_path):
     with pytest.raises(InputError, match="control characters"):
         read("line\nfeed", None)
     file.write_text("one\ntwo\n")
-    with pytest.raises(InputError, match=f"{file} holds 2 tokens, and one is needed"):
+    with pytest.raises(InputError, match=f"{file} has 2 tokens, but one is needed"):
         read(None, file)
 
 

@@ -175,7 +175,7 @@ async def test_an_answer_without_a_connection_ends_in_time(generator, tmp_path):
         assert len(asyncio.all_tasks()) <= tasks + 2  # of the fourth, which is being left
         call.stop()
         await asyncio.wait_for(running, 3)
-    assert "answers but no connection comes about" in said[0]
+    assert "answers, but no connection is possible" in said[0]
     assert call.sessions == 0
     await asyncio.to_thread(file.close)
 

@@ -232,7 +232,7 @@ async def test_every_address_tells_its_methods(generator, http, path):
                 assert "Allow" not in response.headers
                 continue
             assert (response.status, response.headers["Allow"]) == (405, ALLOWED[path]), method
-            sentence = f"{method} is not for this address: use one of those in Allow\n"
+            sentence = f"{method} is not allowed here: use a method that Allow lists\n"
             assert await response.text() == ("" if method == "HEAD" else sentence)
         assert "Allow" not in (await http.options(base + "/nowhere")).headers
 
