@@ -27,9 +27,9 @@ OFFER_VP8 = "\r\n".join(
 @pytest.mark.parametrize(
     ("body", "status", "sentence"),
     [
-        ("", 400, "no SDP offer"),
-        ("hello", 400, "no SDP offer"),
-        ("v=0\r\nm=video x", 400, "no SDP offer"),
+        ("", 400, "not an SDP offer"),
+        ("hello", 400, "not an SDP offer"),
+        ("v=0\r\nm=video x", 400, "not an SDP offer"),
         (OFFER_VP8, 422, "no H.264"),
         (OFFER_VP8.replace("m=video", "m=audio"), 422, "no video"),
         ("x" * (MAX_BODY + 1), 413, "exceeded"),

@@ -36,14 +36,14 @@ async def test_an_answer_is_bounded_after_decompression(kind):
     async with raw(b"", lambda: packed(MOST_SDP + 1)) as base:
         await refused(base, SessionError, "answers with more than 64 KiB")
     async with raw(b"", lambda: packed(MOST_SDP)) as base:
-        await refused(base, InputError, "an answer that cannot be used")
+        await refused(base, InputError, "cannot be used")
 
 
 @pytest.mark.parametrize("kind", ["gzip", "br", "nonsense"])
 async def test_a_body_that_cannot_be_decompressed_is_empty(kind):
     lines = f"Content-Encoding: {kind}\r\nRetry-After: 9\r\nContent-Length: 3\r\n\r\nabc".encode()
     async with raw(b"", lambda: b"HTTP/1.1 503 Busy\r\n" + lines) as base:
-        error = await refused(base, SessionError, "says 503: Busy")
+        error = await refused(base, SessionError, "answers 503: Busy")
         assert error.retry_after == 9
     async with raw(b"", lambda: b"HTTP/1.1 201 Created\r\n" + lines) as base:
         await refused(base, InputError, "it is no SDP")
@@ -128,17 +128,17 @@ async def test_text_of_a_server_comes_without_control_characters(where):
     if where == "reason":
         answer = f"HTTP/1.1 503 {text}\r\nContent-Length: 0\r\n\r\n".replace("\r here", " here")
         answer = answer.replace("!" * 9000, "!" * 900).encode()
-        words = ("says 503: [2J ]0;mine no",)
+        words = ("answers 503: [2J ]0;mine no",)
     elif where == "body":
         answer = b"HTTP/1.1 503 x\r\n\r\n" + text.encode()
-        words = ("says 503: [2J ]0;mine no room 1m",)
+        words = ("answers 503: [2J ]0;mine no room 1m",)
     else:
         said = {"error": {"reason": text}} if where == "janus" else {}
         said |= {"plugindata": {"data": {"error": text}}} if where == "plugin" else {}
         said |= {"janus": "error" if where == "janus" else "success", "data": {"id": 7}}
         body = json.dumps(said).encode()
         answer = b"HTTP/1.1 200 x\r\nContent-Length: %d\r\n\r\n" % len(body) + body
-        words = ("says: [2J ]0;mine no room 1m here",)
+        words = ("reports: [2J ]0;mine no room 1m here",)
     async with raw(b"", lambda: answer) as base:
         url = f"janus+{base}/janus?room=1" if where in ("janus", "plugin") else base
         await refused(url, SessionError, *words, token=None)
@@ -168,5 +168,5 @@ async def test_retry_after_is_read_in_both_forms_and_bounded(value, seconds):
         value = time.strftime("%a, %d %b %Y %H:%M:%S GMT", time.gmtime(time.time() + 120))
     lines = f"HTTP/1.1 503 Busy\r\nRetry-After: {value}\r\nContent-Length: 0\r\n\r\n".encode()
     async with raw(b"", lambda: lines) as base:
-        error = await refused(base, SessionError, "says 503: Busy")
+        error = await refused(base, SessionError, "answers 503: Busy")
     assert seconds[0] <= error.retry_after <= seconds[1]

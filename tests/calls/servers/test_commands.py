@@ -134,6 +134,6 @@ async def test_the_album_is_saved_if_the_call_ends_badly(generator, http, tmp_pa
                 await endpoint.close()
                 _, said = await asyncio.wait_for(process.communicate(), 60)
     assert process.returncode == 2
-    assert "is no WHEP endpoint" in said.decode().splitlines()[-1]
+    assert "is not a WHEP endpoint" in said.decode().splitlines()[-1]
     assert b"Traceback" not in said
     assert album.stat().st_mtime_ns > before

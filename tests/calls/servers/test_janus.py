@@ -26,36 +26,36 @@ DEEP = "[" * 100_000
 @pytest.mark.parametrize(
     ("wrong", "words"),
     [
-        ({"create": {"data": {}}}, "malformed answer: no id"),
-        ({"create": {"data": [7]}}, "malformed answer: no id"),
-        ({"create": {"data": {"id": "../admin"}}}, "malformed answer: no id"),
-        ({"create": {"data": {"id": True}}}, "malformed answer: no id"),
-        ({"create": {"data": {"id": -1}}}, "malformed answer: no id"),
-        ({"create": {"data": {"id": 10**30}}}, "malformed answer: no id"),
-        ({"create": {"janus": "error"}}, "says: an error without a reason"),
+        ({"create": {"data": {}}}, "is malformed: no id"),
+        ({"create": {"data": [7]}}, "is malformed: no id"),
+        ({"create": {"data": {"id": "../admin"}}}, "is malformed: no id"),
+        ({"create": {"data": {"id": True}}}, "is malformed: no id"),
+        ({"create": {"data": {"id": -1}}}, "is malformed: no id"),
+        ({"create": {"data": {"id": 10**30}}}, "is malformed: no id"),
+        ({"create": {"janus": "error"}}, "reports: an error without a reason"),
         ({"create": {"janus": "error", "error": {"reason": [[]]}}}, "an error without a reason"),
-        ({"attach": "no JSON"}, "malformed answer: Expecting value"),
-        ({"attach": "[]"}, "malformed answer: no object"),
-        ({"attach": DEEP}, "malformed answer: nested too deeply"),
-        ({"attach": '{"data": {"id": ' + "9" * 5000 + "}}"}, "malformed answer: Exceeds the limit"),
-        ({"attach": '"' + " " * MOST_JSON + '"'}, "malformed answer: more than 1048576 bytes"),
-        ({"listparticipants": {"plugindata": 5}}, "malformed answer: no data of the plugin"),
+        ({"attach": "no JSON"}, "is malformed: Expecting value"),
+        ({"attach": "[]"}, "is malformed: not an object"),
+        ({"attach": DEEP}, "is malformed: nested too deeply"),
+        ({"attach": '{"data": {"id": ' + "9" * 5000 + "}}"}, "is malformed: Exceeds the limit"),
+        ({"attach": '"' + " " * MOST_JSON + '"'}, "is malformed: more than 1048576 bytes"),
+        ({"listparticipants": {"plugindata": 5}}, "is malformed: no data of the plugin"),
         ({"listparticipants": {"plugindata": {"data": 5}}}, "no data of the plugin"),
-        ({"listparticipants": {"x": 1}}, "malformed answer: no list of participants"),
-        ({"listparticipants": {"plugindata": {"data": {"participants": [5]}}}}, "nobody publishes"),
+        ({"listparticipants": {"x": 1}}, "is malformed: no list of participants"),
+        ({"listparticipants": {"plugindata": {"data": {"participants": [5]}}}}, "has no publisher"),
         ({"listparticipants": {"plugindata": {"data": {"participants": [{"publisher": True}]}}}},
          "a publisher without an id"),
         ({"listparticipants": {"plugindata": {"data": {"error": {"a": 1}}}}}, "without a reason"),
-        ({"join": {"plugindata": {"data": {"error": "No such feed"}}}}, "says: No such feed"),
-        ({"event": "no JSON"}, "malformed answer: Expecting value"),
-        ({"event": {"jsep": 5}}, "malformed answer: no offer"),
-        ({"event": {"jsep": {"sdp": 5}}}, "malformed answer: no offer"),
+        ({"join": {"plugindata": {"data": {"error": "No such feed"}}}}, "reports: No such feed"),
+        ({"event": "no JSON"}, "is malformed: Expecting value"),
+        ({"event": {"jsep": 5}}, "is malformed: no offer"),
+        ({"event": {"jsep": {"sdp": 5}}}, "is malformed: no offer"),
         ({"event": {"jsep": {"sdp": "x" * 99_999}}}, "it is no SDP"),
         ({"event": {"jsep": {"sdp": "v=0" + "x" * 99_999}}}, "it has more than 64 KiB"),
         ({"event": {"jsep": {"sdp": "v=0\r\n"}}}, "does not offer one video"),
         ({"event": {"jsep": {}, "plugindata": {"data": {"streams": [5]}}}}, "no list of streams"),
         ({"event": {"janus": "ack"}}, "does not answer in time"),
-        ({"start": {"janus": "error", "error": {"reason": "Over"}}}, "says: Over"),
+        ({"start": {"janus": "error", "error": {"reason": "Over"}}}, "reports: Over"),
     ],
 )  # fmt: skip
 async def test_a_malformed_answer_of_janus_is_told(wrong, words):
@@ -93,7 +93,7 @@ async def test_no_pin_is_redirected():
 
         async with origin(away) as home:
             url = f"janus+{home.base}/janus?room=1"
-            await refused(url, InputError, "is no Janus server", token="1234")
+            await refused(url, InputError, "is not a Janus server", token="1234")
     assert not other.seen
 
 
@@ -127,8 +127,8 @@ async def test_of_several_videos_and_sounds_of_a_feed_one_of_each_comes():
 @pytest.mark.parametrize(
     ("poll", "words"),
     [
-        ("no JSON", "malformed answer: Expecting value"),
-        ([], "malformed answer: no object"),
+        ("no JSON", "is malformed: Expecting value"),
+        ([], "is malformed: not an object"),
         (
             {"janus": "error", "error": {"code": 458, "reason": "No such session"}},
             "No such session",

@@ -86,7 +86,7 @@ async def test_a_redirect_to_another_origin_that_asks_for_the_token_is_told():
             return web.Response(status=308, headers={"Location": f"{other.base}/whep"})
 
         async with origin(away) as home:
-            await refused(home.base, InputError, other.base, "asks for a token", "give that")
+            await refused(home.base, InputError, other.base, "asks for a token", "use that address")
     assert other.seen == [("POST", "/whep", None)]
 
 
@@ -98,9 +98,9 @@ async def test_a_user_and_password_go_to_the_users_origin_alone():
 
         async with origin(away) as home:
             url = home.base.replace("//", "//me:hidden@")
-            error = await refused(url, SessionError, "says 503", token=None)
+            error = await refused(url, SessionError, "answers 503", token=None)
             assert "hidden" not in str(error)
-            await refused(url, InputError, "a user and a token")
+            await refused(url, InputError, "has a user, and there is a token")
     assert home.requests("POST") == [("/", "Basic bWU6aGlkZGVu")]
     assert other.seen == [("POST", "/whep", None)]
 
@@ -133,18 +133,18 @@ async def test_redirects_are_followed_five_times(status):
 @pytest.mark.parametrize(
     ("status", "location", "error", "words"),
     [
-        (301, "/x", InputError, "redirects by 301 to /x"),
-        (302, "/x\x1b[31m", InputError, "redirects by 302 to /x"),
-        (303, "", InputError, "redirects by 303 to nowhere"),
-        (307, "", SessionError, "redirects (307) to no http(s):// address"),
-        (308, "http://[", SessionError, "redirects (308) to no http(s):// address"),
+        (301, "/x", InputError, "redirects with 301 to /x"),
+        (302, "/x\x1b[31m", InputError, "redirects with 302 to /x"),
+        (303, "", InputError, "redirects with 303 to nowhere"),
+        (307, "", SessionError, "redirects (307) to no valid http(s):// address"),
+        (308, "http://[", SessionError, "redirects (308) to no valid http(s):// address"),
         (308, "http:///x", SessionError, "redirects more than 5 times"),
-        (307, "file:///etc/passwd", SessionError, "to no http(s):// address"),
-        (307, "janus+http://127.0.0.1/", SessionError, "to no http(s):// address"),
+        (307, "file:///etc/passwd", SessionError, "to no valid http(s):// address"),
+        (307, "janus+http://127.0.0.1/", SessionError, "to no valid http(s):// address"),
         (307, f"http://{'a' * 70}.example/", SessionError, "does not answer"),
-        (307, "http://224.0.0.1/", SessionError, "is nearer than itself"),
-        (300, "/x", SessionError, "says 300"),
-        (304, "/x", SessionError, "says 304"),
+        (307, "http://224.0.0.1/", SessionError, "is more local than itself"),
+        (300, "/x", SessionError, "answers 300"),
+        (304, "/x", SessionError, "answers 304"),
     ],
 )
 async def test_other_redirects_are_not_followed(status, location, error, words):
@@ -193,7 +193,7 @@ async def test_an_endpoint_far_away_leads_nowhere_near():
     for place in ("127.0.0.1:9", "localhost:9", "10.0.0.1", "[::ffff:127.0.0.1]", "printer.local"):
         async with Client("http://sfu.example/whep", None, SECONDS).opened() as client:
             moved = Answer(client.home, 307, "", {"Location": f"//{place}/x"}, [], b"", True)
-            with pytest.raises(SessionError, match="is nearer than itself"):
+            with pytest.raises(SessionError, match="is more local than itself"):
                 client._next(moved)
 
 
