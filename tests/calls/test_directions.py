@@ -221,7 +221,7 @@ async def test_a_goodbye_of_something_else_ends_nothing(generator, http):
         await say_goodbye(publisher.connection, 12345)
         await say_goodbye(publisher.connection, video._ssrc)  # and it goes on all the same
         await sound.stop()
-        await asyncio.sleep(2 * GOODBYE_SECONDS)
+        await asyncio.sleep(1.5 * GOODBYE_SECONDS)
         assert "room" in server.rooms
         assert len(await viewer.frames(60)) == 60
         assert decoders().count("audio-decoder") == 0  # the sound has ended
@@ -243,7 +243,7 @@ async def test_a_goodbye_of_the_retransmissions_does_not_end_a_video_that_rests(
         video.replaceTrack(None)  # nothing comes, but the video has not ended
         await asyncio.sleep(0.5)
         await say_goodbye(publisher.connection, video._rtx_ssrc)
-        await asyncio.sleep(2 * GOODBYE_SECONDS)
+        await asyncio.sleep(1.5 * GOODBYE_SECONDS)
         assert "room" in server.rooms
         await say_goodbye(publisher.connection, video._rtx_ssrc, video._ssrc)
         await until(lambda: not server.rooms, 5)
