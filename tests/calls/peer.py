@@ -5,6 +5,7 @@ import contextlib
 from collections.abc import AsyncIterator, Callable, Sequence
 from datetime import UTC, datetime, timedelta
 from fractions import Fraction
+from functools import cache
 from ipaddress import ip_address
 from pathlib import Path
 
@@ -25,11 +26,17 @@ from receiver.calls.config import ServeConfig
 from receiver.calls.server import Server, listening
 from receiver.enhance.enhancer import Enhancer
 from receiver.media.encoding import Encoding
-from receiver.sending.tracks import EncodedTrack, portrait_source
+from receiver.sending.tracks import EncodedTrack, Source, portrait_source
 from receiver.transport.aiortc_hooks import h264_codecs, receive_h264
 
 HERE = RTCConfiguration(iceServers=[])
 SDP = {"Content-Type": "application/sdp"}
+
+
+@cache
+def portrait() -> Source:
+    """Returns the demo's own clip. Rendering it takes seconds, so all tests share one."""
+    return portrait_source()
 
 
 class Tone(MediaStreamTrack):
@@ -70,7 +77,7 @@ class Peer:
         return response
 
     async def publish(self, name: str = "room", sound: bool = False) -> aiohttp.ClientResponse:
-        self.sender = EncodedTrack(portrait_source(), Encoding(kbps=200, keyframe_every=30))
+        self.sender = EncodedTrack(portrait(), Encoding(kbps=200, keyframe_every=30))
         self.connection.addTrack(self.sender)
         self.connection.getTransceivers()[0].setCodecPreferences(h264_codecs())
         if sound:

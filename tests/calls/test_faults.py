@@ -11,9 +11,9 @@ from aiortc.rtp import is_rtcp
 import receiver.calls.rooms
 from receiver.calls.server import Server
 from receiver.media.encoding import Encoding
-from receiver.sending.tracks import EncodedTrack, VideoPacket, portrait_source
+from receiver.sending.tracks import EncodedTrack, VideoPacket
 from receiver.transport.aiortc_hooks import h264_codecs
-from tests.calls.peer import Peer, serving, until
+from tests.calls.peer import Peer, portrait, serving, until
 from tests.calls.test_send import sending
 from tests.enhance.test_faults import raising, told
 
@@ -42,7 +42,7 @@ async def publish(peer: Peer, track: EncodedTrack) -> None:
 async def test_a_senders_clock_that_jumps_ends_nothing(generator, http):
     async with serving(generator) as (server, base):
         publisher, viewer = Peer(http, base), Peer(http, base)
-        jumping = Jumping(portrait_source(), Encoding(kbps=200, keyframe_every=30))
+        jumping = Jumping(portrait(), Encoding(kbps=200, keyframe_every=30))
         await publish(publisher, jumping)
         room = server.rooms["room"]
         left: list[av.VideoFrame] = []

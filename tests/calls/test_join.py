@@ -25,13 +25,13 @@ from receiver.enhance.enhancer import Enhancer
 from receiver.errors import InputError, MissingError
 from receiver.media.encoding import Encoding
 from receiver.media.outputs import FileOutput, VirtualCamera
-from receiver.sending.tracks import EncodedTrack, portrait_source
+from receiver.sending.tracks import EncodedTrack
 from receiver.signalling.client import Client, SessionError
 from receiver.signalling.janus import Janus
 from receiver.signalling.links import ice_servers
 from receiver.signalling.sessions import open_session
 from receiver.transport.aiortc_hooks import h264_codecs
-from tests.calls.peer import HERE, Peer, Tone, serving, until
+from tests.calls.peer import HERE, Peer, Tone, portrait, serving, until
 
 PEERS = Path(__file__).parent / "peers"
 
@@ -279,7 +279,7 @@ class JanusPublisher:
     def __init__(self, url: str, *more: EncodedTrack) -> None:
         self.janus = Janus(url, None, 15)
         self.connection = RTCPeerConnection(HERE)
-        self.sender = EncodedTrack(portrait_source(), Encoding(kbps=200, keyframe_every=30))
+        self.sender = EncodedTrack(portrait(), Encoding(kbps=200, keyframe_every=30))
         self.tracks = [self.sender, *more]
 
     @contextlib.asynccontextmanager
@@ -329,7 +329,7 @@ async def test_joining_a_janus_room(generator, tmp_path):
 async def test_of_a_camera_and_a_screen_in_a_janus_room_one_comes(tmp_path):
     tracks: list[str] = []
     async with janus(tmp_path) as url:
-        screen = EncodedTrack(portrait_source(), Encoding(kbps=200, keyframe_every=30))
+        screen = EncodedTrack(portrait(), Encoding(kbps=200, keyframe_every=30))
         async with JanusPublisher(url, screen, Tone()).publishing() as publisher:
             videos = [one for one in publisher.connection.getSenders() if one.kind == "video"]
             assert len(videos) == 2

@@ -20,7 +20,7 @@ import receiver.transport.receiving
 from receiver.commands.demo import connect
 from receiver.media.encoding import Encoding
 from receiver.media.frame import DecodedFrame
-from receiver.sending.tracks import EncodedTrack, portrait_source
+from receiver.sending.tracks import EncodedTrack
 from receiver.transport.aiortc_hooks import ObservingJitterBuffer, prepare_aiortc
 from receiver.transport.receiving import (
     BACKLOG,
@@ -30,6 +30,7 @@ from receiver.transport.receiving import (
     BoundedSender,
     SteadyReceiver,
 )
+from tests.calls.peer import portrait
 from tests.conftest import plain_frame
 
 RATE = 30
@@ -48,7 +49,7 @@ class LossyCall:
 
     async def __aenter__(self):
         prepare_aiortc()
-        self.sender = EncodedTrack(portrait_source(), Encoding(kbps=150, keyframe_every=10_000))
+        self.sender = EncodedTrack(portrait(), Encoding(kbps=150, keyframe_every=10_000))
         self.sending, self.receiving = RTCPeerConnection(), RTCPeerConnection()
         tracks = []
         self.receiving.on("track", tracks.append)

@@ -105,7 +105,7 @@ async def test_an_offer_of_janus_that_cannot_be_used_is_told():
     async with fake_janus() as (server, _, url):
         server.change = replaced("packetization-mode=1", "packetization-mode=0")
         words = "it has H.264 only in packetization-mode 0: add packetization-mode=1"
-        await refused(url, SessionError, "an offer that cannot be used", words, token=None)
+        await refused(url, SessionError, "the offer of", "cannot be used", words, token=None)
 
 
 MODE_0 = (
@@ -287,7 +287,7 @@ async def test_a_page_is_no_session(status):
 async def test_other_answers_are_no_session(status):
     async with answerer() as endpoint, origin(endpoint) as home:
         endpoint.status = status
-        with pytest.raises(Exception, match=f"says {status}"):
+        with pytest.raises(Exception, match=f"answers {status}"):
             await joined(home.base)
 
 
