@@ -1,4 +1,4 @@
-"""Asks the sender of a call for references, when and how the policy says."""
+"""Requests references from the sender of a call, within the policy's budget."""
 
 import asyncio
 import time
@@ -19,33 +19,31 @@ from receiver.transport.receiving import SteadyReceiver
 from receiver.waiting import BackgroundTasks
 
 STILL_SHARE = 0.5
-"""Pace of a still on a link that has been full in this call, of the video's rate: it takes its time
-then."""
+"""Rate of a still as a fraction of the video's rate, on a link that has been full in this call."""
 STILL_KBPS = (24.0, 200.0)
-"""kbit/s of a still at least and at most: it is there within the policy's `TIME_OUT`, and in a
-third of a second where there is room. A pose does not last much longer."""
+"""Lowest and highest rate of a still in kbit/s. With the lowest it arrives within the policy's
+`TIME_OUT`, with the highest in a third of a second; a pose does not last much longer."""
 RATE_SECONDS = 2.0
-"""Seconds over which the video's rate is taken."""
+"""Seconds over which the video's rate is averaged."""
 REPAIR_EVERY = 1.0
-"""Seconds from one request for a key frame to the next while pictures are damaged. The budget
-counts neither these nor those of `transport` for lost packets: without them the picture stays
-broken."""
+"""Seconds between requests for an I-frame while frames are damaged. The budget counts neither these
+nor those of `receiver.transport` for lost packets: without them the frames stay damaged."""
 
 
 class StillPace:
-    """How fast a still may come beside a video, from what the video takes itself."""
+    """Chooses the rate of a still from the rate of the video beside it."""
 
     def __init__(self) -> None:
         self._sizes: deque[tuple[float, int]] = deque()  # (seconds, bytes) of the latest frames
 
     def see(self, now: float, size_bytes: int | None) -> None:
-        """Takes the video's next frame."""
+        """Notes the video's next frame."""
         self._sizes.append((now, size_bytes or 0))
         while self._sizes[0][0] <= now - RATE_SECONDS:
             self._sizes.popleft()
 
     def kbps(self, *, link_was_full: bool) -> float:
-        """The pace in kbit/s."""
+        """Returns the rate of a still in kbit/s."""
         if not link_was_full:
             return STILL_KBPS[1]
         video_kbps = 8 * sum(size for _, size in self._sizes) / 1000 / RATE_SECONDS
@@ -53,17 +51,17 @@ class StillPace:
 
 
 class Requester:
-    """One call's requests: stills if the sender offers them, else key frames.
+    """Sends one call's requests: for stills if the sender offers them, else for I-frames.
 
-    All methods belong into one event loop.
+    All methods have to be called in one event loop.
 
     Attributes:
-        stills: the channel for stills, None if the sender opened none.
+        stills: receives stills; None if the sender opened no channel for them.
         keyframes_requested: PLIs sent, for references and to repair damage.
     """
 
     def __init__(self, enhancer: Enhancer, budget: Budget | None = None) -> None:
-        """Asks for what `enhancer` needs, within `budget`."""
+        """Requests what frames of `enhancer` lack, within `budget`."""
         self.stills: StillReceiver | None = None
         self.keyframes_requested = 0
         self._enhancer = enhancer
@@ -79,11 +77,11 @@ class Requester:
         self._tasks = BackgroundTasks()
 
     def listen_to(self, receiver: RTCRtpReceiver) -> None:
-        """Takes the receiver of the call's video: its sender can be asked for key frames."""
+        """Sets the receiver of the call's video, whose sender can be asked for I-frames."""
         self._receiver = receiver
 
     def take_channel(self, channel: RTCDataChannel) -> bool:
-        """Whether a data channel that the sender opened is the one for stills."""
+        """Uses a data channel for stills; returns False if the sender opened it for other uses."""
         if channel.label != LABEL or self.stills is not None:
             return False
         loop = asyncio.get_running_loop()
@@ -96,7 +94,7 @@ class Requester:
         return True
 
     def consider(self, enhanced: EnhancedFrame) -> None:
-        """Sends what requests the policy grants; to be called once for every frame that leaves."""
+        """Sends the requests that the policy grants; to be called for every frame that leaves."""
         now, frame = time.perf_counter(), enhanced.received
         self._pace.see(now, frame.size_bytes)
         if frame.damaged and now >= self._repaired + REPAIR_EVERY:
@@ -121,20 +119,20 @@ class Requester:
             self._failed(0)
 
     def close(self) -> None:
-        """Asks for nothing any more."""
+        """Ends all requests."""
         if self.stills is not None:
             self.stills.close()
         self._tasks.cancel()
 
     def _look_at_stills(self, now: float) -> None:
-        """Tells the policy what became of the stills that had arrived."""
+        """Reports to the policy whether the stills that arrived were of use."""
         judged = self._stills_judged()
         if judged != self._judged:
             self._policy.judged(now, useful=judged[0] > self._judged[0])
             self._judged = judged
 
     def _stills_judged(self) -> tuple[int, int]:
-        """Stills that became references, and those that were refused, in all calls so far."""
+        """Returns how many stills became references, and how many were refused."""
         admitted = self._enhancer.stats.admitted
         return admitted["still"], admitted["nobody's"] + admitted["worse"]
 

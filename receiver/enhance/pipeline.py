@@ -73,7 +73,9 @@ class Pipeline:
         self._last = video
         is_changed = canvas.video is not video
         if is_changed:
-            canvas.video.pts, canvas.video.time_base = video.pts, video.time_base
+            canvas.video.pts = video.pts
+            if video.time_base is not None:
+                canvas.video.time_base = video.time_base
         seconds = time.perf_counter() - began
         if is_changed:
             self.stats.enhancement.add(seconds)

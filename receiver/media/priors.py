@@ -105,8 +105,9 @@ def _motion_of(frame: DecodedFrame, shape: tuple[int, int]) -> NDArray[np.float3
         for axis, name in enumerate(("motion_x", "motion_y")):
             np.add.at(total[..., axis], (row, column), size * past[name] / scale)
         np.add.at(area, (row, column), size)
-    mean: NDArray[np.float32] = np.full((*shape, 2), np.nan, np.float32)
-    np.divide(total, area[..., None], out=mean, where=area[..., None] > 0)
+    mean = np.full((*shape, 2), np.nan, np.float32)
+    known = area > 0
+    mean[known] = total[known] / area[known][:, None]
     return mean
 
 
@@ -116,7 +117,8 @@ def _sampled(field: NDArray[np.float32], at: NDArray[np.float32]) -> NDArray[np.
     moved = np.nan_to_num(np.rint(at / MACROBLOCK)).astype(np.intp)
     row = np.clip(np.arange(rows)[:, None] + moved[..., 1], 0, rows - 1)
     column = np.clip(np.arange(columns)[None, :] + moved[..., 0], 0, columns - 1)
-    return field[row, column]
+    sampled: NDArray[np.float32] = field[row, column]
+    return sampled
 
 
 def _any_in_blocks(mask: NDArray[np.bool_], shape: tuple[int, int]) -> NDArray[np.bool_]:

@@ -31,7 +31,7 @@ class SoundHistory:
     """Keeps the sound that arrived last. May be filled in one thread and read in another."""
 
     def __init__(self) -> None:
-        self._resampler = av.AudioResampler("flt", "mono", RATE)
+        self._resampler = av.AudioResampler("fltp", rate=RATE)
         self._pieces: deque[tuple[float, NDArray[np.float32]]] = deque()  # (arrival, samples)
         self._kept = 0  # samples
         self._lock = Lock()
@@ -44,11 +44,11 @@ class SoundHistory:
         try:
             pieces = self._resampler.resample(frame)
         except ValueError:  # "Frame does not match AudioResampler setup."
-            self._resampler = av.AudioResampler("flt", "mono", RATE)
+            self._resampler = av.AudioResampler("fltp", rate=RATE)
             pieces = self._resampler.resample(frame)
         with self._lock:
             for piece in pieces:
-                samples = piece.to_ndarray().ravel().astype(np.float32)
+                samples = piece.to_ndarray().mean(axis=0)  # its own downmix would exceed 1
                 self._pieces.append((arrived, samples))
                 self._kept += len(samples)
             while self._pieces and self._kept - len(self._pieces[0][1]) >= KEPT_S * RATE:

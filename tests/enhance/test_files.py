@@ -221,10 +221,10 @@ def test_sound_that_the_container_cannot_hold(portrait, enhancer, tmp_path):
 class Interrupted(Enhancer):
     """The person presses Ctrl-C at the fifth frame."""
 
-    def enhance(self, frame):
+    def process(self, frame, *more):
         if self.stats.frames.received == 5:
             raise KeyboardInterrupt
-        return super().enhance(frame)
+        return super().process(frame, *more)
 
 
 def test_an_interruption_leaves_no_half_file(clip, generator, tmp_path):

@@ -4,13 +4,13 @@ import math
 from dataclasses import replace
 from typing import Any
 
-import av
 import numpy as np
 import pytest
 
 from receiver.enhance.enhancer import Enhancer
 from receiver.enhance.faces.alignment import can_be_cropped, crop_from_frame
 from receiver.enhance.faces.tracking import Face
+from receiver.enhance.stage import EnhancedFrame
 from receiver.media.frame import DecodedFrame
 from tests.conftest import same_pixels
 
@@ -21,8 +21,7 @@ SIZE = 640, 480
 def face(generator, decoded) -> Face:
     """The portrait's."""
     enhancer = Enhancer(generator)
-    enhancer.enhance(decoded[0])
-    (found,) = enhancer.faces
+    (found,) = enhancer.process(decoded[0]).faces
     return found
 
 
@@ -59,10 +58,10 @@ def wrong_faces(face: Face) -> dict[str, Face]:
     return found
 
 
-def tracked(enhancer: Enhancer, frame: DecodedFrame, faces: list[Face]) -> av.VideoFrame:
-    """The frame as it leaves where a tracker saw these faces in it."""
+def tracked(enhancer: Enhancer, frame: DecodedFrame, faces: list[Face]) -> EnhancedFrame:
+    """Returns the result for a frame in which a tracker saw these faces."""
     enhancer._tracker.track = lambda luma: faces
-    return enhancer.enhance(frame)
+    return enhancer.process(frame)
 
 
 def usable(face: Face) -> bool:
@@ -81,22 +80,23 @@ def test_a_face_is_one_upright_or_not_and_half_outside(face):
 def test_what_is_no_face_passes_untouched_and_becomes_no_reference(enhancer, decoded, face):
     for name, wrong in wrong_faces(face).items():
         assert not usable(wrong), name
-        assert tracked(enhancer, decoded[0], [wrong]) is decoded[0].video, name
-        assert enhancer.faces == []
+        enhanced = tracked(enhancer, decoded[0], [wrong])
+        assert enhanced.video is decoded[0].video, name
+        assert enhanced.faces == ()
     assert enhancer.stats.admitted["stream"] == 0
     assert list(enhancer.people) == []
 
 
 def test_its_neighbour_is_restored_as_if_it_were_alone(generator, decoded, face):
-    alone = tracked(Enhancer(generator), decoded[0], [face])
+    alone = tracked(Enhancer(generator), decoded[0], [face]).video
     assert alone is not decoded[0].video
     neighbours = [replace(one, track_id=9 + i) for i, one in enumerate(wrong_faces(face).values())]
-    together = tracked(Enhancer(generator), decoded[0], [*neighbours, face])
+    together = tracked(Enhancer(generator), decoded[0], [*neighbours, face]).video
     assert same_pixels(together, alone)
 
 
 def test_twenty_faces_are_restored(generator, decoded, face):
     faces = [replace(moved(face, 4.0 * i - 40, 0.0), track_id=i) for i in range(20)]
-    enhancer = Enhancer(generator)
-    assert tracked(enhancer, decoded[0], faces) is not decoded[0].video
-    assert [one.track_id for one in enhancer.faces] == list(range(20))
+    enhanced = tracked(Enhancer(generator), decoded[0], faces)
+    assert enhanced.is_restored
+    assert [one.track_id for one in enhanced.faces] == list(range(20))
