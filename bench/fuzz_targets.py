@@ -48,22 +48,14 @@ from receiver.media.planes import planes
 from receiver.sending.portrait import FPS, portrait_frames
 from receiver.signalling.offers import MAX_CANDIDATES, OfferError, is_checked, read_offer
 from receiver.signalling.trickle import SDPFRAG, add_candidates, read_fragment
-from receiver.stills.protocol import (
-    LABEL,
-    StillError,
-    StillReceiver,
-    StillSender,
-    decode_still,
-    encode_still,
-)
-from receiver.stills.protocol import MAX_PIXELS as STILL_PIXELS
-from receiver.transport.aiortc_hooks import (
-    MAX_PIXELS,
-    ObservingDecoder,
-    h264_codecs,
-    prepare_aiortc,
-)
+from receiver.stills.picture import MAX_STILL_PIXELS as STILL_PIXELS
+from receiver.stills.picture import StillError, decode_still, encode_still
+from receiver.stills.protocol import LABEL
+from receiver.stills.receiver import StillReceiver
+from receiver.stills.sender import StillSender
+from receiver.transport.aiortc_hooks import MAX_FRAME_PIXELS, ObservingDecoder
 from receiver.transport.assembly import FORGOTTEN, MOST_MISSING, MOST_PACKETS, FrameAssembler
+from receiver.transport.connections import h264_codecs, prepare_aiortc
 from receiver.transport.damage import DamageWatch
 
 BETWEEN = b"\xfe\xedRTP\xfe"
@@ -191,7 +183,7 @@ def decode(data: bytes) -> None:
     first = len(units) - 5 + 1000
     for picture in pictures:
         seen = DecodedFrame.from_video(picture)
-        check(picture.width * picture.height <= MAX_PIXELS, "pictures are bounded")
+        check(picture.width * picture.height <= MAX_FRAME_PIXELS, "pictures are bounded")
         check(seen.qp is None or -64 <= seen.qp <= 64, f"QP {seen.qp}")
         check(seen.qp_within(np.array([0.0, 0.0, 9e9, 9e9])) is None or seen.qp is not None, "QP")
         _ = seen.motion_vectors

@@ -50,7 +50,7 @@ from receiver.enhance.faces.tracking import Face, FaceTracker
 from receiver.errors import InputError
 from receiver.media.encoding import Encoding, through_codec
 from receiver.media.planes import copy_frame, planes
-from receiver.stills.protocol import decode_still, encode_still
+from receiver.stills.picture import decode_still, encode_still
 
 OUTPUT = Path("bench-output") / "identity.jsonl"
 SECONDS = 6.0

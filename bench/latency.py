@@ -34,7 +34,7 @@ from receiver.enhance.faces.stage import TIMED
 from receiver.enhance.faces.tracking import MAX_FACES
 from receiver.errors import InputError
 from receiver.media.frame import DecodedFrame
-from receiver.sending.tracks import Source, clip_source, portrait_source
+from receiver.sending.sources import Source, clip_source, portrait_source
 from receiver.transport.aiortc_hooks import ObservingDecoder
 
 STAGES = ("decode", *TIMED, "output")

@@ -40,7 +40,7 @@ from receiver.media.encoding import Encoding
 from receiver.media.files.reading import ENDINGS
 from receiver.media.frame import DecodedFrame
 from receiver.media.planes import Region, cut_frame, planes
-from receiver.stills.protocol import decode_still, encode_still, part_of
+from receiver.stills.picture import decode_still, encode_still, part_of
 
 Way: TypeAlias = Literal["none", "i-frames", "quality", "stills", "raw"]
 WAYS: tuple[Way, ...] = ("none", "i-frames", "quality", "stills", "raw")

@@ -13,7 +13,8 @@ from receiver.enhance.enhancer import Enhancer
 from receiver.enhance.faces.observations import region_of
 from receiver.enhance.stage import EnhancedFrame
 from receiver.media.planes import WHOLE
-from receiver.stills.protocol import LABEL, Still, StillReceiver
+from receiver.stills.protocol import LABEL
+from receiver.stills.receiver import Still, StillReceiver
 from receiver.transport.aiortc_hooks import request_keyframe
 from receiver.transport.receiving import SteadyReceiver
 from receiver.waiting import BackgroundTasks

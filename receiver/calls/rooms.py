@@ -22,9 +22,10 @@ from receiver.enhance.stage import EnhancedFrame
 from receiver.signalling.connections import GONE, packets_received, read_to_the_end, receiver_of
 from receiver.signalling.negotiation import ClosableConnection
 from receiver.signalling.offers import OfferError, answer
-from receiver.stills.protocol import guard_channels
 from receiver.text import printable
-from receiver.transport.aiortc_hooks import h264_codecs, receive_h264, refuse
+from receiver.transport.aiortc_hooks import on_keyframe_request
+from receiver.transport.connections import h264_codecs, receive_h264, refuse
+from receiver.transport.data_channels import guard_channels
 from receiver.transport.receiving import SteadyReceiver
 from receiver.waiting import BackgroundTasks
 
@@ -183,7 +184,7 @@ class Room:
         try:
             transceiver = connection.addTransceiver(track, direction="sendonly")
             transceiver.setCodecPreferences(h264_codecs())
-            setattr(transceiver.sender, "_send_keyframe", encoder.request_keyframe)  # noqa: B010
+            on_keyframe_request(transceiver.sender, encoder.request_keyframe)
             sound = self.sound() if "m=audio" in offer.sdp else None
             if sound is not None:
                 connection.addTransceiver(sound, direction="sendonly")

@@ -14,8 +14,8 @@ from aiortc.mediastreams import MediaStreamError, MediaStreamTrack
 from receiver.calls.track import NewestSlot
 from receiver.media.encoding import Encoding
 from receiver.media.outputs import side_by_side
-from receiver.sending.tracks import KeyframeRequests, VideoPacket
 from receiver.stats import Stats
+from receiver.transport.sending import KeyframeRequests, VideoPacket
 
 View: TypeAlias = Literal["restored", "both"]
 """What a viewer sees: the restored frame, or the received and the restored frame side by side."""

@@ -24,9 +24,13 @@ from receiver.enhance.stage import EnhancedFrame
 from receiver.errors import ReceiverError
 from receiver.media.encoding import Encoding
 from receiver.media.outputs import FileOutput, side_by_side, write_label, write_picture
-from receiver.sending.tracks import EncodedTrack, Source
-from receiver.stills.protocol import LABEL, StillSender, guard_channels
-from receiver.transport.aiortc_hooks import h264_codecs, prepare_aiortc, receive_h264
+from receiver.sending.encoded_track import EncodedTrack
+from receiver.sending.sources import Source
+from receiver.stills.protocol import LABEL
+from receiver.stills.sender import StillSender
+from receiver.transport.aiortc_hooks import on_keyframe_request
+from receiver.transport.connections import h264_codecs, prepare_aiortc, receive_h264
+from receiver.transport.data_channels import guard_channels
 
 PANELS = ["received", "restored", "original"]
 PATIENCE = 1.0
@@ -190,8 +194,7 @@ async def connect(
 ) -> None:
     """Offer and answer between two connections of this process, until media can flow."""
     rtp_sender = sending.addTrack(video)
-    # aiortc has no public way to learn of a PLI; without this it would go to aiortc's own encoder.
-    setattr(rtp_sender, "_send_keyframe", video.request_keyframe)  # noqa: B010
+    on_keyframe_request(rtp_sender, video.request_keyframe)
     sending.getTransceivers()[0].setCodecPreferences(h264_codecs())
     if video.sound is not None:
         sending.addTrack(video.sound)

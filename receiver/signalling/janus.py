@@ -16,7 +16,7 @@ from receiver.errors import InputError
 from receiver.signalling.client import LEAVE_SECONDS, MOST_JSON, Answer, Client, SessionError, shown
 from receiver.signalling.negotiation import ClosableConnection, accept, checked_offer
 from receiver.text import printable
-from receiver.transport.aiortc_hooks import receive_h264
+from receiver.transport.connections import receive_h264
 from receiver.waiting import finished, stopped
 
 POLL_SECONDS = 60.0

@@ -27,7 +27,7 @@ from receiver.signalling.janus import Janus, OnTrack
 from receiver.signalling.links import ice_servers
 from receiver.signalling.negotiation import ClosableConnection, accept, checked_answer
 from receiver.text import printable
-from receiver.transport.aiortc_hooks import receive_h264
+from receiver.transport.connections import receive_h264
 from receiver.waiting import finished
 
 Protocol: TypeAlias = Literal["WHIP", "WHEP"]

@@ -26,8 +26,9 @@ from receiver.calls.config import ServeConfig
 from receiver.calls.server import Server, listening
 from receiver.enhance.enhancer import Enhancer
 from receiver.media.encoding import Encoding
-from receiver.sending.tracks import EncodedTrack, Source, portrait_source
-from receiver.transport.aiortc_hooks import h264_codecs, receive_h264
+from receiver.sending.encoded_track import EncodedTrack
+from receiver.sending.sources import Source, portrait_source
+from receiver.transport.connections import h264_codecs, receive_h264
 
 HERE = RTCConfiguration(iceServers=[])
 SDP = {"Content-Type": "application/sdp"}

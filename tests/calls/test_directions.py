@@ -15,8 +15,9 @@ from aiortc.rtp import RtcpByePacket
 from receiver.calls.rooms import Room
 from receiver.enhance.enhancer import Enhancer
 from receiver.media.encoding import Encoding
-from receiver.sending.tracks import EncodedTrack, Source, evenly
-from receiver.transport.aiortc_hooks import h264_codecs, receive_h264
+from receiver.sending.encoded_track import EncodedTrack
+from receiver.sending.sources import Source, evenly
+from receiver.transport.connections import h264_codecs, receive_h264
 from receiver.transport.receiving import GOODBYE_SECONDS
 from tests.calls.peer import HERE, Peer, Tone, serving, until
 from tests.calls.test_join import joining

@@ -11,8 +11,9 @@ from aiortc.rtp import is_rtcp
 import receiver.calls.rooms
 from receiver.calls.server import Server
 from receiver.media.encoding import Encoding
-from receiver.sending.tracks import EncodedTrack, VideoPacket
-from receiver.transport.aiortc_hooks import h264_codecs
+from receiver.sending.encoded_track import EncodedTrack
+from receiver.transport.connections import h264_codecs
+from receiver.transport.sending import VideoPacket
 from tests.calls.peer import Peer, portrait, serving, until
 from tests.calls.test_send import sending
 from tests.enhance.test_faults import raising, told

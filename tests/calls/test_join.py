@@ -25,12 +25,12 @@ from receiver.enhance.enhancer import Enhancer
 from receiver.errors import InputError, MissingError
 from receiver.media.encoding import Encoding
 from receiver.media.outputs import FileOutput, VirtualCamera
-from receiver.sending.tracks import EncodedTrack
+from receiver.sending.encoded_track import EncodedTrack
 from receiver.signalling.client import Client, SessionError
 from receiver.signalling.janus import Janus
 from receiver.signalling.links import ice_servers
 from receiver.signalling.sessions import open_session
-from receiver.transport.aiortc_hooks import h264_codecs
+from receiver.transport.connections import h264_codecs
 from tests.calls.peer import HERE, Peer, Tone, portrait, serving, until
 
 PEERS = Path(__file__).parent / "peers"

@@ -25,11 +25,11 @@ from receiver.enhance.faces.alignment import extract_crop, psnr_db
 from receiver.errors import InputError
 from receiver.media.encoding import Encoding
 from receiver.sending.publishing import ON_REQUEST, Sending, send
-from receiver.sending.tracks import Source, clip_source, evenly
+from receiver.sending.sources import Source, clip_source, evenly
 from receiver.signalling.client import SessionError
 from receiver.signalling.offers import answer
 from receiver.signalling.sessions import open_publishing
-from receiver.transport.aiortc_hooks import receive_h264
+from receiver.transport.connections import receive_h264
 from tests.calls.peer import HERE, serving, until
 from tests.calls.test_join import answering
 from tests.commands.test_cli import assert_one_sentence, run

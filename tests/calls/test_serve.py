@@ -18,10 +18,10 @@ from receiver.enhance.enhancer import Enhancer
 from receiver.enhance.faces.generator import Generator
 from receiver.enhance.quality import Quality
 from receiver.media.frame import DecodedFrame
-from receiver.sending.tracks import KEYFRAMES_EVERY
 from receiver.signalling.negotiation import ClosableConnection
 from receiver.signalling.offers import OfferError, read_offer
-from receiver.transport.aiortc_hooks import prepare_aiortc, receive_h264
+from receiver.transport.connections import prepare_aiortc, receive_h264
+from receiver.transport.sending import KEYFRAMES_EVERY
 from tests.calls.offers.making import VIDEO, filled
 from tests.calls.peer import HERE, SDP, Peer, self_signed, serving, until
 from tests.conftest import same_pixels

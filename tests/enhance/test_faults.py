@@ -37,10 +37,12 @@ from receiver.errors import DeviceError, InputError
 from receiver.media.frame import DecodedFrame
 from receiver.media.outputs import JUMP, FileOutput, Timeline
 from receiver.stats import Faults, Stats
-from receiver.stills.protocol import LABEL, StillSender, encode_still
+from receiver.stills.picture import encode_still
+from receiver.stills.protocol import LABEL
+from receiver.stills.sender import StillSender
 from tests.calls.peer import HERE
 from tests.conftest import plain_frame
-from tests.stills.test_protocol import Channel, announcement
+from tests.stills.channel import Channel, announcement
 
 PATIENT = 600.0
 """A deadline that no machine misses: what is late is not this file's matter."""

@@ -19,7 +19,7 @@ from receiver.errors import InputError
 from receiver.media.files.reading import READING, VideoReader
 from receiver.media.files.writing import VideoWriter
 from receiver.media.outputs import FileOutput, write_picture
-from receiver.sending.tracks import clip_source
+from receiver.sending.sources import clip_source
 from tests.commands.test_cli import assert_one_sentence, run
 from tests.conftest import plain_frame, write_clip
 

@@ -18,7 +18,7 @@ from receiver.signalling.offers import (
     read_offer,
 )
 from receiver.signalling.sdp import spelled
-from receiver.transport.aiortc_hooks import prepare_aiortc
+from receiver.transport.connections import prepare_aiortc
 from tests.calls.offers.making import SESSION, VIDEO, channels, filled, hostile, section
 
 

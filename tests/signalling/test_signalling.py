@@ -4,7 +4,6 @@ import contextlib
 import time
 
 import pytest
-from aiortc import RTCPeerConnection
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -13,7 +12,6 @@ from receiver.signalling.addresses import Reach, reach_of_address, reach_of_name
 from receiver.signalling.client import Client, SessionError, shown
 from receiver.signalling.janus import Janus
 from receiver.signalling.links import MOST_LINK_TEXT, MOST_LINKS, ice_servers, read_links
-from receiver.signalling.negotiation import CONNECT, ClosableConnection
 from receiver.signalling.sessions import open_publishing, open_session
 from receiver.text import MOST_TEXT, printable
 
@@ -215,8 +213,3 @@ async def test_a_name_that_is_none_is_told():
     with pytest.raises(SessionError, match="does not answer"):
         async with open_session(f"http://{'a' * 70}.example/", None, lambda *_: None):
             pass
-
-
-def test_aiortcs_private_name_is_still_there():
-    assert hasattr(RTCPeerConnection, CONNECT)
-    assert CONNECT in vars(ClosableConnection)

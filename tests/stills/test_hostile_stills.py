@@ -24,7 +24,7 @@ from receiver.enhance.faces.tracking import FaceTracker
 from receiver.enhance.stage import EnhancedFrame
 from receiver.media.encoding import Encoding, through_codec
 from receiver.media.planes import copy_frame, planes
-from receiver.stills.protocol import decode_still, encode_still
+from receiver.stills.picture import decode_still, encode_still
 from tests.conftest import CLIPS, needs_clips
 from tests.enhance.test_enhancer import IDENTIFIED, refused_or_admitted
 

@@ -8,8 +8,8 @@ from aiohttp import web
 from aiortc import RTCSessionDescription
 
 from receiver.media.encoding import Encoding
-from receiver.sending.tracks import EncodedTrack
-from receiver.transport.aiortc_hooks import h264_codecs
+from receiver.sending.encoded_track import EncodedTrack
+from receiver.transport.connections import h264_codecs
 from tests.calls.peer import Peer, portrait
 
 EXAMPLE = Path(__file__).parents[3] / "examples" / "restored_echo.py"

@@ -7,7 +7,7 @@ from prometheus_client.parser import text_string_to_metric_families as parse
 
 from receiver.calls.metrics import METRICS, TRANSPORT
 from receiver.stats import FrameCounts
-from receiver.stills.protocol import StillCounts
+from receiver.stills.receiver import StillCounts
 from receiver.transport.receiving import TransportStats
 from tests.calls.peer import Peer, serving
 

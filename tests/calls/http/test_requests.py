@@ -10,7 +10,7 @@ from receiver.calls.config import ServeConfig
 from receiver.calls.responses import MAX_NAME
 from receiver.calls.server import MAX_BODY
 from receiver.errors import InputError
-from receiver.transport.aiortc_hooks import receive_h264
+from receiver.transport.connections import receive_h264
 from tests.calls.offers.making import STALL, VIDEO, StallWatch, filled
 from tests.calls.peer import SDP, Peer, serving
 

@@ -10,7 +10,8 @@ from aioice import Connection, stun
 from aiortc import RTCSessionDescription
 
 from receiver.signalling.offers import MAX_CANDIDATES
-from receiver.transport.aiortc_hooks import MAX_PAIRS, receive_h264
+from receiver.transport.aiortc_hooks import MAX_PAIRS
+from receiver.transport.connections import receive_h264
 from tests.calls.offers.making import (
     VIDEO,
     filled,

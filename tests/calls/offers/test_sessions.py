@@ -9,7 +9,7 @@ import aiohttp
 import pytest
 
 from receiver.signalling.offers import OfferError, read_offer
-from receiver.transport.aiortc_hooks import receive_h264
+from receiver.transport.connections import receive_h264
 from tests.calls.offers.making import (
     VIDEO,
     filled,

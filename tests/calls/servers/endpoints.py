@@ -12,7 +12,7 @@ from aiohttp import web
 from aiortc import RTCPeerConnection, RTCSessionDescription
 
 from receiver.signalling.sessions import open_session
-from receiver.transport.aiortc_hooks import h264_codecs
+from receiver.transport.connections import h264_codecs
 from tests.calls.peer import HERE, until
 
 SECONDS = 2.0

@@ -15,9 +15,9 @@ from receiver.errors import InputError, ReceiverError
 from receiver.media.encoding import Encoding
 from receiver.media.outputs import FileOutput
 from receiver.sending.publishing import Sending, send
-from receiver.sending.tracks import clip_source
+from receiver.sending.sources import clip_source
 from receiver.signalling.sessions import open_publishing, open_session
-from receiver.stills.protocol import STRANGERS
+from receiver.transport.data_channels import MAX_UNWANTED_CHANNELS
 from tests.calls.peer import until
 from tests.calls.servers.endpoints import (
     SECONDS,
@@ -146,7 +146,7 @@ async def test_a_server_that_opens_channel_after_channel_is_left(clip):
     async with answerer(Location="/session") as endpoint, origin(endpoint) as home:
         sending = asyncio.ensure_future(send(clip_source(clip), 60, home.base, None, said.append))
         await until(lambda: said)
-        for number in range(2 * STRANGERS):
+        for number in range(2 * MAX_UNWANTED_CHANNELS):
             endpoint.connections[0].createDataChannel(str(number))
         with pytest.raises(ReceiverError, match="ended the call"):
             await asyncio.wait_for(sending, 10)

@@ -12,7 +12,7 @@ from receiver.enhance.faces.album import peer_of
 from receiver.errors import InputError
 from receiver.media.encoding import Encoding
 from receiver.sending.publishing import Sending, send
-from receiver.sending.tracks import clip_source
+from receiver.sending.sources import clip_source
 from receiver.signalling.client import Client, SessionError
 from receiver.signalling.sessions import open_publishing, open_session
 from tests.calls.offers.making import VIDEO, filled, section
