@@ -78,7 +78,7 @@ async def test_restoring_that_fails_is_told_and_heals(generator, http, monkeypat
             assert (told["healthy"], told["faults"]["restoring"] >= 3) == (False, True)
             metrics = await (await http.get(base + "/metrics")).text()
             assert 'receiver_healthy{room="room"} 0.0' in metrics
-            assert 'receiver_faults_total{room="room",part="restoring"}' in metrics
+            assert 'receiver_faults_total{part="restoring",room="room"}' in metrics
         enhanced = stats.frames.enhanced
         await until(lambda: stats.frames.enhanced > enhanced, 60)
         await until(lambda: stats.faults.healthy, 100)
