@@ -9,12 +9,12 @@ from dataclasses import dataclass
 
 from aiortc import RTCPeerConnection
 
-from receiver.calls.rooms import GONE
 from receiver.errors import InputError, ReceiverError
 from receiver.media.encoding import Encoding
 from receiver.sending.encoded_track import EncodedTrack
 from receiver.sending.sources import Source
 from receiver.signalling.client import SETUP_SECONDS, SessionError, shown
+from receiver.signalling.connections import ConnectionState
 from receiver.signalling.sessions import open_publishing
 from receiver.stills.protocol import LABEL
 from receiver.stills.sender import StillSender
@@ -134,24 +134,15 @@ async def _call(
     """Sends until it is cancelled or the source ends. Raises the errors of `send`."""
     where = shown(url)
     async with open_publishing(url, token, sending.prepare) as connection:
-        connected, gone = asyncio.Event(), asyncio.Event()
-
-        def check() -> None:
-            if connection.connectionState == "connected":
-                connected.set()
-            elif connection.connectionState in GONE:
-                gone.set()
-
-        connection.on("connectionstatechange", check)
-        check()
-        guard_channels(connection, lambda _: False, gone.set)
-        if not await first(connected, gone, seconds=SETUP_SECONDS) or gone.is_set():
+        state = ConnectionState(connection)
+        guard_channels(connection, lambda _: False, state.gone.set)
+        if not await state.is_established(SETUP_SECONDS):
             raise ReceiverError(
-                f"{where} answers but no connection is established: allow UDP, or try --no-stills"
+                f"{where} answers, but no connection is possible: allow UDP, or try --no-stills"
             )
         on_start(f"sending to {where}")
         sending.begin()
-        await first(gone, sending.video.ended)
+        await first(state.gone, sending.video.ended)
         # aiortc ends the track before it reports that the connection has ended.
-        if await first(gone, seconds=1.0):
+        if await first(state.gone, seconds=1.0):
             raise ReceiverError(f"{where} ended the call, or can no longer be reached: send again")

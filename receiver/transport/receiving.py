@@ -7,7 +7,6 @@ import asyncio
 import contextlib
 import queue
 import time
-from collections.abc import Coroutine
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -19,6 +18,7 @@ from aiortc.rtp import AnyRtcpPacket, RtcpByePacket, RtpPacket
 from receiver.transport.aiortc_hooks import HookedReceiver
 from receiver.transport.assembly import AccessUnit, FrameAssembler
 from receiver.transport.bandwidth import BandwidthEstimate
+from receiver.waiting import BackgroundTasks
 
 DECODER_BACKLOG = 90
 """Most frames that wait for the decoder: three seconds. The newest ones beyond it are dropped."""
@@ -76,7 +76,7 @@ class SteadyReceiver(HookedReceiver):
         self._has_dropped = False
         self._is_leaving = False
         self._timer: asyncio.TimerHandle | None = None
-        self._tasks: set[asyncio.Future[None]] = set()
+        self._tasks = BackgroundTasks()
         self._stock = self.jitter_buffer, self.nack_generator, self.remote_bitrate_estimator
         self._stop_decoder = self.stop_decoder
         self.stop_decoder = self._stop_decoder_soon
@@ -127,8 +127,7 @@ class SteadyReceiver(HookedReceiver):
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-        for task in self._tasks:
-            task.cancel()
+        self._tasks.cancel()
         await super().stop()
 
     async def handle_rtcp(self, packet: AnyRtcpPacket) -> None:
@@ -137,7 +136,7 @@ class SteadyReceiver(HookedReceiver):
             await super().handle_rtcp(packet)
         elif not self._is_leaving and not set(packet.sources) <= set(self.rtx_ssrc):
             self._is_leaving = True
-            self._start(self._leave(packet))
+            self._tasks.start(self._leave(packet))
 
     async def _leave(self, goodbye: RtcpByePacket) -> None:
         """Ends the track, unless packets of it still arrive."""
@@ -166,7 +165,7 @@ class SteadyReceiver(HookedReceiver):
                 self._decode(codec, unit)
         missing = self._assembler.to_ask_for(now)
         if missing:
-            self._start(self.send_nack(self._ssrc, missing))
+            self._tasks.start(self.send_nack(self._ssrc, missing))
         if self._assembler.is_waiting and self._timer is None:
             self._timer = asyncio.get_running_loop().call_later(CHECK_EVERY, self._check_again)
 
@@ -180,7 +179,7 @@ class SteadyReceiver(HookedReceiver):
             return
         if self._has_dropped:
             self._has_dropped, unit.lost_before = False, True
-            self._start(self.send_pli(self._ssrc))
+            self._tasks.start(self.send_pli(self._ssrc))
         unit.timestamp = self.timestamp_mapper.map(unit.timestamp)
         self.decoder_queue.put((codec, unit))
 
@@ -190,7 +189,7 @@ class SteadyReceiver(HookedReceiver):
             return  # the call has ended
         self._check()
         if self._is_time_for_keyframe_request():
-            self._start(self.send_pli(self._ssrc))
+            self._tasks.start(self.send_pli(self._ssrc))
 
     def _is_time_for_keyframe_request(self) -> bool:
         """Returns whether an I-frame is needed and the last request, if any, may be lost."""
@@ -202,9 +201,3 @@ class SteadyReceiver(HookedReceiver):
             return False
         self._keyframe_asked = now
         return True
-
-    def _start(self, work: Coroutine[Any, Any, None]) -> None:
-        """Runs `work` in a task that `stop` cancels."""
-        task = asyncio.ensure_future(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)

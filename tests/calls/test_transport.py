@@ -17,10 +17,10 @@ from receiver.commands.demo import connect
 from receiver.media.encoding import Encoding
 from receiver.media.frame import DecodedFrame
 from receiver.sending.encoded_track import EncodedTrack
-from receiver.sending.sources import portrait_source
 from receiver.transport.connections import prepare_aiortc
 from receiver.transport.receiving import DECODER_BACKLOG
 from receiver.transport.sending import RESEND_EVERY, RESENDS_AT_ONCE
+from tests.calls.peer import portrait
 from tests.conftest import plain_frame
 
 RATE = 30
@@ -39,7 +39,7 @@ class LossyCall:
 
     async def __aenter__(self):
         prepare_aiortc()
-        self.sender = EncodedTrack(portrait_source(), Encoding(kbps=150, keyframe_every=10_000))
+        self.sender = EncodedTrack(portrait(), Encoding(kbps=150, keyframe_every=10_000))
         self.sending, self.receiving = RTCPeerConnection(), RTCPeerConnection()
         tracks = []
         self.receiving.on("track", tracks.append)

@@ -15,8 +15,9 @@ from aiortc.mediastreams import MediaStreamError, MediaStreamTrack
 import receiver.calls.track
 import receiver.stats
 from keyframes import Person
-from receiver.calls.rooms import PENDING, VIEWS, Room, SharedEncoder, ViewerTrack
+from receiver.calls.rooms import Room
 from receiver.calls.track import FAILURES, EnhancedVideoTrack
+from receiver.calls.viewers import PENDING, VIEWS, SharedEncoder, ViewerTrack
 from receiver.enhance.enhancer import Enhancer
 from receiver.enhance.faces.generator import Generator
 from receiver.enhance.faces.tracking import SEARCH_EVERY_EMPTY

@@ -182,13 +182,13 @@ def test_no_password_of_a_url_is_said(url, said):
 @pytest.mark.parametrize(
     ("url", "token", "words"),
     [
-        ("http://", None, "names no host"),
-        ("http:///x", None, "names no host"),
-        ("http://[::1", None, "is no address"),
-        ("http://a:99999/", None, "is no address"),
-        ("http://127.0.0.1:9/", "two\nlines", "has a character that no token has"),
-        ("http://127.0.0.1:9/", "s\u00e9cret", "has a character that no token has"),
-        ("http://me:you@127.0.0.1:9/", "secret", "with a user and a token"),
+        ("http://", None, "has no host"),
+        ("http:///x", None, "has no host"),
+        ("http://[::1", None, "is not a valid address"),
+        ("http://a:99999/", None, "is not a valid address"),
+        ("http://127.0.0.1:9/", "two\nlines", "has an invalid character"),
+        ("http://127.0.0.1:9/", "s\u00e9cret", "has an invalid character"),
+        ("http://me:you@127.0.0.1:9/", "secret", "has a user, and there is a token"),
     ],
 )
 async def test_a_url_or_token_that_cannot_be_used_is_told(url, token, words):

@@ -9,11 +9,10 @@ from aiortc import RTCSessionDescription
 
 from receiver.media.encoding import Encoding
 from receiver.sending.encoded_track import EncodedTrack
-from receiver.sending.sources import portrait_source
 from receiver.transport.connections import h264_codecs
-from tests.calls.peer import Peer
+from tests.calls.peer import Peer, portrait
 
-EXAMPLE = Path(__file__).parents[2] / "examples" / "restored_echo.py"
+EXAMPLE = Path(__file__).parents[3] / "examples" / "restored_echo.py"
 
 
 async def test_the_echo_comes_back(http):
@@ -22,7 +21,7 @@ async def test_the_echo_comes_back(http):
     await runner.setup()
     await web.TCPSite(runner, "127.0.0.1", 0).start()
     peer = Peer(http, f"http://127.0.0.1:{runner.addresses[0][1]}")
-    sender = EncodedTrack(portrait_source(), Encoding(kbps=200))
+    sender = EncodedTrack(portrait(), Encoding(kbps=200))
     peer.connection.addTrack(sender)
     peer.connection.getTransceivers()[0].setCodecPreferences(h264_codecs())
     await peer.connection.setLocalDescription(await peer.connection.createOffer())

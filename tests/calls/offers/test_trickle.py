@@ -11,9 +11,7 @@ from aiortc.sdp import SessionDescription
 from receiver.calls.server import MAX_BODY
 from receiver.signalling.offers import MAX_CANDIDATES, MAX_LINES
 from receiver.signalling.trickle import SDPFRAG
-from tests.calls.peer import SDP, Peer, serving
-from tests.calls.test_access import bearer
-from tests.calls.test_hostile_offers import (
+from tests.calls.offers.making import (
     STALL,
     VIDEO,
     StallWatch,
@@ -23,8 +21,8 @@ from tests.calls.test_hostile_offers import (
     packets,
     section,
 )
-from tests.calls.test_hostile_servers import without
-from tests.calls.test_join import until
+from tests.calls.peer import SDP, Peer, bearer, serving, until
+from tests.calls.servers.endpoints import without
 
 UFRAG = ("a=ice-ufrag:abcd", "a=ice-pwd:abcdefghijklmnopqrstuv")
 """Of the offers that `filled(VIDEO, …)` makes."""
@@ -113,25 +111,25 @@ CANDIDATE = "a=candidate:1 1 udp 1 127.0.0.1 9 typ host"
         ([*MEDIA, CANDIDATE], {"Content_Type": "application/sdp"}, 415, "send candidates as"),
         ([*MEDIA, CANDIDATE], {"Content_Type": SDPFRAG.title() + "; a=b"}, 204, ""),
         ([*MEDIA, CANDIDATE], {"If_Match": None}, 428, "send the session's ETag as If-Match"),
-        ([*MEDIA, CANDIDATE], {"If_Match": '"other"'}, 412, "has another ETag"),
-        ([*MEDIA, CANDIDATE], {"If_Match": "W/{}"}, 412, "has another ETag"),
-        ([*MEDIA, CANDIDATE], {"If_Match": "x"}, 412, "has another ETag"),
+        ([*MEDIA, CANDIDATE], {"If_Match": '"other"'}, 412, "lacks this session's ETag"),
+        ([*MEDIA, CANDIDATE], {"If_Match": "W/{}"}, 412, "lacks this session's ETag"),
+        ([*MEDIA, CANDIDATE], {"If_Match": "x"}, 412, "lacks this session's ETag"),
         ([*MEDIA, CANDIDATE], {"If_Match": '"other", {}'}, 204, ""),
         ([*MEDIA, CANDIDATE], {"If_Match": "*"}, 204, ""),
-        ([], {}, 400, "no SDP fragment"),
-        (["hello"], {}, 400, "no SDP fragment"),
+        ([], {}, 400, "not an SDP fragment"),
+        (["hello"], {}, 400, "not an SDP fragment"),
         ([*MEDIA, "", CANDIDATE, ""], {}, 204, ""),
-        ([*MEDIA, "v=0"], {}, 400, "no SDP fragment"),
+        ([*MEDIA, "v=0"], {}, 400, "not an SDP fragment"),
         ([CANDIDATE], {}, 400, "a candidate without media: begin with an m-line"),
-        ([MEDIA[0], CANDIDATE], {}, 400, "media without a name: add one a=mid"),
-        ([*MEDIA, "a=mid:1", CANDIDATE], {}, 400, "media without a name: add one a=mid"),
-        ([MEDIA[0], "a=mid:7", CANDIDATE], {}, 422, "names the media '7': the offer has none"),
-        (["a=ice-ufrag:efgh", *MEDIA, CANDIDATE], {}, 422, "ICE cannot be restarted here"),
-        (["a=ice-pwd:" + 22 * "x", *MEDIA], {"If_Match": "*"}, 422, "ICE cannot be restarted"),
-        ([*MEDIA, "a=ice-ufrag:efgh"], {}, 422, "ICE cannot be restarted here: end this session"),
+        ([MEDIA[0], CANDIDATE], {}, 400, "media without a mid: add one a=mid"),
+        ([*MEDIA, "a=mid:1", CANDIDATE], {}, 400, "media without a mid: add one a=mid"),
+        ([MEDIA[0], "a=mid:7", CANDIDATE], {}, 422, "has media '7', which the offer lacks"),
+        (["a=ice-ufrag:efgh", *MEDIA, CANDIDATE], {}, 422, "ICE restarts are not supported"),
+        (["a=ice-pwd:" + 22 * "x", *MEDIA], {"If_Match": "*"}, 422, "ICE restarts are not"),
+        ([*MEDIA, "a=ice-ufrag:efgh"], {}, 422, "ICE restarts are not supported: end this session"),
         ([*MEDIA, "a=" + "b" * 4095], {}, 422, "the fragment has 4097 characters in one line"),
-        (["a=b"] * (MAX_LINES + 1), {}, 422, "the fragment has 2001 lines: offer 2000 at most"),
-        (["m=a"] * 17, {}, 422, "the fragment has 17 media sections: offer 16 at most"),
+        (["a=b"] * (MAX_LINES + 1), {}, 422, "the fragment has 2001 lines: offer at most 2000"),
+        (["m=a"] * 17, {}, 422, "the fragment has 17 media sections: offer at most 16"),
         ([*MEDIA, "a=end-of-candidates"], {}, 204, ""),
         ([*MEDIA, "a=candidate:"], {}, 204, ""),
         ([*MEDIA, "a=candidate:1 1 udp 1 127.0.0.1 x typ host"], {}, 204, ""),
@@ -198,14 +196,14 @@ async def test_all_candidates_of_a_session_count_together(generator, http, path)
             session = await opened(http, base, path, *lines[:10])
             for end in (15, 25, 20, MAX_CANDIDATES):  # those that are known do not count again
                 assert await session.patch(*UFRAG, *MEDIA, *lines[end - 10 : end]) == (204, "")
-            refusal = (422, "the session has 33 candidates: send 32 at most\n")
+            refusal = (422, "the session has 33 candidates: send at most 32\n")
             assert await session.patch(*MEDIA, lines[-1]) == refusal
             assert await session.patch(*MEDIA, *lines[-5:]) == refusal
             assert await session.patch(*MEDIA, lines[-2]) == (204, "")
             await asyncio.sleep(1.5)
             assert packets(sockets[-1:]) == 0
             assert all(packets([one]) for one in sockets[:-1])
-            fragment = "the fragment has 33 candidates: offer 32 at most\n"
+            fragment = "the fragment has 33 candidates: offer at most 32\n"
             assert await session.patch(*MEDIA, *lines) == (422, fragment)
 
 

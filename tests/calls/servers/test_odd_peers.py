@@ -15,21 +15,18 @@ from receiver.sending.publishing import Sending, send
 from receiver.sending.sources import clip_source
 from receiver.signalling.client import Client, SessionError
 from receiver.signalling.sessions import open_publishing, open_session
-from tests.calls.peer import SDP, Peer, serving
-from tests.calls.test_access import bearer
-from tests.calls.test_hostile_offers import VIDEO, filled, section
-from tests.calls.test_hostile_servers import (
+from tests.calls.offers.making import VIDEO, filled, section
+from tests.calls.peer import SDP, Peer, bearer, serving, until
+from tests.calls.servers.endpoints import (
     SECONDS,
     answerer,
     fake_janus,
     joined,
-    nothing_is_left_in_the_loop,  # noqa: F401
     origin,
     refused,
     replaced,
     without,
 )
-from tests.calls.test_join import until
 
 
 def other_case(sdp: str) -> str:
@@ -107,12 +104,12 @@ async def test_an_odd_offer_of_janus_becomes_a_call(change):
 async def test_an_offer_of_janus_that_cannot_be_used_is_told():
     async with fake_janus() as (server, _, url):
         server.change = replaced("packetization-mode=1", "packetization-mode=0")
-        words = "it has H.264 in packetization-mode 0 alone: add packetization-mode=1"
-        await refused(url, SessionError, "an offer that cannot be used", words, token=None)
+        words = "it has H.264 only in packetization-mode 0: add packetization-mode=1"
+        await refused(url, SessionError, "the offer of", "cannot be used", words, token=None)
 
 
 MODE_0 = (
-    "the offer has H.264 in packetization-mode 0 alone: add packetization-mode=1\n",
+    "the offer has H.264 only in packetization-mode 0: add packetization-mode=1\n",
     ("packetization-mode=1", "packetization-mode=0"),
 )
 SPEEX = [line.replace("opus/48000/2", "speex/16000") for line in section("audio", 1)]
@@ -125,7 +122,7 @@ SPEEX = [line.replace("opus/48000/2", "speex/16000") for line in section("audio"
         (MODE_0[0], ("packetization-mode=1", "profile-level-id=42e01f")),
         (MODE_0[0], ("a=fmtp:96 packetization-mode=1\r\n", "")),
         (
-            "the offer has H.264 of no profile that is spoken here: add profile-level-id=42e01f\n",
+            "the offer has H.264 only in unsupported profiles: add profile-level-id=42e01f\n",
             ("packetization-mode=1", "packetization-mode=1;profile-level-id=f4001f"),
         ),
         (
@@ -137,7 +134,7 @@ SPEEX = [line.replace("opus/48000/2", "speex/16000") for line in section("audio"
             ("a=setup:actpass", "a=setup:holdconn"),
         ),
         (
-            "the offer has RTCP on a port of its own: add a=rtcp-mux\n",
+            "the offer has RTCP on a separate port: add a=rtcp-mux\n",
             ("a=rtcp-mux\r\n", ""),
         ),
     ],
@@ -235,7 +232,7 @@ async def test_every_address_tells_its_methods(generator, http, path):
                 assert "Allow" not in response.headers
                 continue
             assert (response.status, response.headers["Allow"]) == (405, ALLOWED[path]), method
-            sentence = f"{method} is not for this address: use one of those in Allow\n"
+            sentence = f"{method} is not allowed here: use a method that Allow lists\n"
             assert await response.text() == ("" if method == "HEAD" else sentence)
         assert "Allow" not in (await http.options(base + "/nowhere")).headers
 
@@ -283,14 +280,14 @@ async def test_a_clip_is_sent_to_a_server_that_answers_200(clip):
 async def test_a_page_is_no_session(status):
     async with answerer(lambda sdp: "<!doctype html>") as endpoint, origin(endpoint) as home:
         endpoint.status = status
-        await refused(home.base, InputError, "an answer that cannot be used: it is no SDP")
+        await refused(home.base, InputError, "cannot be used: it is no SDP")
 
 
 @pytest.mark.parametrize("status", [202, 204, 206])
 async def test_other_answers_are_no_session(status):
     async with answerer() as endpoint, origin(endpoint) as home:
         endpoint.status = status
-        with pytest.raises(Exception, match=f"says {status}"):
+        with pytest.raises(Exception, match=f"answers {status}"):
             await joined(home.base)
 
 
@@ -313,7 +310,7 @@ async def test_janus_is_found_with_a_slash_at_the_end(end):
 
     async with origin(janus) as home:
         url = f"janus+{home.base}/janus{end}?room=1"
-        with pytest.raises(Exception, match="says: no"):
+        with pytest.raises(Exception, match="reports: no"):
             async with open_session(url, None, lambda *_: None, seconds=SECONDS):
                 pass
     assert paths[:3] == [f"/janus{end}", "/janus/7", "/janus/7/7"]
