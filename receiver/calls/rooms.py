@@ -22,7 +22,7 @@ from receiver.calls.track import EnhancedVideoTrack, NewestSlot, arrival_time
 from receiver.enhance.enhancer import Enhancer
 from receiver.media.encoding import Encoding
 from receiver.media.frame import DecodedFrame
-from receiver.media.outputs import side_by_side
+from receiver.media.views import side_by_side
 from receiver.sending.tracks import KeyframeRequests, VideoPacket
 from receiver.signalling.negotiation import ClosableConnection
 from receiver.signalling.offers import OfferError, answer

@@ -45,8 +45,9 @@ from receiver.enhance.faces.recognition import shared_recogniser
 from receiver.enhance.quality import Quality
 from receiver.errors import InputError, ReceiverError
 from receiver.media.encoding import Encoding
+from receiver.media.files.recording import FileOutput
 from receiver.media.files.writing import format_of
-from receiver.media.outputs import FileOutput, VirtualCamera, Window
+from receiver.media.outputs import VirtualCamera, Window
 from receiver.sending.publishing import send
 from receiver.sending.tracks import Source, camera_source, clip_source, portrait_source
 from receiver.text import escaped

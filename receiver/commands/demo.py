@@ -22,8 +22,9 @@ from receiver.enhance.faces.alignment import Crop, extract_crop, picture_of, psn
 from receiver.enhance.faces.tracking import Face
 from receiver.errors import ReceiverError
 from receiver.media.encoding import Encoding
+from receiver.media.files.recording import FileOutput
 from receiver.media.frame import DecodedFrame
-from receiver.media.outputs import FileOutput, side_by_side, write_label, write_picture
+from receiver.media.views import side_by_side, write_label, write_picture
 from receiver.sending.tracks import EncodedTrack, Source
 from receiver.stills.protocol import LABEL, StillSender, guard_channels
 from receiver.transport.aiortc_hooks import h264_codecs, prepare_aiortc, receive_h264

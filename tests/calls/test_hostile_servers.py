@@ -31,7 +31,7 @@ from receiver.enhance.enhancer import Enhancer
 from receiver.enhance.faces.album import peer_of, save_album
 from receiver.errors import InputError, ReceiverError
 from receiver.media.encoding import Encoding
-from receiver.media.outputs import FileOutput
+from receiver.media.files.recording import FileOutput
 from receiver.sending.publishing import Sending, send
 from receiver.sending.tracks import clip_source
 from receiver.signalling.addresses import Reach

@@ -22,7 +22,7 @@ from aiortc.mediastreams import MediaStreamError, MediaStreamTrack
 import receiver.calls.track
 import receiver.enhance.faces.generator
 import receiver.inference.io_binding
-import receiver.media.outputs
+import receiver.media.files.recording
 import receiver.stats
 from keyframes import Person
 from receiver.calls.requester import Requester
@@ -32,8 +32,8 @@ from receiver.enhance.enhancer import Enhancer
 from receiver.enhance.faces.generator import WEIGHTS, Generator
 from receiver.enhance.faces.tracking import SEARCH_EVERY_EMPTY
 from receiver.errors import DeviceError, InputError
+from receiver.media.files.recording import JUMP, FileOutput, Timeline
 from receiver.media.frame import DecodedFrame
-from receiver.media.outputs import JUMP, FileOutput, Timeline
 from receiver.stats import Faults, Stats
 from receiver.stills.protocol import LABEL, StillSender, encode_still
 from tests.calls.peer import HERE
@@ -528,10 +528,10 @@ def test_a_disk_that_waits_delays_nobody(tmp_path, monkeypatch):
     file = FileOutput(tmp_path / "call.mkv", Fraction(30), has_sound=False)
     for index in range(1000):
         file.put(picture(3000 * index))
-    assert file._queue.qsize() <= receiver.media.outputs.BACKLOG
+    assert file._queue.qsize() <= receiver.media.files.recording.BACKLOG
     goes_on.set()
     file.close()
-    assert 0 < file.written <= receiver.media.outputs.BACKLOG + 1
+    assert 0 < file.written <= receiver.media.files.recording.BACKLOG + 1
 
 
 @pytest.mark.parametrize("name", ["call.mkv", "call.mp4"])

@@ -17,8 +17,9 @@ import pytest
 from receiver.enhance.files import enhance_file
 from receiver.errors import InputError
 from receiver.media.files.reading import READING, VideoReader
+from receiver.media.files.recording import FileOutput
 from receiver.media.files.writing import VideoWriter
-from receiver.media.outputs import FileOutput, write_picture
+from receiver.media.views import write_picture
 from receiver.sending.tracks import clip_source
 from tests.commands.test_cli import assert_one_sentence, run
 from tests.conftest import plain_frame, write_clip
@@ -284,7 +285,7 @@ import os, signal, sys
 from fractions import Fraction
 from itertools import islice
 from pathlib import Path
-from receiver.media.outputs import FileOutput
+from receiver.media.files.recording import FileOutput
 from tests.enhance.test_faults import fill
 file = FileOutput(Path(sys.argv[1]), Fraction(30), has_sound=False)
 fill(file, 300)
