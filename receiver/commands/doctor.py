@@ -1,11 +1,19 @@
 """Looks whether everything that a call needs is there, and says what is missing."""
 
+import argparse
 import platform
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from typing import Any
 
 import av
 import onnxruntime
+from rich.table import Table
+from rich.text import Text
 
+from receiver.commands.options import (
+    add_common,
+)
+from receiver.commands.terminal import console, json_line
 from receiver.enhance.capacity import cores_here, in_words, measure
 from receiver.enhance.faces.generator import (
     MODELS,
@@ -107,3 +115,29 @@ def _codec_finding(name: str, codec: str, mode: str) -> Finding:
     except ValueError:
         return Finding(name, False, f"PyAV has no {codec}: pip install --force-reinstall av")
     return Finding(name, True, codec)
+
+
+def add(commands: Any) -> None:
+    doctor = commands.add_parser(
+        "doctor",
+        help="see whether everything is there",
+        description="Looks at the device, the models, the landmark file and the codecs; says why "
+        "CUDA and TensorRT can or cannot be used. Exits with 1 if something that was asked for is "
+        "missing.",
+    )
+    add_common(doctor, run)
+
+
+def run(args: argparse.Namespace) -> int:
+    findings = examine(args.model, args.device)
+    fine = all(finding.fine or not finding.needed for finding in findings)
+    if args.json:
+        print(json_line({"fine": fine, "findings": [asdict(finding) for finding in findings]}))
+        return 0 if fine else 1
+    table = Table(title="receiver doctor", show_header=False)
+    for finding in findings:
+        style = "green" if finding.fine else "red" if finding.needed else "yellow"
+        table.add_row(Text("yes" if finding.fine else "no", style), finding.name, finding.says)
+    console().print(table)
+    print("Everything that was asked for is there." if fine else "Something is missing: see above.")
+    return 0 if fine else 1

@@ -3,10 +3,14 @@
 import argparse
 import math
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any, NoReturn, get_args
 
+from receiver.calls.access import TOKEN_VARIABLE
+from receiver.enhance.capacity import measure
 from receiver.enhance.enhancer import Enhancer
 from receiver.enhance.faces.generator import MODELS, ExecutionDevice, Generator
+from receiver.enhance.quality import Quality
 from receiver.text import escaped
 
 
@@ -96,3 +100,36 @@ def add_enhancing(
 def new_enhancer(args: argparse.Namespace, generator: Generator, **more: Any) -> Enhancer:
     """Returns a fresh enhancer as the options of `add_enhancing` ask for it."""
     return Enhancer(generator, admission=args.admission, **more)
+
+
+def add_tokens(parser: Any, about: str, *, many: bool = False) -> None:
+    """`--token` and `--token-file`, which exclude each other where one token is needed."""
+    options = parser if many else parser.add_mutually_exclusive_group()
+    options.add_argument(
+        "--token",
+        action="append" if many else "store",
+        default=[] if many else None,
+        metavar="TOKEN",
+        help=f"{about}; other users of this computer see it in the list of processes",
+    )
+    options.add_argument(
+        "--token-file",
+        type=Path,
+        metavar="FILE",
+        help=f"file that holds {'tokens, one a line' if many else 'the token'}; without either, "
+        f"the environment variable {TOKEN_VARIABLE} is used",
+    )
+
+
+def add_stock_transport(parser: Any) -> None:
+    parser.add_argument(
+        "--stock-transport",
+        action="store_true",
+        help="receive by aiortc's own jitter buffer, NACKs and REMB, to compare with",
+    )
+
+
+def new_quality(args: argparse.Namespace, generator: Generator) -> Quality:
+    """The generator at the quality that was asked for."""
+    measured = measure(generator) if args.quality == "auto" else None
+    return Quality(generator, args.quality, measured)

@@ -1,17 +1,21 @@
 """Where pictures go: video files, panels side by side, a window."""
 
+import asyncio
 import contextlib
 import os
 import queue
 import sys
 import threading
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Coroutine
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, TypeVar
 
 import av
 import cv2
 
 from receiver.errors import MissingError
+
+Result = TypeVar("Result")
 
 
 class VirtualCamera:
@@ -100,3 +104,11 @@ class Window:
         finally:
             self.closed = True
             cv2.destroyAllWindows()
+
+
+def run_beside(window: Window, call: Coroutine[Any, Any, Result]) -> Result:
+    """Runs the call in a thread, so that the window has the main one."""
+    with ThreadPoolExecutor(1) as pool:
+        result = pool.submit(asyncio.run, call)
+        window.run(result.done)
+        return result.result()

@@ -21,7 +21,7 @@ from aiortc.codecs.h264 import H264Decoder
 from aiortc.jitterbuffer import JitterBuffer, JitterFrame
 
 from receiver.calls.track import EnhancedVideoTrack
-from receiver.commands.demo import connect, consume, run_demo
+from receiver.commands.loopback import connect, consume, run_demo
 from receiver.media.encoding import Encoding
 from receiver.media.frame import Arrival, DecodedFrame
 from receiver.media.planes import copy_frame

@@ -17,7 +17,7 @@ from aiortc.rtcrtpsender import RTCRtpSender
 from aiortc.rtp import RTCP_RTPFB_NACK, RTP_HISTORY_SIZE, RtcpRtpfbPacket, RtpPacket
 
 import receiver.transport.receiving
-from receiver.commands.demo import connect
+from receiver.commands.loopback import connect
 from receiver.media.encoding import Encoding
 from receiver.media.frame import DecodedFrame
 from receiver.sending.tracks import EncodedTrack, portrait_source

@@ -10,8 +10,8 @@ import av
 import pytest
 
 import receiver
-from receiver.commands import cli, enhance
-from receiver.commands.cli import _verdict
+from receiver.commands import cli, enhance, join, serve
+from receiver.commands.demo import _verdict
 from receiver.commands.doctor import examine
 from receiver.enhance.capacity import Measured
 from receiver.enhance.faces.generator import Generator
@@ -178,7 +178,7 @@ def test_the_verdict_is_that_of_the_counts(counts, words):
 
 
 @pytest.mark.parametrize(
-    ("frames", "well_received", "line"),
+    ("frames", "high_quality_inputs", "line"),
     [
         ((300, 290, 0, 0), 10, "300 frames received, 290 restored"),
         ((300, 0, 0, 0), 0, "300 frames received, 0 restored: no face was found"),
@@ -193,7 +193,7 @@ def test_a_joined_call_says_why_frames_were_not_restored(frames, high_quality_in
     counts = stats.frames
     counts.received, counts.enhanced, counts.skipped, counts.failed = frames
     stats.high_quality_inputs = high_quality_inputs
-    assert cli._outcome(stats.snapshot()).startswith(line)
+    assert join._outcome(stats.snapshot()).startswith(line)
 
 
 def test_doctor_finds_all_that_is_needed():
@@ -288,18 +288,18 @@ def test_serve_takes_as_many_calls_as_were_measured_or_told(
     """All share one generator, whose batches are bounded by what was measured too."""
     generators = []
     quick = Measured(frame_s=0.012, generator_s=0.007, pair_s=0.014)
-    monkeypatch.setattr(cli, "measure", lambda generator: generators.append(generator) or quick)
-    monkeypatch.setattr(cli, "cores_here", lambda: 2)
+    monkeypatch.setattr(serve, "measure", lambda generator: generators.append(generator) or quick)
+    monkeypatch.setattr(serve, "cores_here", lambda: 2)
     monkeypatch.setattr("receiver.enhance.quality.generator_seconds", lambda _: 0.008)
 
-    async def serve(server, ready):
+    async def run_server(server, ready):
         ready("http://127.0.0.1:1/")
         assert (server.config.rooms, server.config.is_measured) == (calls, is_measured)
         made = [server._make_enhancer() for _ in range(2)]
         assert {one.generator for one in made} == set(generators)
         raise EnoughError
 
-    monkeypatch.setattr(cli, "serve", serve)
+    monkeypatch.setattr(serve, "serve", run_server)
     args = cli.parse(["serve", "--device", "cpu", *options])
     with pytest.raises(EnoughError):
         args.run(args)

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from aiortc.mediastreams import MediaStreamError
 
-from receiver.commands.demo import consume
+from receiver.commands.loopback import consume
 from receiver.errors import InputError, MissingError
 from receiver.media.encoding import Encoding, open_decoder
 from receiver.media.planes import copy_frame
