@@ -14,7 +14,7 @@ from pathlib import Path
 import av
 import pytest
 
-from receiver.commands import cli, enhance
+from receiver.commands import cli, enhance, jobs
 from receiver.commands.verdict import why_not_restored
 from receiver.enhance.files import frame_total
 from tests.commands.test_cli import assert_one_sentence, run
@@ -127,8 +127,8 @@ def test_a_folder_is_its_videos_by_name(tmp_path):
         path = tmp_path / "in" / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text("")
-    jobs = enhance.jobs_into([str(tmp_path / "in"), "x.mkv"], tmp_path / "out")
-    assert [(job.input, job.output) for job in jobs] == [
+    found = jobs.jobs_into([str(tmp_path / "in"), "x.mkv"], tmp_path / "out")
+    assert [(job.input, job.output) for job in found] == [
         (str(tmp_path / "in" / "a.webm"), str(tmp_path / "out" / "a.mp4")),
         (str(tmp_path / "in" / "b.MOV"), str(tmp_path / "out" / "b.MOV")),
         (str(tmp_path / "in" / "z.ts"), str(tmp_path / "out" / "z.mp4")),
