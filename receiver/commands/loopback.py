@@ -1,4 +1,4 @@
-"""A real call with oneself: sender, ICE, DTLS, SRTP, receiver, restored faces, and figures."""
+"""Runs the demo's call on this machine (ICE, DTLS, SRTP) and records and measures it."""
 
 import asyncio
 import contextlib
@@ -30,19 +30,22 @@ from receiver.stills.protocol import LABEL, StillSender, guard_channels
 from receiver.transport.aiortc_hooks import h264_codecs, prepare_aiortc, receive_h264
 
 PANELS = ["received", "restored", "original"]
-PATIENCE = 1.0
-"""Seconds for which a moment of `demo.png` waits for a frame that was restored."""
+RESTORED_WITHIN = 1.0
+"""Seconds for which a moment of `demo.png` waits for a restored frame."""
 MOMENTS = (0.25, 0.55, 0.85)
-"""Parts of the demo's length at which `demo.png` shows a face."""
+"""Moments at which `demo.png` shows a face, as fractions of the demo's length."""
 MEASURE_EVERY = 5
-"""Frames from one PSNR to the next: it should not cost the call its time."""
-SETUP_SECONDS = 15.0
-"""Longest wait for the connection."""
+"""Frames from one PSNR measurement to the next, so that measuring does not slow the call."""
+CONNECTED_WITHIN = 15.0
+"""Longest wait for the connection, in seconds."""
 
 
 @dataclass(frozen=True)
 class Moment:
-    """One frame as received, as restored, as it was sent, and its faces."""
+    """One frame: its pictures as received, as restored and as sent, and its faces.
+
+    The restored picture may be larger than the received one; `faces` are in pixels of the latter.
+    """
 
     pictures: tuple[av.VideoFrame, av.VideoFrame, av.VideoFrame]
     faces: list[Face]
@@ -50,7 +53,7 @@ class Moment:
 
 @dataclass
 class DemoResult:
-    """Figures of a demo."""
+    """Figures of a demo: counts of frames, times in ms, PSNR in dB, rates in kbit/s."""
 
     fps: float
     added_latency_ms: dict[str, float]
@@ -72,11 +75,18 @@ class Recorder(FileOutput):
     """Writes `demo.mp4`, measures faces and keeps three moments for `demo.png`.
 
     Attributes:
-        psnr: of faces, received and restored against the original, in dB.
+        psnr: PSNR of face crops against the original in dB, received and restored.
     """
 
     def __init__(self, folder: Path, rate: Fraction, seconds: float, has_sound: bool) -> None:
-        """`seconds` of about `rate` frames each are expected."""
+        """Starts the thread that writes `demo.mp4`.
+
+        Args:
+            folder: for both files; it exists.
+            rate: expected frames a second.
+            seconds: expected length.
+            has_sound: whether sound will be put as well.
+        """
         self.psnr: dict[str, list[float]] = {"received": [], "restored": []}
         self._folder = folder
         self._due = [part * seconds for part in MOMENTS]
@@ -84,21 +94,20 @@ class Recorder(FileOutput):
         super().__init__(folder / "demo.mp4", rate, has_sound)
 
     def close(self) -> None:
-        """Waits until everything is written. Raises InputError if it cannot be."""
+        """Waits until both files are written. Raises InputError if that fails."""
         super().close()
         if self._kept:
             write_picture(self._folder / "demo.png", cv2.vconcat(self._kept))
 
     def picture(self, item: Moment) -> av.VideoFrame:
-        """The three panels of a moment, which is measured on the way."""
-        # A frame that went out untouched shows nothing, unless the machine restores none at all.
-        patience = 0.0 if item.pictures[1] is not item.pictures[0] else PATIENCE
+        """Returns the three panels of a moment, and measures its face if it is due."""
+        # A frame that was passed through shows no difference: wait for a restored one, a while.
+        patience = 0.0 if item.pictures[1] is not item.pictures[0] else RESTORED_WITHIN
         time = item.pictures[0].time or 0.0
         due = sum(time >= moment + patience for moment in self._due)
         wanted = due > len(self._kept)
         if item.faces and (wanted or self.written % MEASURE_EVERY == 0):
-            to_crop = item.faces[0].crop_from_frame
-            crops = [extract_crop(picture, to_crop) for picture in item.pictures]
+            crops = face_crops(item)
             self.psnr["received"].append(psnr_db(crops[0], crops[2]))
             self.psnr["restored"].append(psnr_db(crops[1], crops[2]))
             if wanted:
@@ -106,8 +115,23 @@ class Recorder(FileOutput):
         return side_by_side(list(item.pictures), PANELS)
 
 
+def face_crops(moment: Moment) -> list[Crop]:
+    """Returns the crops (256x256 each) of the first face in the three pictures of a moment."""
+    received = moment.pictures[0]
+    crop_from_frame = moment.faces[0].crop_from_frame
+    crops = []
+    for picture in moment.pictures:
+        # Pixel centres: x of the picture is scale * (x + 1/2) - 1/2 of the received frame.
+        scale = np.array([picture.width / received.width, picture.height / received.height])
+        crop_from_picture = crop_from_frame.copy()
+        crop_from_picture[:, :2] /= scale
+        crop_from_picture[:, 2] += crop_from_frame[:, :2] @ (0.5 / scale - 0.5)
+        crops.append(extract_crop(picture, crop_from_picture))
+    return crops
+
+
 def magnified(crops: list[Crop]) -> Picture:
-    """Face crops in a row, labelled, as an 8-bit BGR picture."""
+    """Returns face crops in a row, labelled, as a BGR picture, 448x1344x3, uint8."""
     row = []
     for crop, label in zip(crops, PANELS, strict=True):
         picture = cv2.resize(picture_of(crop)[..., ::-1], (448, 448), interpolation=cv2.INTER_CUBIC)
@@ -128,11 +152,11 @@ async def run_demo(
     """Sends `source` to ourselves for `seconds` and writes `demo.mp4` and `demo.png`.
 
     Args:
-        progress: is given the seconds that have been shown.
-        show: is given received and restored side by side; returns whether to go on.
+        progress: called with the seconds of video shown so far.
+        show: called with received and restored side by side; returns whether to go on.
 
     Raises:
-        ReceiverError: if no connection comes about on this machine.
+        ReceiverError: if no connection can be made on this machine.
         InputError: if `demo.mp4` cannot be written.
     """
     sender = EncodedTrack(source, encoding, seconds)
@@ -166,7 +190,7 @@ async def run_demo(
             consumers.append(asyncio.ensure_future(consume(tracks["audio"], recorder.put)))
         sender.begin()
         await sender.ended.wait()
-        await asyncio.sleep(0.2)  # what is still under way
+        await asyncio.sleep(0.2)  # for the last packets
     finally:
         sender.stop()
         stills.close()
@@ -179,7 +203,7 @@ async def run_demo(
 
 
 def stills_bytes(requester: Requester) -> int:
-    """Bytes of the stills that came."""
+    """Returns the bytes of all stills that were received."""
     return requester.stills.counts.bytes if requester.stills else 0
 
 
@@ -188,7 +212,14 @@ async def connect(
     receiving: RTCPeerConnection,
     video: EncodedTrack,
 ) -> None:
-    """Offer and answer between two connections of this process, until media can flow."""
+    """Connects two peer connections of this process and waits until media can flow.
+
+    Args:
+        video: the track that `sending` sends, with its sound if it has any.
+
+    Raises:
+        ReceiverError: if they cannot be connected.
+    """
     rtp_sender = sending.addTrack(video)
     # aiortc has no public way to learn of a PLI; without this it would go to aiortc's own encoder.
     setattr(rtp_sender, "_send_keyframe", video.request_keyframe)  # noqa: B010
@@ -207,23 +238,23 @@ async def connect(
     await sending.setLocalDescription(await sending.createOffer())
     if "a=candidate:" not in sending.localDescription.sdp:
         raise ReceiverError(
-            "no connection to this machine itself can come about: no network interface is up, not "
-            "even loopback; set that up with: ip link set lo up"
+            "this machine cannot connect to itself: no network interface is up, not even loopback; "
+            "enable it with: ip link set lo up"
         )
     await receiving.setRemoteDescription(sending.localDescription)
     await receiving.setLocalDescription(await receiving.createAnswer())
     await sending.setRemoteDescription(receiving.localDescription)
     check()
     try:
-        await asyncio.wait_for(connected.wait(), SETUP_SECONDS)
+        await asyncio.wait_for(connected.wait(), CONNECTED_WITHIN)
     except TimeoutError:
         raise ReceiverError(
-            "no connection to this machine itself came about: allow UDP between its own addresses"
+            "this machine could not connect to itself: allow UDP between its own addresses"
         ) from None
 
 
 async def consume(track: MediaStreamTrack, use: Callable[[Any], None]) -> None:
-    """Reads a track to its end."""
+    """Reads a track to its end and calls `use` with each frame."""
     with contextlib.suppress(MediaStreamError):
         while True:
             use(await track.recv())
@@ -236,7 +267,7 @@ def demo_result(
     seconds: float,
     stills_kbps: float,
 ) -> DemoResult:
-    """The figures, once everything has ended."""
+    """Returns the figures of a demo that has ended."""
     stats = enhancer.stats
     median, p95 = stats.milliseconds("added latency", 50, 95)
     counts = stats.frames

@@ -1,4 +1,4 @@
-"""Where pictures go: video files, panels side by side, a window."""
+"""Shows frames live: in a virtual camera and in a window."""
 
 import asyncio
 import contextlib
@@ -14,15 +14,30 @@ import av
 import cv2
 
 from receiver.errors import MissingError
+from receiver.media.fitting import fitted
 
 Result = TypeVar("Result")
 
+LARGEST_SHOWN = 1920, 1080
+"""Width and height in pixels beyond which a window shows a frame scaled down."""
+
 
 class VirtualCamera:
-    """A camera that other programs can choose, with the newest picture in it."""
+    """A camera that other programs can select; it shows the newest frame.
+
+    It has the size of the first frame. Frames of other sizes are scaled to fit into it.
+    """
 
     def __init__(self, rate: float = 30.0) -> None:
-        """Raises MissingError without pyvirtualcam; what it needs itself shows at the start."""
+        """Starts the thread that feeds the camera.
+
+        Args:
+            rate: frames a second that the camera announces.
+
+        Raises:
+            MissingError: if pyvirtualcam is not installed. A missing driver shows at the first
+                frame and is reported by `close`.
+        """
         try:
             import pyvirtualcam
         except ImportError as error:
@@ -39,18 +54,20 @@ class VirtualCamera:
         self._thread.start()
 
     def put(self, frame: av.VideoFrame) -> None:
-        """Takes a picture, unless one still waits."""
+        """Accepts a frame, or drops it if the previous one still waits."""
         with contextlib.suppress(queue.Full):
             self._newest.put_nowait(frame)
 
     def close(self) -> None:
-        """Takes the camera away. Raises MissingError if there was no device to be one."""
+        """Removes the camera. Raises MissingError if it could not be created."""
         while self._thread.is_alive():
             with contextlib.suppress(queue.Full):
                 self._newest.put(None, timeout=0.1)
             self._thread.join(0.1)
         if self._error is not None:
-            raise MissingError(f"no virtual camera could be made: {self._error}") from self._error
+            raise MissingError(
+                f"the virtual camera could not be created: {self._error}"
+            ) from self._error
 
     def _run(self) -> None:
         try:
@@ -58,8 +75,8 @@ class VirtualCamera:
                 if self._camera is None:
                     self._camera = self._library.Camera(frame.width, frame.height, self._rate)
                 size = self._camera.width, self._camera.height
-                self._camera.send(frame.reformat(*size, "rgb24").to_ndarray())
-        except Exception as error:  # told by close(), in the caller's thread
+                self._camera.send(fitted(frame, *size).to_ndarray(format="rgb24"))
+        except Exception as error:  # close() raises it in the caller's thread
             self._error = error
         finally:
             if self._camera is not None:
@@ -67,39 +84,44 @@ class VirtualCamera:
 
 
 class Window:
-    """A window that shows the newest frame; closed by q or Esc.
+    """A window that shows the newest frame; q or Esc closes it.
 
-    It lives in the main thread, as window systems ask for, and frames come from any other: the
-    call's event loop never waits for it.
+    It runs in the main thread, as window systems require, and takes frames from any other thread,
+    so that the call's event loop never waits for it.
 
     Attributes:
-        closed: whether the person has closed it, or it is over.
+        closed: whether the user has closed it, or `run` has ended.
     """
 
     def __init__(self, title: str) -> None:
+        """Opens nothing yet: the window appears with the first frame in `run`."""
         self._title = title
         self._newest: queue.Queue[av.VideoFrame] = queue.Queue(1)
         self.closed = False
 
     @staticmethod
     def possible() -> bool:
-        """Whether there is a display."""
+        """Returns whether there is a display."""
         has_server = bool(os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY"))
         return has_server or sys.platform in ("win32", "darwin")
 
     def put(self, frame: av.VideoFrame) -> bool:
-        """Takes a frame, unless one still waits; returns whether the person wants to go on."""
+        """Accepts a frame, or drops it if the previous one still waits.
+
+        Returns whether the window is still wanted.
+        """
         with contextlib.suppress(queue.Full):
             self._newest.put_nowait(frame)
         return not self.closed
 
     def run(self, done: Callable[[], bool]) -> None:
-        """Shows frames until `done` says so or the person closes the window; main thread only."""
+        """Shows frames until `done()` is true or the user closes the window; main thread only."""
         try:
             while not done() and not self.closed:
                 with contextlib.suppress(queue.Empty):
                     frame = self._newest.get(timeout=0.02)
-                    cv2.imshow(self._title, frame.to_ndarray(format="bgr24"))
+                    size = _shown_size(frame.width, frame.height)
+                    cv2.imshow(self._title, frame.to_ndarray(format="bgr24", **size))
                 self.closed = cv2.pollKey() in (ord("q"), 27)
         finally:
             self.closed = True
@@ -107,8 +129,14 @@ class Window:
 
 
 def run_beside(window: Window, call: Coroutine[Any, Any, Result]) -> Result:
-    """Runs the call in a thread, so that the window has the main one."""
+    """Runs a call in another thread while the window has the main one; returns its result."""
     with ThreadPoolExecutor(1) as pool:
         result = pool.submit(asyncio.run, call)
         window.run(result.done)
         return result.result()
+
+
+def _shown_size(width: int, height: int) -> dict[str, int]:
+    """Returns the width and height of a frame in a window, at most `LARGEST_SHOWN`."""
+    scale = min(1.0, LARGEST_SHOWN[0] / width, LARGEST_SHOWN[1] / height)
+    return {"width": max(1, round(width * scale)), "height": max(1, round(height * scale))}

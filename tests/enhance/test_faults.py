@@ -32,7 +32,7 @@ from receiver.enhance.enhancer import Enhancer
 from receiver.enhance.faces.generator import WEIGHTS, Generator
 from receiver.enhance.faces.tracking import SEARCH_EVERY_EMPTY
 from receiver.errors import DeviceError, InputError
-from receiver.media.files.recording import JUMP, FileOutput, Timeline
+from receiver.media.files.recording import LONGEST_PAUSE, FileOutput, Timeline
 from receiver.media.frame import DecodedFrame
 from receiver.stats import Faults, Stats
 from receiver.stills.protocol import LABEL, StillSender, encode_still
@@ -483,7 +483,7 @@ def test_a_recording_keeps_what_came_before_the_disk_was_full(tmp_path, name):
     with files_of_at_most(3_000_000):
         file = FileOutput(tmp_path / name, Fraction(30), has_sound=False, say=said.append)
         fill(file, 80)
-        with pytest.raises(InputError, match="cannot be written: File too large; what came before"):
+        with pytest.raises(InputError, match="cannot be written: File too large; the part before"):
             file.close()
     assert [path.name for path in tmp_path.iterdir()] == [name]
     kept = times(tmp_path / name, video=0)
@@ -499,7 +499,7 @@ def test_a_disk_that_is_really_full(tmp_path):
     try:
         file = FileOutput(tmp_path / "call.mkv", Fraction(30), has_sound=True)
         fill(file, 80)
-        with pytest.raises(InputError, match="No space left on device; what came before is in it"):
+        with pytest.raises(InputError, match="No space left on device; the part before"):
             file.close()
         assert [path.name for path in tmp_path.iterdir()] == ["call.mkv"]
         assert len(times(tmp_path / "call.mkv", video=0)) > 10
@@ -511,7 +511,7 @@ def test_a_recording_that_cannot_even_begin_leaves_nothing(tmp_path):
     with files_of_at_most(100):
         file = FileOutput(tmp_path / "call.mp4", Fraction(30), has_sound=False)
         fill(file, 5)
-        with pytest.raises(InputError, match="nothing of it is left"):
+        with pytest.raises(InputError, match="no part of it is kept"):
             file.close()
     assert list(tmp_path.iterdir()) == []
 
@@ -528,10 +528,10 @@ def test_a_disk_that_waits_delays_nobody(tmp_path, monkeypatch):
     file = FileOutput(tmp_path / "call.mkv", Fraction(30), has_sound=False)
     for index in range(1000):
         file.put(picture(3000 * index))
-    assert file._queue.qsize() <= receiver.media.files.recording.BACKLOG
+    assert file._queue.qsize() <= receiver.media.files.recording.RECORDING_BACKLOG
     goes_on.set()
     file.close()
-    assert 0 < file.written <= receiver.media.files.recording.BACKLOG + 1
+    assert 0 < file.written <= receiver.media.files.recording.RECORDING_BACKLOG + 1
 
 
 @pytest.mark.parametrize("name", ["call.mkv", "call.mp4"])
@@ -552,7 +552,7 @@ def test_a_recording_outlives_clocks_that_jump(tmp_path, name):
     assert len(seen) == file.written == 60
     assert seen == sorted(set(seen))
     assert heard == sorted(set(heard))
-    assert max(seen[-1], heard[-1]) < 60 * JUMP
+    assert max(seen[-1], heard[-1]) < 60 * LONGEST_PAUSE
 
 
 class TestTimeline:
@@ -579,7 +579,7 @@ class TestTimeline:
         assert last == 10.0
 
     def test_a_pause_of_all_is_cut(self):
-        assert self.place((picture(0), 0.0), (picture(90000 * 60), 60.0))[1] == JUMP
+        assert self.place((picture(0), 0.0), (picture(90000 * 60), 60.0))[1] == LONGEST_PAUSE
 
     def test_sound_and_picture_of_another_session_are_in_step(self):
         first = [(picture(0), 0.0), (piece(5), 0.1), (picture(90000), 1.0), (piece(48005), 1.1)]
