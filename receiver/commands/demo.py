@@ -2,7 +2,6 @@
 
 import argparse
 import asyncio
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -11,40 +10,47 @@ from rich.table import Table
 from receiver.commands.loopback import DemoResult, run_demo
 from receiver.commands.options import (
     add_enhancing,
+    make_folder,
     new_enhancer,
     new_quality,
     number,
 )
 from receiver.commands.progress import progress_bar
-from receiver.commands.terminal import console, json_line
+from receiver.commands.terminal import console, json_fields, json_line
 from receiver.commands.verdict import why_not_restored
 from receiver.enhance.faces.generator import Generator
 from receiver.enhance.quality import Quality
-from receiver.errors import ReceiverError
 from receiver.media.encoding import Encoding
 from receiver.media.outputs import Window, run_beside
 from receiver.sending.tracks import Source, camera_source, clip_source, portrait_source
 from receiver.text import escaped
 
+ADVICE = {
+    "high quality": ": give a lower --bitrate",
+    "no face": " in it: try another clip or the camera",
+}
+"""What to change if too few frames were restored, by the kind of the reason."""
+
 
 def add(commands: Any) -> None:
+    """Adds the command to argparse's subparsers."""
     demo = commands.add_parser(
         "demo",
         help="call yourself and see the difference",
-        description="A real call on this machine: a sender encodes a clip as tightly as asked and "
-        "sends it through ICE, DTLS and SRTP; the receiver restores the faces. Without a clip or "
-        "a camera it plays a portrait of its own. Writes demo.mp4 (received | restored | "
-        "original) and demo.png, prints the figures, and opens a window where there is a display.",
+        description="Makes a real call on this machine: a sender encodes a clip at a low bitrate "
+        "and sends it over ICE, DTLS and SRTP; the receiver restores the faces. Without a clip or "
+        "a camera it sends a built-in portrait. Writes demo.mp4 (received | restored | original) "
+        "and demo.png, prints the figures, and opens a window if there is a display.",
     )
     where = demo.add_mutually_exclusive_group()
-    where.add_argument("--clip", type=Path, metavar="FILE", help="video to send, repeated")
+    where.add_argument("--clip", type=Path, metavar="FILE", help="video to send, in a loop")
     where.add_argument("--camera", type=number(int, 0, 99), metavar="N", help="camera to send")
     demo.add_argument(
         "--bitrate",
         type=number(float, 20, 2000),
         default=100.0,
         metavar="KBPS",
-        help="kbit/s of the sender's x264, 20 to 2000 (default 100)",
+        help="bitrate of the sender's x264 in kbit/s, 20 to 2000 (default 100)",
     )
     demo.add_argument(
         "--seconds",
@@ -64,12 +70,10 @@ def add(commands: Any) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
+    """Runs the command and prints its figures."""
     generator = Generator(args.model, args.device)
     source = _source(args)
-    try:
-        args.output.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ReceiverError(f"{args.output} cannot be a folder: {error.strerror}") from error
+    make_folder(args.output)
     quality = new_quality(args, generator)
     enhancer = quality.watch(new_enhancer(args, generator))
     window = Window("receiver demo: q ends it") if Window.possible() and not args.json else None
@@ -86,11 +90,15 @@ def run(args: argparse.Namespace) -> int:
         )
         watched = quality.beside(call)
         result = asyncio.run(watched) if window is None else run_beside(window, watched)
-    _print_demo(args, result, quality)
+    if args.json:
+        print(json_line(json_fields(result) | {"quality": quality.snapshot()}))
+    else:
+        _print_result(args.output, result, quality)
     return 0
 
 
 def _source(args: argparse.Namespace) -> Source:
+    """Opens the clip, the camera or the portrait. Raises InputError if that fails."""
     if args.clip is not None:
         return clip_source(args.clip)
     if args.camera is not None:
@@ -98,10 +106,7 @@ def _source(args: argparse.Namespace) -> Source:
     return portrait_source()
 
 
-def _print_demo(args: argparse.Namespace, result: DemoResult, quality: Quality) -> None:
-    if args.json:
-        print(json_line(asdict(result) | {"quality": quality.snapshot()}))
-        return
+def _print_result(folder: Path, result: DemoResult, quality: Quality) -> None:
     psnr, frames = result.face_psnr_db, result.frames
     rows = {
         "frames a second": f"{result.fps:.2f}",
@@ -118,30 +123,19 @@ def _print_demo(args: argparse.Namespace, result: DemoResult, quality: Quality) 
     for name, times in result.stages_ms.items():
         if name != "added latency":
             rows[f"  {name}"] = f"{times['median']:.2f} ms median, {times['p95']:.2f} ms p95"
-    _print_rows("demo", rows)
+    table = Table(title="demo", show_header=False)
+    for name, value in rows.items():
+        table.add_row(name, value)
+    console().print(table)
     print(
         _verdict(frames["enhanced"], result.skipped, result.high_quality_inputs, frames["received"])
     )
-    print(f"See {escaped(args.output / 'demo.png')} and demo.mp4 beside it.")
-
-
-ADVICE = {
-    "high quality": ": give a lower --bitrate",
-    "no face": " in it: try another clip or the camera",
-}
-"""What helps a demo that restored too little, by the kind of reason."""
+    print(f"See demo.mp4 and demo.png in {escaped(folder)}.")
 
 
 def _verdict(enhanced: int, skipped: int, high_quality_inputs: int, received: int) -> str:
-    """What the demo's counts mean."""
+    """Returns a sentence that says whether the demo worked, from its counts of frames."""
     reason = why_not_restored(received, enhanced, high_quality_inputs, skipped)
     if reason is not None:
         return f"The call worked, but {reason.clause}{ADVICE.get(reason.kind, '')}."
     return f"It works: {enhanced} of {received} frames came through a real call and were restored."
-
-
-def _print_rows(title: str, rows: dict[str, str]) -> None:
-    table = Table(title=title, show_header=False)
-    for name, value in rows.items():
-        table.add_row(name, value)
-    console().print(table)

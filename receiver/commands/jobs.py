@@ -1,4 +1,4 @@
-"""Which files `receiver enhance` reads and writes, checked before the work begins."""
+"""The files that `receiver enhance` reads and writes, checked before the work starts."""
 
 import errno
 import os
@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from receiver.commands.options import make_folder
 from receiver.enhance.files import frame_total
 from receiver.errors import InputError
 from receiver.media.files.reading import ENDINGS
@@ -17,35 +18,40 @@ PIPE = "-"
 
 
 DEFAULT_ENDING = ".mp4"
-"""Ending of outputs whose input has one that cannot be written."""
+"""Ending of an output if the ending of its input stands for a format that cannot be written."""
 
 
 @dataclass(frozen=True)
 class Job:
-    """One file: its source, None for standard input, and target, None for standard output."""
+    """One file to enhance.
+
+    Attributes:
+        source: the file to read; None for standard input.
+        target: the file to write; None for standard output.
+    """
 
     source: Path | None
     target: Path | None
 
     @property
     def input(self) -> str:
-        """The source as it was given."""
+        """The source as it was given, `PIPE` for standard input."""
         return PIPE if self.source is None else str(self.source)
 
     @property
     def output(self) -> str:
-        """The target as it was given."""
+        """The target as it was given, `PIPE` for standard output."""
         return PIPE if self.target is None else str(self.target)
 
 
 def one_job(places: list[str]) -> Job:
-    """The job of the arguments IN and OUT. Raises InputError if they are not two."""
+    """Returns the job for the arguments IN and OUT. Raises InputError if there are not two."""
     if len(places) != 2:
         raise InputError(
             f"got {len(places)} name{'s' * (len(places) > 1)}: "
             "give IN and OUT, or files and folders and --into DIR"
         )
-    # Before Path, which makes - of ./-
+    # Compared before Path turns ./- into -
     job = Job(*(None if place == PIPE else Path(place) for place in places))
     if job.source is not None and job.source.is_dir():
         raise InputError(f"{job.source} is a folder: give --into DIR for its videos")
@@ -53,13 +59,13 @@ def one_job(places: list[str]) -> Job:
 
 
 def jobs_into(places: list[str], folder: Path) -> list[Job]:
-    """The jobs that write files, and the videos of folders, into `folder`, which is made.
+    """Returns the jobs that write files, and the videos of folders, into `folder`.
 
-    Raises InputError if there is no input, an output would replace an input, or two inputs would
-    get the same output.
+    Creates the folder. Raises InputError if that fails, if there is no input, if an output would
+    replace an input, or if two inputs would get the same output.
     """
     if PIPE in places:
-        raise InputError("standard input has no name for --into DIR: give IN and OUT")
+        raise InputError("standard input has no file name for --into DIR: give IN and OUT")
     sources = [source for place in places for source in _videos(Path(place))]
     if not sources:
         raise InputError(f"there is no video in {' and '.join(places)}: give another folder")
@@ -70,17 +76,17 @@ def jobs_into(places: list[str], folder: Path) -> list[Job]:
     if count > 1:
         same = [str(source) for source in sources if os.path.normcase(_output_name(source)) == name]
         raise InputError(
-            f"{' and '.join(same)} would both become {folder / name}: enhance one of them apart"
+            f"{' and '.join(same)} would both become {folder / name}: enhance one separately"
         )
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(f"{folder} cannot be a folder: {error.strerror}") from error
+    make_folder(folder)
     return [Job(source, folder / name) for source, name in zip(sources, names, strict=True)]
 
 
 def _videos(place: Path) -> list[Path]:
-    """A file itself, or the videos of a folder by name; hidden ones may be unfinished."""
+    """Returns a file itself, or the videos of a folder sorted by name.
+
+    Hidden files are left out: they may be unfinished outputs.
+    """
     if not place.is_dir():
         return [place]
     try:
@@ -95,21 +101,30 @@ def _videos(place: Path) -> list[Path]:
 
 
 def _output_name(source: Path) -> str:
+    """Returns the name that a source's output gets in the folder of `--into`."""
     if source.suffix.lower() in FORMATS:
         return source.name
     return source.with_suffix(DEFAULT_ENDING).name
 
 
 def check(job: Job, start: float, duration: float | None) -> int | None:
-    """Looks at a job's ends before anything slow; returns how many frames are expected, if known.
+    """Checks that a job's source can be read and its target written, before any slow work.
 
-    Raises InputError for a source that cannot be read or a target that cannot be written.
+    Args:
+        start: of the part to enhance, in seconds.
+        duration: of the part in seconds; None for the rest.
+
+    Returns:
+        The expected number of frames; None if it is not known.
+
+    Raises:
+        InputError: if the source cannot be read or the target cannot be written.
     """
     source, target = job.source, job.target
     if source is None:
-        _check_pipe(0, lambda: os.read(0, 0), "input", "send a video to it, or give IN a name")
+        _check_pipe(0, lambda: os.read(0, 0), "input", "send a video to it, or name a file")
     if target is None:
-        _check_pipe(1, lambda: os.write(1, b""), "output", "send it to a file, or give OUT a name")
+        _check_pipe(1, lambda: os.write(1, b""), "output", "send it to a file, or name a file")
     total = None if source is None else frame_total(source, start, duration)
     if target is None:
         return total
@@ -122,7 +137,11 @@ def check(job: Job, start: float, duration: float | None) -> int | None:
 
 
 def _check_pipe(descriptor: int, use: Callable[[], object], name: str, way_out: str) -> None:
-    """Raises InputError if a standard stream cannot be used, or is a terminal."""
+    """Raises InputError if a standard stream cannot be used, or is a terminal.
+
+    Args:
+        use: reads or writes nothing, to see whether the stream works.
+    """
     try:
         use()
     except OSError as error:

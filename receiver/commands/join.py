@@ -31,22 +31,23 @@ from receiver.errors import InputError
 from receiver.media.files.recording import FileOutput
 from receiver.media.files.writing import format_of
 from receiver.media.outputs import VirtualCamera, Window, run_beside
+from receiver.stats import Stats
 from receiver.text import escaped
 
 
 def add(commands: Any) -> None:
+    """Adds the command to argparse's subparsers."""
     parser = commands.add_parser(
         "join",
         help="join a call as its enhanced receiver",
         description="Joins a call and shows it restored: a WHEP endpoint (https://…/whep), or a "
-        "room of Janus' VideoRoom (janus+http://HOST:8088/janus?room=1234). Stays in the call when "
-        "the connection breaks off; Ctrl-C ends it. Takes any number of outputs; without one it "
-        "opens a window.",
+        "room of Janus' VideoRoom (janus+http://HOST:8088/janus?room=1234). Reconnects if the "
+        "connection is lost; Ctrl-C ends it. Outputs can be combined; without any, a window opens.",
     )
     parser.add_argument("url", metavar="URL", help="https://…, or janus+http://…?room=N")
-    add_tokens(parser, "WHEP's Bearer token, or the Janus room's PIN")
-    parser.add_argument("--window", action="store_true", help="show it; q ends the call")
-    parser.add_argument("--record", type=Path, metavar="FILE", help="write it: .mp4 or .mkv")
+    add_tokens(parser, "Bearer token for WHEP, or PIN of the Janus room")
+    parser.add_argument("--window", action="store_true", help="show the call; q ends it")
+    parser.add_argument("--record", type=Path, metavar="FILE", help="record the call: .mp4 or .mkv")
     parser.add_argument(
         "--virtual-camera", action="store_true", help="appear as a camera to other programs"
     )
@@ -54,34 +55,26 @@ def add(commands: Any) -> None:
         "--serve",
         type=number(int, 1, 65535),
         metavar="PORT",
-        help="republish at http://127.0.0.1:PORT/whep/live",
+        help="republish the call at http://127.0.0.1:PORT/whep/live",
     )
     parser.add_argument(
         "--keyframes",
         type=Path,
         metavar="FILE",
-        help="keep the references of those seen here, pictures of their faces, for the next call",
+        help="keep the references (pictures of the faces in the call) for the next call",
     )
     parser.add_argument(
         "--any-peer",
         action="store_true",
-        help="use references in FILE from calls at other addresses too",
+        help="also use references in FILE from calls at other addresses",
     )
     add_stock_transport(parser)
     add_enhancing(parser, run)
 
 
 def run(args: argparse.Namespace) -> int:
-    if not (args.window or args.record or args.virtual_camera or args.serve):
-        if not Window.possible():
-            raise InputError(
-                "there is no display for a window: give --record, --serve or --virtual-camera"
-            )
-        args.window = True
-    if args.window and not Window.possible():
-        raise InputError("there is no display for --window: leave it out")
-    if args.record is not None:
-        format_of(args.record)
+    """Stays in the call until Ctrl-C or until the window is closed, and prints the outcome."""
+    _check_outputs(args)
     token = client_token(args.token, args.token_file, say)
     generator = Generator(args.model, args.device)
     quality = new_quality(args, generator)
@@ -98,30 +91,45 @@ def run(args: argparse.Namespace) -> int:
     try:
         with contextlib.ExitStack() as outputs:
             call = quality.beside(_joining(args, token, enhancer, window, outputs))
-            stats = asyncio.run(call) if window is None else run_beside(window, call)
-    finally:  # however the call ends: those seen in it are known in the next one
+            joined = asyncio.run(call) if window is None else run_beside(window, call)
+    finally:  # even after an error: the next call can use the references of this one
         seen = any(len(person.keyframes) for person in enhancer.people)
         if args.keyframes is not None and (seen or args.keyframes.is_file()):
             save_album(enhancer.people, album.others, args.keyframes, peer)
+    stats = joined.room.stats
     if args.json:
-        print(json_line(stats | {"quality": quality.snapshot()}))
+        call_figures = {"sessions": joined.sessions, "first_restored_s": joined.first_restored_s}
+        print(json_line(stats.snapshot() | call_figures | {"quality": quality.snapshot()}))
     else:
         print(_outcome(stats))
         if args.record is not None:
-            shown = stats["frames"]["enhanced"] + stats["frames"]["passed"]
+            shown = stats.frames.enhanced + stats.frames.passed
             print(f"Recorded in {escaped(args.record)}." if shown else "Nothing was recorded.")
     return 0
 
 
-def _outcome(stats: dict[str, Any]) -> str:
-    """What became of a call's frames, and why if too few were restored."""
-    counts = stats["frames"]
-    received, enhanced = counts["received"], counts["enhanced"]
+def _check_outputs(args: argparse.Namespace) -> None:
+    """Selects the window if no output was given. Raises InputError for an impossible output."""
+    if not (args.window or args.record or args.virtual_camera or args.serve):
+        if not Window.possible():
+            raise InputError(
+                "there is no display for a window: give --record, --serve or --virtual-camera"
+            )
+        args.window = True
+    if args.window and not Window.possible():
+        raise InputError("there is no display for --window: leave it out")
+    if args.record is not None:
+        format_of(args.record)
+
+
+def _outcome(stats: Stats) -> str:
+    """Returns how many frames were restored, and why if these are too few."""
+    frames = stats.frames
     reason = why_not_restored(
-        received, enhanced, stats["well_received"], counts["skipped"], counts["failed"]
+        frames.received, frames.enhanced, stats.high_quality_inputs, frames.skipped, frames.failed
     )
     why = f": {reason.clause}" if reason is not None else ""
-    return f"{received} frames received, {enhanced} restored{why}"
+    return f"{frames.received} frames received, {frames.enhanced} restored{why}"
 
 
 def _say_unused(path: Path, album: Album) -> None:
@@ -137,10 +145,14 @@ async def _joining(
     enhancer: Enhancer,
     window: Window | None,
     outputs: contextlib.ExitStack,
-) -> dict[str, Any]:
-    """The call itself; returns its figures. What it writes to is closed with `outputs`."""
+) -> Joined:
+    """Runs the call itself; returns it when it has ended.
+
+    Args:
+        outputs: gets the callbacks that close the file and the virtual camera.
+    """
     shows: list[Callable[[av.VideoFrame], Any]] = []
-    file = camera = None
+    file = None
     if args.record is not None:
         file = FileOutput(args.record, Fraction(30), has_sound=True, say=say)
         outputs.callback(file.close)
@@ -161,7 +173,7 @@ async def _joining(
     watching = None
     if window is not None:
         joined.room.outputs.append(window.put)
-        # The person may close it, or press Ctrl-C, while no frame comes.
+        # The user may close it, or press Ctrl-C, while no frame arrives.
         watching = asyncio.ensure_future(_stop_when_closed(window, joined))
     if args.serve is None:
         await join(joined)
@@ -174,10 +186,7 @@ async def _joining(
             await join(joined)
     if watching is not None:
         watching.cancel()
-    return joined.room.stats.snapshot() | {
-        "sessions": joined.sessions,
-        "first_restored_s": joined.first_restored_s,
-    }
+    return joined
 
 
 async def _stop_when_closed(window: Window, joined: Joined) -> None:

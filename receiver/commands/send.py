@@ -7,11 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from receiver.calls.access import client_token
-from receiver.commands.options import (
-    add_json,
-    add_tokens,
-    number,
-)
+from receiver.commands.options import add_json, add_tokens, number
 from receiver.commands.terminal import json_line, say
 from receiver.errors import InputError
 from receiver.sending.publishing import send
@@ -19,20 +15,21 @@ from receiver.sending.tracks import camera_source, clip_source
 
 
 def add(commands: Any) -> None:
+    """Adds the command to argparse's subparsers."""
     sender = commands.add_parser(
         "send",
         help="publish a clip or your camera, and answer requests for stills",
         usage="receiver send [options] CLIP URL\n       receiver send [options] --camera N URL",
-        description="Sends a clip (repeated, with its sound) or a camera to a WHIP endpoint, such "
-        "as /whip/NAME of receiver serve: H.264 by x264 in real-time settings, key frames only "
-        "when the receiver asks. A receiver that asks for stills (docs/stills.md) gets the newest "
-        "frame in full detail. Ctrl-C ends it.",
+        description="Sends a clip (in a loop, with its sound) or a camera to a WHIP endpoint, such "
+        "as /whip/NAME of receiver serve: H.264 by x264 in real-time settings, with I-frames only "
+        "on request. If the receiver requests stills (docs/stills.md), it gets the newest frame "
+        "in full detail. Ctrl-C ends it.",
     )
     sender.add_argument(
         "places",
         nargs="+",
         metavar="CLIP URL",
-        help="video to send, and where: https://…/whip/NAME",
+        help="video to send, and its destination: https://…/whip/NAME",
     )
     sender.add_argument(
         "--camera", type=number(int, 0, 99), metavar="N", help="camera to send instead of a clip"
@@ -42,20 +39,24 @@ def add(commands: Any) -> None:
         type=number(float, 20, 5000),
         default=150.0,
         metavar="KBPS",
-        help="kbit/s of the video, 20 to 5000 (default 150)",
+        help="bitrate of the video in kbit/s, 20 to 5000 (default 150)",
     )
-    add_tokens(sender, "the endpoint's Bearer token")
+    add_tokens(sender, "Bearer token of the endpoint")
     sender.add_argument(
-        "--no-stills", action="store_true", help="for endpoints that refuse data channels"
+        "--no-stills",
+        action="store_true",
+        help="open no data channel, for endpoints that refuse them",
     )
     add_json(sender, run)
 
 
 def run(args: argparse.Namespace) -> int:
+    """Sends until Ctrl-C, and prints what was sent."""
     *clips, url = args.places
     if len(clips) != (args.camera is None):
         raise InputError(
-            f"{len(args.places)} places were given: give CLIP URL, or --camera N and a URL alone"
+            f"got {len(args.places)} argument{'s' * (len(args.places) > 1)}: "
+            "give CLIP URL, or --camera N and only a URL"
         )
     token = client_token(args.token, args.token_file, say)
     source = clip_source(Path(clips[0])) if clips else camera_source(args.camera, "a clip")

@@ -1,4 +1,4 @@
-"""`receiver serve`: a page and endpoints at which others publish and watch."""
+"""`receiver serve`: a web page and endpoints for publishers and viewers."""
 
 import argparse
 import asyncio
@@ -22,12 +22,13 @@ from receiver.enhance.quality import Quality
 
 
 def add(commands: Any) -> None:
+    """Adds the command to argparse's subparsers."""
     server = commands.add_parser(
         "serve",
-        help="a page to see yourself restored, WHIP in and WHEP out",
-        description="Serves a page that sends your camera and shows it restored; publishers of any "
-        "kind (OBS too) send to /whip/NAME, players watch /whep/NAME. Figures are at /stats and "
-        "/metrics. Browsers give the camera to https pages or to localhost alone.",
+        help="serve a page that shows you restored, with WHIP in and WHEP out",
+        description="Serves a page that sends your camera and shows it restored. Any WHIP "
+        "publisher (OBS too) can send to /whip/NAME, and players watch /whep/NAME. Figures are at "
+        "/stats and /metrics. Browsers allow camera access only on https pages and on localhost.",
     )
     server.add_argument("--host", default="127.0.0.1", help="address (default 127.0.0.1)")
     server.add_argument(
@@ -35,32 +36,28 @@ def add(commands: Any) -> None:
     )
     add_tokens(
         server,
-        "Bearer token, any number of times, or ROLES[@ROOM]:SECRET to allow less: roles are "
-        "publish, watch and stats with commas between, or all; needed for any but a loopback "
-        "address, with 16 characters or more",
+        "Bearer token; can be repeated. ROLES[@ROOM]:SECRET limits what it allows: roles are "
+        "publish, watch and stats, separated by commas, or all. Required for addresses other than "
+        "loopback, with at least 16 characters",
         many=True,
     )
     server.add_argument("--tls-cert", type=Path, metavar="PEM", help="certificate for https")
-    server.add_argument("--tls-key", type=Path, metavar="PEM", help="its key")
-    server.add_argument("--cors", action="store_true", help="let pages of other origins use it")
+    server.add_argument("--tls-key", type=Path, metavar="PEM", help="private key for https")
+    server.add_argument("--cors", action="store_true", help="allow pages of other origins")
     server.add_argument(
         "--calls",
         type=_calls,
         default="auto",
         metavar="N|auto",
-        help="publishers at once, 1 to 64; auto is as many as this machine is measured to carry "
-        "at the start (default auto)",
+        help="publishers at the same time, 1 to 64; auto measures at the start how many this "
+        "machine can carry (default auto)",
     )
     add_stock_transport(server)
     add_enhancing(server, run)
 
 
-def _calls(text: str) -> Any:
-    """A number of calls, or `auto`."""
-    return text if text == "auto" else number(int, 1, 64)(text)
-
-
 def run(args: argparse.Namespace) -> int:
+    """Runs the command until Ctrl-C."""
     config = ServeConfig(
         host=args.host,
         port=args.port,
@@ -71,7 +68,7 @@ def run(args: argparse.Namespace) -> int:
         stock_transport=args.stock_transport,
     )
     generator = Generator(args.model, args.device)
-    # By the cheaper generator where there are two: more calls go before better ones.
+    # With the cheaper generator if there are two: more calls matter more than better ones.
     measured = measure(generator) if args.quality == "auto" else None
     quality = Quality(generator, args.quality, measured)
     measured = measured or measure(generator)
@@ -95,3 +92,8 @@ def run(args: argparse.Namespace) -> int:
     )
     asyncio.run(quality.beside(serve(server, ready)))
     return 0
+
+
+def _calls(text: str) -> Any:
+    """Parses a number of calls, or `auto`."""
+    return text if text == "auto" else number(int, 1, 64)(text)

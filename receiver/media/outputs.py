@@ -121,7 +121,7 @@ class Window:
                 with contextlib.suppress(queue.Empty):
                     frame = self._newest.get(timeout=0.02)
                     size = _shown_size(frame.width, frame.height)
-                    cv2.imshow(self._title, frame.to_ndarray(format="bgr24", **size))
+                    cv2.imshow(self._title, frame.reformat(*size, "bgr24").to_ndarray())
                 self.closed = cv2.pollKey() in (ord("q"), 27)
         finally:
             self.closed = True
@@ -136,7 +136,7 @@ def run_beside(window: Window, call: Coroutine[Any, Any, Result]) -> Result:
         return result.result()
 
 
-def _shown_size(width: int, height: int) -> dict[str, int]:
+def _shown_size(width: int, height: int) -> tuple[int, int]:
     """Returns the width and height of a frame in a window, at most `LARGEST_SHOWN`."""
     scale = min(1.0, LARGEST_SHOWN[0] / width, LARGEST_SHOWN[1] / height)
-    return {"width": max(1, round(width * scale)), "height": max(1, round(height * scale))}
+    return max(1, round(width * scale)), max(1, round(height * scale))

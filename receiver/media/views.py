@@ -1,10 +1,10 @@
 """Puts frames side by side, writes labels into them, and saves pictures as PNG files."""
 
 from pathlib import Path
+from typing import Any
 
 import av
 import cv2
-import numpy as np
 from numpy.typing import NDArray
 
 from receiver.errors import InputError
@@ -42,7 +42,7 @@ def side_by_side(frames: list[av.VideoFrame], labels: list[str] | None = None) -
     return row
 
 
-def write_picture(path: Path, bgr: NDArray[np.uint8]) -> None:
+def write_picture(path: Path, bgr: NDArray[Any]) -> None:
     """Writes a PNG that only this user may read.
 
     Args:
@@ -59,7 +59,7 @@ def write_picture(path: Path, bgr: NDArray[np.uint8]) -> None:
         raise InputError(f"{path} cannot be written: {error.strerror}") from error
 
 
-def write_label(image: NDArray[np.uint8], label: str) -> None:
+def write_label(image: NDArray[Any], label: str) -> None:
     """Writes white on dark into the upper left corner of an HxW or HxWx3 uint8 picture."""
     image[8:32, 8 : 8 + _label_width(label)] = 32
     cv2.putText(

@@ -201,10 +201,10 @@ async def test_one_call_more_than_was_measured_is_refused_until_one_ends(generat
         )
         stats = await (await http.get(base + "/stats")).json()
         assert set(stats) == {"a", "b", ""}
-        assert stats["a"]["quality"] == {"level": "sparing", "changes": 0}
+        assert stats["a"]["quality"] == {"level": "fast", "changes": 0}
         metrics = await (await http.get(base + "/metrics")).text()
         assert "receiver_capacity 2.0" in metrics
-        assert 'receiver_quality{level="sparing"} 1.0' in metrics
+        assert 'receiver_quality{level="fast"} 1.0' in metrics
         assert "receiver_quality_changes 0.0" in metrics
         assert (await http.delete(base + publishers[0].location)).status == 200
         offer = third.connection.localDescription.sdp

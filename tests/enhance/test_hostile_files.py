@@ -99,9 +99,9 @@ def test_what_names_other_files_is_not_opened(folder, enhancer, name, text, open
     if opened_by_itself:  # so the refusal is ours
         assert stock_frames(folder / name) == 10
     for use in (VideoReader, clip_source):
-        with pytest.raises(InputError, match=rf"{name} is no video that can be read: .+"):
+        with pytest.raises(InputError, match=rf"{name} cannot be read as a video: .+"):
             use(folder / name)
-    with pytest.raises(InputError, match="is no video that can be read"):
+    with pytest.raises(InputError, match="cannot be read as a video"):
         enhance_file(folder / name, folder / "out.mp4", enhancer)
     assert not (folder / "out.mp4").exists()
 
@@ -116,7 +116,7 @@ def test_numbered_pictures_are_no_video(folder):
     write_picture(folder / "p1.png", np.zeros((48, 64, 3), np.uint8))
     (folder / "p%d.png").write_bytes(b"")
     assert stock_frames(folder / "p%d.png") == 1
-    with pytest.raises(InputError, match="is no video that can be read"):
+    with pytest.raises(InputError, match="cannot be read as a video"):
         VideoReader(folder / "p%d.png")
 
 
@@ -336,7 +336,7 @@ def test_a_link_laid_at_the_temporary_name_is_not_followed_while_writing(tmp_pat
 
 @pytest.mark.parametrize("name", ["call.m3u8", "call.mpd", "call-%d.png", "call.txt", "call"])
 def test_what_writes_files_of_its_own_is_no_container(tmp_path, name):
-    with pytest.raises(InputError, match="names no video container that can be written"):
+    with pytest.raises(InputError, match="has no ending of a video format that can be written"):
         VideoWriter(tmp_path / name, live=True)
     assert list(tmp_path.iterdir()) == []
 
@@ -365,6 +365,6 @@ def test_the_command_line_says_it_in_one_sentence(folder, arguments, name):
         os.mkfifo(folder / name)
     places = {"FILE": str(folder / name), "out.mp4": str(folder / "out.mp4")}
     result = run(*(places.get(one, one) for one in arguments))
-    words = "is no video that can be read" if name in texts else "is not a regular file"
+    words = "cannot be read as a video" if name in texts else "is not a regular file"
     assert_one_sentence(result, name, words)
     assert not (folder / "out.mp4").exists()
