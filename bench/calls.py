@@ -29,8 +29,10 @@ from rich.table import Column, Table
 
 from bench.network import Conditions, Phase, Plan, obstacle, relaying, started
 from bench.numbered import WatchedEnhancer, face_quality, mean_quality, write_number
+from receiver.calls.config import ServeConfig
+from receiver.calls.metrics import room_stats
 from receiver.calls.rooms import Room
-from receiver.calls.server import ServeConfig, Server, room_stats
+from receiver.calls.server import Server
 from receiver.commands.progress import progress_bar
 from receiver.commands.terminal import console
 from receiver.enhance.enhancer import Enhancer

@@ -32,7 +32,8 @@ from aiortc.sdp import SessionDescription, candidate_to_sdp
 from av.video.reformatter import ColorRange, Colorspace
 
 from keyframes import Keyframe, People
-from receiver.calls.server import ServeConfig, Server, listening
+from receiver.calls.config import ServeConfig
+from receiver.calls.server import Server, listening
 from receiver.enhance.enhancer import Enhancer
 from receiver.enhance.faces.album import load_album, peer_of, save_album
 from receiver.enhance.faces.alignment import crop_from_frame

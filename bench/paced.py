@@ -14,7 +14,6 @@ import av
 from aiortc.jitterbuffer import JitterFrame
 from aiortc.mediastreams import MediaStreamError, MediaStreamTrack
 
-from receiver.calls.rooms import read_to_the_end
 from receiver.calls.track import EnhancedVideoTrack
 from receiver.commands.progress import progress_bar
 from receiver.enhance.enhancer import Enhancer
@@ -25,6 +24,7 @@ from receiver.media.encoding import Encoding
 from receiver.media.frame import DecodedFrame
 from receiver.media.planes import cut_frame, planes
 from receiver.sending.sources import Source
+from receiver.signalling.connections import read_to_the_end
 from receiver.stats import Stats
 from receiver.transport.aiortc_hooks import ObservingDecoder
 

@@ -24,7 +24,7 @@ from rich.progress import track as progress
 from rich.table import Table
 
 from receiver.calls.track import EnhancedVideoTrack
-from receiver.commands.demo import connect, consume
+from receiver.commands.loopback import connect, consume
 from receiver.commands.terminal import console
 from receiver.enhance.enhancer import Enhancer
 from receiver.enhance.faces.generator import Generator

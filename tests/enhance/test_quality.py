@@ -70,9 +70,7 @@ def test_bad_input_is_one_sentence_and_exit_2(clips, monkeypatch, capsys, tmp_pa
 
 def test_a_file_that_is_no_video_is_named(tmp_path):
     (tmp_path / "notes.mp4").write_text("no video")
-    with pytest.raises(
-        InputError, match=r"notes.mp4 is no video that can be read: .*, or remove it"
-    ):
+    with pytest.raises(InputError, match=r"notes.mp4 cannot be read as a video: .*, or remove it"):
         bench_clips.framed(tmp_path / "notes.mp4", 1.0)
 
 
