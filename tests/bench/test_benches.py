@@ -6,8 +6,12 @@ import cv2
 import numpy as np
 import pytest
 
-from bench import bitrate, clips, latency, references, soak
-from bench.metrics import psnr
+from bench import soak
+from bench.bitrate import command as bitrate
+from bench.common import clips
+from bench.common.metrics import psnr
+from bench.latency import command as latency
+from bench.references import command as references
 from receiver.enhance.faces.generator import Generator
 from tests.conftest import CLIPS, needs_clips, write_clip
 

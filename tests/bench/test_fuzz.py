@@ -2,8 +2,8 @@
 
 import pytest
 
-from bench import fuzz
-from bench.mutations import Mutator
+from bench.fuzz import command as fuzz
+from bench.fuzz.mutations import Mutator
 from receiver.errors import InputError
 
 COUNTS = {

@@ -6,8 +6,8 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from bench import identity
-from bench.identity import Distances, Judged, Observed, compare, hostile_still, people_of
+from bench.identity import command as identity
+from bench.identity.command import Distances, Judged, Observed, compare, hostile_still, people_of
 from keyframes import appearance_descriptor, likeness
 from receiver.enhance.faces.alignment import crop_of
 from tests.keyframes.test_people import embedding

@@ -7,9 +7,10 @@ import cv2
 import numpy as np
 import pytest
 
-from bench import latency, paper_way
-from bench.paced import composed, encode
-from bench.paper_way import mls_every_pixel, nearest, paste, warp_every_pixel
+from bench.latency import command as latency
+from bench.latency import paper_way
+from bench.latency.paced import composed, encode
+from bench.latency.paper_way import mls_every_pixel, nearest, paste, warp_every_pixel
 from keyframes import Keyframe
 from keyframes.mls import mls_map
 from receiver.enhance.faces.alignment import CROP, crop_from_frame, transform

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from bench.learned import LAYERS, LPIPS, NAMES, brisque_problem
-from bench.metrics import (
+from bench.common.learned import LAYERS, LPIPS, NAMES, brisque_problem
+from bench.common.metrics import (
     bootstrap_interval,
     flicker,
     landmark_jitter,

@@ -8,8 +8,16 @@ from dataclasses import asdict
 import numpy as np
 import pytest
 
-from bench.calls import chosen, freezes, lag_ms, parse, passage_figures, recovered_s, scenarios
-from bench.network import (
+from bench.calls.command import (
+    chosen,
+    freezes,
+    lag_ms,
+    parse,
+    passage_figures,
+    recovered_s,
+    scenarios,
+)
+from bench.calls.relay import (
     ADDRESSES,
     Conditions,
     Hole,

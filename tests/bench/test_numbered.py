@@ -5,7 +5,7 @@ from fractions import Fraction
 import av
 import pytest
 
-from bench.numbered import (
+from bench.calls.numbered import (
     BITS,
     EVERY,
     WatchedEnhancer,

@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 from rich.table import Table
 
-from bench.metrics import identity, psnr, ssim, vmaf_neg
+from bench.common.metrics import identity, psnr, ssim, vmaf_neg
 from keyframes import Landmarks, Picture, crop_qp
 from keyframes.requests import RequestPolicy
 from models.openh264 import NO_KEYFRAME, OpenH264, through_any_codec

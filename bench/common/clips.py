@@ -13,7 +13,7 @@ import av
 import numpy as np
 from numpy.typing import NDArray
 
-from bench.references import FACE, Call, Way, call_view
+from bench.references.command import FACE, Call, Way, call_view
 from keyframes import Landmarks, Picture
 from models.openh264 import OpenH264, through_any_codec
 from receiver.enhance.faces.alignment import extract_crop, picture_of, transform

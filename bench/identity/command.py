@@ -27,9 +27,9 @@ from numpy.typing import NDArray
 from rich.progress import Progress
 from rich.table import Table
 
-from bench.clips import clips_in
-from bench.references import FACE, cut
-from bench.result_cache import Finished
+from bench.common.clips import clips_in
+from bench.common.result_cache import Finished
+from bench.references.command import FACE, cut
 from keyframes import Identity, Landmarks, Picture, appearance_descriptor, crop_qp, likeness, warp
 from keyframes.people import ENOUGH, SAME_PERSON
 from models.prepare import frame_rate, read_frames

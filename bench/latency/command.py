@@ -26,8 +26,8 @@ from aiortc.jitterbuffer import JitterFrame
 from rich.progress import track as progress
 from rich.table import Table
 
-from bench import paper_way
-from bench.paced import FPS, TimedEnhancer, composed, encode, run_calls, times
+from bench.latency import paper_way
+from bench.latency.paced import FPS, TimedEnhancer, composed, encode, run_calls, times
 from receiver.commands.terminal import console
 from receiver.enhance.enhancer import STAGES as ENHANCERS
 from receiver.enhance.faces.generator import Device, ExecutionDevice, Generator, device_problem

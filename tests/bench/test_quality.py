@@ -6,9 +6,10 @@ import sys
 import cv2
 import pytest
 
-from bench import __main__, quality
-from bench import clips as bench_clips
-from bench.result_cache import Finished
+from bench import __main__
+from bench.common import clips as bench_clips
+from bench.common.result_cache import Finished
+from bench.quality import command as quality
 from models.openh264 import OpenH264
 from receiver.errors import InputError
 from receiver.media.encoding import Encoding

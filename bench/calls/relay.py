@@ -2,7 +2,7 @@
 
 Each process lives in a network namespace of its own, without a name, which is gone with it. A
 relay, a process too, holds a TUN device in each and carries packets from one to the other:
-`python -m bench.network PLAN`, begun and ended over its standard input.
+`python -m bench.calls.relay PLAN`, begun and ended over its standard input.
 
     with started("bench.one", ...) as one, started("bench.other", ...) as other:
         with relaying(one, other, Plan(phases, seed=1), folder) as relay:

@@ -18,10 +18,10 @@ from pathlib import Path
 from rich.progress import Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from bench import fuzz_answers
-from bench.fuzz_targets import BETWEEN, NativeCrashError, Target
-from bench.fuzz_targets import TARGETS as PARTS
-from bench.mutations import Mutator
+from bench.fuzz import client as fuzz_answers
+from bench.fuzz.mutations import Mutator
+from bench.fuzz.targets import BETWEEN, NativeCrashError, Target
+from bench.fuzz.targets import TARGETS as PARTS
 from receiver.commands.terminal import console
 from receiver.errors import InputError
 
@@ -33,7 +33,7 @@ TARGETS = PARTS | {
 }
 """What is fed, by name."""
 OUTPUT = Path("bench-output") / "fuzz"
-OURS = str(Path(__file__).parent.parent)
+OURS = str(Path(__file__).resolve().parents[2])
 SECONDS = 10.0
 """Each target's, where nothing else is asked for."""
 

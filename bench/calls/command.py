@@ -1,7 +1,7 @@
 """Real calls over bad networks: `python -m bench calls`.
 
 Headless Chromium publishes the demo's own clip through the page of `receiver serve`. Both live in
-network namespaces of their own; between them lies bench.network, which delays, loses and queues.
+network namespaces of their own; bench.calls.relay between them delays, loses and queues packets.
 Each scenario is called with aiortc's stock transport and with ours, one after the other. The page
 and WHIP take another way, so conditions begin with the first picture.
 """
@@ -27,8 +27,8 @@ from numpy.typing import NDArray
 from rich.box import SIMPLE_HEAD
 from rich.table import Column, Table
 
-from bench.network import Conditions, Phase, Plan, obstacle, relaying, started
-from bench.numbered import WatchedEnhancer, face_quality, mean_quality, write_number
+from bench.calls.numbered import WatchedEnhancer, face_quality, mean_quality, write_number
+from bench.calls.relay import Conditions, Phase, Plan, obstacle, relaying, started
 from receiver.calls.rooms import Room
 from receiver.calls.server import ServeConfig, Server, room_stats
 from receiver.commands.progress import progress_bar

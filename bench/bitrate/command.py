@@ -16,10 +16,19 @@ from typing import Any
 
 import numpy as np
 
-from bench.clips import Seen, clips_in, encoding_of, framed, kbps_of, min_face_of, seconds_of, watch
-from bench.metrics import bootstrap_interval, psnr, vmaf_neg
-from bench.quality import markdown, sha256, shown
-from bench.result_cache import Finished
+from bench.common.clips import (
+    Seen,
+    clips_in,
+    encoding_of,
+    framed,
+    kbps_of,
+    min_face_of,
+    seconds_of,
+    watch,
+)
+from bench.common.metrics import bootstrap_interval, psnr, vmaf_neg
+from bench.common.result_cache import Finished
+from bench.quality.command import markdown, sha256, shown
 from receiver.commands.progress import progress_bar
 from receiver.commands.terminal import console
 from receiver.enhance.faces.generator import Generator

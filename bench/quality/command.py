@@ -23,7 +23,7 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
-from bench.clips import (
+from bench.common.clips import (
     PROTOCOLS,
     Seen,
     clips_in,
@@ -33,8 +33,8 @@ from bench.clips import (
     seconds_of,
     watch,
 )
-from bench.learned import LPIPS, brisque, brisque_problem
-from bench.metrics import (
+from bench.common.learned import LPIPS, brisque, brisque_problem
+from bench.common.metrics import (
     bootstrap_interval,
     find_landmarks,
     flicker,
@@ -44,7 +44,7 @@ from bench.metrics import (
     ssim,
     vmaf_family,
 )
-from bench.result_cache import Finished
+from bench.common.result_cache import Finished
 from keyframes import Picture
 from receiver.commands.progress import progress_bar
 from receiver.commands.terminal import console
