@@ -20,7 +20,7 @@ import av
 import numpy as np
 from numpy.typing import NDArray
 
-from bench.common.clips import framed
+from bench.common.framing import framed
 from receiver.errors import InputError, ReceiverError
 from receiver.media.encoding import Encoding
 from receiver.sending.portrait import portrait_frames

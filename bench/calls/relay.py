@@ -17,197 +17,27 @@ import fcntl
 import json
 import math
 import os
-import random
 import select
 import shutil
-import signal
 import struct
 import subprocess
 import sys
-import threading
 import time
 from collections import deque
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import IO, Any
 
-from receiver.errors import InputError, ReceiverError
+from bench.calls.link import Conditions, Hole, Link, Passage, Plan
+from bench.calls.processes import Child, started
+from receiver.errors import InputError
 
 ADDRESSES = ("10.77.0.1", "10.77.0.2")
 """Of the first and the second namespace; nothing outside them ever sees these."""
 DEVICE = Path("/dev/net/tun")
 TUNSETIFF, IFF_TUN, IFF_NO_PI = 0x400454CA, 0x0001, 0x1000
 """Of Linux' if_tun.h."""
-RTX_GONE = 1.0
-"""Seconds without retransmissions after the packet that never comes."""
-PATIENCE = 90
-"""Seconds that a process has for an answer: a browser starts slowly on a busy machine."""
-
-
-@dataclass(frozen=True)
-class Conditions:
-    """What happens to packets, in each direction.
-
-    Attributes:
-        delay_ms: one way.
-        jitter_ms: of it at most, evenly spread; packets stay in order.
-        loss: share of the packets that are lost, 0 to 1.
-        burst: packets lost in a row on average (Gilbert-Elliott); None for losses that know
-            nothing of each other.
-        kbps: rate of the link in kbit/s, None without a limit.
-        queue_ms: what the drop-tail queue before a limited link holds, in time to send it.
-    """
-
-    delay_ms: float = 0.0
-    jitter_ms: float = 0.0
-    loss: float = 0.0
-    burst: float | None = None
-    kbps: float | None = None
-    queue_ms: float = 500.0
-
-
-@dataclass(frozen=True)
-class Phase:
-    """From `at` seconds after the beginning these conditions hold."""
-
-    at: float
-    conditions: Conditions
-
-
-@dataclass(frozen=True)
-class Plan:
-    """What the network does: nothing before the beginning.
-
-    Attributes:
-        phases: in their order.
-        seed: of all chance.
-        hole_s: seconds after the beginning, from which the next packet of the first namespace's
-            video never arrives; None without.
-    """
-
-    phases: tuple[Phase, ...]
-    seed: int
-    hole_s: float | None = None
-
-    @classmethod
-    def from_json(cls, text: str) -> "Plan":
-        """The reverse of `json.dumps(asdict(plan))`."""
-        read = json.loads(text)
-        phases = (Phase(one["at"], Conditions(**one["conditions"])) for one in read["phases"])
-        return cls(tuple(phases), read["seed"], read["hole_s"])
-
-
-@dataclass(frozen=True, slots=True)
-class Passage:
-    """One packet's way: when it came, its bytes, seconds in the queue (None: it was lost)."""
-
-    at: float
-    size: int
-    waited: float | None
-
-
-class Link:
-    """One direction. It has no clock: every method is told the time."""
-
-    def __init__(self, seed: int) -> None:
-        self.conditions = Conditions()
-        self.passages: list[Passage] = []
-        self.late: list[float] = []  # seconds that packets left later than they were due
-        self._random = random.Random(seed)
-        self._losing = False
-        self._queue: deque[tuple[float, bytes]] = deque()
-        self._queued = 0  # bytes
-        self._free_at = 0.0
-        self._flying: deque[tuple[float, bytes]] = deque()
-
-    def push(self, now: float, packet: bytes) -> None:
-        """A packet that came in now."""
-        self._serve(now)
-        room = math.inf if self.conditions.kbps is None else self._room(self.conditions.kbps)
-        if self._loses() or len(packet) > room:
-            self.passages.append(Passage(now, len(packet), None))
-            return
-        self._queue.append((now, packet))
-        self._queued += len(packet)
-        self._serve(now)
-
-    def due(self, now: float) -> list[bytes]:
-        """The packets that have to leave by now."""
-        self._serve(now)
-        packets = []
-        while self._flying and self._flying[0][0] <= now:
-            at, packet = self._flying.popleft()
-            self.late.append(now - at)
-            packets.append(packet)
-        return packets
-
-    def next_at(self) -> float:
-        """When `due` has something to do again; infinity where nothing is under way."""
-        flying = self._flying[0][0] if self._flying else math.inf
-        return min(flying, self._free_at if self._queue else math.inf)
-
-    def _room(self, kbps: float) -> float:
-        return kbps * self.conditions.queue_ms / 8 - self._queued
-
-    def _loses(self) -> bool:
-        """The next step of the chain of two states; all is lost in one, nothing in the other."""
-        loss, burst = self.conditions.loss, self.conditions.burst
-        ends = 1 - loss if burst is None else 1 / burst
-        begins = loss if burst is None else min(1.0, loss / (1 - loss) / burst)
-        stays = 1 - ends if self._losing else begins
-        self._losing = self._random.random() < stays
-        return self._losing
-
-    def _serve(self, now: float) -> None:
-        """Takes from the queue what the link could begin to send until now."""
-        how = self.conditions
-        while self._queue and self._free_at <= now:
-            came, packet = self._queue.popleft()
-            self._queued -= len(packet)
-            begins = max(came, self._free_at)
-            self._free_at = begins + (8e-3 * len(packet) / how.kbps if how.kbps else 0.0)
-            delay = how.delay_ms + self._random.uniform(0, how.jitter_ms)
-            before = self._flying[-1][0] if self._flying else 0.0
-            self._flying.append((max(before, self._free_at + delay / 1e3), packet))
-            self.passages.append(Passage(came, len(packet), begins - came))
-
-
-def rtp_of(packet: bytes) -> tuple[int, int] | None:
-    """SSRC and sequence number of an IPv4 packet; None where it holds no RTP.
-
-    SRTP leaves them readable. Bytes 192 to 223 after the first are RTCP (RFC 5761).
-    """
-    if len(packet) < 20 or packet[0] >> 4 != 4 or packet[9] != 17:
-        return None
-    payload = packet[4 * (packet[0] & 15) + 8 :]
-    if len(payload) < 12 or payload[0] >> 6 != 2 or 192 <= payload[1] <= 223:
-        return None
-    return int.from_bytes(payload[8:12], "big"), int.from_bytes(payload[2:4], "big")
-
-
-class Hole:
-    """One packet of a video that never arrives, nor does any retransmission of it.
-
-    What a retransmission repeats is encrypted, so none arrives for `RTX_GONE` seconds.
-    """
-
-    def __init__(self, at: float, ssrc: int, rtx: int) -> None:
-        self.made_at: float | None = None
-        self._at, self._ssrc, self._rtx = at, ssrc, rtx
-        self._number: int | None = None
-
-    def swallows(self, now: float, packet: bytes) -> bool:
-        """Whether this packet is lost."""
-        rtp = rtp_of(packet)
-        if now < self._at or rtp is None:
-            return False
-        if self._number is None and rtp[0] == self._ssrc:
-            self.made_at, self._number = now, rtp[1]
-        if self.made_at is None:
-            return False
-        repeats = rtp[0] == self._rtx and now < self.made_at + RTX_GONE
-        return repeats or rtp == (self._ssrc, self._number)
 
 
 def obstacle() -> str | None:
@@ -302,87 +132,6 @@ def _log(links: tuple[Link, Link], hole: Hole | None) -> dict[str, Any]:
         "late": sorted([*links[0].late, *links[1].late]),
         "hole_at": hole and hole.made_at,
     }
-
-
-class Child:
-    """A process that is told JSON lines, answers with JSON lines, and ends when nobody can tell."""
-
-    def __init__(self, process: subprocess.Popen[str], errors: Path) -> None:
-        self.pid = process.pid
-        self._process, self._errors = process, errors
-
-    def tell(self, **message: Any) -> None:
-        """One line to its standard input. Raises ReceiverError if it has ended."""
-        assert self._process.stdin is not None
-        try:
-            self._process.stdin.write(json.dumps(message) + "\n")
-            self._process.stdin.flush()
-        except BrokenPipeError:
-            raise self._gone() from None
-
-    def answer(self) -> dict[str, Any]:
-        """Its next line. Raises ReceiverError if it ends first, or takes too long."""
-        assert self._process.stdout is not None
-        watchdog = threading.Timer(PATIENCE, self._process.kill)
-        watchdog.start()
-        try:
-            for line in self._process.stdout:
-                if line.startswith("{"):  # libraries may print what they like
-                    answer: dict[str, Any] = json.loads(line)
-                    return answer
-        finally:
-            watchdog.cancel()
-        raise self._gone()
-
-    def finish(self) -> dict[str, Any]:
-        """Ends it; its last line, which says what it has measured."""
-        assert self._process.stdin is not None
-        self._process.stdin.close()
-        return self.answer()
-
-    def _gone(self) -> ReceiverError:
-        said = self._errors.read_text().strip().splitlines() or ["it said nothing"]
-        return ReceiverError(f"the {self._errors.stem} broke off: {said[-1]}")
-
-
-@contextlib.contextmanager
-def started(
-    name: str, command: list[str], folder: Path, *, namespace: bool = False
-) -> Iterator[Child]:
-    """Runs a Python command, `["-m", "some.module", ...]`, until the context ends.
-
-    Args:
-        name: what errors call it; its standard error goes to `folder`/NAME.log.
-        namespace: whether it gets a network namespace of its own.
-    """
-    errors = folder / f"{name}.log"
-    alone = ["unshare", "--net"] if namespace else []
-    with (
-        errors.open("w") as log,
-        subprocess.Popen(
-            [*alone, sys.executable, *command],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=log,
-            text=True,
-            start_new_session=True,  # Ctrl-C is for the parent, which ends all in their order
-        ) as process,
-    ):
-        try:
-            yield Child(process, errors)
-        finally:
-            _end(process)
-
-
-def _end(process: subprocess.Popen[str]) -> None:
-    """Lets it end by itself for a while, then ends it with everything that it started."""
-    assert process.stdin is not None
-    with contextlib.suppress(BrokenPipeError):
-        process.stdin.close()
-    with contextlib.suppress(subprocess.TimeoutExpired):
-        process.wait(5)
-    with contextlib.suppress(ProcessLookupError):
-        os.killpg(process.pid, signal.SIGKILL)
 
 
 @contextlib.contextmanager

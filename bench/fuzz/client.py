@@ -7,17 +7,13 @@ DELETE reach the user's own origin alone, and an offer is sent six times at most
 import asyncio
 import contextlib
 import json
-import re
-import socket
-from dataclasses import dataclass, field
 from functools import cache
-from ipaddress import ip_address
-from typing import Any
 
 from aiortc import RTCConfiguration, RTCPeerConnection, RTCSessionDescription
 from aiortc.rtcicetransport import connection_kwargs
 
-from receiver.errors import ReceiverError
+from bench.fuzz.hostile import SECRET, feed, world
+from bench.fuzz.target import BETWEEN, check
 from receiver.signalling.addresses import Reach, reach_of_address
 from receiver.signalling.client import MOST_REDIRECTS, Client, SessionError
 from receiver.signalling.links import ice_servers
@@ -25,124 +21,9 @@ from receiver.signalling.sessions import open_publishing, open_session
 from receiver.stills.protocol import LABEL
 from receiver.transport.aiortc_hooks import h264_codecs, prepare_aiortc, receive_h264
 
-BETWEEN = b"\xfe\xedRTP\xfe"
-"""Stands between the answers of one input, as in `bench.fuzz_targets`."""
 SECONDS = 1.0
 """Longest wait of a client for these servers, which answer at once or hang up."""
-SECRET = "the-token"
 HERE = RTCConfiguration(iceServers=[])
-
-
-class LoopbackLoop(asyncio.SelectorEventLoop):
-    """An event loop whose names and connections lead to this machine alone."""
-
-    async def getaddrinfo(self, host: Any, port: Any, **more: Any) -> Any:  # type: ignore[override]
-        """Looks up numbers and localhost."""
-        with contextlib.suppress(ValueError):
-            ip_address(host)
-            return await super().getaddrinfo(host, port, **more)
-        if host == "localhost":
-            return await super().getaddrinfo("127.0.0.1", port, **more)
-        raise socket.gaierror(f"{host!r} is not looked up")
-
-    async def sock_connect(self, sock: socket.socket, address: Any) -> None:
-        """Connects to loopback addresses."""
-        if not ip_address(address[0]).is_loopback:
-            raise ConnectionRefusedError(f"{address[0]} is not connected to")
-        await super().sock_connect(sock, address)
-
-    async def create_datagram_endpoint(self, *args: Any, **more: Any) -> Any:
-        """Makes a socket that sends nothing."""
-        transport, protocol = await super().create_datagram_endpoint(*args, **more)
-        setattr(transport, "sendto", lambda data, address=None: None)  # noqa: B010
-        return transport, protocol
-
-
-@dataclass
-class Hostile:
-    """A server that answers its requests one after the other from a list, and then hangs up.
-
-    Attributes:
-        seen: method and Authorization of what came.
-        answers: to what is not OPTIONS or DELETE, in turn.
-        options: the answer to OPTIONS.
-    """
-
-    port: int = 0
-    seen: list[tuple[str, bool]] = field(default_factory=list)
-    answers: list[bytes] = field(default_factory=list)
-    options: bytes = b"HTTP/1.1 204 x\r\n\r\n"
-
-    async def listen(self) -> None:
-        """Listens on a free port for as long as the process lives."""
-        self.server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
-        self.port = self.server.sockets[0].getsockname()[1]
-
-    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        with contextlib.suppress(ConnectionError, asyncio.IncompleteReadError):
-            head = await reader.readuntil(b"\r\n\r\n")
-            length = re.search(rb"(?i)content-length: (\d+)", head)
-            body = await reader.readexactly(int(length[1]) if length else 0)
-            method = head.split()[0].decode()
-            self.seen.append((method, SECRET.encode() in head + body))
-            if method in ("OPTIONS", "DELETE"):
-                writer.write(self.options)
-            elif self.answers:
-                writer.write(self.answers.pop(0))
-        with contextlib.suppress(ConnectionError):
-            writer.close()
-
-
-@dataclass
-class World:
-    """The user's server, a stranger's, and what failed unseen in the loop."""
-
-    loop: asyncio.AbstractEventLoop
-    home: Hostile
-    other: Hostile
-    failed: list[str]
-
-
-@cache
-def world() -> World:
-    """One for all inputs."""
-    loop, failed = LoopbackLoop(), []
-    home, other = Hostile(), Hostile()
-    loop.set_exception_handler(
-        lambda _, context: failed.append(f"{context['message']}: {context.get('exception')!r}")
-    )
-    for server in (home, other):
-        loop.run_until_complete(server.listen())
-    return World(loop, home, other, failed)
-
-
-def feed(work: Any, answers: list[bytes], options: bytes = b"HTTP/1.1 204 x\r\n\r\n") -> None:
-    """Runs a client against both servers, which share the answers, and checks the promises."""
-    here = world()
-    shared = [_filled(one, here) for one in answers]
-    for server in (here.home, here.other):
-        server.seen.clear()
-        server.answers, server.options = shared, _filled(options, here)
-    here.failed.clear()
-    with contextlib.suppress(ReceiverError):
-        here.loop.run_until_complete(asyncio.wait_for(work, 20))
-    here.loop.run_until_complete(asyncio.sleep(0))
-    _check(not here.failed, f"nothing fails unseen: {here.failed[:1]}")
-    _check(not any(secret for _, secret in here.other.seen), "credentials go to their own origin")
-    methods = [method for method, _ in here.other.seen]
-    _check(set(methods) <= {"POST"}, f"a stranger is sent offers alone, not {methods}")
-
-
-def _check(holds: bool, promise: str) -> None:
-    if not holds:
-        raise AssertionError(promise)
-
-
-def _filled(answer: bytes, here: World) -> bytes:
-    """An answer with the servers' real addresses."""
-    for name, server in ((b"@HOME@", here.home), (b"@OTHER@", here.other)):
-        answer = answer.replace(name, b"127.0.0.1:%d" % server.port)
-    return answer
 
 
 async def _join(token: str | None = SECRET, scheme: str = "", path: str = "/whep") -> None:
@@ -209,7 +90,7 @@ def answers(data: bytes) -> None:
     body = data[1:]
     head = b"HTTP/1.1 201 Created\r\nLocation: /session\r\nContent-Length: %d\r\n\r\n" % len(body)
     feed(_publish() if data[:1] == b"P" else _join(), [head + body])
-    _check(world().home.seen[-1] == ("DELETE", True), "a session is ended")
+    check(world().home.seen[-1] == ("DELETE", True), "a session is ended")
 
 
 def janus_seeds() -> list[bytes]:
@@ -273,8 +154,8 @@ async def _take_servers() -> None:
                     kwargs = connection_kwargs([server])
                     address = (kwargs.get("stun_server") or kwargs["turn_server"])[0]
                     reach = reach_of_address(address)
-                    _check(reach <= client.reach or client is near, f"{address} is not reached")
-                    _check(client is near or reach is Reach.PUBLIC, f"{address} is public")
+                    check(reach <= client.reach or client is near, f"{address} is not reached")
+                    check(client is near or reach is Reach.PUBLIC, f"{address} is public")
 
 
 def redirects_seeds() -> list[bytes]:
@@ -309,4 +190,4 @@ def redirects(data: bytes) -> None:
     posts = [
         method for one in (here.home, here.other) for method, _ in one.seen if method == "POST"
     ]
-    _check(len(posts) <= 1 + MOST_REDIRECTS, f"{len(posts)} offers were sent")
+    check(len(posts) <= 1 + MOST_REDIRECTS, f"{len(posts)} offers were sent")

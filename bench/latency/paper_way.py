@@ -19,7 +19,7 @@ from aiortc.jitterbuffer import JitterFrame
 from numpy.typing import NDArray
 from rich.progress import track as progress
 
-from bench.latency.paced import times
+from bench.latency.timings import times
 from keyframes import Keyframe, KeyframeSet, Landmarks, Picture
 from receiver.enhance.enhancer import Enhancer
 from receiver.enhance.faces.alignment import CROP, Affine, crop_from_frame, transform

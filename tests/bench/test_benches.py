@@ -8,7 +8,7 @@ import pytest
 
 from bench import soak
 from bench.bitrate import command as bitrate
-from bench.common import clips
+from bench.common import sequences as clips
 from bench.common.metrics import psnr
 from bench.latency import command as latency
 from bench.references import command as references

@@ -7,7 +7,9 @@ import numpy as np
 import pytest
 
 from bench.identity import command as identity
-from bench.identity.command import Distances, Judged, Observed, compare, hostile_still, people_of
+from bench.identity.distances import Distances, compare
+from bench.identity.hostile import Judged, hostile_still
+from bench.identity.observing import Observed, people_of
 from keyframes import appearance_descriptor, likeness
 from receiver.enhance.faces.alignment import crop_of
 from tests.keyframes.test_people import embedding

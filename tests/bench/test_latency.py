@@ -9,7 +9,7 @@ import pytest
 
 from bench.latency import command as latency
 from bench.latency import paper_way
-from bench.latency.paced import composed, encode
+from bench.latency.composition import composed, encode
 from bench.latency.paper_way import mls_every_pixel, nearest, paste, warp_every_pixel
 from keyframes import Keyframe
 from keyframes.mls import mls_map

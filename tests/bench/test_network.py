@@ -8,27 +8,12 @@ from dataclasses import asdict
 import numpy as np
 import pytest
 
-from bench.calls.command import (
-    chosen,
-    freezes,
-    lag_ms,
-    parse,
-    passage_figures,
-    recovered_s,
-    scenarios,
-)
-from bench.calls.relay import (
-    ADDRESSES,
-    Conditions,
-    Hole,
-    Link,
-    Phase,
-    Plan,
-    obstacle,
-    relaying,
-    rtp_of,
-    started,
-)
+from bench.calls.command import parse
+from bench.calls.figures import freezes, lag_ms, passage_figures, recovered_s
+from bench.calls.link import Conditions, Hole, Link, Phase, Plan, rtp_of
+from bench.calls.processes import started
+from bench.calls.relay import ADDRESSES, obstacle, relaying
+from bench.calls.scenarios import chosen, scenarios
 from receiver.errors import InputError
 
 PACKET = bytes(1000)

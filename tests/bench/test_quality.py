@@ -7,7 +7,7 @@ import cv2
 import pytest
 
 from bench import __main__
-from bench.common import clips as bench_clips
+from bench.common import sequences as bench_clips
 from bench.common.result_cache import Finished
 from bench.quality import command as quality
 from models.openh264 import OpenH264

@@ -1,54 +1,27 @@
 """Clips through calls: how they are encoded, and how one receiver after the other restores them."""
 
-import argparse
 import math
-import re
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from fractions import Fraction
-from pathlib import Path
 from typing import Literal, TypeAlias
 
 import av
 import numpy as np
 from numpy.typing import NDArray
 
-from bench.references.command import FACE, Call, Way, call_view
+from bench.common.call import Call, Way
 from keyframes import Landmarks, Picture
 from models.openh264 import OpenH264, through_any_codec
 from receiver.enhance.faces.alignment import extract_crop, picture_of, transform
 from receiver.enhance.faces.generator import Generator
 from receiver.enhance.faces.tracking import Box, Face
-from receiver.errors import InputError
 from receiver.media.encoding import Encoding
-from receiver.media.files.reading import ENDINGS
 
 Protocol: TypeAlias = Literal["none", "call", "paper"]
 PROTOCOLS: dict[Protocol, Way] = {"none": "none", "call": "stills", "paper": "raw"}
 """Where references come from: nowhere; what a receiver gets, its stream's good pictures and stills
 paid for; raw frames, one a second and free, never the frame's own. And their `Call`."""
-
-KEYFRAME_EVERY = 60
-"""Frames from one I-frame of x264 to the next, as cameras send it; OpenH264 sends only one."""
-MAX_CRF = 51.0
-
-
-def encoding_of(name: str) -> Encoding | OpenH264:
-    """What `crf42`, `x264-150` and `openh264-100` stand for: a CRF, or kbit/s of an encoder.
-
-    Raises InputError for another name.
-    """
-    found = re.fullmatch(r"(crf|x264-|openh264-)(\d+(?:\.\d+)?)", name)
-    kind, value = (found[1], float(found[2])) if found else ("", 0.0)
-    if kind == "crf" and value <= MAX_CRF:
-        return Encoding(crf=value, keyframe_every=KEYFRAME_EVERY)
-    if kind == "x264-" and value > 0:
-        return Encoding(kbps=value, keyframe_every=KEYFRAME_EVERY)
-    if kind == "openh264-" and value > 0:
-        return OpenH264(value)
-    raise InputError(
-        f"{name!r} is no encoding: give crf42 (0 to 51), x264-150 or openh264-100 (kbit/s)"
-    )
 
 
 @dataclass
@@ -128,46 +101,3 @@ def _box_in_crop(face: Face) -> NDArray[np.float64]:
 
 def _kbps(size_bytes: int, seconds: float) -> float:
     return size_bytes * 8 / 1000 / seconds
-
-
-def clips_in(folder: Path) -> list[Path]:
-    """The videos of a folder by name. Raises InputError without one."""
-    found = folder.glob("*") if folder.is_dir() else ()
-    clips = sorted(path for path in found if path.suffix.lower() in ENDINGS)
-    if not clips:
-        endings = ", ".join(sorted(ENDINGS))
-        raise InputError(f"no videos in {folder}: give a folder that holds clips ({endings})")
-    return clips
-
-
-def framed(clip: Path, seconds: float) -> tuple[list[av.VideoFrame], Fraction]:
-    """`call_view` of a clip. Raises InputError for one that is no video."""
-    try:
-        return call_view(clip, seconds)
-    except InputError as error:
-        raise InputError(f"{error}, or remove it") from error
-
-
-def seconds_of(text: str) -> float:
-    """The argument --seconds, more than 0 and at most an hour."""
-    return _number(text, "seconds", 3600.0)
-
-
-def min_face_of(text: str) -> float:
-    """The argument --min-face: no face is shown larger than `FACE`."""
-    return _number(text, "pixels", FACE)
-
-
-def kbps_of(text: str) -> float:
-    """An argument in kbit/s, more than 0 and at most 100,000."""
-    return _number(text, "kbit/s", 100_000.0)
-
-
-def _number(text: str, unit: str, most: float) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = math.nan
-    if 0 < value <= most:
-        return value
-    raise argparse.ArgumentTypeError(f"{text!r} {unit}: give more than 0 and at most {most:g}")

@@ -1,0 +1,194 @@
+"""Targets: RTP packets, access units and losses."""
+
+import contextlib
+from fractions import Fraction
+from functools import cache
+
+import av
+import numpy as np
+from aiortc.codecs import depayload
+from aiortc.codecs.h264 import H264Encoder
+from aiortc.jitterbuffer import JitterFrame
+from aiortc.rtcrtpparameters import RTCRtpCodecParameters
+from aiortc.rtp import HeaderExtensionsMap, RtpPacket
+
+from bench.fuzz.target import (
+    BETWEEN,
+    SIZE,
+    check,
+    small_portrait,
+)
+from receiver.media.encoding import Encoding
+from receiver.media.frame import DecodedFrame
+from receiver.media.pixels import PLANAR_420
+from receiver.media.planes import planes
+from receiver.sending.portrait import FPS
+from receiver.transport.aiortc_hooks import (
+    MAX_PIXELS,
+    ObservingDecoder,
+)
+from receiver.transport.assembly import FORGOTTEN, MOST_MISSING, MOST_PACKETS, FrameAssembler
+from receiver.transport.damage import DamageWatch
+
+H264 = RTCRtpCodecParameters(mimeType="video/H264", clockRate=90000, payloadType=99)
+
+
+STREAMS = ((100, 10, 1), (300, 12, 4), (60, 100, 1))
+"""kbit/s, frames from IDR to IDR, slices a frame."""
+
+
+TICKS = 3000
+"""Of 1/90000 s from one frame to the next."""
+
+
+@cache
+def streams() -> list[list[bytes]]:
+    """Access units of the portrait, one list a stream."""
+    encoded = []
+    for kbps, every, slices in STREAMS:
+        codec = Encoding(kbps, None, every).open(*SIZE, Fraction(FPS))
+        codec.options = {**codec.options, "x264-params": f"slices={slices}"}
+        units = []
+        for index, frame in enumerate(small_portrait()):
+            frame.pts, frame.time_base = TICKS * index, Fraction(1, 90000)
+            frame.pict_type = av.video.frame.PictureType.NONE
+            units += [bytes(packet) for packet in codec.encode(frame)]
+        encoded.append(units)
+    return encoded
+
+
+def packets_of(units: list[bytes]) -> list[RtpPacket]:
+    """As aiortc's sender makes them; sequence numbers come round."""
+    packets: list[RtpPacket] = []
+    for index, unit in enumerate(units):
+        payloads = H264Encoder._packetize(H264Encoder._split_bitstream(unit))
+        for payload in payloads:
+            packet = RtpPacket(99, int(payload is payloads[-1]), payload=payload, ssrc=1)
+            packet.sequence_number = (65500 + len(packets)) % 65536
+            packet.timestamp = TICKS * index
+            packets.append(packet)
+    return packets
+
+
+def rtp_seeds() -> list[bytes]:
+    """Each a second and a half of a stream: packets, after the milliseconds since the last one."""
+    extensions = HeaderExtensionsMap()
+    return [
+        BETWEEN.join(b"\x05" + packet.serialize(extensions) for packet in packets_of(units))
+        for units in streams()
+    ]
+
+
+def rtp(data: bytes) -> None:
+    """Whatever packets come, they are put together or dropped, and memory stays bounded."""
+    assembler, watch, now = FrameAssembler(), DamageWatch(), 0.0
+    extensions, came, left = HeaderExtensionsMap(), 0, 0
+    for record in data.split(BETWEEN):
+        now += record[0] / 1000 if record else 0.0
+        try:
+            packet = RtpPacket.parse(record[1:], extensions)
+            packet._data = depayload(H264, packet.payload) if packet.payload else b""
+        except ValueError:
+            continue  # aiortc drops it as well
+        came += len(packet._data)
+        assembler.add(packet, now)
+        for unit in assembler.take(now):
+            left += len(unit.data)
+            damaged = watch.see(unit.data, unit.lost_before)
+            check(damaged or not unit.lost_before or _has_sps(unit.data), "a loss is damage")
+        check(all(0 <= one < 65536 for one in assembler.to_ask_for(now)), "NACKs name packets")
+        check(len(assembler._packets) <= MOST_PACKETS, "packets that wait are bounded")
+        check(len(assembler._missing) <= MOST_MISSING, "missing packets are bounded")
+        check(len(assembler._given_up) <= FORGOTTEN, "packets given up are bounded")
+    check(left <= came, "nothing comes out twice")
+
+
+def _has_sps(data: bytes) -> bool:
+    return any(b"\0\0\1" + bytes([header]) in data for header in (0x07, 0x27, 0x47, 0x67))
+
+
+def decode_seeds() -> list[bytes]:
+    """Access units of each stream."""
+    return [BETWEEN.join(units[:24]) for units in streams()]
+
+
+def decode(data: bytes) -> None:
+    """Whatever comes before a whole IDR, the pictures from it on are right or marked."""
+    decoder, pictures = ObservingDecoder(), []
+    units = [*data.split(BETWEEN), *streams()[0][:5]]
+    for index, unit in enumerate(units):
+        frame = JitterFrame(unit, TICKS * (index + 1000))
+        with contextlib.suppress(av.FFmpegError):
+            pictures += decoder.decode(frame)
+    first = len(units) - 5 + 1000
+    for picture in pictures:
+        seen = DecodedFrame.from_video(picture)
+        check(picture.width * picture.height <= MAX_PIXELS, "pictures are bounded")
+        check(seen.qp is None or -64 <= seen.qp <= 64, f"QP {seen.qp}")
+        check(seen.qp_within(np.array([0.0, 0.0, 9e9, 9e9])) is None or seen.qp is not None, "QP")
+        _ = seen.motion_vectors
+        number = (picture.pts or 0) // TICKS - first
+        if number >= 0:
+            same = same_pixels(picture, lossless()[0][number])
+            check(seen.damaged or same, f"picture {number} after an IDR is wrong and not marked")
+
+
+@cache
+def lossless() -> list[list[av.VideoFrame]]:
+    """What the streams decode to where nothing is lost."""
+    decoded = []
+    for units in streams():
+        decoder = ObservingDecoder()
+        frames = [JitterFrame(unit, TICKS * index) for index, unit in enumerate(units)]
+        decoded.append([picture for frame in frames for picture in decoder.decode(frame)])
+    return decoded
+
+
+@cache
+def packets() -> list[list[RtpPacket]]:
+    """Depayloaded packets of each stream."""
+    made = [packets_of(units) for units in streams()]
+    for packet in (packet for stream in made for packet in stream):
+        packet._data = depayload(H264, packet.payload)
+    return made
+
+
+def losses_seeds() -> list[bytes]:
+    """A byte for the stream, and one for what becomes of each of its packets."""
+    return [bytes([number]) + bytes(len(stream)) for number, stream in enumerate(packets())]
+
+
+def losses(data: bytes) -> None:
+    """Whatever packets are lost, late or doubled, no picture that differs is called whole."""
+    number = data[0] % len(STREAMS) if data else 0
+    assembler, decoder = FrameAssembler(), ObservingDecoder()
+    for place, packet in arrivals(packets()[number], data[1:]):
+        assembler.add(packet, place * 0.004)
+        for unit in assembler.take(place * 0.004):
+            try:
+                pictures = decoder.decode(unit)
+            except av.FFmpegError:
+                continue
+            for picture in pictures:
+                same = same_pixels(picture, lossless()[number][(picture.pts or 0) // TICKS])
+                whole = not DecodedFrame.from_video(picture).damaged
+                check(same or not whole, f"frame {(picture.pts or 0) // TICKS} is called whole")
+
+
+def arrivals(sent: list[RtpPacket], fates: bytes) -> list[tuple[float, RtpPacket]]:
+    """When each packet comes, in places of the stream: on time, late, twice or never."""
+    came: list[tuple[float, RtpPacket]] = []
+    for index, packet in enumerate(sent):
+        fate = fates[index] if index < len(fates) else 0
+        if not 160 <= fate < 200:
+            came.append((index + (0 if fate < 200 else (fate - 199) / 2), packet))
+        if 120 <= fate < 160:
+            came.append((index + (fate - 119) * 2.5, packet))
+    return sorted(came, key=lambda one: one[0])
+
+
+def same_pixels(a: av.VideoFrame, b: av.VideoFrame) -> bool:
+    """Whether two 4:2:0 frames are alike to the bit; FFmpeg keeps an older picture's range."""
+    if (a.width, a.height) != (b.width, b.height) or a.format.name not in PLANAR_420:
+        return False
+    return all(np.array_equal(*pair) for pair in zip(planes(a), planes(b), strict=True))

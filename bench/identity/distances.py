@@ -1,0 +1,56 @@
+"""Distances of identities to the same person and to others."""
+
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from bench.identity.observing import Observed
+from keyframes import Identity
+from keyframes.people import ENOUGH
+
+APART = 0.5
+"""Seconds by which two observations of one clip have to be apart to be of different moments."""
+
+
+@dataclass
+class Distances:
+    """Of identities to single observations of the same person and of others."""
+
+    same: list[float] = field(default_factory=list)
+    other: list[float] = field(default_factory=list)
+
+    def accepted(self, of: str, threshold: float) -> float:
+        """Returns the share of distances below the threshold; NaN without any."""
+        distances = np.array(getattr(self, of))
+        return float((distances < threshold).mean()) if len(distances) else float("nan")
+
+
+def identities(observed: list[Observed]) -> list[tuple[Observed, Identity]]:
+    """Returns the identity of each stream after `ENOUGH` observations, with the last of these."""
+    streams: dict[tuple[str, str], list[Observed]] = {}
+    for one in observed:
+        streams.setdefault((one.clip, one.stream), []).append(one)
+    found = []
+    for ones in streams.values():
+        identity = Identity()
+        for one in sorted(ones, key=lambda one: one.second)[:ENOUGH]:
+            identity.observe(np.array(one.embedding, np.float32), one.qp)
+        if identity.mean is not None:
+            found.append((sorted(ones, key=lambda one: one.second)[ENOUGH - 1], identity))
+    return found
+
+
+def compare(observed: list[Observed]) -> Distances:
+    """Returns the distances of every stream's identity to every other single observation."""
+    embeddings = np.array([one.embedding for one in observed], np.float32)
+    people = np.array([one.person for one in observed])
+    clips = np.array([one.clip for one in observed])
+    seconds = np.array([one.second for one in observed])
+    result = Distances()
+    for last, identity in identities(observed):
+        distances = np.linalg.norm(embeddings - identity.mean, axis=1)
+        is_same = people == last.person
+        is_later = (clips != last.clip) | (seconds > last.second + APART)
+        result.same += distances[is_same & is_later].tolist()
+        result.other += distances[~is_same].tolist()
+    return result

@@ -1,0 +1,127 @@
+"""Observations of the people in clips, at several sizes and CRFs."""
+
+import csv
+from dataclasses import dataclass
+from fractions import Fraction
+from itertools import islice
+from pathlib import Path
+
+import av
+import numpy as np
+
+from bench.common.framing import FACE, cut
+from keyframes import Landmarks, Picture, crop_qp
+from models.prepare import frame_rate, read_frames
+from receiver.enhance.faces.alignment import (
+    extract_crop,
+    picture_of,
+    transform,
+)
+from receiver.enhance.faces.observations import scale_and_roll
+from receiver.enhance.faces.recognition import FaceRecogniser
+from receiver.enhance.faces.tracking import FaceTracker
+from receiver.media.encoding import Encoding, through_codec
+from receiver.media.planes import planes
+
+SECONDS = 6.0
+"""Of a clip, at most."""
+
+
+MOMENTS = (0.08, 0.25, 0.42, 0.58, 0.75, 0.92)
+"""Where in a clip faces are observed, as fractions of its length."""
+
+
+SHRINKS = (1, 2)
+"""640x480 and 320x240."""
+
+
+CRFS = (20, 28, 35, 42)
+
+
+@dataclass(frozen=True)
+class Observed:
+    """One face that was received.
+
+    Attributes:
+        person: who it is.
+        clip: which it comes from.
+        stream: size and CRF.
+        second: of the clip.
+        qp: of the crop, see `crop_qp`.
+        embedding: see `receiver.enhance.faces.recognition`.
+    """
+
+    person: str
+    clip: str
+    stream: str
+    second: float
+    qp: float
+    embedding: list[float]
+
+
+def people_of(clips: list[Path]) -> dict[Path, str]:
+    """Returns the person of each clip: the column `identity` of a manifest.csv beside or above it.
+
+    Where there is none, each clip is a person of its own by the file's name.
+    """
+    known: dict[Path, str] = {}
+    for folder in {parent for clip in clips for parent in (clip.parent, clip.parent.parent)}:
+        manifest = folder / "manifest.csv"
+        if manifest.is_file():
+            with manifest.open(newline="") as file:
+                known |= {
+                    (folder / row["file"]).resolve(): row["identity"]
+                    for row in csv.DictReader(file)
+                }
+    return {clip: known.get(clip.resolve(), clip.stem) for clip in clips}
+
+
+def observe(clip: Path, person: str, recogniser: FaceRecogniser) -> list[Observed]:
+    """Sends a clip in every size and CRF, and returns what is observed of its nearest face."""
+    frames, rate = _framed(clip)
+    found = []
+    for shrink in SHRINKS if frames else ():
+        sent = [
+            frame.reformat(frame.width // shrink // 2 * 2, frame.height // shrink // 2 * 2)
+            for frame in frames
+        ]
+        for crf in CRFS:
+            stream = f"{sent[0].width}x{sent[0].height} crf{crf}"
+            for second, picture, landmarks, qp in _faces(sent, rate, crf):
+                embedding = recogniser.submit(picture, landmarks).result()
+                found.append(Observed(person, clip.name, stream, second, qp, embedding.tolist()))
+    return found
+
+
+def _framed(clip: Path, seconds: float = SECONDS) -> tuple[list[av.VideoFrame], Fraction]:
+    """A clip as a call shows it, once and forward, and its frame rate; empty without a face."""
+    rate = frame_rate(clip)
+    every = 2 if rate > 31 else 1
+    limit = round(seconds * rate)
+    frames = list(islice(read_frames(clip, limit=limit), 0, None, every))
+    tracker, boxes = FaceTracker(), []
+    for frame in frames[:30]:
+        boxes += [face.box for face in tracker.track(planes(frame)[0])[:1]]
+    if not boxes:
+        return [], rate / every
+    box = np.median(boxes, axis=0)
+    scale = min(1.0, FACE / (box[3] - box[1]))
+    return [cut(frame, scale, (box[:2] + box[2:]) / 2) for frame in frames], rate / every
+
+
+def _faces(
+    frames: list[av.VideoFrame], rate: Fraction, crf: float
+) -> list[tuple[float, Picture, Landmarks, float]]:
+    """The nearest face at each of `MOMENTS`: second, crop, landmarks in it, QP of the crop."""
+    wanted = {min(len(frames) - 1, int(len(frames) * moment)) for moment in MOMENTS}
+    tracker, found = FaceTracker(), []
+    sent = through_codec(frames, Encoding(crf=crf, keyframe_every=300), rate)
+    for index, (_, decoded, _) in enumerate(sent):
+        faces = tracker.track(planes(decoded.video)[0])
+        if index in wanted and faces:
+            affine = faces[0].crop_from_frame
+            picture = picture_of(extract_crop(decoded.video, affine))
+            qp = crop_qp(decoded.qp_within(faces[0].box) or 51.0, scale_and_roll(affine)[0])
+            landmarks = transform(faces[0].landmarks, affine)
+            found.append((index / float(rate), picture, landmarks, qp))
+    return found

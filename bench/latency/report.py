@@ -1,0 +1,89 @@
+"""Everything measured so far, printed and written."""
+
+import json
+import os
+import platform
+from pathlib import Path
+from typing import Any
+
+from rich.table import Table
+
+from bench.latency.plots import plot
+from bench.latency.tables import calls_table, paced_table, paper_table, scene_table, stage_table
+from receiver.commands.terminal import console
+from receiver.sending.tracks import Source
+
+
+class Report:
+    """Everything measured so far, printed as it comes; Ctrl-C leaves what there is.
+
+    Attributes:
+        figures: ready for JSON.
+    """
+
+    def __init__(self, source: Source, json_file: Path | None, plot_file: Path) -> None:
+        self.figures: dict[str, Any] = {
+            "machine": {"cpu": cpu_name(), "cores": os.cpu_count()},
+            "size": {"width": source.width, "height": source.height},
+            "runs": [],
+            "cold": [],
+            "paper": [],
+        }
+        self._json_file, self._plot_file = json_file, plot_file
+        self._console = console()
+
+    def add_run(self, run: dict[str, Any]) -> None:
+        """Takes a scene's frames one after the other. Raises KeyboardInterrupt if cut short."""
+        self.figures["runs"].append(run)
+        self._console.print(stage_table(run))
+        self._go_on(run)
+
+    def add_calls(self, run: dict[str, Any], calls: dict[str, Any]) -> None:
+        """Takes paced calls of that run's scene. Raises KeyboardInterrupt if cut short."""
+        run["paced"].append(calls)
+        if len(calls["each"]) == 1:
+            self._console.print(paced_table(run, calls["each"][0]))
+        self._console.print(calls_table(run, calls))
+        self._go_on(calls)
+
+    def add_cold(self, cold: dict[str, Any]) -> None:
+        """Takes what fresh processes took."""
+        self.figures["cold"].append(cold)
+        shown = Table("cold start", cold["device"], title=f"medians of {cold['runs']} processes")
+        shown.add_row("import receiver", f"{cold['import_s']:.2f} s")
+        shown.add_row("process to first restored frame", f"{cold['first_restored_s']:.2f} s")
+        shown.add_row("its peak memory (RSS)", f"{cold['peak_rss_mb']:.0f} MB")
+        self._console.print(shown)
+
+    def add_paper(self, paper: dict[str, Any]) -> None:
+        """Takes both ways of a scene. Raises KeyboardInterrupt if cut short."""
+        self.figures["paper"].append(paper)
+        self._console.print(paper_table(paper))
+        self._go_on(paper)
+
+    def write(self) -> None:
+        """Prints the scenes side by side and writes plot and JSON, as far as there is anything."""
+        runs = [run for run in self.figures["runs"] if run["fps"]]
+        if len(runs) > 1:
+            self._console.print(scene_table(runs))
+        if runs:
+            self._plot_file.parent.mkdir(parents=True, exist_ok=True)
+            papers = [one for one in self.figures["paper"] if one["ratio"]]
+            plot(runs, papers, self._plot_file)
+            print(f"plot: {self._plot_file}")
+        if self._json_file:
+            self._json_file.parent.mkdir(parents=True, exist_ok=True)
+            self._json_file.write_text(json.dumps(self.figures, indent=2) + "\n")
+
+    @staticmethod
+    def _go_on(measured: dict[str, Any]) -> None:
+        if measured["interrupted"]:
+            raise KeyboardInterrupt
+
+
+def cpu_name() -> str:
+    """Of this machine's processor, as far as the system tells."""
+    told = Path("/proc/cpuinfo")
+    lines = told.read_text().splitlines() if told.exists() else []
+    names = (line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+    return next(names, platform.processor())
