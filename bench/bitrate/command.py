@@ -1,11 +1,11 @@
-"""What restoring is worth in bits: `python -m bench bitrate CLIPS`, after SuperVEGAN's method.
+"""What restoring is worth in bits: `python -m bench bitrate CLIPS`, by SuperVEGAN's method.
 
-Each clip is sent at a grid of bitrates and restored as a receiver does it, stills included. Which
-bitrate would the picture as received need to be as good? That, divided by the rate that was really
-sent (the stream's and the stills'), is the ratio: 2 means half the bits.
+Sends each clip at several bitrates and restores it as a receiver does, stills included. Then it
+asks which bitrate the received picture would need to be as good as the restored one. That bitrate
+over the bitrate that was really sent (stream and stills) is the ratio: 2 means half the bits.
 
-Ctrl-C keeps what is finished, and the same command goes on from there. What depends on the code is
-not noticed: after a change to it, delete results.jsonl or give another --out.
+After Ctrl-C the same command continues with what is not finished. It does not notice changes of
+the code: after one, delete results.jsonl or give another --out.
 """
 
 import argparse
@@ -18,15 +18,14 @@ import numpy as np
 
 from bench.bitrate.figures import METRICS, Point, means_of
 from bench.bitrate.report import cells, clip_figures, plot
-from bench.common.arguments import kbps_of, min_face_of, seconds_of
-from bench.common.encodings import encoding_of
-from bench.common.framing import clips_in, framed
+from bench.common.arguments import bench_parser, kbps_of, min_face_of, seconds_of
+from bench.common.framing import clips_in
+from bench.common.jobs import Job, key_of, run_jobs
 from bench.common.metrics import psnr, vmaf_neg
-from bench.common.result_cache import Finished
-from bench.common.sequences import Seen, watch
-from bench.common.tables import markdown, shown
-from bench.quality.command import sha256
-from receiver.commands.progress import progress_bar
+from bench.common.result_cache import ResultCache
+from bench.common.sequences import FaceSequence
+from bench.common.tables import markdown, terminal_table
+from bench.packages import require
 from receiver.commands.terminal import console
 from receiver.enhance.faces.generator import Generator
 from receiver.errors import InputError
@@ -36,65 +35,50 @@ GRID = (30.0, 50.0, 75.0, 100.0, 150.0, 200.0, 300.0, 450.0, 700.0, 1000.0)
 OUT = Path("bench-output/bitrate")
 
 
-def result_of(seen: Seen) -> dict[str, Any] | None:
-    """What is kept of a job: a point's fields but for clip and target; None without faces."""
-    if not seen.boxes:
+def result_of(sequence: FaceSequence) -> dict[str, Any] | None:
+    """Returns a job's result: the fields of a `Point` except clip and target; None without a face."""
+    if not sequence.boxes:
         return None
-    originals = seen.pictures["original"]
+    originals = sequence.pictures["original"]
     found = {}
-    for way in ("input", "call"):
-        pairs = list(zip(originals, seen.pictures[way], strict=True))
-        found[way] = {
-            "vmaf_neg": float(np.mean(vmaf_neg(originals, seen.pictures[way]))),
+    for name in ("input", "call"):
+        pairs = list(zip(originals, sequence.pictures[name], strict=True))
+        found[name] = {
+            "vmaf_neg": float(np.mean(vmaf_neg(originals, sequence.pictures[name]))),
             "psnr": float(np.mean([psnr(*pair) for pair in pairs])),
         }
     return {
-        "stream_kbps": seen.stream_kbps,
-        "still_kbps": seen.reference_kbps["call"],
+        "stream_kbps": sequence.stream_kbps,
+        "still_kbps": sequence.reference_kbps["call"],
         "input_quality": found["input"],
         "quality": found["call"],
     }
 
 
 def measure(
-    args: argparse.Namespace, clips: list[Path], finished: Finished, generator: Generator
+    args: argparse.Namespace, clips: list[Path], results: ResultCache, generator: Generator
 ) -> list[Point]:
-    """Every clip at every target; what is finished is taken from there."""
-    points = []
-    with progress_bar() as bar:
-        whole = bar.add_task("jobs", total=len(clips) * len(args.kbps))
-        for clip in clips:
-            about = {"clip": clip.name, "clip_sha256": sha256(clip)}
-            about |= {"model_sha256": generator.model.sha256}
-            frames = None
-            for target in args.kbps:
-                encoding = f"{args.encoder}-{target:g}"
-                job = {**about, "seconds": args.seconds, "min_face": args.min_face}
-                job["encoding"] = encoding
-                if job not in finished:
-                    if frames is None:
-                        frames, rate = framed(clip, args.seconds)
-                    task = bar.add_task(f"{clip.stem}, {encoding}", total=len(frames))
-                    advance = lambda task=task: bar.advance(task)  # noqa: E731
-                    sent = encoding_of(encoding)
-                    seen = watch(frames, rate, sent, generator, ["call"], args.min_face, advance)
-                    finished.add(job, result_of(seen))
-                    bar.remove_task(task)
-                bar.advance(whole)
-                if finished[job] is not None:
-                    points.append(Point(clip.name, target, **finished[job]))
-    return points
+    """Returns a point for each clip with a face at each target; finished ones come from the cache."""
+    jobs, targets = [], []
+    for clip in clips:
+        for target in args.kbps:
+            encoding = f"{args.encoder}-{target:g}"
+            key = key_of(clip, encoding, generator, seconds=args.seconds, min_face=args.min_face)
+            jobs.append(Job(clip, generator, key, f"{clip.stem}, {encoding}"))
+            targets.append(target)
+    run_jobs(jobs, results, ["call"], result_of)
+    return [
+        Point(job.clip.name, target, **results[job.key])
+        for job, target in zip(jobs, targets, strict=True)
+        if results[job.key] is not None
+    ]
 
 
-def main(arguments: list[str]) -> None:
-    """The command line."""
-    parser = argparse.ArgumentParser(
-        prog="python -m bench bitrate",
-        description=__doc__,
-        formatter_class=argparse.RawTextHelpFormatter,
-    )
+def parse(arguments: list[str]) -> argparse.Namespace:
+    """Parses the arguments; exits with 2 if one is invalid."""
+    parser = bench_parser("bitrate", __doc__)
     add = parser.add_argument
-    add("clips", type=Path, help="folder of clips that nothing was trained on")
+    add("clips", type=Path, help="folder of clips that no model was trained on")
     add("--encoder", choices=("openh264", "x264"), default="openh264", help="default %(default)s")
     add("--kbps", type=kbps_of, action="append", help="a target (default 30 to 1000); repeatable")
     add("--model", default="lite", help="name or ONNX file (default lite)")
@@ -104,17 +88,23 @@ def main(arguments: list[str]) -> None:
     args = parser.parse_args(arguments)
     args.kbps = sorted(set(args.kbps or GRID))
     if len(args.kbps) < 2:
-        parser.error(f"--kbps {args.kbps[0]:g} alone is no curve: give two or more")
+        parser.error(f"--kbps {args.kbps[0]:g} alone is not a curve: give two or more")
+    return args
+
+
+def main(arguments: list[str]) -> None:
+    """Runs the command line."""
+    args = parse(arguments)
+    require("bitrate", "imageio_ffmpeg", "matplotlib")
     clips, generator = clips_in(args.clips), Generator(args.model, "cpu")
-    finished = Finished(args.out / "results.jsonl")
-    points = measure(args, clips, finished, generator)
+    points = measure(args, clips, ResultCache(args.out / "results.jsonl"), generator)
     if not points:
         raise InputError(f"no face of {args.min_face:g} px: give a smaller --min-face")
     means = means_of(points)
     about = f"{args.encoder}, model {args.model}, {len({p.clip for p in points})} clips"
     text = f"# Bitrate for the same quality\n\n{about}\n"
     for metric, label in METRICS.items():
-        console().print(shown(cells(means, metric), f"{label}: {about}"))
+        console().print(terminal_table(cells(means, metric), f"{label}: {about}"))
         text += f"\n## {label}\n\n{markdown(cells(means, metric))}"
     (args.out / "bitrate.md").write_text(text)
     figures = {"encoder": args.encoder, "model": generator.model.sha256}

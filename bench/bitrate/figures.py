@@ -1,4 +1,4 @@
-"""Bitrates at which the picture as received is as good as the restored one."""
+"""Bitrates at which the received picture is as good as the restored one."""
 
 from dataclasses import dataclass
 
@@ -7,15 +7,19 @@ import numpy as np
 from bench.common.metrics import bootstrap_interval
 
 METRICS = {"vmaf_neg": "VMAF-NEG", "psnr": "PSNR dB"}
+"""Labels by metric."""
 
 
 @dataclass(frozen=True)
 class Point:
-    """One clip at one target; kb/s as measured, encoders miss their targets.
+    """One clip at one target bitrate.
 
     Attributes:
-        input_quality: means over faces of the picture as received, by metric.
-        quality: of the restored picture.
+        target: what the encoder was asked for, in kbit/s.
+        stream_kbps: what it sent: encoders miss their targets.
+        still_kbps: bitrate of the stills.
+        input_quality: means over the faces of the received picture, by metric.
+        quality: the same of the restored picture.
     """
 
     clip: str
@@ -27,15 +31,15 @@ class Point:
 
     @property
     def kbps(self) -> float:
-        """What restoring takes in all."""
+        """The bitrate of stream and stills."""
         return self.stream_kbps + self.still_kbps
 
 
 def equivalent_kbps(rates: list[float], qualities: list[float], wanted: float) -> float | None:
-    """The rate at which a curve reaches a quality; None beyond its ends: nothing is extrapolated.
+    """Returns the lowest rate at which a curve reaches a quality; None beyond the curve's ends.
 
-    Linear in the rate's logarithm. Where more bits are not better, the curve stays level, and the
-    lowest rate that reaches the quality counts.
+    Interpolates linearly in the logarithm of the rate. If more bits lower the quality, the curve
+    stays level there.
     """
     curve = sorted(zip(rates, qualities, strict=True))
     x = np.log([rate for rate, _ in curve])
@@ -49,7 +53,7 @@ def equivalent_kbps(rates: list[float], qualities: list[float], wanted: float) -
 
 
 def ratio_of(point: Point, points: list[Point], metric: str) -> float | None:
-    """Of the equivalent rate of the same clip as received to the rate sent; None beyond it."""
+    """Returns the equivalent rate of the received clip over the rate sent; None if it is unknown."""
     same = [one for one in points if one.clip == point.clip]
     rates, qualities = [p.stream_kbps for p in same], [p.input_quality[metric] for p in same]
     wanted = equivalent_kbps(rates, qualities, point.quality[metric])
@@ -58,7 +62,14 @@ def ratio_of(point: Point, points: list[Point], metric: str) -> float | None:
 
 @dataclass(frozen=True)
 class Mean:
-    """Over clips at one target. Ratios are those of the `with_ratio` clips that have one."""
+    """Means over the clips at one target, by metric; see `Point`.
+
+    Attributes:
+        clips: their number.
+        with_ratio: number of clips whose ratio is known, the only ones that count in `ratio`.
+        ratio: equivalent bitrate over the bitrate sent; None if no clip's ratio is known.
+        interval: 95 % interval of the ratio.
+    """
 
     target: float
     clips: int
@@ -72,7 +83,7 @@ class Mean:
 
 
 def means_of(points: list[Point]) -> list[Mean]:
-    """One for each target."""
+    """Returns the means of each target."""
     means = []
     for target in sorted({point.target for point in points}):
         chosen = [point for point in points if point.target == target]

@@ -7,16 +7,17 @@ from typing import Any
 import numpy as np
 
 from bench.bitrate.figures import METRICS, Mean, Point, ratio_of
+from bench.common.tables import with_interval
 
 TICKS = (25, 50, 100, 200, 400, 800, 1600, 3200)
+"""Labelled bitrates of the plot in kbit/s."""
 
 
 def cells(means: list[Mean], metric: str) -> list[list[str]]:
-    """A table of one metric: a header, then a row for each target."""
+    """Returns the table of one metric: a header, then a row for each target."""
     table = [["target kb/s", "stream", "with stills", "received", "restored", "ratio", "clips"]]
     for mean in means:
         ratio, interval = mean.ratio[metric], mean.interval[metric]
-        known = ratio is not None and interval is not None
         table.append(
             [
                 f"{mean.target:g}",
@@ -24,7 +25,9 @@ def cells(means: list[Mean], metric: str) -> list[list[str]]:
                 f"{mean.kbps:.0f}",
                 f"{mean.input_quality[metric]:.2f}",
                 f"{mean.quality[metric]:.2f}",
-                f"{ratio:.2f} [{interval[0]:.2f}, {interval[1]:.2f}]" if known else "unknown",
+                "unknown"
+                if ratio is None or interval is None
+                else with_interval(ratio, interval, ".2f"),
                 f"{mean.with_ratio[metric]} of {mean.clips}",
             ]
         )
@@ -32,7 +35,7 @@ def cells(means: list[Mean], metric: str) -> list[list[str]]:
 
 
 def plot(means: list[Mean], path: Path) -> None:
-    """Quality over rate, as received and restored; and the ratio of the rates."""
+    """Plots quality over rate, as received and restored, and the ratio of the rates."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(11, 7), layout="constrained")
@@ -65,7 +68,7 @@ def plot(means: list[Mean], path: Path) -> None:
 
 
 def clip_figures(points: list[Point]) -> list[dict[str, Any]]:
-    """Every point with its ratios."""
+    """Returns every point with its ratios, ready for JSON."""
     return [
         asdict(point) | {"ratio": {metric: ratio_of(point, points, metric) for metric in METRICS}}
         for point in points

@@ -6,18 +6,30 @@ import math
 from bench.common.framing import FACE
 
 
+def bench_parser(
+    name: str, description: str | None, epilog: str | None = None
+) -> argparse.ArgumentParser:
+    """Returns the parser of `python -m bench NAME`; the texts keep their line breaks."""
+    return argparse.ArgumentParser(
+        prog=f"python -m bench {name}",
+        description=description,
+        epilog=epilog,
+        formatter_class=argparse.RawTextHelpFormatter,
+    )
+
+
 def seconds_of(text: str) -> float:
-    """The argument --seconds, more than 0 and at most an hour."""
+    """Parses --seconds: more than 0, at most an hour."""
     return _number(text, "seconds", 3600.0)
 
 
 def min_face_of(text: str) -> float:
-    """The argument --min-face: no face is shown larger than `FACE`."""
+    """Parses --min-face: pixels, at most `FACE`, because no face is shown larger."""
     return _number(text, "pixels", FACE)
 
 
 def kbps_of(text: str) -> float:
-    """An argument in kbit/s, more than 0 and at most 100,000."""
+    """Parses a bitrate: kbit/s, more than 0, at most 100,000."""
     return _number(text, "kbit/s", 100_000.0)
 
 

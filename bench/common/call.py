@@ -1,13 +1,12 @@
 """A receiver that restores a clip's frames with references from one origin."""
 
 from collections import deque
-from dataclasses import dataclass, field
 from typing import Any, Literal, TypeAlias
 
 import av
 import numpy as np
 
-from keyframes import Picture, crop_qp
+from keyframes import crop_qp
 from keyframes.requests import RequestPolicy
 from receiver.calls.requester import StillPace
 from receiver.enhance.enhancer import Enhancer
@@ -18,55 +17,55 @@ from receiver.media.frame import DecodedFrame
 from receiver.media.planes import Region
 from receiver.stills.protocol import decode_still, encode_still, part_of
 
-Way: TypeAlias = Literal["none", "i-frames", "quality", "stills", "raw"]
-
-
-WAYS: tuple[Way, ...] = ("none", "i-frames", "quality", "stills", "raw")
-
-
+Origin: TypeAlias = Literal["none", "i-frames", "quality", "stills", "raw"]
+ORIGINS: tuple[Origin, ...] = ("none", "i-frames", "quality", "stills", "raw")
+"""Origins of references: none; the stream's I-frames; the stream's good faces; these and stills
+that are requested and whose bits count; raw frames, one a second and free."""
 STILL_DELAY = 0.15
-"""Seconds from asking for a still to its first byte: a round trip and the sender's encoder."""
-
-
-@dataclass
-class Faces:
-    """One clip's faces in one way: successive pictures, and what references cost."""
-
-    pictures: list[Picture] = field(default_factory=list)
-    reference_bytes: int = 0
-    requests: int = 0
+"""Seconds from a request for a still to its first byte: a round trip and the sender's encoder."""
+RAW_EVERY = 1.0
+"""Seconds from one raw frame that becomes a reference to the next."""
 
 
 class Call:
-    """One receiver, restoring in one way; is given a clip's frames one after the other."""
+    """Restores a clip's frames, one after the other, with references from one origin.
 
-    def __init__(self, way: Way, generator: Generator) -> None:
-        """`way` says where its references come from."""
-        admission: Any = "i-frames" if way == "i-frames" else "quality"
+    Attributes:
+        enhancer: what restores the frames.
+        reference_bytes: size of the stills that arrived.
+    """
+
+    def __init__(self, origin: Origin, generator: Generator) -> None:
+        admission: Any = "i-frames" if origin == "i-frames" else "quality"
         self.enhancer = Enhancer(generator, admission=admission)
-        self.faces = Faces()
-        self._way = way
+        self.reference_bytes = 0
+        self._origin = origin
         self._policy = RequestPolicy()
         self._coming: deque[tuple[float, bytes, str, Region]] = deque()
         self._next_raw = 0.0
         self._pace = StillPace()
 
     def see(self, now: float, raw: av.VideoFrame, decoded: DecodedFrame) -> av.VideoFrame:
-        """Restores a frame; no frame is its own reference."""
-        seen = decoded
+        """Returns the restored frame. No frame serves as its own reference.
+
+        Args:
+            now: the frame's time in seconds.
+            raw: the frame before encoding.
+        """
+        received = decoded
         self._pace.see(now, decoded.size_bytes)
-        if self._way in ("none", "raw"):  # nothing of the stream is to become a reference
-            seen = DecodedFrame(decoded.video, decoded.is_keyframe, decoded.qp, damaged=True)
-        restored = self.enhancer.enhance(seen)
-        if self._way == "raw" and now >= self._next_raw:
-            self._next_raw = now + 1.0
-            self._give_raw(raw)
-        if self._way == "stills":
-            self._ask(now, raw)
+        if self._origin in ("none", "raw"):  # damaged frames never become references
+            received = DecodedFrame(decoded.video, decoded.is_keyframe, decoded.qp, damaged=True)
+        restored = self.enhancer.enhance(received)
+        if self._origin == "raw" and now >= self._next_raw:
+            self._next_raw = now + RAW_EVERY
+            self._add_raw(raw)
+        if self._origin == "stills":
+            self._exchange_stills(now, raw)
         return restored
 
-    def _give_raw(self, raw: av.VideoFrame) -> None:
-        """Makes a raw frame's faces references, as the paper does: nothing has to be checked."""
+    def _add_raw(self, raw: av.VideoFrame) -> None:
+        """Makes a raw frame's faces references, unchecked as in the paper."""
         size = np.array([raw.width, raw.height] * 2, np.float64)
         for still in faces_of_still(raw, shared_recogniser()):
             face = still.among(self.enhancer.faces, size)
@@ -74,20 +73,19 @@ class Call:
                 still.keyframe.qp = crop_qp(STILL_QP, still.enlarged)
                 self.enhancer.add_reference(face.track_id, still.keyframe)
 
-    def _ask(self, now: float, raw: av.VideoFrame) -> None:
+    def _exchange_stills(self, now: float, raw: av.VideoFrame) -> None:
+        """Takes the stills that have arrived, and requests another one if it is needed."""
         while self._coming and self._coming[0][0] <= now:
             _, data, mime, region = self._coming.popleft()
             self._policy.arrived(now, len(data))
-            self.faces.reference_bytes += len(data)
+            self.reference_bytes += len(data)
             self.enhancer.add_still(decode_still(data, mime), region)
         if self.enhancer.need is None:
             return
         request = self._policy.decide(now, self.enhancer.need, ("still",))
         if request is not None:
-            self.faces.requests += 1
             region = region_of(self.enhancer.faces[0], raw.width, raw.height)
             data, mime = encode_still(part_of(raw, region), request.max_bytes)
-            arrives = (
-                now + STILL_DELAY + len(data) * 8 / (self._pace.kbps(link_was_full=True) * 1000)
-            )
+            bits_a_second = self._pace.kbps(link_was_full=True) * 1000
+            arrives = now + STILL_DELAY + len(data) * 8 / bits_a_second
             self._coming.append((arrives, data, mime, region))

@@ -7,14 +7,12 @@ from receiver.errors import InputError
 from receiver.media.encoding import Encoding
 
 KEYFRAME_EVERY = 60
-"""Frames from one I-frame of x264 to the next, as cameras send it; OpenH264 sends only one."""
-
-
+"""Frames from one I-frame of x264 to the next, as cameras send it. OpenH264 sends only one."""
 MAX_CRF = 51.0
 
 
 def encoding_of(name: str) -> Encoding | OpenH264:
-    """What `crf42`, `x264-150` and `openh264-100` stand for: a CRF, or kbit/s of an encoder.
+    """Returns the encoding for `crf42` (a CRF), `x264-150` or `openh264-100` (kbit/s).
 
     Raises InputError for another name.
     """
@@ -27,5 +25,5 @@ def encoding_of(name: str) -> Encoding | OpenH264:
     if kind == "openh264-" and value > 0:
         return OpenH264(value)
     raise InputError(
-        f"{name!r} is no encoding: give crf42 (0 to 51), x264-150 or openh264-100 (kbit/s)"
+        f"{name!r} is not an encoding: give crf42 (0 to 51), x264-150 or openh264-100 (kbit/s)"
     )

@@ -1,6 +1,6 @@
-"""What the benches judge faces by: pictures are of one size, 8-bit RGB, HxWx3.
+"""Metrics of faces. Pictures are HxWx3 uint8 RGB, all of one size.
 
-Metrics of a sequence take `cuts`: the places of pictures that do not follow the one before them.
+Metrics of a sequence take `cuts`: indices of pictures that do not follow the picture before them.
 """
 
 import json
@@ -13,10 +13,8 @@ from typing import Any
 
 import cv2
 import dlib
-import imageio_ffmpeg
 import numpy as np
 from numpy.typing import NDArray
-from skimage.metrics import structural_similarity
 
 from keyframes import Landmarks, Picture
 from receiver.enhance.faces.tracking import Box, landmark_file
@@ -24,27 +22,29 @@ from receiver.inference.package_models import RECOGNITION, package_model
 
 VMAF, VMAF_NEG = "version=vmaf_v0.6.1", "version=vmaf_v0.6.1neg"
 RESAMPLES = 10_000
-"""Draws of a bootstrap."""
+"""Draws of a bootstrap interval."""
 
 
 def psnr(original: Picture, picture: Picture) -> float:
-    """In dB, over all three channels."""
+    """Returns the PSNR over all three channels in dB."""
     return float(cv2.PSNR(original, picture))
 
 
 def ssim(original: Picture, picture: Picture) -> float:
-    """Structural similarity of the luma, at most 1."""
+    """Returns the structural similarity of the luma, at most 1."""
+    from skimage.metrics import structural_similarity
+
     return float(structural_similarity(_luma(original), _luma(picture)))
 
 
 def vmaf_neg(originals: list[Picture], pictures: list[Picture]) -> list[float]:
-    """VMAF-NEG of each of successive pictures, 0 to 100, by FFmpeg's libvmaf."""
+    """Returns VMAF-NEG, 0 to 100, of each of successive pictures, measured by FFmpeg's libvmaf."""
     frames = _libvmaf(originals, pictures, f"model={VMAF_NEG}")
     return [float(frame["vmaf"]) for frame in frames]
 
 
 def vmaf_family(originals: list[Picture], pictures: list[Picture]) -> dict[str, list[float]]:
-    """`vmaf` and `vmaf_neg` (0 to 100), `ms_ssim` (luma, at most 1) of each, in one pass."""
+    """Returns `vmaf`, `vmaf_neg` (0 to 100) and `ms_ssim` (luma, at most 1), a value a picture."""
     # Within a filter's option a colon is escaped once for the option and once for the graph.
     models = rf"model={VMAF}\\:name=vmaf|{VMAF_NEG}\\:name=vmaf_neg:feature=name=float_ms_ssim"
     frames = _libvmaf(originals, pictures, models)
@@ -55,7 +55,9 @@ def vmaf_family(originals: list[Picture], pictures: list[Picture]) -> dict[str, 
 def _libvmaf(
     originals: list[Picture], pictures: list[Picture], options: str
 ) -> list[dict[str, float]]:
-    """What libvmaf measures of each picture."""
+    """Returns libvmaf's figures of each picture. Needs imageio-ffmpeg, whose FFmpeg has libvmaf."""
+    import imageio_ffmpeg
+
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         inputs = []
@@ -74,9 +76,9 @@ def _libvmaf(
 
 
 def identity(picture: Picture, landmarks: Landmarks) -> NDArray[Any]:
-    """dlib's 128 numbers of a face, 68x2 landmarks in the picture's pixels.
+    """Returns dlib's embedding of a face, 128 numbers; landmarks are 68x2 in the picture's pixels.
 
-    Of one person they are mostly less than 0.6 apart (dlib's own threshold).
+    Two embeddings of one person are mostly less than 0.6 apart (dlib's own threshold).
     """
     points = [dlib.point(round(float(x)), round(float(y))) for x, y in landmarks]
     (left, top), (right, bottom) = landmarks.min(axis=0), landmarks.max(axis=0)
@@ -86,11 +88,11 @@ def identity(picture: Picture, landmarks: Landmarks) -> NDArray[Any]:
 
 
 def flicker(originals: list[Picture], pictures: list[Picture], cuts: Collection[int] = ()) -> float:
-    """How much more successive pictures differ than the originals do, motion taken out.
+    """Returns how much more successive pictures differ than the originals do, without motion.
 
-    The previous picture is moved by the optical flow of the originals; what is left is the mean
-    absolute difference of the luma. The pictures' divided by the originals': 1 is as calm as the
-    original, above it flickers, below it is too smooth. 1 also where nothing of either changes.
+    The optical flow of the originals moves the previous picture; the rest is the mean absolute
+    difference of the luma. The result is the pictures' difference over the originals': 1 is as
+    steady as the original, more is flicker, less is too smooth. If nothing changes in either, it is 1.
     """
     ours = theirs = 0.0
     for now in _following(len(originals), cuts):
@@ -104,7 +106,7 @@ def flicker(originals: list[Picture], pictures: list[Picture], cuts: Collection[
 
 
 def _moved_difference(before: Picture, after: Picture, back: NDArray[Any]) -> float:
-    """Mean absolute difference of HxW luma; `back` (HxWx2) points from `after` to `before`."""
+    """Returns the mean absolute difference of HxW luma; `back` (HxWx2) leads from `after` to `before`."""
     height, width = before.shape
     x, y = np.meshgrid(np.arange(width, dtype=np.float32), np.arange(height, dtype=np.float32))
     moved = cv2.remap(
@@ -118,7 +120,7 @@ def _moved_difference(before: Picture, after: Picture, back: NDArray[Any]) -> fl
 
 
 def find_landmarks(picture: Picture, box: Box) -> Landmarks:
-    """68x2 landmarks of a face, without smoothing; its box is in the picture's pixels."""
+    """Returns 68x2 landmarks of a face without smoothing; `box` is in the picture's pixels."""
     left, top, right, bottom = np.round(box).astype(int).tolist()
     shape = _predictor()(_luma(picture), dlib.rectangle(left, top, right - 1, bottom - 1))
     return np.array([(point.x, point.y) for point in shape.parts()], np.float32)
@@ -127,9 +129,9 @@ def find_landmarks(picture: Picture, box: Box) -> Landmarks:
 def landmark_jitter(
     originals: Sequence[Landmarks], landmarks: Sequence[Landmarks], cuts: Collection[int] = ()
 ) -> float:
-    """Pixels that a landmark moves from picture to picture beside the original's; 0 is best.
+    """Returns by how many pixels landmarks move against the original's between pictures; 0 is best.
 
-    Mean over the 68 points of successive 68x2 arrays; a constant offset does not count.
+    Takes 68x2 arrays. The result is a mean over all points; a constant offset does not count.
     """
     offsets = np.asarray(landmarks, np.float64) - np.asarray(originals, np.float64)  # (n, 68, 2)
     steps = [offsets[now] - offsets[now - 1] for now in _following(len(offsets), cuts)]
@@ -137,7 +139,7 @@ def landmark_jitter(
 
 
 def bootstrap_interval(values: Sequence[float], seed: int = 0) -> tuple[float, float]:
-    """95 % interval of the mean: its percentiles over draws of as many values with replacement."""
+    """Returns the 95 % bootstrap interval of the mean: draws of as many values with replacement."""
     rng = np.random.default_rng(seed)
     draws = rng.choice(np.asarray(values, np.float64), (RESAMPLES, len(values)))
     low, high = np.percentile(draws.mean(axis=1), [2.5, 97.5])
@@ -145,7 +147,7 @@ def bootstrap_interval(values: Sequence[float], seed: int = 0) -> tuple[float, f
 
 
 def _following(count: int, cuts: Collection[int]) -> list[int]:
-    """Places of the pictures that follow the one before them."""
+    """Returns the indices of pictures that follow the picture before them."""
     return [now for now in range(1, count) if now not in cuts]
 
 

@@ -1,4 +1,4 @@
-"""What a bench has measured already, kept so that it goes on where it was interrupted."""
+"""Results of finished jobs on disk, so that an interrupted bench continues where it stopped."""
 
 import json
 from pathlib import Path
@@ -7,18 +7,20 @@ from typing import Any
 from receiver.errors import InputError
 
 
-class Finished:
-    """Finished jobs in a file, a line of JSON each: `{"job": ..., "result": ...}`.
+class ResultCache:
+    """Finished jobs in a file, one JSON object a line: `{"job": ..., "result": ...}`.
 
-    A job is a dict that names all its result depends on; changed code is not among it.
+    A job is a dict of everything that its result depends on, except the code.
 
     Attributes:
-        folder: the file's.
+        folder: the file's folder.
     """
 
     def __init__(self, path: Path) -> None:
-        """Reads the file if there is one. Raises InputError if a line other than the last, which
-        may have been cut short, is none of these."""
+        """Reads the file if it exists, and drops a last line that was cut short.
+
+        Raises InputError if another line is not a result.
+        """
         self._path, self.folder = path, path.parent
         self._results: dict[str, Any] = {}
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -31,7 +33,7 @@ class Finished:
             except (ValueError, KeyError, TypeError):
                 if number == len(lines):
                     break
-                raise InputError(f"line {number} of {path} is no result: remove it") from None
+                raise InputError(f"line {number} of {path} is not a result: remove it") from None
             whole.append(line + "\n")
         if len(whole) < len(lines):
             path.write_text("".join(whole))
@@ -43,11 +45,11 @@ class Finished:
         return _key(job) in self._results
 
     def __getitem__(self, job: dict[str, Any]) -> Any:
-        """The result of a finished job. Raises KeyError."""
+        """Returns the result of a finished job. Raises KeyError for another one."""
         return self._results[_key(job)]
 
     def add(self, job: dict[str, Any], result: Any) -> None:
-        """Keeps a result, in the file too."""
+        """Stores the result of a job, here and in the file."""
         with self._path.open("a") as file:
             file.write(json.dumps({"job": job, "result": result}) + "\n")
         self._results[_key(job)] = result

@@ -1,15 +1,14 @@
 """How well embeddings tell people apart: `python -m bench identity FOLDER...`.
 
-Each clip is framed as a call frames it, encoded at several sizes and CRFs, and observed as in a
-call: an identity is the mean of the first `ENOUGH` observations of one stream. It is compared with
-every single observation of the same person at another moment, in any size and CRF, which is what
-decides of a still or of a reference from a file; and with those of all other people.
+Frames each clip as a call does, encodes it at several sizes and CRFs, and observes the face as in
+a call: an identity is the mean of the first `ENOUGH` observations of one stream. Compares it with
+each observation of the same person at another moment, in any size and CRF, as a receiver does with
+stills and with references from a file; and with each observation of other people.
 
-Then a receiver gets stills of everybody, genuine ones and hostile ones: another person's face, bent
-into this one's pose, with this one's low-frequency colours.
+Then sends a receiver stills of everybody, genuine and hostile ones. A hostile still shows another
+person's face, warped into this person's pose, with this person's low-frequency colours.
 """
 
-import argparse
 import json
 import sys
 from dataclasses import asdict
@@ -17,12 +16,14 @@ from pathlib import Path
 
 from rich.progress import Progress
 
+from bench.common.arguments import bench_parser
 from bench.common.framing import clips_in
-from bench.common.result_cache import Finished
+from bench.common.result_cache import ResultCache
 from bench.identity.distances import Distances, compare
 from bench.identity.hostile import attack
 from bench.identity.observing import CRFS, SECONDS, SHRINKS, Observed, observe, people_of
 from bench.identity.report import KINDS, plot, stills_table, table
+from bench.packages import require
 from keyframes.people import SAME_PERSON
 from receiver.commands.progress import progress_bar
 from receiver.commands.terminal import console
@@ -33,17 +34,20 @@ from receiver.errors import InputError
 OUTPUT = Path("bench-output") / "identity.jsonl"
 
 
-def measure(clips: list[Path], finished: Finished, progress: Progress) -> Distances:
-    """Observes all clips that are not finished yet, and compares them."""
+def measure(clips: list[Path], results: ResultCache, progress: Progress) -> Distances:
+    """Observes the clips that are not finished yet, and compares all.
+
+    Raises InputError if no clip shows a face.
+    """
     people, recogniser = people_of(clips), shared_recogniser()
     task = progress.add_task("observing", total=len(clips))
     observed: list[Observed] = []
     for clip in clips:
         job = {"clip": str(clip), "seconds": SECONDS, "crfs": CRFS, "shrinks": SHRINKS}
-        if job not in finished:
+        if job not in results:
             found = observe(clip, people[clip], recogniser)
-            finished.add(job, [asdict(one) for one in found])
-        observed += [Observed(**one) for one in finished[job]]
+            results.add(job, [asdict(one) for one in found])
+        observed += [Observed(**one) for one in results[job]]
         progress.advance(task)
     if not observed:
         raise InputError("no face was found in any clip: give clips of people who face the camera")
@@ -51,29 +55,27 @@ def measure(clips: list[Path], finished: Finished, progress: Progress) -> Distan
 
 
 def main(arguments: list[str]) -> None:
-    """The command line."""
-    parser = argparse.ArgumentParser(
-        prog="python -m bench identity",
-        description=__doc__,
-        formatter_class=argparse.RawTextHelpFormatter,
-    )
-    parser.add_argument("folders", nargs="+", type=Path, metavar="FOLDER", help="with clips")
-    parser.add_argument("--json", action="store_true", help="print one JSON object and no table")
-    parser.add_argument(
+    """Runs the command line. Raises InputError for bad input."""
+    parser = bench_parser("identity", __doc__)
+    add = parser.add_argument
+    add("folders", nargs="+", type=Path, metavar="FOLDER", help="folders of clips")
+    add("--json", action="store_true", help="print one JSON object and no table")
+    add(
         "--output",
         type=Path,
         default=OUTPUT,
         metavar="FILE",
-        help=f"finished clips, from which it goes on (default {OUTPUT})",
+        help=f"finished clips, which are not observed again (default {OUTPUT})",
     )
     args = parser.parse_args(arguments)
+    require("identity", "matplotlib")
     clips = [clip for folder in args.folders for clip in clips_in(folder)]
     with progress_bar() as progress:
-        result = measure(clips, Finished(args.output), progress)
+        result = measure(clips, ResultCache(args.output), progress)
         judged = attack(clips, Generator(), progress)
     if args.json:
-        shares = {of: result.accepted(of, SAME_PERSON) for of in KINDS}
-        pairs = {of: len(getattr(result, of)) for of in KINDS}
+        shares = {kind: result.accepted(kind, SAME_PERSON) for kind in KINDS}
+        pairs = {kind: len(getattr(result, kind)) for kind in KINDS}
         print(
             json.dumps(
                 {"threshold": SAME_PERSON, "accepted": shares, "pairs": pairs} | vars(judged)

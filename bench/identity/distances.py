@@ -1,4 +1,4 @@
-"""Distances of identities to the same person and to others."""
+"""Distances of identities to the same person and to other people."""
 
 from dataclasses import dataclass, field
 
@@ -9,24 +9,24 @@ from keyframes import Identity
 from keyframes.people import ENOUGH
 
 APART = 0.5
-"""Seconds by which two observations of one clip have to be apart to be of different moments."""
+"""Seconds between observations of one clip that count as different moments."""
 
 
 @dataclass
 class Distances:
-    """Of identities to single observations of the same person and of others."""
+    """Distances of identities to single observations of the same person and of other people."""
 
     same: list[float] = field(default_factory=list)
     other: list[float] = field(default_factory=list)
 
-    def accepted(self, of: str, threshold: float) -> float:
-        """Returns the share of distances below the threshold; NaN without any."""
-        distances = np.array(getattr(self, of))
+    def accepted(self, kind: str, threshold: float) -> float:
+        """Returns the share of `same` or `other` below the threshold; NaN if there are none."""
+        distances = np.array(getattr(self, kind))
         return float((distances < threshold).mean()) if len(distances) else float("nan")
 
 
 def identities(observed: list[Observed]) -> list[tuple[Observed, Identity]]:
-    """Returns the identity of each stream after `ENOUGH` observations, with the last of these."""
+    """Returns each stream's identity after `ENOUGH` observations, and the last of these."""
     streams: dict[tuple[str, str], list[Observed]] = {}
     for one in observed:
         streams.setdefault((one.clip, one.stream), []).append(one)

@@ -11,7 +11,8 @@ import cv2
 import numpy as np
 from rich.progress import Progress
 
-from bench.identity.observing import _framed, people_of
+from bench.common.framing import camera_view
+from bench.identity.observing import people_of
 from keyframes import Landmarks, Picture, appearance_descriptor, likeness, warp
 from receiver.enhance.enhancer import Enhancer
 from receiver.enhance.faces.alignment import (
@@ -30,30 +31,20 @@ from receiver.stills.protocol import decode_still, encode_still
 
 SOFT = 16.0
 """Standard deviation in crop pixels of the blur that leaves the low-frequency colours."""
-
-
 STILL_AT = 24
-"""Frame of which stills are made: it is known by then who is on screen."""
-
-
+"""Index of the frame that becomes a still: by then the receiver knows who is on screen."""
 MIN_FACE = 60.0
-"""Height in pixels of the detector's box below which it is not the face of any of these clips."""
-
-
+"""Height in pixels of the detector's box below which a face is not that of the clip's person."""
 CAMERA_SECONDS = 2.0
-"""Of a clip that hold this frame and those after it, at 15 frames a second and more."""
-
-
+"""Seconds of a clip. At 15 frames a second they contain frame `STILL_AT` and those after it."""
 STILL_CRF, STILL_BYTES = 35, 8000
-"""Of the call, at half the size, and of the stills."""
-
-
+"""CRF of the call, at half the size, and size of each still."""
 VERDICTS = ("still", "nobody's", "worse")
-"""What may become of a still, as `Stats.admitted` counts it."""
-
-
+"""Outcomes of a still, as `Stats.admitted` counts them."""
 OTHERS = (0, 6, 12)
-"""Places, after a clip's own, of other people's clips whose faces are used for hostile stills."""
+"""Offsets, from a clip's own index, of other people's clips that give faces for hostile stills."""
+SAME_COLOURS = 0.85
+"""Likeness of appearance descriptors at which two faces have the same colours."""
 
 
 def hostile_still(
@@ -63,19 +54,19 @@ def hostile_still(
 
     All are 256x256x3 uint8 RGB crops and 68x2 landmarks in their pixels.
     """
-    bent = warp(theirs, their_landmarks, own_landmarks).astype(np.float32)
-    soft = [cv2.GaussianBlur(one, (0, 0), SOFT) for one in (bent, own.astype(np.float32))]
-    return np.clip(np.round(bent - soft[0] + soft[1]), 0, 255).astype(np.uint8)
+    warped = warp(theirs, their_landmarks, own_landmarks).astype(np.float32)
+    soft = [cv2.GaussianBlur(one, (0, 0), SOFT) for one in (warped, own.astype(np.float32))]
+    return np.clip(np.round(warped - soft[0] + soft[1]), 0, 255).astype(np.uint8)
 
 
 @dataclass
 class Judged:
-    """What became of stills, by verdict, and how the hostile ones look to weaker judges.
+    """Outcomes of stills, and how hostile stills would pass weaker checks.
 
     Attributes:
-        genuine, hostile: stills by what became of them.
-        same_colours: hostile stills whose appearance descriptors are at least 0.85 alike.
-        same_embedding: hostile stills that the embedding alone would have let in.
+        genuine, hostile: number of stills by outcome.
+        same_colours: hostile stills with the colours of the face on screen; see `SAME_COLOURS`.
+        same_embedding: hostile stills that the embedding alone would admit.
     """
 
     genuine: Counter[str] = field(default_factory=Counter)
@@ -85,7 +76,7 @@ class Judged:
 
 
 def attack(clips: list[Path], generator: Generator, progress: Progress) -> Judged:
-    """Sends everybody's call and stills to a receiver: their own, and others' made to resemble."""
+    """Sends a receiver each person's call, a genuine still and hostile stills."""
     judged, people = Judged(), people_of(clips)
     faces: dict[Path, tuple[Picture, Landmarks]] = {}
     for clip in progress.track(clips, description="cameras"):
@@ -103,8 +94,8 @@ def attack(clips: list[Path], generator: Generator, progress: Progress) -> Judge
         for step in OTHERS if others else ():
             other = faces[others[step % len(others)]]
             still = hostile_still(*other, camera.picture, camera.landmarks)
-            look, own = (appearance_descriptor(crop_of(one)) for one in (still, camera.picture))
-            judged.same_colours += likeness(look, own) >= 0.85
+            theirs, own = (appearance_descriptor(crop_of(one)) for one in (still, camera.picture))
+            judged.same_colours += likeness(theirs, own) >= SAME_COLOURS
             judged.same_embedding += call.accepts(still, camera.landmarks)
             judged.hostile[call.judge(camera.with_face(still))] += 1
         judged.genuine[call.judge(camera.still)] += 1
@@ -113,11 +104,14 @@ def attack(clips: list[Path], generator: Generator, progress: Progress) -> Judge
 
 @dataclass(frozen=True)
 class Camera:
-    """The first frames of a clip, and the face of the one of which stills are made.
+    """The first frames of a clip, and the nearest face of the frame that becomes a still.
 
     Attributes:
         frames: as a call shows them.
-        face: the nearest one of frame `STILL_AT`, its crop and landmarks in the crop.
+        rate: frames a second.
+        face: in frame `STILL_AT`.
+        picture: the face's crop, 256x256x3 uint8 RGB.
+        landmarks: 68x2 in crop pixels.
     """
 
     frames: list[av.VideoFrame]
@@ -128,11 +122,11 @@ class Camera:
 
     @property
     def still(self) -> av.VideoFrame:
-        """The frame of which stills are made."""
+        """The frame that becomes a still."""
         return self.frames[STILL_AT]
 
     def with_face(self, picture: Picture) -> av.VideoFrame:
-        """Returns that frame with another picture in the place of the face's crop."""
+        """Returns that frame with another picture in place of the face's crop."""
         frame = copy_frame(self.still)
         change = crop_of(picture) - crop_of(self.picture)
         paste_residual(frame, change, self.face.crop_from_frame)
@@ -140,8 +134,8 @@ class Camera:
 
 
 def _camera(clip: Path) -> Camera | None:
-    """None for a clip that is too short, or whose face is not found or lost by the tracker."""
-    frames, rate = _framed(clip, CAMERA_SECONDS)
+    """Returns None if a clip is too short, or if the tracker does not find or loses its face."""
+    frames, rate = camera_view(clip, CAMERA_SECONDS)
     if len(frames) <= STILL_AT + 1 + len(OTHERS):
         return None
     frames, tracker = frames[: STILL_AT + 2 + len(OTHERS)], FaceTracker()
@@ -154,7 +148,7 @@ def _camera(clip: Path) -> Camera | None:
 
 
 class Call:
-    """A receiver that sees a camera at 320x240, up to the frame of which stills are made."""
+    """A receiver of a camera at 320x240, up to the frame that becomes a still."""
 
     def __init__(self, camera: Camera, generator: Generator) -> None:
         sent = [
@@ -166,12 +160,12 @@ class Call:
             self.enhancer.enhance(decoded)
 
     def accepts(self, picture: Picture, landmarks: Landmarks) -> bool:
-        """Returns whether a face is taken for that on screen by its embedding alone."""
+        """Returns whether the embedding alone takes a face for that on screen."""
         person = self.enhancer.people[self.enhancer.faces[0].track_id]
         return person.identity.accepts(shared_recogniser().submit(picture, landmarks).result())
 
     def judge(self, frame: av.VideoFrame) -> str:
-        """Returns what becomes of a still of this frame, which is sent as WebP."""
+        """Sends a frame as a WebP still and returns the outcome."""
         before = dict(self.enhancer.stats.admitted)
         if not self.enhancer.add_still(decode_still(*encode_still(frame, STILL_BYTES))):
             return "no face"

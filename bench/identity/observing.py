@@ -3,15 +3,12 @@
 import csv
 from dataclasses import dataclass
 from fractions import Fraction
-from itertools import islice
 from pathlib import Path
 
 import av
-import numpy as np
 
-from bench.common.framing import FACE, cut
+from bench.common.framing import camera_view
 from keyframes import Landmarks, Picture, crop_qp
-from models.prepare import frame_rate, read_frames
 from receiver.enhance.faces.alignment import (
     extract_crop,
     picture_of,
@@ -24,17 +21,11 @@ from receiver.media.encoding import Encoding, through_codec
 from receiver.media.planes import planes
 
 SECONDS = 6.0
-"""Of a clip, at most."""
-
-
+"""Length of a clip at most."""
 MOMENTS = (0.08, 0.25, 0.42, 0.58, 0.75, 0.92)
-"""Where in a clip faces are observed, as fractions of its length."""
-
-
+"""Moments at which faces are observed, as fractions of a clip's length."""
 SHRINKS = (1, 2)
-"""640x480 and 320x240."""
-
-
+"""Factors by which 640x480 is reduced."""
 CRFS = (20, 28, 35, 42)
 
 
@@ -43,12 +34,12 @@ class Observed:
     """One face that was received.
 
     Attributes:
-        person: who it is.
-        clip: which it comes from.
+        person: name of the person.
+        clip: file name of the clip.
         stream: size and CRF.
-        second: of the clip.
-        qp: of the crop, see `crop_qp`.
-        embedding: see `receiver.enhance.faces.recognition`.
+        second: time within the clip.
+        qp: QP of the crop; see `crop_qp`.
+        embedding: 128 numbers; see `receiver.enhance.faces.recognition`.
     """
 
     person: str
@@ -62,7 +53,7 @@ class Observed:
 def people_of(clips: list[Path]) -> dict[Path, str]:
     """Returns the person of each clip: the column `identity` of a manifest.csv beside or above it.
 
-    Where there is none, each clip is a person of its own by the file's name.
+    Without a manifest each clip is a person of its own, with the file's name.
     """
     known: dict[Path, str] = {}
     for folder in {parent for clip in clips for parent in (clip.parent, clip.parent.parent)}:
@@ -77,8 +68,8 @@ def people_of(clips: list[Path]) -> dict[Path, str]:
 
 
 def observe(clip: Path, person: str, recogniser: FaceRecogniser) -> list[Observed]:
-    """Sends a clip in every size and CRF, and returns what is observed of its nearest face."""
-    frames, rate = _framed(clip)
+    """Sends a clip in every size and CRF, and returns observations of its nearest face."""
+    frames, rate = camera_view(clip, SECONDS)
     found = []
     for shrink in SHRINKS if frames else ():
         sent = [
@@ -93,26 +84,10 @@ def observe(clip: Path, person: str, recogniser: FaceRecogniser) -> list[Observe
     return found
 
 
-def _framed(clip: Path, seconds: float = SECONDS) -> tuple[list[av.VideoFrame], Fraction]:
-    """A clip as a call shows it, once and forward, and its frame rate; empty without a face."""
-    rate = frame_rate(clip)
-    every = 2 if rate > 31 else 1
-    limit = round(seconds * rate)
-    frames = list(islice(read_frames(clip, limit=limit), 0, None, every))
-    tracker, boxes = FaceTracker(), []
-    for frame in frames[:30]:
-        boxes += [face.box for face in tracker.track(planes(frame)[0])[:1]]
-    if not boxes:
-        return [], rate / every
-    box = np.median(boxes, axis=0)
-    scale = min(1.0, FACE / (box[3] - box[1]))
-    return [cut(frame, scale, (box[:2] + box[2:]) / 2) for frame in frames], rate / every
-
-
 def _faces(
     frames: list[av.VideoFrame], rate: Fraction, crf: float
 ) -> list[tuple[float, Picture, Landmarks, float]]:
-    """The nearest face at each of `MOMENTS`: second, crop, landmarks in it, QP of the crop."""
+    """Returns the nearest face at each of `MOMENTS`: second, crop, landmarks, QP of the crop."""
     wanted = {min(len(frames) - 1, int(len(frames) * moment)) for moment in MOMENTS}
     tracker, found = FaceTracker(), []
     sent = through_codec(frames, Encoding(crf=crf, keyframe_every=300), rate)

@@ -13,29 +13,27 @@ from bench.identity.hostile import VERDICTS, Judged
 from keyframes.people import ENOUGH, SAME_PERSON
 
 KINDS = {"same": "same person", "other": "different people"}
-"""Names of `Distances` and what they stand for."""
-
-
+"""Labels by field of `Distances`."""
 THRESHOLDS = tuple(round(SAME_PERSON + step, 3) for step in (-0.06, -0.03, 0.0, 0.03, 0.06))
 
 
 def table(result: Distances) -> Table:
-    """Returns a row a threshold, that of the receiver among them."""
+    """Returns the accepted shares, a row for each threshold; one of them is the receiver's."""
     shown = Table(
         "distance below",
         *KINDS.values(),
         title=f"accepted: identity of {ENOUGH} observations against single faces",
     )
     for threshold in THRESHOLDS:
-        shares = [f"{100 * result.accepted(of, threshold):.2f} %" for of in KINDS]
+        shares = [f"{100 * result.accepted(kind, threshold):.2f} %" for kind in KINDS]
         mark = " (the receiver's)" if threshold == SAME_PERSON else ""
         shown.add_row(f"{threshold:.3f}{mark}", *shares)
-    shown.add_row("pairs", *(f"{len(getattr(result, of)):,}" for of in KINDS))
+    shown.add_row("pairs", *(f"{len(getattr(result, kind)):,}" for kind in KINDS))
     return shown
 
 
 def stills_table(judged: Judged) -> Table:
-    """Returns a row for genuine stills and one for hostile ones."""
+    """Returns the outcomes of genuine and of hostile stills, a row each."""
     verdicts = (*VERDICTS, "waits", "no face")
     shown = Table(
         "stills",
@@ -51,14 +49,14 @@ def stills_table(judged: Judged) -> Table:
 
 
 def plot(result: Distances, path: Path) -> None:
-    """Draws how distances are spread, and the threshold between."""
+    """Plots the distributions of distances and the threshold between them."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(9, 4.5), layout="constrained")
     axes = figure.subplots()
     edges: NDArray[Any] = np.linspace(0.0, 1.2, 121)
-    for of, label in KINDS.items():
-        axes.hist(getattr(result, of), edges, density=True, histtype="step", label=label)
+    for kind, label in KINDS.items():
+        axes.hist(getattr(result, kind), edges, density=True, histtype="step", label=label)
     axes.axvline(SAME_PERSON, color="black", linewidth=0.8, label="threshold")
     axes.set_xlabel("distance of embeddings")
     axes.set_ylabel("density")

@@ -1,4 +1,4 @@
-"""What fresh processes take until they restore a frame."""
+"""Fresh processes: their time to the first restored frame, and their memory."""
 
 import statistics
 import subprocess
@@ -14,14 +14,10 @@ from rich.progress import track as progress
 from receiver.enhance.faces.generator import Device
 from receiver.errors import InputError
 
-COLD_RUNS = 3
-
-
 IMPORT = "import time; began = time.perf_counter(); from receiver import EnhancedVideoTrack; " + (
     "print(time.perf_counter() - began)"
 )
-
-
+"""A program that prints the seconds of its import."""
 FIRST_FRAME = """
 import sys
 import av
@@ -34,43 +30,44 @@ for video in av.open(clip).decode(video=0):
         print(open("/proc/self/status").read())
         break
 """
-"""A program that ends with its first restored frame and tells the kernel's figures of itself."""
+"""A program that ends at its first restored frame and prints the kernel's figures of itself."""
 
 
-def cold_start(packets: list[JitterFrame], model: str, device: Device) -> dict[str, Any]:
-    """What fresh processes take until they restore: medians of `COLD_RUNS`.
+def cold_start(packets: list[JitterFrame], model: str, device: Device, runs: int) -> dict[str, Any]:
+    """Returns medians of `runs` fresh processes: import, first restored frame, peak memory.
 
-    Cold is the process; the files that it reads lie in the operating system's cache.
+    Only the processes are cold: their files are in the operating system's cache.
+    Raises InputError if no frame was restored.
     """
     imports, starts, peaks = [], [], []
     with tempfile.TemporaryDirectory() as folder:
         clip = Path(folder) / "clip.h264"
         clip.write_bytes(b"".join(packet.data for packet in packets))
-        for _ in progress(range(COLD_RUNS), "fresh processes"):
-            imports.append(float(_told_by(IMPORT)))
+        for _ in progress(range(runs), "fresh processes"):
+            imports.append(float(_output_of(IMPORT)))
             began = time.perf_counter()
-            told = _told_by(FIRST_FRAME, str(clip), model, device)
+            printed = _output_of(FIRST_FRAME, str(clip), model, device)
             starts.append(time.perf_counter() - began)
-            if not told:
+            if not printed:
                 raise InputError("no frame of the clip was restored: give one that shows a face")
             # The kernel's own figure: a child's getrusage() may hold its parent's peak.
-            (peak,) = (line.split()[1] for line in told.splitlines() if line.startswith("VmHWM"))
+            (peak,) = (line.split()[1] for line in printed.splitlines() if line.startswith("VmHWM"))
             peaks.append(int(peak) * 1024 / 1e6)
     return {
         "device": device,
         "import_s": statistics.median(imports),
         "first_restored_s": statistics.median(starts),
         "peak_rss_mb": statistics.median(peaks),
-        "runs": COLD_RUNS,
+        "runs": runs,
     }
 
 
-def _told_by(program: str, *arguments: str) -> str:
-    """What a fresh Python process prints. Raises InputError if it fails."""
+def _output_of(program: str, *arguments: str) -> str:
+    """Returns what a program prints in a fresh Python process. Raises InputError if it fails."""
     done = subprocess.run(
         [sys.executable, "-c", program, *arguments], capture_output=True, text=True, check=False
     )
     if done.returncode:
-        reason = (done.stderr.strip().splitlines() or ["it said nothing"])[-1]
+        reason = (done.stderr.strip().splitlines() or ["it printed nothing"])[-1]
         raise InputError(f"a fresh process of the receiver failed ({reason}): run receiver doctor")
     return done.stdout

@@ -1,8 +1,8 @@
-"""Where the time goes: `python -m bench latency`.
+"""Where a frame's time goes: `python -m bench latency`.
 
-Sends the demo's own clip (or --clip) through x264 and the decoder, on every provider of this
-machine: one frame after the other, stage by stage, and then in calls at 30 frames a second, from a
-packet's arrival to its frame's leaving. Sizes, faces and calls are all combined.
+Encodes the demo's own clip (or --clip) with x264, decodes and enhances it on every execution device
+of this machine: one frame after the other, stage by stage, and then in calls at 30 frames a second,
+from a packet's arrival to the frame's leaving. Combines all sizes, faces and calls.
 """
 
 import argparse
@@ -13,6 +13,7 @@ from typing import get_args
 
 from aiortc.jitterbuffer import JitterFrame
 
+from bench.common.arguments import bench_parser
 from bench.latency import paper_way
 from bench.latency.cold import cold_start
 from bench.latency.composition import composed, encode
@@ -20,34 +21,37 @@ from bench.latency.paced import run_calls
 from bench.latency.report import Report
 from bench.latency.scenes import SIZES, Scene, sizes_of
 from bench.latency.sequential import measure
-from bench.latency.stages import STAGES, WARM_UP
+from bench.latency.stages import STAGES
+from bench.packages import require
 from receiver.enhance.faces.generator import Device, ExecutionDevice, Generator, device_problem
 from receiver.enhance.faces.tracking import MAX_FACES
 from receiver.errors import InputError
 from receiver.sending.tracks import clip_source, portrait_source
 
 MOST_CALLS = 16
+WARM_UP_FRAMES = 30
+"""Frames before timing begins."""
+COLD_RUNS = 3
+"""Fresh processes of a cold start."""
+COLD_FRAMES = 30
+"""Length of the clip that fresh processes restore."""
 
 
 def numbers_of(text: str, option: str, most: int) -> list[int]:
-    """Numbers with commas between them. Raises InputError for one outside 1 to `most`."""
+    """Parses numbers separated by commas. Raises InputError if one is outside 1 to `most`."""
     return list(dict.fromkeys(number_of(part, option, most) for part in text.split(",")))
 
 
 def number_of(text: str, option: str, most: int) -> int:
-    """A whole number. Raises InputError for one outside 1 to `most`."""
+    """Parses a whole number. Raises InputError if it is outside 1 to `most`."""
     if not (text.isascii() and text.isdigit() and 1 <= int(text) <= most):
-        raise InputError(f"{text!r} in {option} is no number to use: give 1 to {most}")
+        raise InputError(f"{text!r} in {option} is not a valid number: give 1 to {most}")
     return int(text)
 
 
 def parse(arguments: Sequence[str]) -> argparse.Namespace:
-    """The arguments. Raises InputError for a bad value."""
-    parser = argparse.ArgumentParser(
-        prog="python -m bench latency",
-        description=__doc__,
-        formatter_class=argparse.RawTextHelpFormatter,
-    )
+    """Parses the arguments. Raises InputError for an invalid value."""
+    parser = bench_parser("latency", __doc__)
     add = parser.add_argument
     add("--clip", type=Path, metavar="FILE", help="instead of the demo's own clip")
     add("--model", default="lite", help="name or ONNX file (default lite)")
@@ -58,12 +62,20 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     add(
         "--threads",
         metavar="N",
-        help="of the generator on a CPU (default half of the cores, as in a call;\n"
-        "receiver enhance takes all)",
+        help="threads of the generator on a CPU (default half of the cores, as in a call;\n"
+        "receiver enhance uses all)",
     )
-    add("--cold", action="store_true", help="also what fresh processes take until they restore")
-    add("--against", metavar="paper", help="paper: also the published way, on the same frames")
-    add("--paper-frames", default="12", metavar="N", help="frames of it (default 12)")
+    add(
+        "--cold",
+        action="store_true",
+        help="time fresh processes up to their first restored frame too",
+    )
+    add(
+        "--against",
+        metavar="paper",
+        help="paper: time the published method too, on the same frames",
+    )
+    add("--paper-frames", default="12", metavar="N", help="frames of that method (default 12)")
     add("--json", type=Path, metavar="FILE", help="write the figures here too")
     add("--plot", type=Path, default=Path("bench-output/latency.png"), help="default %(default)s")
     args = parser.parse_args(arguments)
@@ -81,8 +93,10 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
 
 
 def main(arguments: list[str]) -> None:
-    """The command line."""
+    """Runs the command line. Raises InputError for bad input."""
     args = parse(arguments)
+    if args.against:
+        require("latency --against paper", "torch")
     source = clip_source(args.clip) if args.clip else portrait_source()
     devices: list[Device] = [
         place for place in get_args(ExecutionDevice) if not device_problem(place)
@@ -94,7 +108,7 @@ def main(arguments: list[str]) -> None:
     try:
         for scene in scenes:
             sent = composed(source, scene.width, scene.height, scene.faces)
-            packets = encode(sent, scene.kbps, args.frames + WARM_UP)
+            packets = encode(sent, scene.kbps, args.frames + WARM_UP_FRAMES)
             for generator in generators:
                 measure_scene(report, scene, packets, generator, args.calls)
                 if args.against:
@@ -104,7 +118,8 @@ def main(arguments: list[str]) -> None:
         if args.cold:
             scene = Scene(source.width, source.height, 1)
             for device in devices:
-                report.add_cold(cold_start(encode(source, scene.kbps, 30), args.model, device))
+                packets = encode(source, scene.kbps, COLD_FRAMES)
+                report.add_cold(cold_start(packets, args.model, device, COLD_RUNS))
     finally:
         report.write()
 
@@ -116,14 +131,17 @@ def measure_scene(
     generator: Generator,
     counts: list[int],
 ) -> None:
-    """One scene, alone and in so many calls at once. Raises KeyboardInterrupt if cut short."""
+    """Times a scene frame by frame, then in each number of calls at once.
+
+    Raises KeyboardInterrupt if Ctrl-C cut it short.
+    """
     generator.warm_up()
     described = {"scene": scene.name, "size": scene.size, "faces": scene.faces, "kbps": scene.kbps}
     described |= {"width": scene.width, "height": scene.height, "paced": []}
-    run = described | measure(packets, generator)
+    run = described | measure(packets, generator, WARM_UP_FRAMES)
     report.add_run(run)
     for calls in counts:
-        report.add_calls(run, run_calls(packets, generator, calls, WARM_UP, STAGES))
+        report.add_calls(run, run_calls(packets, generator, calls, WARM_UP_FRAMES, STAGES))
 
 
 def compare(
@@ -133,10 +151,10 @@ def compare(
     generator: Generator,
     blocks: int,
 ) -> None:
-    """One scene by both ways. Raises KeyboardInterrupt if cut short."""
+    """Times a scene with both methods. Raises KeyboardInterrupt if Ctrl-C cut it short."""
     comparison = paper_way.Comparison(generator, paper_way.Vgg19Network(generator.device))
     interrupted = comparison.run(packets, blocks)
-    # The paper's way copies what ours copies while the generator runs.
+    # Ours copies the frame while the generator runs; the paper's method copies it before and after.
     stages = [*(name for name in STAGES if name != "output"), "copy"]
     described = {"scene": scene.name, "size": scene.size, "faces": scene.faces}
     report.add_paper(described | comparison.figures(stages) | {"interrupted": interrupted})

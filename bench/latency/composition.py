@@ -1,4 +1,4 @@
-"""Frames that show a clip's face several times in any size, and their packets."""
+"""Frames of any size that show a clip's face several times, and their packets."""
 
 from collections.abc import Iterator
 from fractions import Fraction
@@ -14,28 +14,24 @@ from receiver.media.planes import cut_frame, planes
 from receiver.sending.tracks import Source
 
 AROUND = 1.3
-"""Sides of a face's box that the picture around it has at least, where several share a frame: all
-of them are found by the same search then, the coarse or the fine one."""
-
-
-APART = 15
-"""Frames between what two faces of one frame do."""
-
-
+"""Least size of the picture around each of several faces, in sides of the face's box. The same
+search, coarse or fine, then finds all of them."""
+FACES_APART = 15
+"""Frames of the clip between two neighbouring faces of one frame."""
 GREY = (60, 128, 128)
-"""Y, U and V where a frame holds no face."""
+"""Y, U and V of parts without a face."""
 
 
 def composed(source: Source, width: int, height: int, faces: int) -> Source:
-    """A source whose frames show the first face of another one `faces` times, 1 to 4.
+    """Returns a source whose frames show another source's first face `faces` times, 1 to 4.
 
-    One face keeps as much as fits of the picture around it; several are cut out closely, so that
-    each is three quarters of its part of the frame high.
+    One face keeps as much of the picture around it as fits. Several are cut out closely: each is
+    three quarters as high as its part of the frame.
 
     Args:
-        width, height: of the frames in pixels, multiples of 4.
+        width, height: size of the frames in pixels, multiples of 4.
 
-    Raises InputError if the source's first frame shows no face and it has to be cut.
+    Raises InputError if frames have to be cut and the first one shows no face.
     """
     if not 1 <= faces <= MAX_FACES:
         raise ValueError(f"{faces} faces are not within 1 to {MAX_FACES}")
@@ -46,7 +42,7 @@ def composed(source: Source, width: int, height: int, faces: int) -> Source:
     window = _window(source, tile, closely=faces > 1)
 
     def frames() -> Iterator[av.VideoFrame]:
-        parts = [islice(source.frames(), APART * number, None) for number in range(faces)]
+        parts = [islice(source.frames(), FACES_APART * number, None) for number in range(faces)]
         for pictures in zip(*parts, strict=False):
             cut = [cut_frame(picture, *window).reformat(*tile, "yuv420p") for picture in pictures]
             whole = _mosaic(cut, width, height)
@@ -57,7 +53,7 @@ def composed(source: Source, width: int, height: int, faces: int) -> Source:
 
 
 def _window(source: Source, tile: tuple[int, int], *, closely: bool) -> tuple[int, int, int, int]:
-    """Left, top, width and height, all even, of what a source's frames show of its face."""
+    """Returns left, top, width and height, all even, of the part of a source's frames to show."""
     left, top, right, bottom = _face_of(source).tolist()
     aspect = tile[0] / tile[1]
     height = min(source.height, source.width / aspect)
@@ -82,7 +78,7 @@ def _face_of(source: Source) -> Box:
 
 
 def _mosaic(parts: list[av.VideoFrame], width: int, height: int) -> av.VideoFrame:
-    """Equal parts in two columns; a single one is the frame."""
+    """Returns a frame with equal parts in two columns, or with a single part that fills it."""
     whole = av.VideoFrame(width, height, "yuv420p")
     for plane, level in zip(planes(whole), GREY, strict=True):
         plane[:] = level
@@ -95,10 +91,10 @@ def _mosaic(parts: list[av.VideoFrame], width: int, height: int) -> av.VideoFram
 
 
 def encode(source: Source, kbps: float, count: int) -> list[JitterFrame]:
-    """The first frames of a source as a sender would send them, an access unit each.
+    """Returns the first `count` frames of a source encoded with x264, an access unit each.
 
     Args:
-        kbps: x264's target bitrate in kbit/s.
+        kbps: target bitrate in kbit/s.
     """
     encoder = Encoding(kbps=kbps).open(source.width, source.height, source.rate)
     packets = []

@@ -1,4 +1,4 @@
-"""Calls at 30 frames a second: their pictures, packets at their times, and when frames leave."""
+"""Calls at 30 frames a second: packets arrive at their times, and frames leave."""
 
 import asyncio
 import time
@@ -22,22 +22,22 @@ from receiver.transport.aiortc_hooks import ObservingDecoder
 
 FPS = 30
 PHASE = 0.618
-"""Of a frame's time between one call's packets and the next call's: neither in step nor evenly
-apart, as calls are."""
+"""Offset between the packets of successive calls, as a fraction of a frame's time: calls are neither
+in step nor evenly spread."""
 
 
 class PacedSource(MediaStreamTrack):
-    """Hands packets to the decoder at their times, in a thread as aiortc does; gives the frames.
+    """A track that decodes packets at their times, in a thread as aiortc does.
 
     Attributes:
-        due: when each frame's packet came, in seconds of `time.perf_counter`, by its pts. A
-            decoder that is not free yet does not move these.
+        due: arrival of each frame's packet in seconds of `time.perf_counter`, by pts. A busy
+            decoder does not delay it.
     """
 
     kind = "video"
 
     def __init__(self, packets: list[JitterFrame], begins: float, stats: Stats) -> None:
-        """`begins` is the first packet's time; the decoder's timings go to `stats`."""
+        """`begins` is the first packet's time; `stats` receives the decoder's timings."""
         super().__init__()
         self.due = {one.timestamp: begins + number / FPS for number, one in enumerate(packets)}
         self._packets = iter(packets)
@@ -45,7 +45,7 @@ class PacedSource(MediaStreamTrack):
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="decoder")
 
     async def recv(self) -> av.VideoFrame:
-        """The next frame. Raises MediaStreamError at the end."""
+        """Returns the next frame. Raises MediaStreamError at the end."""
         for packet in self._packets:
             await asyncio.sleep(max(0.0, self.due[packet.timestamp] - time.perf_counter()))
             loop = asyncio.get_running_loop()
@@ -68,7 +68,7 @@ class PacedSource(MediaStreamTrack):
 
 
 class PacedCall:
-    """One call, from its packets' times to its restored frames' leaving the real track."""
+    """One call, from the arrival of packets to the restored frames that leave the real track."""
 
     def __init__(
         self,
@@ -79,7 +79,7 @@ class PacedCall:
     ) -> None:
         """
         Args:
-            warm_up: packets that do not count, 1 and more.
+            warm_up: number of packets that do not count, at least 1.
             on_frame: called for every frame that leaves.
         """
         self._enhancer = TimedEnhancer(generator)
@@ -90,7 +90,7 @@ class PacedCall:
         self._last_left = 0.0
 
     async def run(self, begins: float) -> None:
-        """Goes through all packets, the first of which comes at `begins` (`time.perf_counter`)."""
+        """Receives all packets; the first arrives at `begins` in seconds of `time.perf_counter`."""
         stats = self._enhancer.stats
         self._source = PacedSource(self._packets, begins, stats)
         track = EnhancedVideoTrack(self._source, self._enhancer, on_frame=self._left)
@@ -100,7 +100,7 @@ class PacedCall:
             track.stop()
 
     def figures(self, stages: Iterable[str]) -> dict[str, Any] | None:
-        """Counts after the warm-up and milliseconds; None if it did not get so far."""
+        """Returns counts and milliseconds after the warm-up; None if the call ended before."""
         if self._before is None or self._last_left == 0.0:
             return None
         stats = self._enhancer.stats
@@ -121,7 +121,7 @@ class PacedCall:
         }
 
     def _left(self, frame: DecodedFrame, output: av.VideoFrame) -> None:
-        """In the event loop, as a frame leaves the track."""
+        """Counts a frame that leaves the track. Called in the event loop."""
         self._on_frame()
         stats, pts = self._enhancer.stats, frame.video.pts or 0
         if self._before is None:
@@ -145,12 +145,12 @@ def run_calls(
     warm_up: int,
     stages: Iterable[str],
 ) -> dict[str, Any]:
-    """So many calls at once in this process, each with its own enhancer on one generator.
+    """Runs several calls at once in this process, each with an enhancer of its own on one generator.
 
-    Returns `calls`, their number; `each`, the `PacedCall.figures` of those that got beyond their
+    Returns `calls`, their number; `each`, the `PacedCall.figures` of calls that outlasted the
     warm-up; and `interrupted`, whether Ctrl-C ended them.
     """
-    # Each redrawing of the bar takes Python's lock from the calls.
+    # Each redraw of the bar takes Python's lock from the calls.
     with progress_bar(refresh_per_second=1) as bar:
         task = bar.add_task(f"paced, calls: {calls}", total=calls * len(packets))
         made = [
@@ -170,5 +170,5 @@ async def _together(calls: list[PacedCall]) -> bool:
     try:
         await asyncio.gather(*runs)
     except asyncio.CancelledError:
-        return True  # what was measured so far is worth telling
+        return True  # what was measured so far counts
     return False

@@ -1,4 +1,4 @@
-"""Everything measured so far, printed and written."""
+"""The latency bench's results: printed at once, written at the end."""
 
 import json
 import os
@@ -10,15 +10,16 @@ from rich.table import Table
 
 from bench.latency.plots import plot
 from bench.latency.tables import calls_table, paced_table, paper_table, scene_table, stage_table
+from bench.packages import MissingPackageError, needs, require
 from receiver.commands.terminal import console
 from receiver.sending.tracks import Source
 
 
 class Report:
-    """Everything measured so far, printed as it comes; Ctrl-C leaves what there is.
+    """Everything that has been measured. Prints each result at once, so that Ctrl-C loses nothing.
 
     Attributes:
-        figures: ready for JSON.
+        figures: all results, ready for JSON.
     """
 
     def __init__(self, source: Source, json_file: Path | None, plot_file: Path) -> None:
@@ -33,21 +34,21 @@ class Report:
         self._console = console()
 
     def add_run(self, run: dict[str, Any]) -> None:
-        """Takes a scene's frames one after the other. Raises KeyboardInterrupt if cut short."""
+        """Adds a scene's frames, timed one after the other. Raises KeyboardInterrupt if cut short."""
         self.figures["runs"].append(run)
         self._console.print(stage_table(run))
-        self._go_on(run)
+        self._stop_if_interrupted(run)
 
     def add_calls(self, run: dict[str, Any], calls: dict[str, Any]) -> None:
-        """Takes paced calls of that run's scene. Raises KeyboardInterrupt if cut short."""
+        """Adds paced calls of that run's scene. Raises KeyboardInterrupt if cut short."""
         run["paced"].append(calls)
         if len(calls["each"]) == 1:
             self._console.print(paced_table(run, calls["each"][0]))
         self._console.print(calls_table(run, calls))
-        self._go_on(calls)
+        self._stop_if_interrupted(calls)
 
     def add_cold(self, cold: dict[str, Any]) -> None:
-        """Takes what fresh processes took."""
+        """Adds the figures of fresh processes."""
         self.figures["cold"].append(cold)
         shown = Table("cold start", cold["device"], title=f"medians of {cold['runs']} processes")
         shown.add_row("import receiver", f"{cold['import_s']:.2f} s")
@@ -56,34 +57,43 @@ class Report:
         self._console.print(shown)
 
     def add_paper(self, paper: dict[str, Any]) -> None:
-        """Takes both ways of a scene. Raises KeyboardInterrupt if cut short."""
+        """Adds a scene's comparison with the paper's method. Raises KeyboardInterrupt if cut short."""
         self.figures["paper"].append(paper)
         self._console.print(paper_table(paper))
-        self._go_on(paper)
+        self._stop_if_interrupted(paper)
 
     def write(self) -> None:
-        """Prints the scenes side by side and writes plot and JSON, as far as there is anything."""
+        """Prints the scenes side by side, and writes the plot and JSON of what was measured."""
         runs = [run for run in self.figures["runs"] if run["fps"]]
         if len(runs) > 1:
             self._console.print(scene_table(runs))
         if runs:
-            self._plot_file.parent.mkdir(parents=True, exist_ok=True)
-            papers = [one for one in self.figures["paper"] if one["ratio"]]
-            plot(runs, papers, self._plot_file)
-            print(f"plot: {self._plot_file}")
+            self._plot(runs)
         if self._json_file:
             self._json_file.parent.mkdir(parents=True, exist_ok=True)
             self._json_file.write_text(json.dumps(self.figures, indent=2) + "\n")
 
+    def _plot(self, runs: list[dict[str, Any]]) -> None:
+        """Writes the plot. Without matplotlib it prints a sentence instead: figures do not need it."""
+        try:
+            require("latency", "matplotlib")
+        except MissingPackageError:
+            print(f"no plot: it {needs('matplotlib')}")
+            return
+        papers = [one for one in self.figures["paper"] if one["ratio"]]
+        self._plot_file.parent.mkdir(parents=True, exist_ok=True)
+        plot(runs, papers, self._plot_file)
+        print(f"plot: {self._plot_file}")
+
     @staticmethod
-    def _go_on(measured: dict[str, Any]) -> None:
+    def _stop_if_interrupted(measured: dict[str, Any]) -> None:
         if measured["interrupted"]:
             raise KeyboardInterrupt
 
 
 def cpu_name() -> str:
-    """Of this machine's processor, as far as the system tells."""
-    told = Path("/proc/cpuinfo")
-    lines = told.read_text().splitlines() if told.exists() else []
+    """Returns the name of this machine's processor, as far as the system knows it."""
+    file = Path("/proc/cpuinfo")
+    lines = file.read_text().splitlines() if file.exists() else []
     names = (line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
     return next(names, platform.processor())

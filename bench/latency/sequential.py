@@ -1,4 +1,4 @@
-"""One frame after the other, without pauses between them."""
+"""Timing of one frame after the other, without pauses."""
 
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -7,17 +7,20 @@ from typing import Any
 from aiortc.jitterbuffer import JitterFrame
 from rich.progress import track as progress
 
-from bench.latency.stages import STAGES, WARM_UP
+from bench.latency.stages import STAGES
 from bench.latency.timings import TimedEnhancer, times
 from receiver.enhance.faces.generator import Generator
 from receiver.media.frame import DecodedFrame
 from receiver.transport.aiortc_hooks import ObservingDecoder
 
 
-def measure(packets: list[JitterFrame], generator: Generator) -> dict[str, Any]:
-    """Milliseconds a stage, and frames a second of the whole, without waiting between frames.
+def measure(packets: list[JitterFrame], generator: Generator, warm_up: int) -> dict[str, Any]:
+    """Returns milliseconds by stage, and frames a second without waiting between frames.
 
-    `interrupted` in what is returned tells whether Ctrl-C ended it before its last frame.
+    `interrupted` in the result is true if Ctrl-C ended the run before its last frame.
+
+    Args:
+        warm_up: number of packets that do not count.
     """
     decoder, enhancer = ObservingDecoder(), TimedEnhancer(generator)
     stats, interrupted = enhancer.stats, False
@@ -25,7 +28,7 @@ def measure(packets: list[JitterFrame], generator: Generator) -> dict[str, Any]:
         enhancer.set_executor(beside)  # as in a call
         try:
             for index, packet in enumerate(progress(packets, "one after the other")):
-                if index == WARM_UP:
+                if index == warm_up:
                     stats.forget_timings()
                 began = time.perf_counter()
                 with stats.stage("decode"):

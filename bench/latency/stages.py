@@ -1,18 +1,11 @@
 """The stages that are timed."""
 
-from receiver.enhance.enhancer import STAGES as ENHANCERS
+from receiver.enhance.enhancer import STAGES as ENHANCER_STAGES
 
-STAGES = ("decode", *ENHANCERS, "output")
-"""In the order in which a frame meets them; the rest of the time is in none of them. `output` is
-from the enhancer's last work in its thread to the frame's being where it is used."""
-
-
+STAGES = ("decode", *ENHANCER_STAGES, "output")
+"""In a frame's order; some time belongs to none of them. `output` lasts from the end of the
+enhancer's work in its thread until the frame is where it is used."""
 PER_FACE = ("choose", "warp")
-"""Stages that are timed for each face, not for all of a frame."""
-
-
-WARM_UP = 30
-"""Frames before timing begins."""
-
-
+"""Stages that are timed once for each face, not once for all of a frame."""
 PERCENTILES = ("median", "p95", "p99")
+"""Keys of every stage's figures."""

@@ -5,16 +5,17 @@ from math import isnan
 
 import av
 
+from bench.latency.stages import PERCENTILES
 from receiver.enhance.enhancer import Enhancer
 from receiver.media.frame import DecodedFrame
 from receiver.stats import Stats
 
 
 class TimedEnhancer(Enhancer):
-    """Notes when it was through with its last frame.
+    """Notes when it finished its last frame.
 
     Attributes:
-        ended: that moment, by `time.perf_counter`.
+        ended: that moment in seconds of `time.perf_counter`.
     """
 
     ended = 0.0
@@ -27,7 +28,7 @@ class TimedEnhancer(Enhancer):
 
 
 def times(stats: Stats, name: str) -> dict[str, float | None]:
-    """Median, p95 and p99 of a stage in ms; None where it never ran."""
+    """Returns `PERCENTILES` of a stage in milliseconds; None if it never ran."""
     values = stats.milliseconds(name, 50, 95, 99)
     shown = (None if isnan(value) else round(value, 4) for value in values)
-    return dict(zip(("median", "p95", "p99"), shown, strict=True))
+    return dict(zip(PERCENTILES, shown, strict=True))

@@ -1,100 +1,74 @@
 """How much better the faces get: `python -m bench quality CLIPS`.
 
-Each clip is framed as a call frames it (640x480 around the face), sent through encoders, and its
-faces restored by one or more generators with references from nowhere (`none`), as a receiver gets
-them (`call`: the stream's good pictures, and stills asked and paid for) and as in the paper
-(`paper`: raw frames, one a second and free). All are compared with the original's faces.
+Frames each clip as a call does (640x480 around the face), sends it through encoders, and restores
+its faces with one or more generators and by three protocols: without references (`none`), with
+those of a call (`call`: good frames of the stream, and stills that are requested and paid for), and
+with those of the paper (`paper`: raw frames, one a second and free). Compares all with the original.
 
-Ctrl-C keeps what is finished, and the same command goes on from there. What depends on the code is
-not noticed: after a change to it, delete results.jsonl or give another --out.
+After Ctrl-C the same command continues with what is not finished. It does not notice changes of
+the code: after one, delete results.jsonl or give another --out.
 """
 
 import argparse
-import hashlib
-from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import cv2
-from rich.progress import Progress
 
-from bench.common.arguments import min_face_of, seconds_of
+from bench.common.arguments import bench_parser, min_face_of, seconds_of
+from bench.common.brisque import brisque_problem
 from bench.common.encodings import encoding_of
-from bench.common.framing import clips_in, framed
-from bench.common.learned import LPIPS, brisque_problem
-from bench.common.result_cache import Finished
-from bench.common.sequences import PROTOCOLS, Seen, watch
+from bench.common.framing import clips_in
+from bench.common.jobs import Job, key_of, run_jobs
+from bench.common.result_cache import ResultCache
+from bench.common.sequences import PROTOCOLS, FaceSequence
+from bench.packages import require
 from bench.quality.figures import result_of
 from bench.quality.report import report, strip
-from receiver.commands.progress import progress_bar
 from receiver.commands.terminal import console
 from receiver.enhance.faces.generator import Generator
+from receiver.errors import InputError
+
+if TYPE_CHECKING:
+    from bench.common.lpips import LPIPS
 
 OUT = Path("bench-output/quality")
 
 
-def sha256(path: Path) -> str:
-    """Of a file, in hexadecimal."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def jobs_of(args: argparse.Namespace, clips: list[Path], models: dict[str, Generator]) -> list[Any]:
-    """What is to be measured: clip, name of the model, and all that the result depends on."""
+def jobs_of(
+    args: argparse.Namespace, clips: list[Path], generators: dict[str, Generator]
+) -> list[Job]:
+    """Returns a job for each clip, encoding and generator; generators are given by name."""
+    lpips = args.lpips_weights and str(args.lpips_weights.resolve())
+    learned = {"lpips": lpips, "brisque": brisque_problem() is None}
     jobs = []
     for clip in clips:
-        about = {"clip": clip.name, "clip_sha256": sha256(clip)}
         for encoding in args.encoding:
-            for name, generator in models.items():
-                job = {**about, "encoding": encoding, "model_sha256": generator.model.sha256}
-                job |= {"seconds": args.seconds, "min_face": args.min_face}
-                job |= {"lpips": args.lpips_weights and str(args.lpips_weights.resolve())}
-                jobs.append((clip, name, job | {"brisque": brisque_problem() is None}))
+            for name, generator in generators.items():
+                key = key_of(
+                    clip, encoding, generator, seconds=args.seconds, min_face=args.min_face
+                )
+                title = f"{clip.stem}, {encoding}, {name}"
+                jobs.append(Job(clip, generator, key | learned, title))
     return jobs
 
 
-def run(
-    jobs: list[Any],
-    models: dict[str, Generator],
-    finished: Finished,
-    lpips: LPIPS | None,
-    bar: Progress,
-) -> None:
-    """Measures what is not finished yet."""
-    whole = bar.add_task("jobs", total=len(jobs))
-    loaded: tuple[Path | None, Any] = (None, None)
-    for clip, name, job in jobs:
-        if job not in finished:
-            if loaded[0] != clip:
-                loaded = clip, framed(clip, job["seconds"])
-            frames, rate = loaded[1]
-            task = bar.add_task(f"{clip.stem}, {job['encoding']}, {name}", total=len(frames))
-            advance: Callable[[], None] = lambda task=task: bar.advance(task)  # noqa: E731
-            encoding, generator = encoding_of(job["encoding"]), models[name]
-            seen = watch(frames, rate, encoding, generator, PROTOCOLS, job["min_face"], advance)
-            result = result_of(seen, lpips)
-            if seen.boxes:
-                result["strip"] = _keep_strip(seen, finished.folder, len(finished))
-            finished.add(job, result)
-            bar.remove_task(task)
-        bar.advance(whole)
+def measure(results: ResultCache, lpips: "LPIPS | None", sequence: FaceSequence) -> dict[str, Any]:
+    """Returns a job's result and writes a strip of its pictures to the cache's folder."""
+    result = result_of(sequence, lpips)
+    if sequence.boxes:
+        result["strip"] = f"strip-{len(results)}.png"
+        picture = cv2.cvtColor(strip(sequence), cv2.COLOR_RGB2BGR)
+        cv2.imwrite(str(results.folder / result["strip"]), picture)
+    return result
 
 
-def _keep_strip(seen: Seen, folder: Path, number: int) -> str:
-    name = f"strip-{number}.png"
-    cv2.imwrite(str(folder / name), cv2.cvtColor(strip(seen), cv2.COLOR_RGB2BGR))
-    return name
-
-
-def main(arguments: list[str]) -> None:
-    """The command line."""
-    parser = argparse.ArgumentParser(
-        prog="python -m bench quality",
-        description=__doc__,
-        formatter_class=argparse.RawTextHelpFormatter,
-    )
+def parse(arguments: list[str]) -> argparse.Namespace:
+    """Parses the arguments; exits with 2 if one is invalid."""
+    parser = bench_parser("quality", __doc__)
     add = parser.add_argument
-    add("clips", type=Path, help="folder of clips that nothing was trained on")
+    add("clips", type=Path, help="folder of clips that no model was trained on")
     add("--encoding", action="append", help="crf42, openh264-100 (both by default), x264-150, ...")
     add("--model", action="append", help="name or ONNX file (default lite); repeatable")
     add("--seconds", type=seconds_of, default=10.0, help="of each clip (default 10)")
@@ -103,17 +77,29 @@ def main(arguments: list[str]) -> None:
     add("--out", type=Path, default=OUT, metavar="FOLDER", help=f"default {OUT}")
     args = parser.parse_args(arguments)
     args.encoding = list(dict.fromkeys(args.encoding or ["crf42", "openh264-100"]))
+    args.model = list(dict.fromkeys(args.model or ["lite"]))
+    return args
+
+
+def main(arguments: list[str]) -> None:
+    """Runs the command line. Raises InputError for bad input."""
+    args = parse(arguments)
+    require("quality", "imageio_ffmpeg", "matplotlib", "skimage")
     for name in args.encoding:
         encoding_of(name)
     clips = clips_in(args.clips)
-    opened = [Generator(name, "cpu") for name in dict.fromkeys(args.model or ["lite"])]
-    models = {generator.model.name: generator for generator in opened}
-    if len(models) < len(opened):
-        parser.error(f"two of the models have one name: {', '.join(args.model)}; rename a file")
-    lpips = LPIPS(args.lpips_weights) if args.lpips_weights else None
-    finished = Finished(args.out / "results.jsonl")
-    jobs = jobs_of(args, clips, models)
-    screen = console()
-    with progress_bar() as bar:
-        run(jobs, models, finished, lpips, bar)
-    report(jobs, finished, screen)
+    generators: dict[str, Generator] = {}
+    for opened in (Generator(name, "cpu") for name in args.model):
+        if opened.model.name in generators:
+            raise InputError(f"two models are called {opened.model.name}: rename one of the files")
+        generators[opened.model.name] = opened
+    lpips = None
+    if args.lpips_weights:
+        require("quality --lpips-weights", "torch")
+        from bench.common.lpips import LPIPS
+
+        lpips = LPIPS(args.lpips_weights)
+    results = ResultCache(args.out / "results.jsonl")
+    jobs = jobs_of(args, clips, generators)
+    run_jobs(jobs, results, PROTOCOLS, partial(measure, results, lpips))
+    report(jobs, results, console())

@@ -1,11 +1,12 @@
 """Figures of restored faces, by clip and as means over clips."""
 
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from bench.common.learned import LPIPS, brisque, brisque_problem
+from bench.common.brisque import brisque, brisque_problem
+from bench.common.jobs import Job
 from bench.common.metrics import (
     bootstrap_interval,
     find_landmarks,
@@ -16,7 +17,10 @@ from bench.common.metrics import (
     ssim,
     vmaf_family,
 )
-from bench.common.sequences import PROTOCOLS, Seen
+from bench.common.sequences import PROTOCOLS, FaceSequence
+
+if TYPE_CHECKING:
+    from bench.common.lpips import LPIPS
 
 METRICS = {
     "psnr": ("PSNR dB, up", ".2f"),
@@ -30,45 +34,50 @@ METRICS = {
     "flicker": ("flicker, 1 is the original's", ".2f"),
     "lpips": ("LPIPS, down", ".3f"),
 }
-"""Label and format of each figure of a row."""
-
-
+"""Label and format of each metric."""
 SSIM_EVERY, IDENTITY_EVERY, LEARNED_EVERY = 3, 30, 6
-"""Faces judged by what is slow: every how manyth; by all else, each."""
-
+"""Slow metrics measure every third, thirtieth and sixth face; the others measure all faces."""
 
 Figures = dict[str, float | None]
+"""Means by metric; None for a metric that was not measured."""
 
 
 @dataclass(frozen=True)
 class Row:
-    """Means over the faces of one clip; `model` is '' and `way` 'input' for them as received."""
+    """Means over the faces of one clip.
+
+    Attributes:
+        model: the generator's name; '' for received faces.
+        way: the protocol; 'input' for received faces.
+        faces: their number.
+        kbps: bitrate of the stream and of what was sent beside it.
+    """
 
     clip: str
     encoding: str
     model: str
     way: str
     faces: int
-    kbps: float  # of the stream and of what was sent beside it
+    kbps: float
     figures: Figures
 
     @property
     def name(self) -> str:
-        """Whose pictures they are: a table's column."""
+        """Model and protocol, as in the header of a table's column."""
         return f"{self.model} {self.way}".strip()
 
 
-def judge(seen: Seen, way: str, lpips: LPIPS | None) -> Figures:
-    """The faces of one way ('input' or a protocol) against the original's."""
-    originals, pictures = seen.pictures["original"], seen.pictures[way]
+def judge(sequence: FaceSequence, way: str, lpips: "LPIPS | None") -> Figures:
+    """Compares the faces of `way`, 'input' or a protocol, with the original's."""
+    originals, pictures = sequence.pictures["original"], sequence.pictures[way]
     pairs = list(zip(originals, pictures, strict=True))
     found = [
-        [find_landmarks(*one) for one in zip(those, seen.boxes, strict=True)]
+        [find_landmarks(*one) for one in zip(those, sequence.boxes, strict=True)]
         for those in (originals, pictures)
     ]
     apart = [
         np.linalg.norm(identity(a, points) - identity(b, points))
-        for (a, b), points in list(zip(pairs, seen.landmarks, strict=True))[::IDENTITY_EVERY]
+        for (a, b), points in list(zip(pairs, sequence.landmarks, strict=True))[::IDENTITY_EVERY]
     ]
     some = pairs[::LEARNED_EVERY]
     family = vmaf_family(originals, pictures)
@@ -78,8 +87,8 @@ def judge(seen: Seen, way: str, lpips: LPIPS | None) -> Figures:
         **{name: _mean(values) for name, values in family.items()},
         "brisque": None if brisque_problem() else _mean([brisque(one) for _, one in some]),
         "identity": _mean(apart),
-        "jitter": landmark_jitter(*found, seen.cuts),
-        "flicker": flicker(originals, pictures, seen.cuts),
+        "jitter": landmark_jitter(*found, sequence.cuts),
+        "flicker": flicker(originals, pictures, sequence.cuts),
         "lpips": _mean([lpips.between(*pair) for pair in some]) if lpips else None,
     }
 
@@ -88,23 +97,23 @@ def _mean(values: Any) -> float:
     return float(np.mean(values))
 
 
-def result_of(seen: Seen, lpips: LPIPS | None) -> dict[str, Any]:
-    """What is kept of a job: its faces' number, and kb/s and figures by way."""
-    faces = len(seen.boxes)
+def result_of(sequence: FaceSequence, lpips: "LPIPS | None") -> dict[str, Any]:
+    """Returns a job's result: the number of faces, and bitrate and figures by way."""
+    faces = len(sequence.boxes)
     ways = {}
     for way in ("input", *PROTOCOLS) if faces else ():
-        kbps = seen.stream_kbps + seen.reference_kbps.get(way, 0.0)
-        ways[way] = {"kbps": kbps, "figures": judge(seen, way, lpips)}
+        kbps = sequence.stream_kbps + sequence.reference_kbps.get(way, 0.0)
+        ways[way] = {"kbps": kbps, "figures": judge(sequence, way, lpips)}
     return {"faces": faces, "ways": ways}
 
 
-def rows_of(job: dict[str, Any], model: str, result: dict[str, Any]) -> list[Row]:
-    """A finished job's rows; the input's is alike for every model."""
+def rows_of(job: Job, result: dict[str, Any]) -> list[Row]:
+    """Returns the rows of a finished job; that of the input is equal for every model."""
     return [
         Row(
-            job["clip"],
-            job["encoding"],
-            "" if way == "input" else model,
+            job.key["clip"],
+            job.key["encoding"],
+            "" if way == "input" else job.generator.model.name,
             way,
             result["faces"],
             found["kbps"],
@@ -116,7 +125,13 @@ def rows_of(job: dict[str, Any], model: str, result: dict[str, Any]) -> list[Row
 
 @dataclass(frozen=True)
 class Mean:
-    """Over the clips of one encoding, one metric: with 95 % interval, and as gain of each clip."""
+    """One metric of one encoding, averaged over clips, with 95 % intervals.
+
+    Attributes:
+        name: model and protocol, as `Row.name`.
+        clips: their number.
+        gain: mean of the clips' gains over the input.
+    """
 
     encoding: str
     name: str
@@ -129,7 +144,7 @@ class Mean:
 
 
 def means_of(rows: list[Row]) -> list[Mean]:
-    """Of each encoding, way and metric that was measured; intervals resample the clips."""
+    """Returns a mean for each encoding, name and measured metric; intervals resample the clips."""
     inputs = {(row.encoding, row.clip): row for row in rows if row.way == "input"}
     means = []
     for encoding, name in dict.fromkeys((row.encoding, row.name) for row in rows):

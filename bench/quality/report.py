@@ -9,25 +9,27 @@ import cv2
 import numpy as np
 from rich.console import Console
 
-from bench.common.learned import brisque_problem
-from bench.common.result_cache import Finished
-from bench.common.sequences import PROTOCOLS, Seen
-from bench.common.tables import markdown, shown
+from bench.common.brisque import brisque_problem
+from bench.common.jobs import Job
+from bench.common.result_cache import ResultCache
+from bench.common.sequences import PROTOCOLS, FaceSequence
+from bench.common.tables import markdown, terminal_table, with_interval
 from bench.quality.figures import METRICS, Mean, Row, _mean, means_of, rows_of
 from keyframes import Picture
 from receiver.errors import InputError
 
 MISSING = {"lpips": "no weights", "brisque": "not measured"}
+"""Cells of metrics that were not measured."""
 
 
-def strip(seen: Seen) -> Picture:
-    """The middle picture as sent, received and restored by each protocol, side by side."""
-    middle = len(seen.boxes) // 2
-    return np.hstack([pictures[middle] for pictures in seen.pictures.values()])
+def strip(sequence: FaceSequence) -> Picture:
+    """Returns the middle picture as sent, received and restored by each protocol, side by side."""
+    middle = len(sequence.boxes) // 2
+    return np.hstack([pictures[middle] for pictures in sequence.pictures.values()])
 
 
 def cells(means: list[Mean], encoding: str, *, gains: bool) -> list[list[str]]:
-    """A table of one encoding: a header, then a row a metric with a cell for each way."""
+    """Returns the table of one encoding: a row for each metric, a column for each model and protocol."""
     found = {(one.name, one.metric): one for one in means if one.encoding == encoding}
     names = [
         name for name in dict.fromkeys(name for name, _ in found) if name != "input" or not gains
@@ -44,13 +46,11 @@ def cells(means: list[Mean], encoding: str, *, gains: bool) -> list[list[str]]:
 
 def _cell(one: Mean, form: str, *, gains: bool) -> str:
     value, interval = (one.gain, one.gain_interval) if gains else (one.mean, one.interval)
-    sign = "+" if gains else ""
-    low, high = interval
-    return f"{value:{sign}{form}} [{low:{sign}{form}}, {high:{sign}{form}}]"
+    return with_interval(value, interval, f"+{form}" if gains else form)
 
 
 def clip_cells(rows: list[Row]) -> list[list[str]]:
-    """A table of every clip: a header, then a row for each encoding and way."""
+    """Returns the table of all clips: a row for each encoding, model and protocol."""
     table = [["clip", "encoding", "restored", "faces", "kb/s"]]
     table[0] += [label.split(",")[0] for label, _ in METRICS.values()]
     for row in rows:
@@ -65,7 +65,7 @@ def clip_cells(rows: list[Row]) -> list[list[str]]:
 
 
 def plot(rows: list[Row], path: Path) -> None:
-    """Rate and distortion: means over clips, the encodings of one encoder joined."""
+    """Plots quality over rate: means over clips; lines join the encodings of one encoder."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(9, 6), layout="constrained")
@@ -94,7 +94,7 @@ def plot(rows: list[Row], path: Path) -> None:
 
 
 def contact_sheet(strips: list[tuple[str, Picture]], path: Path) -> None:
-    """A row for each clip and encoding; strips as `strip` makes them."""
+    """Draws strips, as `strip` makes them, in rows with labels."""
     from matplotlib.figure import Figure
 
     columns = ["original", "received", *PROTOCOLS]
@@ -110,14 +110,16 @@ def contact_sheet(strips: list[tuple[str, Picture]], path: Path) -> None:
     figure.savefig(path, dpi=100)
 
 
-def report(jobs: list[Any], finished: Finished, screen: Console) -> None:
-    """Writes figures, tables, plot and contact sheets, and prints the tables."""
-    out = finished.folder
-    found = [(name, job, finished[job]) for _, name, job in jobs]
-    every = [row for name, job, result in found for row in rows_of(job, name, result)]
+def report(jobs: list[Job], results: ResultCache, screen: Console) -> None:
+    """Prints the tables and writes figures, tables, plot and contact sheets to the cache's folder.
+
+    Raises InputError if no job found a face.
+    """
+    out = results.folder
+    every = [row for job in jobs for row in rows_of(job, results[job.key])]
     rows = list({(row.clip, row.encoding, row.name): row for row in every}.values())
     if not rows:
-        raise InputError(f"no face of {jobs[0][2]['min_face']:g} px: give a smaller --min-face")
+        raise InputError(f"no face of {jobs[0].key['min_face']:g} px: give a smaller --min-face")
     means = means_of(rows)
     text = "# Quality of faces\n\nMeans with 95 % bootstrap intervals over clips.\n"
     if problem := brisque_problem():
@@ -127,19 +129,19 @@ def report(jobs: list[Any], finished: Finished, screen: Console) -> None:
         tables = [cells(means, encoding, gains=gains) for gains in (False, True)]
         clips = len({row.clip for row in rows if row.encoding == encoding})
         for table in tables:
-            screen.print(shown(table, f"{encoding}, {clips} clips"))
+            screen.print(terminal_table(table, f"{encoding}, {clips} clips"))
         text += f"\n## {encoding}, {clips} clips\n\n" + "\n".join(map(markdown, tables))
     text += f"\n## Every clip\n\n{markdown(clip_cells(rows))}"
     (out / "quality.md").write_text(text)
-    figures = {"jobs": [job for _, _, job in jobs]}
+    figures: dict[str, Any] = {"jobs": [job.key for job in jobs]}
     figures |= {"clips": [asdict(row) for row in rows], "means": [asdict(one) for one in means]}
     (out / "quality.json").write_text(json.dumps(figures, indent=1) + "\n")
     plot(rows, out / "rate-distortion.png")
-    for number, model in enumerate(dict.fromkeys(name for name, _, _ in found), 1):
+    for number, generator in enumerate(dict.fromkeys(job.generator for job in jobs), 1):
         strips = [
-            (f"{job['clip']}\n{job['encoding']}", _read_strip(out / result["strip"]))
-            for name, job, result in found
-            if name == model and "strip" in result
+            (f"{job.key['clip']}\n{job.key['encoding']}", _read_strip(out / result["strip"]))
+            for job in jobs
+            if job.generator is generator and "strip" in (result := results[job.key])
         ]
         contact_sheet(strips, out / f"contact-sheet-{number}.png")
     screen.print(f"tables, figures, plot and contact sheets: {out}")

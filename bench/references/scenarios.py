@@ -13,14 +13,17 @@ from receiver.media.encoding import Encoding
 from receiver.media.frame import DecodedFrame
 
 Sent: TypeAlias = Iterator[tuple[av.VideoFrame, DecodedFrame, int]]
+"""Raw frame, decoded frame and size of its packet in bytes."""
 
 
 @dataclass(frozen=True)
 class Scenario:
-    """How a clip is sent: one encoding after the other, each for some seconds.
+    """How a clip is sent.
 
     Attributes:
-        turning: whether only faces that are turned away from where they mostly look are judged.
+        parts: one encoding after the other, each with its seconds. Only faces of the last part are
+            judged.
+        turning: whether only faces are judged that are turned away from their usual direction.
     """
 
     name: str
@@ -28,13 +31,21 @@ class Scenario:
     turning: bool = False
 
     @property
+    def seconds(self) -> float:
+        """The length of all parts."""
+        return sum(seconds for _, seconds in self.parts)
+
+    @property
     def judged_from(self) -> float:
-        """Seconds after which faces are judged: from the last part on."""
+        """The second at which the last part begins."""
         return sum(seconds for _, seconds in self.parts[:-1])
 
 
 def scenarios(seconds: float) -> list[Scenario]:
-    """Steady and narrow, as browsers and cameras send it; good minutes that end; turning heads."""
+    """Returns all scenarios; in each, `seconds` of a clip are judged.
+
+    They are narrow calls of browsers and cameras, a bitrate that collapses, and turning heads.
+    """
 
     def camera(kbps: float) -> Encoding:
         return Encoding(kbps=kbps, keyframe_every=60)
@@ -53,7 +64,7 @@ def scenarios(seconds: float) -> list[Scenario]:
 
 
 def send(frames: list[av.VideoFrame], rate: Fraction, scenario: Scenario) -> Sent:
-    """The frames through the scenario's encoders, one after the other."""
+    """Yields the frames after the scenario's encoders, one encoder after the other."""
     first = 0
     parts = []
     for encoding, seconds in scenario.parts:

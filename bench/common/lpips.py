@@ -1,7 +1,4 @@
-"""Metrics that need weights which nothing here may download: LPIPS and BRISQUE.
-
-Each is only measured where its weights lie on this machine already.
-"""
+"""LPIPS, from weights that are on this machine already: nothing is downloaded."""
 
 from pathlib import Path
 from typing import Any
@@ -22,22 +19,24 @@ LAYERS = (
 )
 """AlexNet's convolutions: channels in and out, kernel, stride, padding."""
 NAMES = (0, 3, 6, 8, 10)
-"""Their numbers in torchvision's `alexnet`."""
+"""Indices of the convolutions in torchvision's `alexnet.features`."""
 POOLED = (1, 2)
-"""Convolutions before which the picture is pooled."""
+"""Convolutions that a max pooling precedes."""
 SHIFT, SCALE = (-0.030, -0.088, -0.188), (0.458, 0.448, 0.450)
+"""Mean and standard deviation of red, green and blue in [-1, 1]."""
+WANTED = "give torchvision's alexnet and LPIPS' alex.pth, in a folder or merged in one file"
 
 
 class LPIPS(nn.Module):
-    """AlexNet's LPIPS, version 0.1 (Zhang et al., CVPR 2018): 0 for the same picture.
+    """AlexNet's LPIPS, version 0.1 (Zhang et al., CVPR 2018): 0 for equal pictures.
 
-    Takes torchvision's `alexnet` and `lpips/weights/v0.1/alex.pth` of the authors' package.
+    Its weights are torchvision's `alexnet` and `lpips/weights/v0.1/alex.pth` of the authors' package.
     """
 
     def __init__(self, path: Path) -> None:
-        """Reads a file that holds both state dicts merged, or a folder that holds them as *.pth.
+        """Reads both state dicts, merged in one file or as *.pth in a folder.
 
-        Raises InputError if there is none, or a tensor is missing or has another shape.
+        Raises InputError if a file cannot be read, or a tensor is missing or has another shape.
         """
         super().__init__()
         state = _read(path)
@@ -50,17 +49,19 @@ class LPIPS(nn.Module):
             wanted[f"lins.{i}"] = f"lin{i}.model.1.weight"
         missing = [name for name in wanted.values() if name not in state]
         if missing:
-            raise InputError(f"{path} holds no LPIPS weights: {missing[0]} is missing; {WANTED}")
+            raise InputError(f"{path} lacks LPIPS weights: {missing[0]} is missing; {WANTED}")
         try:
             self.load_state_dict({to: state[name] for to, name in wanted.items()})
         except RuntimeError as error:
-            raise InputError(f"{path} holds other weights than LPIPS': {error}; {WANTED}") from None
+            raise InputError(
+                f"{path} holds weights of another network: {error}; {WANTED}"
+            ) from None
         self.requires_grad_(False)
         self.register_buffer("shift", torch.tensor(SHIFT).view(1, 3, 1, 1))
         self.register_buffer("scale", torch.tensor(SCALE).view(1, 3, 1, 1))
 
     def forward(self, a: Tensor, b: Tensor) -> Tensor:
-        """Nx3xHxW in [-1, 1], twice; returns N distances."""
+        """Returns N distances of two Nx3xHxW batches in [-1, 1]."""
         distance = torch.zeros(len(a))
         for lin, one, other in zip(self.lins, self._taps(a), self._taps(b), strict=True):
             squares = (F.normalize(one, eps=1e-10) - F.normalize(other, eps=1e-10)) ** 2
@@ -79,16 +80,13 @@ class LPIPS(nn.Module):
 
     @torch.no_grad()
     def between(self, original: Picture, picture: Picture) -> float:
-        """Of two HxWx3 uint8 RGB pictures."""
-        return float(self(_batch(original) / 127.5 - 1, _batch(picture) / 127.5 - 1))
+        """Returns the distance of two HxWx3 uint8 RGB pictures."""
+        return float(self(batch_of(original) / 127.5 - 1, batch_of(picture) / 127.5 - 1))
 
 
-def _batch(picture: Picture) -> Tensor:
-    """1x3xHxW float32, 0 to 255."""
+def batch_of(picture: Picture) -> Tensor:
+    """Returns a 1x3xHxW float32 tensor, 0 to 255."""
     return torch.from_numpy(picture).permute(2, 0, 1)[None].float()
-
-
-WANTED = "give torchvision's alexnet and LPIPS' alex.pth, in a folder or merged in one file"
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -97,26 +95,6 @@ def _read(path: Path) -> dict[str, Any]:
     for file in files:
         try:
             state |= torch.load(file, map_location="cpu", weights_only=True)
-        except Exception as error:  # torch raises many kinds for what is no state dict
+        except Exception as error:  # torch raises errors of many kinds
             raise InputError(f"{file} cannot be read as weights: {error}; {WANTED}") from None
     return state
-
-
-def brisque_problem() -> str | None:
-    """Why BRISQUE cannot be measured here, None if it can.
-
-    piq would download its support vectors; they are used only where torch's cache holds them.
-    """
-    try:
-        import piq  # noqa: F401
-    except (ImportError, RuntimeError) as error:  # a torchvision of another build: RuntimeError
-        return f"piq cannot be imported: {error}"
-    file = Path(torch.hub.get_dir()) / "checkpoints" / "brisque_svm_weights.pt"
-    return None if file.is_file() else f"no weights: {file} is missing"
-
-
-def brisque(picture: Picture) -> float:
-    """Without reference: about 0 for a natural picture to 100 (HxWx3 uint8 RGB), by piq."""
-    import piq
-
-    return float(piq.brisque(_batch(picture), data_range=255.0))
