@@ -1,9 +1,9 @@
 """Real calls over bad networks: `python -m bench calls`.
 
-Headless Chromium publishes the demo's own clip through the page of `receiver serve`. Both live in
-network namespaces of their own; bench.calls.relay between them delays, loses and queues packets.
-Each scenario is called with aiortc's stock transport and with ours, one after the other. The page
-and WHIP take another way, so conditions begin with the first picture.
+Headless Chromium publishes the demo's own clip through the page of `receiver serve`. Each of them
+has a network namespace; bench.calls.relay between them delays, loses and queues packets. Makes each
+call with aiortc's stock transport and then with this project's. The page and WHIP take another path,
+so the conditions start with the first frame.
 """
 
 import argparse
@@ -20,27 +20,24 @@ from bench.calls.receiving import clip
 from bench.calls.relay import obstacle
 from bench.calls.report import TRANSPORTS, WIDTH, plot, table, write
 from bench.calls.scenarios import Scenario, chosen, scenarios
+from bench.common.arguments import bench_parser
+from bench.packages import require
 from receiver.commands.progress import progress_bar
 from receiver.commands.terminal import console
 from receiver.errors import InputError, MissingError, ReceiverError
 from tests.calls.chromium import BINARY, write_y4m
 
 SHORTEST = 8
-"""Seconds of a call: it has to hold an outage and what follows."""
+"""Least seconds of a call: an outage and the recovery have to fit."""
 
 
 def parse(arguments: list[str]) -> argparse.Namespace:
-    """The arguments. Raises InputError for a call that is too short."""
-    parser = argparse.ArgumentParser(
-        prog="python -m bench calls",
-        description=__doc__,
-        epilog=f"scenarios: {', '.join(scenarios(60))}",
-        formatter_class=argparse.RawTextHelpFormatter,
-    )
+    """Parses the arguments. Raises InputError for a call that is too short."""
+    parser = bench_parser("calls", __doc__, f"scenarios: {', '.join(scenarios(60))}")
     parser.add_argument("--only", metavar="NAME[,NAME]", help="these scenarios (default all)")
     parser.add_argument("--seconds", type=float, default=60, help="of each call (default 60)")
     parser.add_argument("--transport", choices=(*TRANSPORTS, "both"), default="both")
-    parser.add_argument("--seed", type=int, default=1, help="of all chance (default 1)")
+    parser.add_argument("--seed", type=int, default=1, help="of the random numbers (default 1)")
     parser.add_argument(
         "--out",
         type=Path,
@@ -55,8 +52,9 @@ def parse(arguments: list[str]) -> argparse.Namespace:
 
 
 def main(arguments: list[str]) -> None:
-    """The command line."""
+    """Runs the command line. Raises InputError for bad input."""
     args = parse(arguments)
+    require("calls", "matplotlib", "skimage")
     wanted = chosen(args.only, args.seconds)
     if BINARY is None:
         raise MissingError("there is no Chromium: apt install chromium")
@@ -80,7 +78,7 @@ def main(arguments: list[str]) -> None:
             results.append(result_of(title, transport, wanted[title], noted))
             write(args.out, results)
     if not results:
-        raise InputError("no call came about: is the machine too busy?")
+        raise InputError("no call succeeded: see above")
     shown = table(results, args.seconds)
     console(width=max(WIDTH, console().width)).print(shown)
     plot(results, args.out / "calls.png")
@@ -90,7 +88,7 @@ def main(arguments: list[str]) -> None:
 def result_of(
     title: str, transport: str, scenario: Scenario, noted: dict[str, Any]
 ) -> dict[str, Any]:
-    """A call as it is shown and written."""
+    """Returns a call's result, as it is shown and written."""
     return {
         "scenario": title,
         "transport": transport,

@@ -1,4 +1,4 @@
-"""One call of three processes."""
+"""One call: publisher, receiver and relay are processes."""
 
 import tempfile
 import time
@@ -21,9 +21,10 @@ def call(
     camera: Path,
     passed: Callable[..., None],
 ) -> dict[str, Any]:
-    """One call; everything that was noted, its times in seconds from the first picture on.
+    """Makes a call and returns all notes; their times are seconds since the first frame.
 
-    `passed` is told as `completed` how many seconds have passed.
+    Args:
+        passed: called with `completed`, the seconds that have passed.
     """
     plan = Plan(scenario.phases, seed, scenario.hole_s)
     with tempfile.TemporaryDirectory(prefix="calls-") as name:
@@ -40,24 +41,24 @@ def call(
                 begin = receiver.answer()["first"]
                 network.tell(begin=begin, **ssrcs)
                 until(begin, seconds, passed)
-                told: dict[str, Any] = {}
+                reports: dict[str, Any] = {}
                 for one in (receiver, publisher, network):
-                    told |= one.finish()
-    return from_beginning(told, begin, seconds)
+                    reports |= one.finish()
+    return from_beginning(reports, begin, seconds)
 
 
 def until(begin: float, seconds: float, passed: Callable[..., None]) -> None:
-    """Waits for the call's end."""
+    """Waits for the end of the call."""
     while (now := time.monotonic() - begin) < seconds:
         passed(completed=now)
         time.sleep(min(0.5, seconds - now))
 
 
-def from_beginning(told: dict[str, Any], begin: float, seconds: float) -> dict[str, Any]:
-    """What the processes told, within the call and by its clock."""
+def from_beginning(reports: dict[str, Any], begin: float, seconds: float) -> dict[str, Any]:
+    """Returns the processes' notes from within the call, by its clock."""
 
     def rows(name: str) -> list[list[Any]]:
-        shifted = ([row[0] - begin, *row[1:]] for row in told[name])
+        shifted = ([row[0] - begin, *row[1:]] for row in reports[name])
         return [row for row in shifted if row[0] <= seconds]
 
     return {
@@ -66,7 +67,7 @@ def from_beginning(told: dict[str, Any], begin: float, seconds: float) -> dict[s
         "passages": rows("passages"),
         "stats": rows("stats"),
         "sent": [dict(row, at=at) for at, row in rows("sent")],
-        "late": told["late"],
-        "faces": told["faces"],
-        "hole_at": told["hole_at"] and told["hole_at"] - begin,
+        "late": reports["late"],
+        "faces": reports["faces"],
+        "hole_at": reports["hole_at"] and reports["hole_at"] - begin,
     }

@@ -12,33 +12,33 @@ Times = NDArray[np.float64]
 
 
 FREEZE = 0.2
-"""Seconds without a picture that are a freeze."""
+"""Seconds without a frame that count as a freeze."""
 
 
 SETTLED = 1.0
-"""Seconds without a freeze after which a call has recovered."""
+"""Seconds without a freeze that show that a call has recovered."""
 
 
 CLIMBED_KBPS = 1500
-"""Target that counts as full rate."""
+"""Chromium's target bitrate in kbit/s that counts as full rate."""
 
 
 def freezes(left: Times, end: float) -> Times:
-    """Seconds of each freeze between moments at which pictures left, and until the end."""
+    """Returns the seconds of each freeze between moments at which frames left, and up to the end."""
     gaps = np.diff(np.append(left, end))
     return gaps[gaps > FREEZE]
 
 
 def lag_ms(left: Times, taken: Times) -> float:
-    """How much later the last ten pictures left than the fastest one, by their own clock."""
+    """Returns how much later than the fastest frame the last ten left, by the frames' own time."""
     delays = left - taken
     return float(1e3 * (np.median(delays[-10:]) - delays.min()))
 
 
 def recovered_s(left: Times, enhanced: NDArray[np.bool_], event: float, end: float) -> float | None:
-    """Seconds from the event to an enhanced picture that no freeze follows for `SETTLED`; or None.
+    """Returns the seconds from an event to the first enhanced frame without a freeze after it.
 
-    A call that ends before `SETTLED` is over has not shown that it recovered.
+    None if no frame is followed by `SETTLED` seconds without a freeze before the call ends.
     """
     for moment in left[enhanced & (left >= event)]:
         after = left[(left >= moment) & (left <= moment + SETTLED)]
@@ -48,7 +48,7 @@ def recovered_s(left: Times, enhanced: NDArray[np.bool_], event: float, end: flo
 
 
 def figures(noted: dict[str, Any], scenario: Scenario) -> dict[str, Any]:
-    """What the table shows of one call."""
+    """Returns the figures of one call, as the table shows them."""
     seconds = noted["seconds"]
     left, taken, received, enhanced = np.array(noted["left"], np.float64).reshape(-1, 4).T
     if left.size < 2:
@@ -73,12 +73,12 @@ def figures(noted: dict[str, Any], scenario: Scenario) -> dict[str, Any]:
 
 
 def starved(stats: list[list[Any]]) -> float:
-    """Share of the call for which the receiver's event loop waited for a core."""
+    """Returns the share of the call during which the receiver's event loop waited for a core."""
     return float((stats[-1][2] - stats[0][2]) / max(stats[-1][0] - stats[0][0], 1e-3))
 
 
 def rates(sent: list[dict[str, Any]]) -> dict[str, Any]:
-    """Chromium's: kbit/s sent over the call, and when its target reached full rate, or None."""
+    """Returns Chromium's bitrate in kbit/s, and when its target reached full rate (or None)."""
     within = [row for row in sent if "bytes" in row]
     if not within:
         return {}
@@ -93,7 +93,7 @@ def rates(sent: list[dict[str, Any]]) -> dict[str, Any]:
 def passage_figures(
     passages: list[list[Any]], scenario: Scenario, seconds: float
 ) -> dict[str, Any]:
-    """Share of packets lost; where the rate was limited, kbit/s that passed and ms in the queue."""
+    """Returns the share of lost packets; of a limited rate, kbit/s that passed and ms in the queue."""
     lost = [one for one in passages if one[2] is None]
     found: dict[str, Any] = {"lost": len(lost) / max(1, len(passages))}
     ends = [phase.at for phase in scenario.phases[1:]] + [seconds]

@@ -7,21 +7,21 @@ from collections import deque
 from dataclasses import dataclass
 
 RTX_GONE = 1.0
-"""Seconds without retransmissions after the packet that never comes."""
+"""Seconds without retransmissions after the packet that never arrives."""
 
 
 @dataclass(frozen=True)
 class Conditions:
-    """What happens to packets, in each direction.
+    """What happens to packets in each direction.
 
     Attributes:
-        delay_ms: one way.
-        jitter_ms: of it at most, evenly spread; packets stay in order.
+        delay_ms: delay of one way.
+        jitter_ms: largest further delay, evenly distributed; packets stay in order.
         loss: share of the packets that are lost, 0 to 1.
-        burst: packets lost in a row on average (Gilbert-Elliott); None for losses that know
-            nothing of each other.
-        kbps: rate of the link in kbit/s, None without a limit.
-        queue_ms: what the drop-tail queue before a limited link holds, in time to send it.
+        burst: mean number of packets lost in a row (Gilbert-Elliott); None for independent
+            losses.
+        kbps: rate of the link in kbit/s; None for no limit.
+        queue_ms: capacity of the drop-tail queue of a limited link, as the time to send it.
     """
 
     delay_ms: float = 0.0
@@ -34,7 +34,7 @@ class Conditions:
 
 @dataclass(frozen=True)
 class Phase:
-    """From `at` seconds after the beginning these conditions hold."""
+    """Conditions that hold from `at` seconds after the start."""
 
     at: float
     conditions: Conditions
@@ -42,13 +42,13 @@ class Phase:
 
 @dataclass(frozen=True)
 class Plan:
-    """What the network does: nothing before the beginning.
+    """What the network does from the start on; before, packets pass freely.
 
     Attributes:
-        phases: in their order.
-        seed: of all chance.
-        hole_s: seconds after the beginning, from which the next packet of the first namespace's
-            video never arrives; None without.
+        phases: in order.
+        seed: of the random numbers.
+        hole_s: second at which the next packet of the first namespace's video is lost for good;
+            None for no such loss.
     """
 
     phases: tuple[Phase, ...]
@@ -57,7 +57,7 @@ class Plan:
 
     @classmethod
     def from_json(cls, text: str) -> "Plan":
-        """The reverse of `json.dumps(asdict(plan))`."""
+        """Reads what `json.dumps(asdict(plan))` wrote."""
         read = json.loads(text)
         phases = (Phase(one["at"], Conditions(**one["conditions"])) for one in read["phases"])
         return cls(tuple(phases), read["seed"], read["hole_s"])
@@ -65,7 +65,7 @@ class Plan:
 
 @dataclass(frozen=True, slots=True)
 class Passage:
-    """One packet's way: when it came, its bytes, seconds in the queue (None: it was lost)."""
+    """One packet: its arrival, its size in bytes, its seconds in the queue (None: it was lost)."""
 
     at: float
     size: int
@@ -73,12 +73,17 @@ class Passage:
 
 
 class Link:
-    """One direction. It has no clock: every method is told the time."""
+    """One direction. It has no clock: each method takes the time in seconds.
+
+    Attributes:
+        passages: all packets so far.
+        late: seconds by which packets left too late.
+    """
 
     def __init__(self, seed: int) -> None:
         self.conditions = Conditions()
         self.passages: list[Passage] = []
-        self.late: list[float] = []  # seconds that packets left later than they were due
+        self.late: list[float] = []
         self._random = random.Random(seed)
         self._losing = False
         self._queue: deque[tuple[float, bytes]] = deque()
@@ -87,7 +92,7 @@ class Link:
         self._flying: deque[tuple[float, bytes]] = deque()
 
     def push(self, now: float, packet: bytes) -> None:
-        """A packet that came in now."""
+        """Takes a packet that arrives now."""
         self._serve(now)
         room = math.inf if self.conditions.kbps is None else self._room(self.conditions.kbps)
         if self._loses() or len(packet) > room:
@@ -98,7 +103,7 @@ class Link:
         self._serve(now)
 
     def due(self, now: float) -> list[bytes]:
-        """The packets that have to leave by now."""
+        """Returns the packets that have to leave by now."""
         self._serve(now)
         packets = []
         while self._flying and self._flying[0][0] <= now:
@@ -108,7 +113,7 @@ class Link:
         return packets
 
     def next_at(self) -> float:
-        """When `due` has something to do again; infinity where nothing is under way."""
+        """Returns when `due` has work again; infinity if no packet is under way."""
         flying = self._flying[0][0] if self._flying else math.inf
         return min(flying, self._free_at if self._queue else math.inf)
 
@@ -116,7 +121,7 @@ class Link:
         return kbps * self.conditions.queue_ms / 8 - self._queued
 
     def _loses(self) -> bool:
-        """The next step of the chain of two states; all is lost in one, nothing in the other."""
+        """Takes the next step of a chain of two states: one loses all packets, the other none."""
         loss, burst = self.conditions.loss, self.conditions.burst
         ends = 1 - loss if burst is None else 1 / burst
         begins = loss if burst is None else min(1.0, loss / (1 - loss) / burst)
@@ -125,23 +130,25 @@ class Link:
         return self._losing
 
     def _serve(self, now: float) -> None:
-        """Takes from the queue what the link could begin to send until now."""
-        how = self.conditions
+        """Takes the packets from the queue that the link could start to send until now."""
+        conditions = self.conditions
         while self._queue and self._free_at <= now:
             came, packet = self._queue.popleft()
             self._queued -= len(packet)
             begins = max(came, self._free_at)
-            self._free_at = begins + (8e-3 * len(packet) / how.kbps if how.kbps else 0.0)
-            delay = how.delay_ms + self._random.uniform(0, how.jitter_ms)
+            self._free_at = begins + (
+                8e-3 * len(packet) / conditions.kbps if conditions.kbps else 0.0
+            )
+            delay = conditions.delay_ms + self._random.uniform(0, conditions.jitter_ms)
             before = self._flying[-1][0] if self._flying else 0.0
             self._flying.append((max(before, self._free_at + delay / 1e3), packet))
             self.passages.append(Passage(came, len(packet), begins - came))
 
 
 def rtp_of(packet: bytes) -> tuple[int, int] | None:
-    """SSRC and sequence number of an IPv4 packet; None where it holds no RTP.
+    """Returns SSRC and sequence number of an IPv4 packet; None if it is not RTP.
 
-    SRTP leaves them readable. Bytes 192 to 223 after the first are RTCP (RFC 5761).
+    SRTP leaves both readable. A second byte of 192 to 223 is RTCP (RFC 5761, section 4).
     """
     if len(packet) < 20 or packet[0] >> 4 != 4 or packet[9] != 17:
         return None
@@ -152,9 +159,9 @@ def rtp_of(packet: bytes) -> tuple[int, int] | None:
 
 
 class Hole:
-    """One packet of a video that never arrives, nor does any retransmission of it.
+    """Loses one packet of a video, and its retransmissions.
 
-    What a retransmission repeats is encrypted, so none arrives for `RTX_GONE` seconds.
+    It is encrypted which packet a retransmission repeats, so all of `RTX_GONE` seconds are lost.
     """
 
     def __init__(self, at: float, ssrc: int, rtx: int) -> None:
@@ -163,7 +170,7 @@ class Hole:
         self._number: int | None = None
 
     def swallows(self, now: float, packet: bytes) -> bool:
-        """Whether this packet is lost."""
+        """Returns whether this packet is lost."""
         rtp = rtp_of(packet)
         if now < self._at or rtp is None:
             return False

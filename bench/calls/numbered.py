@@ -1,4 +1,4 @@
-"""Pictures that carry their number, so that what arrives can be compared with what was sent."""
+"""Frames that carry their number, so that received frames can be compared with the sent ones."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -15,21 +15,22 @@ from receiver.media.frame import DecodedFrame
 from receiver.media.planes import planes
 
 BITS = 10
-"""Of a number; the last field is their parity."""
+"""Bits of a number."""
 FIELDS = BITS + 3
+"""White and black for comparison, the bits, their parity."""
 SIDE = 20
-"""Fields from the left border to the right: so wide and high is one, 32 pixels of 640. They lie
-along the upper border: one white and one black to compare with, and the number as a Gray code, of
-which one field changes from a picture to the next: more would cost the encoder its bits."""
+"""Fields that would fit between the left and the right border: a field is 32 of 640 pixels wide and
+high. They lie along the upper border. The number is a Gray code: from frame to frame one bit and the
+parity change, because more changes would cost the encoder more bits."""
 DARK, BRIGHT = 40, 200
 EVERY = 15
-"""Restored pictures from one that is measured to the next."""
+"""Restored frames from one that is measured to the next."""
 MOST = 300
-"""Pictures that are kept to be measured: each takes a megabyte at 640x480."""
+"""Largest number of frames kept for measuring: each takes a megabyte at 640x480."""
 
 
 def write_number(frame: av.VideoFrame, number: int) -> av.VideoFrame:
-    """A copy of a yuv420p frame with `number`, below 2^`BITS`, in its upper left corner."""
+    """Returns a copy of a yuv420p frame with `number`, below 2^`BITS`, in its upper left corner."""
     marked = av.VideoFrame.from_ndarray(frame.to_ndarray(format="yuv420p"), format="yuv420p")
     side, gray = frame.width // SIDE, number ^ (number >> 1)
     bits = [(gray >> bit) & 1 for bit in range(BITS)]
@@ -43,7 +44,7 @@ def write_number(frame: av.VideoFrame, number: int) -> av.VideoFrame:
 
 
 def read_number(frame: av.VideoFrame) -> int | None:
-    """The number in a frame of any size; None where none can be read."""
+    """Returns the number in a frame of any size; None if it cannot be read."""
     luma, side = planes(frame)[0], frame.width / SIDE
     quarter = max(1, int(side / 4))  # the middle of a field: its borders are blurred
     centres = [round((place + 0.5) * side) for place in range(FIELDS)]
@@ -62,8 +63,8 @@ def read_number(frame: av.VideoFrame) -> int | None:
 
 
 @dataclass(frozen=True)
-class Seen:
-    """A picture as it came and as it left, and where the crop of its nearest face lies."""
+class KeptFrame:
+    """A frame before and after restoration, and the transform of its nearest face's crop."""
 
     received: av.VideoFrame
     restored: av.VideoFrame
@@ -71,45 +72,45 @@ class Seen:
 
 
 class WatchedEnhancer(Enhancer):
-    """Keeps every `EVERY`th restored picture, to be measured when the call is over.
+    """Keeps every `EVERY`th restored frame, to be measured after the call.
 
     Attributes:
-        seen: those pictures, `MOST` of them at most.
+        kept: those frames, at most `MOST`.
     """
 
     def __init__(self, *of: Any, **more: Any) -> None:
         super().__init__(*of, **more)
-        self.seen: list[Seen] = []
+        self.kept: list[KeptFrame] = []
         self._restored_so_far = 0
 
     def enhance(self, frame: DecodedFrame) -> av.VideoFrame:
-        """As `Enhancer.enhance`."""
+        """See `Enhancer.enhance`."""
         output = super().enhance(frame)
         if output is not frame.video:
-            if self._restored_so_far % EVERY == 0 and len(self.seen) < MOST:
-                self.seen.append(Seen(frame.video, output, self.faces[0].crop_from_frame))
+            if self._restored_so_far % EVERY == 0 and len(self.kept) < MOST:
+                self.kept.append(KeptFrame(frame.video, output, self.faces[0].crop_from_frame))
             self._restored_so_far += 1
         return output
 
 
-def face_quality(seen: Iterable[Seen], sent: list[av.VideoFrame]) -> list[dict[str, float]]:
-    """PSNR in dB and SSIM of each face's crop, received and restored, against what was sent.
+def face_quality(kept: Iterable[KeptFrame], sent: list[av.VideoFrame]) -> list[dict[str, float]]:
+    """Returns PSNR in dB and SSIM of each face's crop, received and restored, against the sent one.
 
     Args:
-        sent: the clip, in its order; a picture of another size is compared with its reduced one.
+        sent: the clip in order; its frames are reduced to the received size.
 
-    A picture whose number cannot be read is left out.
+    A frame whose number cannot be read is left out.
     """
     found = []
-    for one in seen:
+    for one in kept:
         number = read_number(one.received)
         if number is not None and number < len(sent):
             found.append(_quality(one, sent[number]))
     return found
 
 
-def _quality(one: Seen, sent: av.VideoFrame) -> dict[str, float]:
-    """The crop is that of the face, all three pictures' in the same colours."""
+def _quality(one: KeptFrame, sent: av.VideoFrame) -> dict[str, float]:
+    """Compares the crops of three frames, all with the received one's colour space."""
     original = sent.reformat(
         one.received.width, one.received.height, "yuv420p", interpolation="AREA"
     )
@@ -127,7 +128,7 @@ def _quality(one: Seen, sent: av.VideoFrame) -> dict[str, float]:
 
 
 def mean_quality(found: list[dict[str, float]]) -> dict[str, float]:
-    """Mean of each figure, and of how many pictures; empty where there is none."""
+    """Returns the mean of each figure and the number of `pictures`; an empty dict without any."""
     if not found:
         return {}
     means = {name: float(np.mean([one[name] for one in found])) for name in found[0]}

@@ -1,4 +1,4 @@
-"""How a child process talks with its parent."""
+"""Messages between a child process and its parent."""
 
 import asyncio
 import json
@@ -7,12 +7,12 @@ from typing import Any
 
 
 def say(**message: Any) -> None:
-    """A line for the parent."""
+    """Sends the parent a message, a line of JSON."""
     print(json.dumps(message), flush=True)
 
 
 async def parent_speaks() -> None:
-    """Waits for the parent's next line, or for its end."""
+    """Waits for the parent's next line, or for the end of the parent."""
     loop, spoken = asyncio.get_running_loop(), asyncio.Event()
     loop.add_reader(sys.stdin, spoken.set)
     try:

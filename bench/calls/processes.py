@@ -13,19 +13,19 @@ from typing import Any
 
 from receiver.errors import ReceiverError
 
-PATIENCE = 90
-"""Seconds that a process has for an answer: a browser starts slowly on a busy machine."""
+ANSWER_SECONDS = 90
+"""Longest wait for a process' answer: a browser starts slowly on a busy machine."""
 
 
 class Child:
-    """A process that is told JSON lines, answers with JSON lines, and ends when nobody can tell."""
+    """A process that reads and writes JSON lines and ends when its standard input is closed."""
 
     def __init__(self, process: subprocess.Popen[str], errors: Path) -> None:
         self.pid = process.pid
         self._process, self._errors = process, errors
 
     def tell(self, **message: Any) -> None:
-        """One line to its standard input. Raises ReceiverError if it has ended."""
+        """Sends a message. Raises ReceiverError if the process has ended."""
         assert self._process.stdin is not None
         try:
             self._process.stdin.write(json.dumps(message) + "\n")
@@ -34,13 +34,13 @@ class Child:
             raise self._gone() from None
 
     def answer(self) -> dict[str, Any]:
-        """Its next line. Raises ReceiverError if it ends first, or takes too long."""
+        """Returns its next message. Raises ReceiverError if it ends first, or takes too long."""
         assert self._process.stdout is not None
-        watchdog = threading.Timer(PATIENCE, self._process.kill)
+        watchdog = threading.Timer(ANSWER_SECONDS, self._process.kill)
         watchdog.start()
         try:
             for line in self._process.stdout:
-                if line.startswith("{"):  # libraries may print what they like
+                if line.startswith("{"):  # libraries may print other lines
                     answer: dict[str, Any] = json.loads(line)
                     return answer
         finally:
@@ -48,24 +48,24 @@ class Child:
         raise self._gone()
 
     def finish(self) -> dict[str, Any]:
-        """Ends it; its last line, which says what it has measured."""
+        """Ends the process and returns its last message, the results."""
         assert self._process.stdin is not None
         self._process.stdin.close()
         return self.answer()
 
     def _gone(self) -> ReceiverError:
-        said = self._errors.read_text().strip().splitlines() or ["it said nothing"]
-        return ReceiverError(f"the {self._errors.stem} broke off: {said[-1]}")
+        lines = self._errors.read_text().strip().splitlines() or ["it printed nothing"]
+        return ReceiverError(f"the {self._errors.stem} ended early: {lines[-1]}")
 
 
 @contextlib.contextmanager
 def started(
     name: str, command: list[str], folder: Path, *, namespace: bool = False
 ) -> Iterator[Child]:
-    """Runs a Python command, `["-m", "some.module", ...]`, until the context ends.
+    """Runs Python with arguments such as `["-m", "some.module"]` until the context ends.
 
     Args:
-        name: what errors call it; its standard error goes to `folder`/NAME.log.
+        name: its name in errors; its standard error goes to `folder`/NAME.log.
         namespace: whether it gets a network namespace of its own.
     """
     errors = folder / f"{name}.log"
@@ -78,7 +78,7 @@ def started(
             stdout=subprocess.PIPE,
             stderr=log,
             text=True,
-            start_new_session=True,  # Ctrl-C is for the parent, which ends all in their order
+            start_new_session=True,  # Ctrl-C reaches the parent alone, which ends all in order
         ) as process,
     ):
         try:
@@ -88,7 +88,7 @@ def started(
 
 
 def _end(process: subprocess.Popen[str]) -> None:
-    """Lets it end by itself for a while, then ends it with everything that it started."""
+    """Waits for the process to end, then kills it with all processes that it started."""
     assert process.stdin is not None
     with contextlib.suppress(BrokenPipeError):
         process.stdin.close()

@@ -11,8 +11,8 @@ from bench.calls.parent import parent_speaks, say
 from bench.calls.receiving import SOCKET
 from tests.calls.chromium import chromium
 
-PATIENCE = 60
-"""Seconds that the page has to begin."""
+CONNECTION_SECONDS = 60
+"""Longest wait until the page is connected."""
 
 
 START = """(() => {
@@ -23,7 +23,7 @@ START = """(() => {
   slider.max = slider.value = KBPS;
   document.getElementById("start").click();
 })()"""
-"""Presses Start. What the page would play never comes: encoding it would take the call's cores."""
+"""Presses Start, but never plays the result: encoding it would use the call's cores."""
 
 
 SENDING = "window.connections[0]?.connectionState === 'connected'"
@@ -46,13 +46,13 @@ OUTBOUND = """(async () => {
 
 
 async def publish(folder: Path, camera: Path, cap_kbps: int) -> None:
-    """Publishes once the parent speaks, until it speaks again; tells of Chromium's bitrate."""
+    """Publishes from the parent's first line to its second. Reports Chromium's bitrate."""
     say(ready=True)
     await parent_speaks()
     async with front(folder / SOCKET) as url, chromium(camera, folder / "profile", url) as page:
         await page.record_connections()
         await page.evaluate(START.replace("KBPS", str(cap_kbps)))
-        await page.wait_for(SENDING, PATIENCE)
+        await page.wait_for(SENDING, CONNECTION_SECONDS)
         ssrc, rtx = await page.evaluate(SSRCS)
         say(ssrc=int(ssrc), rtx=int(rtx))
         ended = asyncio.ensure_future(parent_speaks())
@@ -65,7 +65,7 @@ async def publish(folder: Path, camera: Path, cap_kbps: int) -> None:
 
 @contextlib.asynccontextmanager
 async def front(socket: Path) -> AsyncIterator[str]:
-    """A loopback address, to which browsers give a camera, in front of a Unix socket."""
+    """Forwards a loopback address, which browsers let use a camera, to a Unix socket."""
 
     async def forward(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         inner_reader, inner_writer = await asyncio.open_unix_connection(socket)
@@ -76,7 +76,7 @@ async def front(socket: Path) -> AsyncIterator[str]:
 
 
 async def carry(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    """Bytes from one to the other until they end."""
+    """Copies bytes until they end."""
     with contextlib.suppress(ConnectionError):
         while piece := await reader.read(65536):
             writer.write(piece)

@@ -19,11 +19,11 @@ from receiver.enhance.faces.generator import Generator
 from receiver.sending.portrait import portrait_frames
 
 SOCKET = "receiver.sock"
-"""The server's socket: files are the same in all network namespaces."""
+"""The server's Unix socket: all network namespaces share the files."""
 
 
 async def receive(folder: Path, transport: str) -> None:
-    """Serves on the folder's socket until the parent speaks; tells of each picture that left."""
+    """Serves on the folder's socket until the parent's next line. Reports each frame that left."""
     generator = Generator("lite", "cpu")
     Enhancer(generator).warm_up()
     watched = WatchedEnhancer(generator)
@@ -42,16 +42,16 @@ async def receive(folder: Path, transport: str) -> None:
 
 
 def clip() -> list[av.VideoFrame]:
-    """The demo's, every picture with its number."""
+    """Returns the demo's clip with a number in every frame."""
     return [write_number(frame, number) for number, frame in enumerate(portrait_frames())]
 
 
 async def watch(server: Server, left: list[list[float]], stats: list[list[Any]]) -> None:
-    """Waits for the publisher and its first picture; from then on notes the room's figures."""
+    """Waits for the publisher's first frame; from then on notes the room's figures."""
     while not server.rooms:
         await asyncio.sleep(0.01)
     (room,) = server.rooms.values()
-    room.outputs.append(partial(note_picture, room, left))
+    room.outputs.append(partial(note_frame, room, left))
     while not left:
         await asyncio.sleep(0.01)
     say(first=left[0][0])
@@ -61,14 +61,14 @@ async def watch(server: Server, left: list[list[float]], stats: list[list[Any]])
 
 
 def waited_for_core() -> float:
-    """Seconds that this process' event loop could have run and had no core for it."""
+    """Returns for how many seconds this process' event loop was ready and waited for a core."""
     return int(Path("/proc/self/schedstat").read_text().split()[1]) / 1e9
 
 
-def note_picture(room: Room, left: list[list[float]], picture: Any) -> None:
-    """When a picture left, when it was taken by its own clock, pictures received and enhanced."""
+def note_frame(room: Room, left: list[list[float]], frame: Any) -> None:
+    """Notes when a frame left, its own time, and the numbers of frames received and enhanced."""
     counts = room.stats.frames
-    taken = float(picture.pts * picture.time_base)
+    taken = float(frame.pts * frame.time_base)
     left.append([time.monotonic(), taken, counts.received, counts.enhanced])
 
 

@@ -1,14 +1,14 @@
-"""A network between two processes on one machine that delays, loses and queues as it is told.
+"""A network between two processes on one machine that delays, loses and queues packets.
 
-Each process lives in a network namespace of its own, without a name, which is gone with it. A
-relay, a process too, holds a TUN device in each and carries packets from one to the other:
-`python -m bench.calls.relay PLAN`, begun and ended over its standard input.
+Each process lives in an unnamed network namespace of its own, which ends with it. The relay, a
+third process, has a TUN device in each namespace and carries packets between them. Its standard
+input starts and ends it: `python -m bench.calls.relay PLAN PID PID`.
 
-    with started("bench.one", ...) as one, started("bench.other", ...) as other:
+    with started("one", ...) as one, started("other", ...) as other:
         with relaying(one, other, Plan(phases, seed=1), folder) as relay:
             relay.tell(begin=time.monotonic())
 
-All times are seconds of `time.monotonic`, which all processes share.
+All times are seconds of `time.monotonic`, which is the same in all processes.
 """
 
 import contextlib
@@ -34,14 +34,14 @@ from bench.calls.processes import Child, started
 from receiver.errors import InputError
 
 ADDRESSES = ("10.77.0.1", "10.77.0.2")
-"""Of the first and the second namespace; nothing outside them ever sees these."""
+"""Addresses of the first and the second namespace. They are invisible elsewhere."""
 DEVICE = Path("/dev/net/tun")
 TUNSETIFF, IFF_TUN, IFF_NO_PI = 0x400454CA, 0x0001, 0x1000
-"""Of Linux' if_tun.h."""
+"""Constants of Linux' if_tun.h."""
 
 
 def obstacle() -> str | None:
-    """What keeps this machine from making such a network, as one sentence; None if nothing does."""
+    """Returns why this machine cannot make such a network; None if it can."""
     absent = [name for name in ("ip", "nsenter", "unshare") if shutil.which(name) is None]
     if sys.platform != "linux" or absent:
         return f"a network of one's own needs Linux and {', '.join(absent) or 'ip'}"
@@ -53,7 +53,7 @@ def obstacle() -> str | None:
 
 
 def open_tun(name: str) -> int:
-    """A new TUN device's file descriptor, IP packets without a header; gone when it is closed."""
+    """Returns the descriptor of a new TUN device for bare IP packets; closing it removes it."""
     descriptor = os.open(DEVICE, os.O_RDWR | os.O_NONBLOCK)
     request = struct.pack("16sH22x", name.encode(), IFF_TUN | IFF_NO_PI)
     fcntl.ioctl(descriptor, TUNSETIFF, request)
@@ -61,12 +61,12 @@ def open_tun(name: str) -> int:
 
 
 def place_tun(name: str, pid: int, address: str) -> None:
-    """Moves a TUN device into the namespace of process `pid` and gives it its address."""
+    """Moves a TUN device into the namespace of process `pid` and sets its address."""
     run = ["nsenter", "--target", str(pid), "--net", "ip"]
     for command in (
         ["ip", "link", "set", name, "netns", str(pid)],
         [*run, "link", "set", "lo", "up"],
-        [*run, "link", "set", name, "addrgenmode", "none"],  # no IPv6: it would be a way too
+        [*run, "link", "set", name, "addrgenmode", "none"],  # no IPv6: it would be another path
         [*run, "address", "add", f"{address}/24", "dev", name],
         [*run, "link", "set", name, "up"],
     ):
@@ -74,7 +74,7 @@ def place_tun(name: str, pid: int, address: str) -> None:
 
 
 def relay(tuns: tuple[int, int], plan: Plan, commands: IO[str]) -> dict[str, Any]:
-    """Carries packets until the commands end; what became of them, ready for JSON."""
+    """Carries packets until the commands end. Returns all passages, ready for JSON."""
     links = Link(2 * plan.seed), Link(2 * plan.seed + 1)
     hole: Hole | None = None
     phases: deque[tuple[float, Conditions]] = deque()
@@ -91,16 +91,16 @@ def relay(tuns: tuple[int, int], plan: Plan, commands: IO[str]) -> dict[str, Any
         if commands in ready:
             if not (line := commands.readline()):
                 return _log(links, hole)
-            told = json.loads(line)
-            phases.extend((told["begin"] + one.at, one.conditions) for one in plan.phases)
+            start = json.loads(line)
+            phases.extend((start["begin"] + one.at, one.conditions) for one in plan.phases)
             if plan.hole_s is not None:
-                hole = Hole(told["begin"] + plan.hole_s, told["ssrc"], told["rtx"])
+                hole = Hole(start["begin"] + plan.hole_s, start["ssrc"], start["rtx"])
         try:
             _take(links, tuns, hole)
         except OSError as error:
             if error.errno != errno.EBADFD:
                 raise
-            return _log(links, hole)  # a namespace is gone, and its device with it
+            return _log(links, hole)  # a namespace has ended, and its device with it
 
 
 def _take(links: tuple[Link, Link], tuns: tuple[int, int], hole: Hole | None) -> None:
@@ -116,7 +116,7 @@ def _take(links: tuple[Link, Link], tuns: tuple[int, int], hole: Hole | None) ->
 def _deliver(links: tuple[Link, Link], tuns: tuple[int, int], now: float) -> None:
     for link, tun in zip(links, reversed(tuns), strict=True):
         for packet in link.due(now):
-            with contextlib.suppress(OSError):  # its device is gone or full: so is the packet
+            with contextlib.suppress(OSError):  # its device is gone or full: the packet is lost
                 os.write(tun, packet)
 
 
@@ -136,10 +136,10 @@ def _log(links: tuple[Link, Link], hole: Hole | None) -> dict[str, Any]:
 
 @contextlib.contextmanager
 def relaying(one: Child, other: Child, plan: Plan, folder: Path) -> Iterator[Child]:
-    """A relay between two children with namespaces, who can reach each other from now on.
+    """Runs a relay between two children with namespaces, which then can reach each other.
 
-    Its conditions begin when it is told `begin`, and for a hole `ssrc` and `rtx`, the video's and
-    its retransmissions' SSRC. Raises InputError where the machine cannot do it.
+    A message of `begin`, a time, starts its conditions; for a hole, `ssrc` and `rtx` are the SSRC of
+    the video and of its retransmissions. Raises InputError if the machine cannot do it.
     """
     if problem := obstacle():
         raise InputError(problem)
@@ -150,7 +150,7 @@ def relaying(one: Child, other: Child, plan: Plan, folder: Path) -> Iterator[Chi
 
 
 def main() -> None:
-    """The relay's process: a plan, two process ids."""
+    """Runs the relay's process. Arguments: the plan as JSON, two process ids."""
     plan, pids = Plan.from_json(sys.argv[1]), [int(pid) for pid in sys.argv[2:4]]
     names = [f"call{os.getpid()}{side}" for side in "ab"]
     tuns = open_tun(names[0]), open_tun(names[1])

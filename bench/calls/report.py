@@ -16,11 +16,11 @@ TRANSPORTS = ("stock", "ours")
 
 
 WIDTH = 170
-"""Characters that the table needs."""
+"""Width of the table in characters."""
 
 
 def table(results: list[dict[str, Any]], seconds: float) -> Table:
-    """A row a call."""
+    """Returns the figures of all calls, a row each."""
     columns: dict[str, Callable[[dict[str, Any]], Any]] = {
         "fps in,\nrestored": lambda f: f"{f['received_fps']:.1f}, {f['enhanced_fps']:.1f}",
         "freezes: all,\nlongest s": lambda f: (
@@ -46,9 +46,9 @@ def table(results: list[dict[str, Any]], seconds: float) -> Table:
         Column("trans-\nport", no_wrap=True),
         *(Column(name, justify="right", no_wrap=True) for name in columns),
         title=f"calls of {seconds:g} s",
-        caption="face: its crop against what was sent, every 15th restored picture; starved: share "
-        "of the call for which the receiver's event loop had no core; late: of the relay, p99. "
-        "Beyond 10 % or 10 ms the machine was too busy to tell anything.",
+        caption="face: the crop against the sent one, every 15th restored frame; starved: share of the "
+        "call during which the receiver's event loop waited for a core; late: delay of the relay, "
+        "p99. Beyond 10 % or 10 ms the machine was too busy for conclusions.",
         box=SIMPLE_HEAD,
     )
     for result in results:
@@ -56,14 +56,14 @@ def table(results: list[dict[str, Any]], seconds: float) -> Table:
         for show in columns.values():
             try:
                 row.append(str(show(result["figures"])))
-            except (KeyError, TypeError):  # it has no such figure
+            except (KeyError, TypeError):  # the call lacks this figure
                 row.append("–")
         shown.add_row(result["scenario"], result["transport"], *row)
     return shown
 
 
 def plot(results: list[dict[str, Any]], path: Path) -> None:
-    """A row a scenario: the gaps between pictures, and Chromium's target bitrate."""
+    """Plots the gaps between frames and Chromium's target bitrate, a row a scenario."""
     from matplotlib.figure import Figure
     from matplotlib.lines import Line2D
 
@@ -85,7 +85,7 @@ def plot(results: list[dict[str, Any]], path: Path) -> None:
 
 
 def draw_call(gaps: Any, bitrate: Any, noted: dict[str, Any], colour: str) -> None:
-    """One call's lines."""
+    """Draws the lines of one call."""
     left = np.array([row[0] for row in noted["left"]] + [noted["seconds"]])
     gaps.plot(left[1:], 1e3 * np.diff(left), color=colour, linewidth=0.8, drawstyle="steps-pre")
     rows = [row for row in noted["sent"] if row.get("target_kbps") is not None]
@@ -95,7 +95,7 @@ def draw_call(gaps: Any, bitrate: Any, noted: dict[str, Any], colour: str) -> No
 def draw_phases(
     gaps: Any, bitrate: Any, phases: list[dict[str, Any]], noted: dict[str, Any]
 ) -> None:
-    """Where conditions changed, and what the link let through."""
+    """Marks changes of the conditions and limits of the link."""
     changes = [phase["at"] for phase in phases[1:]]
     if noted["hole_at"] is not None:
         changes.append(noted["hole_at"])
@@ -109,7 +109,7 @@ def draw_phases(
 
 
 def write(folder: Path, results: list[dict[str, Any]]) -> None:
-    """calls.json: figures, and by time the pictures that left and Chromium's bitrate."""
+    """Writes calls.json: figures, frames that left by time, and Chromium's bitrate by time."""
     folder.mkdir(parents=True, exist_ok=True)
     kept = ("seconds", "left", "stats", "sent", "hole_at")
     slim = [{**one, "noted": {key: one["noted"][key] for key in kept}} for one in results]

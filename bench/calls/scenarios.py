@@ -7,22 +7,22 @@ from bench.calls.link import Conditions, Phase
 from receiver.errors import InputError
 
 FREE_KBPS = 1700
-"""The page's cap where a scenario has none: what Chromium by itself gives 640x480 at most."""
+"""The page's cap in kbit/s if a scenario has none: Chromium's own maximum for 640x480."""
 
 
 OUTAGE = 3.0
-"""Seconds."""
+"""Seconds without any packet."""
 
 
 @dataclass(frozen=True)
 class Scenario:
-    """One network.
+    """A network, by name in `scenarios`.
 
     Attributes:
-        phases: what holds when, from the first picture on.
-        event_s: when the trouble is over from which the call has to recover, None without.
-        hole_s: when one packet of the video never comes, None without.
-        cap_kbps: the page's cap of Chromium's bitrate.
+        phases: conditions by time since the first frame.
+        event_s: end of the disturbance from which the call has to recover; None without one.
+        hole_s: when one packet of the video is lost for good; None for never.
+        cap_kbps: the page's cap on Chromium's bitrate.
     """
 
     phases: tuple[Phase, ...]
@@ -32,7 +32,7 @@ class Scenario:
 
 
 def scenarios(seconds: float) -> dict[str, Scenario]:
-    """All of them by name, for calls of so many seconds."""
+    """Returns all scenarios by name, for calls of so many seconds."""
     near, third = Conditions(delay_ms=25), seconds / 3
 
     def steady(**conditions: Any) -> Scenario:
@@ -59,7 +59,7 @@ def scenarios(seconds: float) -> dict[str, Scenario]:
 
 
 def chosen(only: str | None, seconds: float) -> dict[str, Scenario]:
-    """The scenarios that were asked for. Raises InputError for an unknown name."""
+    """Returns the scenarios of --only, or all. Raises InputError for an unknown name."""
     known = scenarios(seconds)
     names = list(known) if only is None else only.split(",")
     for name in names:

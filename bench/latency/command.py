@@ -14,10 +14,11 @@ from typing import get_args
 from aiortc.jitterbuffer import JitterFrame
 
 from bench.common.arguments import bench_parser
-from bench.latency import paper_way
+from bench.latency import comparison
 from bench.latency.cold import cold_start
 from bench.latency.composition import composed, encode
 from bench.latency.paced import run_calls
+from bench.latency.paper_method import Vgg19Network
 from bench.latency.report import Report
 from bench.latency.scenes import SIZES, Scene, sizes_of
 from bench.latency.sequential import measure
@@ -112,8 +113,8 @@ def main(arguments: list[str]) -> None:
             for generator in generators:
                 measure_scene(report, scene, packets, generator, args.calls)
                 if args.against:
-                    blocks = math.ceil(args.paper_frames / paper_way.PAPER_BLOCK)
-                    again = encode(sent, scene.kbps, (blocks + 1) * paper_way.BLOCK)
+                    blocks = math.ceil(args.paper_frames / comparison.PAPER_BLOCK)
+                    again = encode(sent, scene.kbps, (blocks + 1) * comparison.BLOCK)
                     compare(report, scene, again, generator, blocks)
         if args.cold:
             scene = Scene(source.width, source.height, 1)
@@ -152,9 +153,9 @@ def compare(
     blocks: int,
 ) -> None:
     """Times a scene with both methods. Raises KeyboardInterrupt if Ctrl-C cut it short."""
-    comparison = paper_way.Comparison(generator, paper_way.Vgg19Network(generator.device))
-    interrupted = comparison.run(packets, blocks)
+    compared = comparison.Comparison(generator, Vgg19Network(generator.device))
+    interrupted = compared.run(packets, blocks)
     # Ours copies the frame while the generator runs; the paper's method copies it before and after.
     stages = [*(name for name in STAGES if name != "output"), "copy"]
     described = {"scene": scene.name, "size": scene.size, "faces": scene.faces}
-    report.add_paper(described | comparison.figures(stages) | {"interrupted": interrupted})
+    report.add_paper(described | compared.figures(stages) | {"interrupted": interrupted})

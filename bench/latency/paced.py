@@ -22,8 +22,8 @@ from receiver.transport.aiortc_hooks import ObservingDecoder
 
 FPS = 30
 PHASE = 0.618
-"""Offset between the packets of successive calls, as a fraction of a frame's time: calls are neither
-in step nor evenly spread."""
+"""Offset between the packets of successive calls as a fraction of a frame's time: calls are
+neither in step nor evenly spread."""
 
 
 class PacedSource(MediaStreamTrack):
@@ -145,7 +145,7 @@ def run_calls(
     warm_up: int,
     stages: Iterable[str],
 ) -> dict[str, Any]:
-    """Runs several calls at once in this process, each with an enhancer of its own on one generator.
+    """Runs several calls at once in this process, each with its own enhancer on one generator.
 
     Returns `calls`, their number; `each`, the `PacedCall.figures` of calls that outlasted the
     warm-up; and `interrupted`, whether Ctrl-C ended them.

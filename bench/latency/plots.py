@@ -11,7 +11,7 @@ from bench.latency.stages import PER_FACE, STAGES
 
 
 def plot(runs: list[dict[str, Any]], papers: list[dict[str, Any]], path: Path) -> None:
-    """Bars of the stages' medians, a bar a scene, and the paper's way beside ours."""
+    """Plots the stages' medians of each scene, and comparisons with the paper's method."""
     from matplotlib.figure import Figure
 
     heights = [1.6 + 0.75 * len(runs), *(4.6 for _ in papers)]
@@ -24,7 +24,7 @@ def plot(runs: list[dict[str, Any]], papers: list[dict[str, Any]], path: Path) -
 
 
 def plot_scenes(axes: Any, runs: list[dict[str, Any]]) -> None:
-    """Stacked bars of the medians, one frame after the other; marks for a paced call."""
+    """Draws a stacked bar of medians for each scene, and marks for its paced call."""
     from matplotlib import colormaps
 
     left = np.zeros(len(runs))
@@ -51,19 +51,19 @@ def plot_scenes(axes: Any, runs: list[dict[str, Any]]) -> None:
 
 
 def _end_to_end(run: dict[str, Any], name: str) -> float | None:
-    """Of the run's single paced call; None where there is none."""
+    """Returns a percentile of the run's single paced call; None without such a call."""
     singles = [calls["each"] for calls in run["paced"] if calls["calls"] == 1 and calls["each"]]
     return singles[0][0]["restored_end_to_end_ms"][name] if singles else None
 
 
 def plot_paper(axes: Any, paper: dict[str, Any]) -> None:
-    """Both ways' medians stage by stage, on a logarithmic axis: they differ by up to thousands."""
+    """Draws the medians of both methods by stage. They differ up to a thousandfold: a log axis."""
     ours, theirs = paper["ours"]["stages_ms"], paper["paper"]["stages_ms"]
     names = [name for name in ours if ours[name]["median"] or theirs[name]["median"]]
     places = np.arange(len(names))
     for shift, way, label, colour in (
         (-0.2, ours, f"ours: {paper['ours']['fps']:.1f} frames a second", "tab:blue"),
-        (0.2, theirs, f"the paper's way: {paper['paper']['fps']:.2f}", "tab:orange"),
+        (0.2, theirs, f"the paper's method: {paper['paper']['fps']:.2f}", "tab:orange"),
     ):
         medians = [way[name]["median"] or math.nan for name in names]
         bars = axes.barh(places + shift, medians, height=0.38, label=label, color=colour)

@@ -16,7 +16,7 @@ from receiver.sending.tracks import Source
 
 
 class Report:
-    """Everything that has been measured. Prints each result at once, so that Ctrl-C loses nothing.
+    """All results so far. Each is printed at once, so that Ctrl-C loses nothing.
 
     Attributes:
         figures: all results, ready for JSON.
@@ -34,7 +34,7 @@ class Report:
         self._console = console()
 
     def add_run(self, run: dict[str, Any]) -> None:
-        """Adds a scene's frames, timed one after the other. Raises KeyboardInterrupt if cut short."""
+        """Adds a scene's frames, one after the other. Raises KeyboardInterrupt if cut short."""
         self.figures["runs"].append(run)
         self._console.print(stage_table(run))
         self._stop_if_interrupted(run)
@@ -57,7 +57,7 @@ class Report:
         self._console.print(shown)
 
     def add_paper(self, paper: dict[str, Any]) -> None:
-        """Adds a scene's comparison with the paper's method. Raises KeyboardInterrupt if cut short."""
+        """Adds a comparison with the paper's method. Raises KeyboardInterrupt if cut short."""
         self.figures["paper"].append(paper)
         self._console.print(paper_table(paper))
         self._stop_if_interrupted(paper)
@@ -74,7 +74,7 @@ class Report:
             self._json_file.write_text(json.dumps(self.figures, indent=2) + "\n")
 
     def _plot(self, runs: list[dict[str, Any]]) -> None:
-        """Writes the plot. Without matplotlib it prints a sentence instead: figures do not need it."""
+        """Writes the plot, or prints a sentence if matplotlib is missing."""
         try:
             require("latency", "matplotlib")
         except MissingPackageError:

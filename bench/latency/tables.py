@@ -4,7 +4,7 @@ from typing import Any
 
 from rich.table import Table
 
-from bench.latency import paper_way
+from bench.latency.comparison import WHOLE
 from bench.latency.paced import FPS
 from bench.latency.stages import PER_FACE, PERCENTILES, STAGES
 
@@ -18,7 +18,7 @@ def _cells(measured: dict[str, float | None]) -> list[str]:
 
 
 def stage_table(run: dict[str, Any]) -> Table:
-    """A row a stage."""
+    """Returns a run's stages, a row each."""
     shown = Table("stage", "median ms", "p95 ms", "p99 ms")
     shown.title = (
         f"{run['scene']}: {run['model']} on {run['device']}, {run['threads']} threads, "
@@ -33,7 +33,7 @@ def stage_table(run: dict[str, Any]) -> Table:
 
 
 def paced_table(run: dict[str, Any], call: dict[str, Any]) -> Table:
-    """A single call's stages, and what it added to its frames."""
+    """Returns a single call's stages and added latency."""
     shown = Table("stage", "median ms", "p95 ms", "p99 ms")
     shown.title = f"{run['scene']} on {run['device']}, paced at {FPS} frames a second"
     for name in STAGES:
@@ -46,10 +46,10 @@ def paced_table(run: dict[str, Any], call: dict[str, Any]) -> Table:
 
 
 def calls_table(run: dict[str, Any], calls: dict[str, Any]) -> Table:
-    """A row a call: what became of its frames, and when they left."""
+    """Returns the outcomes and latencies of each call's frames, a row a call."""
     columns = ("call", "fps", "restored", "skipped", "dropped", *PERCENTILES)
     shown = Table(*columns, title=f"{run['scene']} on {run['device']}, calls: {calls['calls']}")
-    shown.caption = "restored frames a second; ms from a packet's arrival to its frame's leaving"
+    shown.caption = "restored frames a second; ms from a packet's arrival until its frame leaves"
     for number, call in enumerate(calls["each"], 1):
         shown.add_row(
             str(number),
@@ -63,7 +63,7 @@ def calls_table(run: dict[str, Any], calls: dict[str, Any]) -> Table:
 
 
 def scene_table(runs: list[dict[str, Any]]) -> Table:
-    """A row a scene, with the ratio of its time without decoding to 480p's of as many faces."""
+    """Returns a row a scene; the last column is its time over 480p's with as many faces."""
     columns = ("scene", "device", "frames/s", "without decoding", "ms", "to 480p's")
     shown = Table(*columns, title="one frame after the other")
     for run in runs:
@@ -89,19 +89,19 @@ def scene_table(runs: list[dict[str, Any]]) -> Table:
 
 
 def paper_table(paper: dict[str, Any]) -> Table:
-    """Both ways' stages side by side where they correspond."""
+    """Returns the stages of this project and of the paper's method side by side."""
     ours, theirs = paper["ours"], paper["paper"]
     shown = Table("stage", "ours: median ms", "p95 ms", "paper: median ms", "p95 ms", "times")
     shown.title = (
         f"{paper['scene']}: ours on {ours['device']} {_shown(ours['fps'], 1)} frames a second, the "
-        f"paper's way on {theirs['device']} {_shown(theirs['fps'])}: {_shown(paper['ratio'], 1)} "
+        f"paper's method on {theirs['device']} {_shown(theirs['fps'])}: {_shown(paper['ratio'], 1)} "
         "times as many"
     )
     for name, mine in ours["stages_ms"].items():
         other = theirs["stages_ms"][name]
-        if name == paper_way.WHOLE:
+        if name == WHOLE:
             shown.add_section()
-        label = {"copy": "copy / RGB and back", paper_way.WHOLE: "whole, decoded"}.get(name, name)
+        label = {"copy": "copy / RGB and back", WHOLE: "whole, decoded"}.get(name, name)
         both = (mine["median"], mine["p95"], other["median"], other["p95"])
         times_as_long = mine["median"] and other["median"] and other["median"] / mine["median"]
         shown.add_row(label, *map(_shown, both), _shown(times_as_long, 1))

@@ -1,59 +1,46 @@
-"""The published way of restoring a call's faces, timed beside this project's.
+"""The published method of restoring a call's faces, to be timed beside this project's.
 
-"Perceptual Quality Improvement in Videoconferencing using Keyframes-based GAN", done as the paper
+"Perceptual Quality Improvement in Videoconferencing using Keyframes-based GAN", as the paper
 describes it: the detector on every whole frame, MLS for every pixel with nearest sampling, VGG-19
-in eager PyTorch, and the whole frame blended in floats. The network is not trained: how long it
-takes does not depend on its weights, what it makes of the faces does and is not looked at.
+in eager PyTorch, and the whole frame blended in floats. The network is not trained: its time does
+not depend on its weights, and its pictures are not judged.
 """
 
 import time
-from collections.abc import Iterable
-from itertools import islice
-from typing import Any, Protocol
+from typing import Protocol
 
 import av
 import cv2
 import dlib
 import numpy as np
-from aiortc.jitterbuffer import JitterFrame
 from numpy.typing import NDArray
-from rich.progress import track as progress
 
-from bench.latency.timings import times
 from keyframes import Keyframe, KeyframeSet, Landmarks, Picture
-from receiver.enhance.enhancer import Enhancer
 from receiver.enhance.faces.alignment import CROP, Affine, crop_from_frame, transform
-from receiver.enhance.faces.generator import Generator
 from receiver.enhance.faces.tracking import landmark_file
 from receiver.media.frame import DecodedFrame
 from receiver.media.planes import planes
-from receiver.stats import FrameCounts, Stats
-from receiver.transport.aiortc_hooks import ObservingDecoder
+from receiver.stats import Stats
 
 CAPACITY = 10
-BLOCK, PAPER_BLOCK = 30, 2
-"""Frames of a block that this project's way goes through, and those of them that the paper goes."""
-PAUSE = 0.3
-"""Seconds between blocks: PyTorch's threads spin for a while after their last work."""
-WHOLE = "whole frame"
 
 
 class Network(Protocol):
-    """What restores a crop."""
+    """Restores a crop."""
 
     device: str
 
     def restore(
         self, degraded: Picture, reference: Picture, landmarks: NDArray[np.uint8]
     ) -> NDArray[np.float32]:
-        """256x256x3, 256x256x3 and 256x256 uint8; 256x256x3 in [0, 1], not clipped."""
+        """Returns 256x256x3, about [0, 1], for 256x256x3, 256x256x3 and 256x256 uint8."""
 
 
 class Vgg19Network:
     """The paper's generator with its VGG-19 backbone, untrained, in eager PyTorch."""
 
     def __init__(self, device: str) -> None:
-        """`device` is 'cpu' or a GPU's; without CUDA in PyTorch it is the CPU."""
+        """`device` is 'cpu' or a GPU's execution device; without CUDA in PyTorch the CPU is used."""
         import torch
 
         from models.networks.keyframes_gan import KeyframesGAN, KeyframesGANConfig
@@ -61,7 +48,7 @@ class Vgg19Network:
 
         self.device = "cuda" if device != "cpu" and torch.cuda.is_available() else "cpu"
         network = KeyframesGAN(KeyframesGANConfig(backbone="vgg19"))
-        bake_spectral_norm(network)  # as after training: nothing is normalised anew at each use
+        bake_spectral_norm(network)  # as after training: no normalisation at each use
         self._network = network.eval().to(self.device)
         self._torch = torch
 
@@ -80,12 +67,12 @@ class Vgg19Network:
         return picture
 
 
-class PaperWay:
+class PaperMethod:
     """Restores the faces of successive frames as the paper does.
 
     Attributes:
-        stats: the timings, in this project's names where they correspond. `copy` is the whole frame
-            to RGB and back.
+        stats: timings under the names of this project's corresponding stages. `copy` converts the
+            whole frame to RGB and back.
     """
 
     def __init__(self, network: Network) -> None:
@@ -97,7 +84,7 @@ class PaperWay:
         self._keyframes = KeyframeSet(CAPACITY)
 
     def enhance(self, frame: DecodedFrame) -> av.VideoFrame:
-        """The frame with its faces restored; the very same one where it shows none."""
+        """Returns the frame with its faces restored, or the same object if it shows none."""
         with self.stats.stage("faces"):
             faces = self._faces(planes(frame.video)[0])
         if not faces:
@@ -114,7 +101,7 @@ class PaperWay:
         return output
 
     def _faces(self, luma: NDArray[np.uint8]) -> list[Landmarks]:
-        """68x2 landmarks of each face. On luma alone: in colours the detector takes longer."""
+        """Returns 68x2 landmarks of each face. Uses luma: the detector takes longer in colour."""
         luma = np.ascontiguousarray(luma)
         return [
             np.array([(at.x, at.y) for at in self._predict(luma, box).parts()], np.float32)
@@ -122,7 +109,7 @@ class PaperWay:
         ]
 
     def _restored(self, picture: Picture, face: Landmarks, is_keyframe: bool) -> Picture:
-        """A whole HxWx3 uint8 picture with one of its faces restored."""
+        """Returns the whole HxWx3 uint8 picture with one of its faces restored."""
         stage = self.stats.stage
         with stage("crop"):
             to_crop = crop_from_frame(face)
@@ -147,20 +134,20 @@ class PaperWay:
 
 
 def nearest(keyframes: list[Keyframe], landmarks: Landmarks) -> Keyframe:
-    """The one whose 68x2 landmarks are nearest by Euclidean distance (of equals the first)."""
+    """Returns the first keyframe with the least Euclidean distance of its 68x2 landmarks."""
     distances = [float(np.linalg.norm(one.landmarks - landmarks)) for one in keyframes]
     return keyframes[int(np.argmin(distances))]
 
 
 def mls_every_pixel(source: Landmarks, target: Landmarks, side: int) -> NDArray[np.float64]:
-    """Where each pixel of a square picture comes from: affine moving least squares.
+    """Returns where each pixel of a square picture comes from, by affine moving least squares.
 
-    In closed form with weights 1/d^2, as the inverse map: the target's landmarks are the control
-    points. Schaefer, McPhail and Warren, "Image Deformation Using Moving Least Squares", 2.1.
+    Uses the closed form with weights 1/d^2 as the inverse map: the target's landmarks are the
+    control points. Schaefer, McPhail and Warren, "Image Deformation Using Moving Least Squares", 2.1.
 
     Args:
         source, target: Kx2 in pixels, not all on one line.
-        side: of the picture in pixels.
+        side: side of the picture in pixels.
 
     Returns:
         side x side x 2, x and y in pixels of the source.
@@ -170,7 +157,7 @@ def mls_every_pixel(source: Landmarks, target: Landmarks, side: int) -> NDArray[
     across, down = (np.square(places[:, None] - axis) for axis in p.T)  # (side, K) each
     moments = [np.ones(len(p)), *p.T, *q.T, *(a * b for a in p.T for b in (*p.T, *q.T))]
     terms = np.stack(moments, axis=1)  # (K, 13)
-    # Row by row: all weights at once, 36 MB, would take several times as long from cold memory.
+    # Row by row: all weights at once are 36 MB of cold memory and several times as slow.
     sums = np.stack([1.0 / (row + across + 1e-6) @ terms for row in down])  # (side, side, 13)
     means = sums[..., 1:] / sums[..., :1]
     p_mean, q_mean, products = means[..., :2], means[..., 2:4], means[..., 4:]
@@ -187,23 +174,23 @@ def mls_every_pixel(source: Landmarks, target: Landmarks, side: int) -> NDArray[
 
 
 def warp_every_pixel(picture: Picture, source: Landmarks, target: Landmarks) -> Picture:
-    """Bends a square HxWx3 picture so that its landmarks `source` come to lie at `target`.
+    """Warps a square HxWx3 picture so that its landmarks move from `source` to `target`.
 
-    Each pixel is the nearest one of where it comes from, beyond the border the border's.
+    Samples the nearest pixel; beyond the border, the border's.
     """
     side = len(picture)
     places = np.rint(mls_every_pixel(source, target, side)).astype(np.intp)
     x, y = np.moveaxis(np.clip(places, 0, side - 1), -1, 0)
-    bent: Picture = picture[y, x]
-    return bent
+    warped: Picture = picture[y, x]
+    return warped
 
 
 def paste(picture: Picture, restored: NDArray[np.float32], to_crop: Affine) -> Picture:
-    """A whole HxWx3 uint8 picture with a restored crop of it blended in, in floats.
+    """Returns a whole HxWx3 uint8 picture with a restored crop blended in, in floats.
 
     Args:
         restored: 256x256x3 in [0, 1].
-        to_crop: the crop's `crop_from_frame`.
+        to_crop: `crop_from_frame` of the crop.
     """
     size = (picture.shape[1], picture.shape[0])
     flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
@@ -211,69 +198,3 @@ def paste(picture: Picture, restored: NDArray[np.float32], to_crop: Affine) -> P
     moved = cv2.warpAffine(restored * np.float32(255.0), to_crop, size, flags=flags)
     blended = mask[..., None] * moved + (1.0 - mask[..., None]) * picture.astype(np.float32)
     return np.clip(np.rint(blended), 0.0, 255.0).astype(np.uint8)
-
-
-class Comparison:
-    """Both ways on the same decoded frames, in blocks that alternate.
-
-    A busy machine hurts both alike so. This project's way sees every frame, since it follows faces
-    from one to the next; the paper's, which does not, some of each block.
-    """
-
-    def __init__(self, generator: Generator, network: Network) -> None:
-        self._decoder = ObservingDecoder()
-        self._ours, self._paper = Enhancer(generator), PaperWay(network)
-
-    def run(self, packets: list[JitterFrame], blocks: int) -> bool:
-        """Warms both up in a first block and times the others; returns whether Ctrl-C ended it.
-
-        Args:
-            packets: an access unit each, `BLOCK` for each block and as many to warm up.
-        """
-        remaining = iter(packets)
-        try:
-            for number in progress(range(blocks + 1), "ours and the paper's way"):
-                frames = [self._decode(packet) for packet in islice(remaining, BLOCK)]
-                ways: list[tuple[Any, list[DecodedFrame]]] = [
-                    (self._ours, frames),
-                    (self._paper, frames[:: BLOCK // PAPER_BLOCK]),
-                ]
-                for way, seen in ways if number % 2 else ways[::-1]:
-                    _time(way, seen)
-                    time.sleep(PAUSE)
-                if number == 0:
-                    for way, _ in ways:
-                        way.stats.forget_timings()
-                        way.stats.frames = FrameCounts()
-        except KeyboardInterrupt:
-            return True
-        return False
-
-    def figures(self, stages: Iterable[str]) -> dict[str, Any]:
-        """Milliseconds of both, frames a second by the medians, and the ratio; None if unknown."""
-        ways: dict[str, Any] = {}
-        decode = times(self._ours.stats, "decode")
-        for name, stats in (("ours", self._ours.stats), ("paper", self._paper.stats)):
-            shown = {stage: times(stats, stage) for stage in (*stages, WHOLE)} | {"decode": decode}
-            median, decoding = shown[WHOLE]["median"], decode["median"]
-            ways[name] = {
-                "device": stats.device,
-                "frames": len(stats.seconds(WHOLE)),
-                "restored": stats.frames.enhanced,
-                "fps": median and decoding and 1000.0 / (median + decoding),
-                "stages_ms": shown,
-            }
-        ours, paper = ways["ours"]["fps"], ways["paper"]["fps"]
-        return ways | {"ratio": ours and paper and ours / paper}
-
-    def _decode(self, packet: JitterFrame) -> DecodedFrame:
-        with self._ours.stats.stage("decode"):
-            video: Any = self._decoder.decode(packet)[0]
-        return DecodedFrame.from_video(video)
-
-
-def _time(way: Enhancer | PaperWay, frames: list[DecodedFrame]) -> None:
-    for frame in frames:
-        with way.stats.stage(WHOLE):
-            output = way.enhance(frame)
-        way.stats.frames.enhanced += output is not frame.video
