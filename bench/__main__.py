@@ -5,12 +5,12 @@ import sys
 from collections.abc import Callable
 from importlib import import_module
 
-from bench.packages import MissingPackageError
+from bench.command_line import MissingPackageError
 from receiver.commands import terminal
 
 BENCHES = {
     "bitrate": "bench.bitrate.command",
-    "browser": "bench.browser",
+    "browser": "bench.browser.command",
     "calls": "bench.calls.command",
     "files": "bench.files",
     "fuzz": "bench.fuzz.command",

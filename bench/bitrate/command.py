@@ -18,14 +18,14 @@ import numpy as np
 
 from bench.bitrate.figures import METRICS, Point, means_of
 from bench.bitrate.report import cells, clip_figures, plot
-from bench.common.arguments import bench_parser, kbps_of, min_face_of, seconds_of
+from bench.command_line import bench_parser, require
+from bench.common.arguments import kbps_of, min_face_of, seconds_of
 from bench.common.framing import clips_in
 from bench.common.jobs import Job, key_of, run_jobs
 from bench.common.metrics import psnr, vmaf_neg
 from bench.common.result_cache import ResultCache
 from bench.common.sequences import FaceSequence
 from bench.common.tables import markdown, terminal_table
-from bench.packages import require
 from receiver.commands.terminal import console
 from receiver.enhance.faces.generator import Generator
 from receiver.errors import InputError
@@ -36,7 +36,7 @@ OUT = Path("bench-output/bitrate")
 
 
 def result_of(sequence: FaceSequence) -> dict[str, Any] | None:
-    """Returns a job's result: the fields of a `Point` except clip and target; None without a face."""
+    """Returns the fields of a `Point` except clip and target; None without a face."""
     if not sequence.boxes:
         return None
     originals = sequence.pictures["original"]
@@ -58,7 +58,7 @@ def result_of(sequence: FaceSequence) -> dict[str, Any] | None:
 def measure(
     args: argparse.Namespace, clips: list[Path], results: ResultCache, generator: Generator
 ) -> list[Point]:
-    """Returns a point for each clip with a face at each target; finished ones come from the cache."""
+    """Returns a point for each clip with a face at each target. Finished ones are cached."""
     jobs, targets = [], []
     for clip in clips:
         for target in args.kbps:

@@ -53,7 +53,7 @@ def equivalent_kbps(rates: list[float], qualities: list[float], wanted: float) -
 
 
 def ratio_of(point: Point, points: list[Point], metric: str) -> float | None:
-    """Returns the equivalent rate of the received clip over the rate sent; None if it is unknown."""
+    """Returns the received clip's equivalent rate over the rate sent; None if it is unknown."""
     same = [one for one in points if one.clip == point.clip]
     rates, qualities = [p.stream_kbps for p in same], [p.input_quality[metric] for p in same]
     wanted = equivalent_kbps(rates, qualities, point.quality[metric])

@@ -2,8 +2,8 @@
 
 Headless Chromium publishes the demo's own clip through the page of `receiver serve`. Each of them
 has a network namespace; bench.calls.relay between them delays, loses and queues packets. Makes each
-call with aiortc's stock transport and then with this project's. The page and WHIP take another path,
-so the conditions start with the first frame.
+call with aiortc's stock transport and then with this project's. The page and WHIP take another
+path, so the conditions start with the first frame.
 """
 
 import argparse
@@ -20,8 +20,7 @@ from bench.calls.receiving import clip
 from bench.calls.relay import obstacle
 from bench.calls.report import TRANSPORTS, WIDTH, plot, table, write
 from bench.calls.scenarios import Scenario, chosen, scenarios
-from bench.common.arguments import bench_parser
-from bench.packages import require
+from bench.command_line import bench_parser, require
 from receiver.commands.progress import progress_bar
 from receiver.commands.terminal import console
 from receiver.errors import InputError, MissingError, ReceiverError

@@ -24,7 +24,7 @@ CLIMBED_KBPS = 1500
 
 
 def freezes(left: Times, end: float) -> Times:
-    """Returns the seconds of each freeze between moments at which frames left, and up to the end."""
+    """Returns the seconds of each freeze between the times at which frames left, and the end."""
     gaps = np.diff(np.append(left, end))
     return gaps[gaps > FREEZE]
 
@@ -93,7 +93,7 @@ def rates(sent: list[dict[str, Any]]) -> dict[str, Any]:
 def passage_figures(
     passages: list[list[Any]], scenario: Scenario, seconds: float
 ) -> dict[str, Any]:
-    """Returns the share of lost packets; of a limited rate, kbit/s that passed and ms in the queue."""
+    """Returns the share of lost packets; at a limited rate also kbit/s and queueing time in ms."""
     lost = [one for one in passages if one[2] is None]
     found: dict[str, Any] = {"lost": len(lost) / max(1, len(passages))}
     ends = [phase.at for phase in scenario.phases[1:]] + [seconds]

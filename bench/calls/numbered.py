@@ -19,9 +19,9 @@ BITS = 10
 FIELDS = BITS + 3
 """White and black for comparison, the bits, their parity."""
 SIDE = 20
-"""Fields that would fit between the left and the right border: a field is 32 of 640 pixels wide and
-high. They lie along the upper border. The number is a Gray code: from frame to frame one bit and the
-parity change, because more changes would cost the encoder more bits."""
+"""Fields that would fit between the left and the right border: a field is 32 of 640 pixels wide
+and high. They lie along the upper border. The number is a Gray code: from frame to frame one bit
+and the parity change, because more changes would cost the encoder more bits."""
 DARK, BRIGHT = 40, 200
 EVERY = 15
 """Restored frames from one that is measured to the next."""

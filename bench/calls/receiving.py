@@ -37,7 +37,7 @@ async def receive(folder: Path, transport: str) -> None:
     watching = asyncio.ensure_future(watch(server, left, stats))
     await parent_speaks()
     watching.cancel()
-    say(left=left, stats=stats, faces=face_quality(watched.seen, clip()))
+    say(left=left, stats=stats, faces=face_quality(watched.kept, clip()))
     await runner.cleanup()
 
 

@@ -138,8 +138,8 @@ def _log(links: tuple[Link, Link], hole: Hole | None) -> dict[str, Any]:
 def relaying(one: Child, other: Child, plan: Plan, folder: Path) -> Iterator[Child]:
     """Runs a relay between two children with namespaces, which then can reach each other.
 
-    A message of `begin`, a time, starts its conditions; for a hole, `ssrc` and `rtx` are the SSRC of
-    the video and of its retransmissions. Raises InputError if the machine cannot do it.
+    A message of `begin`, a time, starts its conditions; for a hole, `ssrc` and `rtx` are the SSRCs
+    of the video and of its retransmissions. Raises InputError if the machine cannot do it.
     """
     if problem := obstacle():
         raise InputError(problem)

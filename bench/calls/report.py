@@ -46,9 +46,9 @@ def table(results: list[dict[str, Any]], seconds: float) -> Table:
         Column("trans-\nport", no_wrap=True),
         *(Column(name, justify="right", no_wrap=True) for name in columns),
         title=f"calls of {seconds:g} s",
-        caption="face: the crop against the sent one, every 15th restored frame; starved: share of the "
-        "call during which the receiver's event loop waited for a core; late: delay of the relay, "
-        "p99. Beyond 10 % or 10 ms the machine was too busy for conclusions.",
+        caption="face: the crop against the sent one, every 15th restored frame; starved: share of "
+        "the call during which the receiver's event loop waited for a core; late: delay of the "
+        "relay, p99. Beyond 10 % or 10 ms the machine was too busy for conclusions.",
         box=SIMPLE_HEAD,
     )
     for result in results:

@@ -6,18 +6,6 @@ import math
 from bench.common.framing import FACE
 
 
-def bench_parser(
-    name: str, description: str | None, epilog: str | None = None
-) -> argparse.ArgumentParser:
-    """Returns the parser of `python -m bench NAME`; the texts keep their line breaks."""
-    return argparse.ArgumentParser(
-        prog=f"python -m bench {name}",
-        description=description,
-        epilog=epilog,
-        formatter_class=argparse.RawTextHelpFormatter,
-    )
-
-
 def seconds_of(text: str) -> float:
     """Parses --seconds: more than 0, at most an hour."""
     return _number(text, "seconds", 3600.0)

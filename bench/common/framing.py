@@ -45,7 +45,7 @@ def framed(clip: Path, seconds: float) -> tuple[list[av.VideoFrame], Fraction]:
 def call_view(path: Path, seconds: float) -> tuple[list[av.VideoFrame], Fraction]:
     """Returns frames of a call that lasts `seconds`, and their rate in frames a second.
 
-    A shorter clip is played forward and backward until it lasts. Without a face there are no frames.
+    A shorter clip is played forward and backward. Without a face there are no frames.
     """
     view, rate = camera_view(path, seconds)
     there_and_back = view + view[-2:0:-1]

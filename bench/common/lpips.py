@@ -30,7 +30,8 @@ WANTED = "give torchvision's alexnet and LPIPS' alex.pth, in a folder or merged 
 class LPIPS(nn.Module):
     """AlexNet's LPIPS, version 0.1 (Zhang et al., CVPR 2018): 0 for equal pictures.
 
-    Its weights are torchvision's `alexnet` and `lpips/weights/v0.1/alex.pth` of the authors' package.
+    Its weights are torchvision's `alexnet` and `lpips/weights/v0.1/alex.pth` of the authors'
+    package.
     """
 
     def __init__(self, path: Path) -> None:

@@ -92,7 +92,7 @@ def flicker(originals: list[Picture], pictures: list[Picture], cuts: Collection[
 
     The optical flow of the originals moves the previous picture; the rest is the mean absolute
     difference of the luma. The result is the pictures' difference over the originals': 1 is as
-    steady as the original, more is flicker, less is too smooth. If nothing changes in either, it is 1.
+    steady as the original, more is flicker, less is too smooth. It is 1 if nothing changes.
     """
     ours = theirs = 0.0
     for now in _following(len(originals), cuts):
@@ -106,7 +106,10 @@ def flicker(originals: list[Picture], pictures: list[Picture], cuts: Collection[
 
 
 def _moved_difference(before: Picture, after: Picture, back: NDArray[Any]) -> float:
-    """Returns the mean absolute difference of HxW luma; `back` (HxWx2) leads from `after` to `before`."""
+    """Returns the mean absolute difference of HxW luma after motion.
+
+    `back`, HxWx2, leads from `after` to `before`.
+    """
     height, width = before.shape
     x, y = np.meshgrid(np.arange(width, dtype=np.float32), np.arange(height, dtype=np.float32))
     moved = cv2.remap(

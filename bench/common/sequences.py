@@ -21,8 +21,8 @@ from receiver.media.encoding import Encoding
 
 Protocol: TypeAlias = Literal["none", "call", "paper"]
 PROTOCOLS: dict[Protocol, Origin] = {"none": "none", "call": "stills", "paper": "raw"}
-"""How references reach a receiver, and the `Origin` of each protocol: not at all; as in a call, from
-good frames of the stream and from stills whose bits count; as in the paper, from raw frames."""
+"""The `Origin` of references by protocol: none; as in a call, good frames of the stream and stills
+whose bits count; as in the paper, raw frames."""
 
 
 @dataclass
@@ -31,7 +31,7 @@ class FaceSequence:
 
     Attributes:
         pictures: 256x256x3 uint8 RGB crops by name: 'original', 'input' and one name for each
-            receiver. One transform cuts all crops of a frame: that of the face in the decoded frame.
+            receiver. The transform of the decoded frame's face cuts all crops of a frame.
         landmarks: 68x2 in crop pixels, of the decoded frames, smoothed.
         boxes: the detector's boxes in crop pixels.
         cuts: indices of pictures that do not follow the picture before them.

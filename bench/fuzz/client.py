@@ -1,7 +1,7 @@
-"""What servers answer to `join` and `send`: the real client against a real server of fuzzed bytes.
+"""Targets: answers of servers to `join` and `send`. The real client meets a server of fuzzed bytes.
 
-The promise of all: nothing but a ReceiverError comes out, no task fails unseen, credentials and
-DELETE reach the user's own origin alone, and an offer is sent six times at most.
+All promise that only a ReceiverError is raised, that no task fails unnoticed, that credentials and
+DELETE reach the user's own origin alone, and that an offer is sent six times at most.
 """
 
 import asyncio
@@ -21,20 +21,20 @@ from receiver.signalling.sessions import open_publishing, open_session
 from receiver.stills.protocol import LABEL
 from receiver.transport.aiortc_hooks import h264_codecs, prepare_aiortc, receive_h264
 
-SECONDS = 1.0
-"""Longest wait of a client for these servers, which answer at once or hang up."""
-HERE = RTCConfiguration(iceServers=[])
+ANSWER_SECONDS = 1.0
+"""Longest wait for these servers, which answer at once or hang up."""
+NO_ICE_SERVERS = RTCConfiguration(iceServers=[])
 
 
 async def _join(token: str | None = SECRET, scheme: str = "", path: str = "/whep") -> None:
     url = f"{scheme}http://127.0.0.1:{world().home.port}{path}"
-    async with open_session(url, token, lambda *_: None, seconds=SECONDS):
+    async with open_session(url, token, lambda *_: None, seconds=ANSWER_SECONDS):
         await asyncio.sleep(0)
 
 
 async def _publish() -> None:
     url = f"http://127.0.0.1:{world().home.port}/whip"
-    async with open_publishing(url, SECRET, _prepare, seconds=SECONDS):
+    async with open_publishing(url, SECRET, _prepare, seconds=ANSWER_SECONDS):
         await asyncio.sleep(0)
 
 
@@ -51,13 +51,13 @@ def _watch(connection: RTCPeerConnection) -> None:
 
 @cache
 def descriptions() -> dict[str, str]:
-    """What an honest server says: answers to both kinds of offers, and an offer of its own."""
+    """Returns SDP of an honest server: answers to both kinds of offers, and an offer of its own."""
 
     async def make() -> dict[str, str]:
         prepare_aiortc()
         made = {}
         for name, prepare in (("whep", _watch), ("whip", _prepare)):
-            asking, answering = RTCPeerConnection(HERE), RTCPeerConnection(HERE)
+            asking, answering = RTCPeerConnection(NO_ICE_SERVERS), RTCPeerConnection(NO_ICE_SERVERS)
             prepare(asking)
             await asking.setLocalDescription(await asking.createOffer())
             if name == "whep":
@@ -69,7 +69,7 @@ def descriptions() -> dict[str, str]:
             made[name] = answering.localDescription.sdp
             await asking.close()
             await answering.close()
-        offering = RTCPeerConnection(HERE)
+        offering = RTCPeerConnection(NO_ICE_SERVERS)
         for kind in ("audio", "video"):
             offering.addTransceiver(kind, direction="sendonly")
         await offering.setLocalDescription(await offering.createOffer())
@@ -81,12 +81,12 @@ def descriptions() -> dict[str, str]:
 
 
 def answers_seeds() -> list[bytes]:
-    """Answers to offers, after a letter that tells which: Join or Publish."""
+    """Returns answers to offers, after a letter: Join or Publish."""
     return [b"J" + descriptions()["whep"].encode(), b"P" + descriptions()["whip"].encode()]
 
 
 def answers(data: bytes) -> None:
-    """Whatever SDP is answered, it is used or refused, and its session is ended."""
+    """Promises that an SDP answer is used or refused, and that its session is ended."""
     body = data[1:]
     head = b"HTTP/1.1 201 Created\r\nLocation: /session\r\nContent-Length: %d\r\n\r\n" % len(body)
     feed(_publish() if data[:1] == b"P" else _join(), [head + body])
@@ -94,7 +94,7 @@ def answers(data: bytes) -> None:
 
 
 def janus_seeds() -> list[bytes]:
-    """A dialogue with Janus: answers in the order of the requests, and one while the call is on."""
+    """Returns dialogues with Janus: answers in the order of requests, one during the call."""
     kinds = ("audio", "video")
     streams = [{"type": kind, "feed_mid": str(mid)} for mid, kind in enumerate(kinds)]
     people = [{"id": 5, "publisher": True, "display": "me"}]
@@ -119,14 +119,14 @@ def janus_seeds() -> list[bytes]:
 
 
 def janus(data: bytes) -> None:
-    """Whatever Janus says, and whenever, the call goes on or ends with a sentence."""
+    """Promises that the call continues or ends with a sentence, whatever Janus answers and when."""
     head = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n"
     said = [head % len(part) + part for part in data.split(BETWEEN)]
     feed(_join("1234", "janus+", "/janus?room=1"), said)
 
 
 def links_seeds() -> list[bytes]:
-    """Values of Link headers, in lines."""
+    """Returns values of Link headers, a line each."""
     return [
         b'<stun:127.0.0.1:3478>; rel="ice-server"',
         b'<turn:127.0.0.1?transport=udp>; rel="ice-server"; username="u:1"; credential="c\\"2";'
@@ -138,14 +138,16 @@ def links_seeds() -> list[bytes]:
 
 
 def links(data: bytes) -> None:
-    """Whatever Link headers come, aiortc can use what is taken from them, and none leads nearer."""
+    """Promises that aiortc can use every ICE server taken from Link headers, and that none is in a
+    nearer network than the server that named it.
+    """
     lines = b"".join(b"Link: " + line + b"\r\n" for line in data.split(b"\r\n") if line)
     feed(_take_servers(), [], b"HTTP/1.1 204 x\r\n" + lines + b"\r\n")
 
 
 async def _take_servers() -> None:
-    near = Client(f"http://127.0.0.1:{world().home.port}/", SECRET, SECONDS)
-    far = Client("http://sfu.example/", SECRET, SECONDS)
+    near = Client(f"http://127.0.0.1:{world().home.port}/", SECRET, ANSWER_SECONDS)
+    far = Client("http://sfu.example/", SECRET, ANSWER_SECONDS)
     async with near.opened(), far.opened():
         found = (await near.ask("OPTIONS", near.home, most=0)).links
         for client in (near, far):
@@ -159,7 +161,7 @@ async def _take_servers() -> None:
 
 
 def redirects_seeds() -> list[bytes]:
-    """HTTP answers to offers: redirects here and there, refusals and sessions."""
+    """Returns HTTP answers to offers: redirects to both servers, refusals and sessions."""
     head = b"HTTP/1.1 %d Moved\r\nLocation: %s\r\nContent-Length: 0\r\n\r\n"
     sdp = descriptions()["whep"].encode()
     made = b"HTTP/1.1 201 Created\r\nLocation: %s\r\nContent-Length: %d\r\n\r\n%s"
@@ -184,7 +186,7 @@ def redirects_seeds() -> list[bytes]:
 
 
 def redirects(data: bytes) -> None:
-    """Whatever HTTP is answered, it leads no credentials away, and nowhere a sixth time."""
+    """Promises that redirects lead no credentials away, and that their number is bounded."""
     feed(_join(), data.split(BETWEEN))
     here = world()
     posts = [

@@ -1,10 +1,9 @@
 """Fuzzing: `python -m bench fuzz`.
 
-Feeds mutated packets, pictures, messages, requests and files to everything that takes something
-from outside. Whatever breaks a promise is written to bench-output/fuzz/TARGET-HASH.bin.
+Feeds mutated packets, access units, messages, requests and files to everything that accepts input
+from outside. Writes each input that breaks a promise to bench-output/fuzz/TARGET-HASH.bin.
 """
 
-import argparse
 import logging
 import sys
 from pathlib import Path
@@ -12,22 +11,22 @@ from pathlib import Path
 from rich.progress import Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
+from bench.command_line import bench_parser, require
 from bench.fuzz.engine import Report, fuzz
 from bench.fuzz.targets import TARGETS
 from receiver.commands.terminal import console
 from receiver.errors import InputError
 
 OUTPUT = Path("bench-output") / "fuzz"
-SECONDS = 10.0
-"""Each target's, where nothing else is asked for."""
+TARGET_SECONDS = 10.0
+"""Default time for each target."""
 
 
 def by_atheris(name: str, seconds: float | None, seed: int) -> None:
-    """Lets libFuzzer choose the inputs, led by coverage; never returns."""
-    try:
-        import atheris
-    except ImportError:
-        raise InputError("--engine atheris needs atheris: pip install atheris") from None
+    """Lets libFuzzer choose the inputs by coverage. Never returns."""
+    require("fuzz --engine atheris", "atheris")
+    import atheris
+
     target, corpus = TARGETS[name], OUTPUT / f"corpus-{name}"
     corpus.mkdir(parents=True, exist_ok=True)
     for number, data in enumerate(target.seeds()):
@@ -40,18 +39,18 @@ def by_atheris(name: str, seconds: float | None, seed: int) -> None:
 
 
 def replay(path: Path) -> None:
-    """Feeds one file again and lets its error through."""
+    """Feeds one file again. Raises whatever error it causes."""
     name = path.name.split("-")[0]
     if name not in TARGETS or not path.is_file():
         raise InputError(
-            f"{path} is no input of a target: give a bench-output/fuzz/TARGET-HASH.bin"
+            f"{path} is not an input of a target: give a bench-output/fuzz/TARGET-HASH.bin"
         )
     TARGETS[name].run(path.read_bytes())
-    console().print(f"{path}: nothing is wrong with it")
+    console().print(f"{path}: breaks no promise")
 
 
 def table(reports: dict[str, Report]) -> Table:
-    """A row a target."""
+    """Returns the results, a row a target."""
     names = ("target", "inputs", "parts", "inputs/s", "slowest, ms", "native crashes", "crashers")
     shown = Table(*names, title="fuzzing")
     for name, report in reports.items():
@@ -69,7 +68,7 @@ def table(reports: dict[str, Report]) -> Table:
 
 
 def run(names: list[str], count: int | None, seconds: float | None, seed: int) -> int:
-    """Fuzzes one target after the other until all are done or Ctrl-C; returns how many crashers."""
+    """Fuzzes one target after the other, or until Ctrl-C. Returns the number of crashers."""
     reports: dict[str, Report] = {}
     columns = TextColumn("{task.description}"), TimeElapsedColumn()
     try:
@@ -91,27 +90,26 @@ def run(names: list[str], count: int | None, seconds: float | None, seed: int) -
 
 
 def main(arguments: list[str]) -> None:
-    """The command line; exits with 1 if anything was found."""
-    parser = argparse.ArgumentParser(
-        prog="python -m bench fuzz",
-        description=f"{__doc__}\ntargets: {', '.join(TARGETS)}",
-        formatter_class=argparse.RawTextHelpFormatter,
-    )
+    """Runs the command line. Exits with 1 if a crasher was found."""
+    parser = bench_parser("fuzz", __doc__, f"targets: {', '.join(TARGETS)}")
     parser.add_argument("--only", metavar="TARGET,...", help="these targets (default all)")
     long = parser.add_mutually_exclusive_group()
-    long.add_argument("--count", type=int, metavar="N", help="inputs a target")
-    long.add_argument("--seconds", type=float, metavar="S", help="a target (default 10)")
-    parser.add_argument("--seed", type=int, default=0, help="of the mutations (default 0)")
+    long.add_argument("--count", type=int, metavar="N", help="number of inputs a target")
+    long.add_argument(
+        "--seconds", type=float, metavar="S", help="time for each target (default 10)"
+    )
+    parser.add_argument("--seed", type=int, default=0, help="seed of the mutations (default 0)")
     parser.add_argument("--engine", choices=["own", "atheris"], default="own", help="(default own)")
     parser.add_argument("--replay", type=Path, metavar="FILE", help="feed one file again")
     args = parser.parse_args(arguments)
+    require("fuzz", "skimage")
     names = list(TARGETS) if args.only is None else args.only.split(",")
     unknown = [name for name in names if name not in TARGETS]
     if unknown:
         raise InputError(f"there is no target {unknown[0]!r}: give some of {', '.join(TARGETS)}")
     for logger in ("aioice", "receiver.signalling.links", "receiver.signalling.sessions"):
         logging.getLogger(logger).setLevel(logging.CRITICAL)
-    seconds = args.seconds or (None if args.count else SECONDS)
+    seconds = args.seconds or (None if args.count else TARGET_SECONDS)
     if args.replay:
         replay(args.replay)
     elif args.engine == "atheris":

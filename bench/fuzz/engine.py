@@ -13,19 +13,20 @@ from bench.fuzz.target import NativeCrashError, Target
 from bench.fuzz.targets import TARGETS
 
 OURS = str(Path(__file__).resolve().parents[2])
+"""Folder of this project."""
 
 
 @dataclass
 class Report:
-    """What became of one target.
+    """The results of one target.
 
     Attributes:
-        inputs: fed so far.
-        parts: of all inputs: packets, pictures, messages.
-        seconds: taken by all of them.
-        slowest_s: of one input.
-        native: inputs that took a library's process down.
-        crashers: file and error, one for each place where errors come from.
+        inputs: number of inputs so far.
+        parts: number of their parts.
+        seconds: time for all inputs.
+        slowest_s: time for the slowest input.
+        native: number of inputs that crashed a library's process.
+        crashers: file and error by kind and line of the error.
     """
 
     inputs: int = 0
@@ -37,7 +38,7 @@ class Report:
 
 
 def feed(name: str, target: Target, data: bytes, report: Report, folder: Path) -> None:
-    """One input; an error is noted, and its input written to `folder` if its place is new."""
+    """Feeds one input. Writes it to `folder` if it causes an error of a new kind or line."""
     began = time.perf_counter()
     try:
         target.run(data)
@@ -57,7 +58,7 @@ def feed(name: str, target: Target, data: bytes, report: Report, folder: Path) -
 
 
 def _place(error: Exception) -> str:
-    """The last line of our own that an error came through."""
+    """Returns the last line of this project in an error's traceback."""
     places = traceback.extract_tb(error.__traceback__)
     ours = [place for place in places if ".venv" not in place.filename and OURS in place.filename]
     return f"{Path(ours[-1].filename).name}:{ours[-1].lineno}"
@@ -66,7 +67,7 @@ def _place(error: Exception) -> str:
 def fuzz(
     name: str, *, count: int | None, seconds: float | None, seed: int, folder: Path
 ) -> Iterator[Report]:
-    """Feeds one target and yields the same report after every input, the seeds' own first."""
+    """Feeds one target, seeds first. Yields the same report after each input."""
     target, report = TARGETS[name], Report()
     seeds, mutated = target.seeds(), Mutator(seed, target.separator)
     until = time.perf_counter() + (seconds or float("inf"))

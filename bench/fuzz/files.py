@@ -29,11 +29,11 @@ from receiver.errors import ModelError, ReceiverError
 from receiver.sending.portrait import FPS
 
 PEER = peer_of("https://localhost/whep")
-"""Of the call that albums come from."""
+"""Peer of the call whose albums are fuzzed."""
 
 
 def models_seeds() -> list[bytes]:
-    """The card and both networks, after a letter that tells which is which."""
+    """Returns a Card or a network (ONNX), each after its letter."""
     card = json.loads((WEIGHTS / "lite.json").read_text())
     card["sha256"] |= {"fuzzed.onnx": "0" * 64, "fuzzed-align.onnx": "0" * 64}
     nets = [(WEIGHTS / f"lite-int8{end}.onnx").read_bytes() for end in ("", "-align")]
@@ -41,7 +41,7 @@ def models_seeds() -> list[bytes]:
 
 
 def models(data: bytes) -> None:
-    """Whatever card or network is given, it is used, or a ModelError says why not."""
+    """Promises that a card or network is used, or that a ModelError says why not."""
     path = folder() / "fuzzed.onnx"
     card = path.with_suffix(".json")
     if data[:1] != b"O":
@@ -60,23 +60,23 @@ def models(data: bytes) -> None:
         loader.cache_clear()
         for process in list((pool._processes or {}).values()):
             process.kill()
-        raise NativeCrashError("ONNX Runtime crashed, or hangs") from None
+        raise NativeCrashError("ONNX Runtime crashed or hangs") from None
 
 
 @cache
 def loader() -> ProcessPoolExecutor:
-    """A process that may crash."""
+    """Returns a process that may crash."""
     return ProcessPoolExecutor(1, multiprocessing.get_context("spawn"))
 
 
 def load(path: str) -> None:
-    """Loads a network, as the command line does."""
+    """Loads a network as the command line does."""
     with contextlib.suppress(ModelError):
         Generator(path, "cpu")
 
 
 def files_seeds() -> list[bytes]:
-    """Short clips with sound after a V, an album after an A."""
+    """Returns short Videos with sound and an Album, each after its letter."""
     album = folder() / "album"
     people = People()
     landmarks = 100 + 50 * np.random.default_rng(0).random((68, 2), np.float32)
@@ -105,7 +105,7 @@ def _clip(ending: str) -> bytes:
 
 
 def files(data: bytes) -> None:
-    """Whatever file is given, it becomes another one, or a ReceiverError says why not."""
+    """Promises that a file is converted, or that a ReceiverError says why not."""
     source, target = folder() / "fuzzed", folder() / "out.mkv"
     source.write_bytes(data[1:])
     with contextlib.suppress(ReceiverError):

@@ -25,34 +25,26 @@ FORMATS = (
     *("yuv420p", "yuvj420p", "yuv420p", "yuv420p", "gray", "yuv420p10le", "rgb24", "nv12"),
     *("yuv444p", "yuv422p", "yuva420p", "pal8", "gbrp", "yuv410p"),
 )
-
-
 SIDES = (0, 1, 2, 3, 15, 16, 17, 64, 97, 120, 160, 255, 256, 320, 477, 480, 640, 641, 720, 1080)
-
-
 LARGE = ((3840, 2160), (7680, 4320), (4320, 7680), (7680, 1), (1, 4320))
-
-
 RECIPE = 32
-"""Bytes that say what a frame and its faces are like."""
-
-
+"""Bytes of a recipe, which describes a frame and its faces."""
 WRONG = (math.nan, math.inf, -math.inf, 3e38, -1e30, 1e6)
-"""Numbers that a tracker gives which lost its mind."""
+"""Values of a broken tracker."""
 
 
 def frames_seeds() -> list[bytes]:
-    """Recipes of a frame and its faces, see `frames`: all that a byte can ask for is among them."""
+    """Returns recipes for `frames`; together they use every feature that a byte can select."""
     chance = np.random.default_rng(0)
     known = [bytes(RECIPE), bytes([0, 16, 15, 1, 0, 0, 0, 0]) + bytes(24), bytes(range(RECIPE))]
     return known + [chance.bytes(RECIPE) for _ in range(2000)]
 
 
 def frames(data: bytes) -> None:
-    """Whatever a frame and its faces are like, it comes out in its size and time.
+    """Promises that every frame keeps its size and time.
 
-    It is untouched if it is not 8-bit 4:2:0 or no face in it can be used; what is damaged, or no
-    picture of a face, does not become a reference.
+    It passes through if it is not 8-bit 4:2:0 or if no face in it is valid. Damaged frames and
+    invalid faces never become references.
     """
     recipe = data.ljust(RECIPE, b"\0")
     video = _frame(recipe)
@@ -71,29 +63,29 @@ def frames(data: bytes) -> None:
     after = (output.width, output.height, output.format.name, output.pts, output.time_base)
     check(after == shape, f"{shape} became {after}")
     if video.format.name not in RESTORABLE or min(video.width, video.height) < 2:
-        check(output is video, "a pixel format that faces are not restored in passes untouched")
+        check(output is video, "an unsupported pixel format passes through")
     if faces is not None and recipe[18] % 8 == 7:
-        check(output is video, "a frame whose faces are no faces passes untouched")
+        check(output is video, "a frame with invalid faces passes through")
     if enhancer.stats.admitted["stream"] != before:
-        check(not damaged, "what is damaged is no reference")
+        check(not damaged, "a damaged frame does not become a reference")
         _check_references(enhancer)
 
 
 def _check_references(enhancer: Enhancer) -> None:
     for person in enhancer.people:
-        check(bool(np.isfinite(person.recent[-1].look).all()), "a person's look is numbers")
+        check(bool(np.isfinite(person.recent[-1].look).all()), "a person's appearance is finite")
         for keyframe in person.keyframes:
-            check(bool(np.isfinite(keyframe.landmarks).all()), "a reference's points are numbers")
+            check(bool(np.isfinite(keyframe.landmarks).all()), "a reference's landmarks are finite")
 
 
 @cache
 def _enhancer(by_quality: bool) -> Enhancer:
-    """Two for all inputs: what one frame leaves behind meets the next."""
+    """Returns one of two enhancers for all inputs, so that each frame meets the state of others."""
     return Enhancer(untrained(), admission="quality" if by_quality else "i-frames")
 
 
 def _frame(recipe: bytes) -> av.VideoFrame | None:
-    """None where PyAV itself makes no such frame."""
+    """Returns the recipe's frame; None if PyAV cannot make it."""
     width, height = (SIDES[byte % len(SIDES)] for byte in recipe[1:3])
     if recipe[0] == 255:
         width, height = LARGE[recipe[1] % len(LARGE)]
@@ -114,10 +106,9 @@ def _frame(recipe: bytes) -> av.VideoFrame | None:
 
 
 def _faces(recipe: bytes, video: av.VideoFrame) -> list[Face]:
-    """Up to twenty, inside and outside, upright and not, some with their points in one place.
+    """Returns up to twenty faces: inside and outside, at all angles, some with equal landmarks.
 
-    As trackers give them, or one that is out of its mind would: half of the recipes have something
-    wrong in some faces, an eighth in all.
+    In half of the recipes some faces contain a value of `WRONG`, in an eighth all faces do.
     """
     chance = np.random.default_rng(list(recipe))
     found = []
@@ -126,7 +117,7 @@ def _faces(recipe: bytes, video: av.VideoFrame) -> list[Face]:
         centre = chance.normal(0.5, 0.5, 2) * (video.width, video.height)
         points = (centre + spread * chance.normal(size=(68, 2))).astype(np.float32)
         if recipe[15] & 1:
-            points = np.rint(points)  # as dlib gives them
+            points = np.rint(points)  # as dlib returns them
         box = np.concatenate([points.min(axis=0), points.max(axis=0)]).astype(np.float64)
         affine = crop_from_frame(points)
         if recipe[18] % 8 == 7 or (recipe[18] % 8 >= 4 and chance.random() < 0.5):

@@ -16,38 +16,38 @@ SECRET = "the-token"
 
 
 class LoopbackLoop(asyncio.SelectorEventLoop):
-    """An event loop whose names and connections lead to this machine alone."""
+    """An event loop whose look-ups and connections stay on this machine."""
 
     async def getaddrinfo(self, host: Any, port: Any, **more: Any) -> Any:  # type: ignore[override]
-        """Looks up numbers and localhost."""
+        """Resolves IP addresses and localhost."""
         with contextlib.suppress(ValueError):
             ip_address(host)
             return await super().getaddrinfo(host, port, **more)
         if host == "localhost":
             return await super().getaddrinfo("127.0.0.1", port, **more)
-        raise socket.gaierror(f"{host!r} is not looked up")
+        raise socket.gaierror(f"{host!r} is not resolved")
 
     async def sock_connect(self, sock: socket.socket, address: Any) -> None:
-        """Connects to loopback addresses."""
+        """Connects to loopback addresses only."""
         if not ip_address(address[0]).is_loopback:
-            raise ConnectionRefusedError(f"{address[0]} is not connected to")
+            raise ConnectionRefusedError(f"{address[0]} is not a loopback address")
         await super().sock_connect(sock, address)
 
     async def create_datagram_endpoint(self, *args: Any, **more: Any) -> Any:
-        """Makes a socket that sends nothing."""
+        """Returns a socket that sends nothing."""
         transport, protocol = await super().create_datagram_endpoint(*args, **more)
         setattr(transport, "sendto", lambda data, address=None: None)  # noqa: B010
         return transport, protocol
 
 
 @dataclass
-class Hostile:
-    """A server that answers its requests one after the other from a list, and then hangs up.
+class HostileServer:
+    """A server that answers requests from a list, and hangs up when the list is empty.
 
     Attributes:
-        seen: method and Authorization of what came.
-        answers: to what is not OPTIONS or DELETE, in turn.
-        options: the answer to OPTIONS.
+        seen: method of each request, and whether it contained the token.
+        answers: for requests other than OPTIONS and DELETE, in turn.
+        options: the answer to OPTIONS and DELETE.
     """
 
     port: int = 0
@@ -56,7 +56,7 @@ class Hostile:
     options: bytes = b"HTTP/1.1 204 x\r\n\r\n"
 
     async def listen(self) -> None:
-        """Listens on a free port for as long as the process lives."""
+        """Listens on a free port until the process ends."""
         self.server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
         self.port = self.server.sockets[0].getsockname()[1]
 
@@ -77,19 +77,19 @@ class Hostile:
 
 @dataclass
 class World:
-    """The user's server, a stranger's, and what failed unseen in the loop."""
+    """The user's server, a stranger's server, and unnoticed failures of the loop."""
 
     loop: asyncio.AbstractEventLoop
-    home: Hostile
-    other: Hostile
+    home: HostileServer
+    other: HostileServer
     failed: list[str]
 
 
 @cache
 def world() -> World:
-    """One for all inputs."""
+    """Returns the world of all inputs."""
     loop, failed = LoopbackLoop(), []
-    home, other = Hostile(), Hostile()
+    home, other = HostileServer(), HostileServer()
     loop.set_exception_handler(
         lambda _, context: failed.append(f"{context['message']}: {context.get('exception')!r}")
     )
@@ -109,14 +109,16 @@ def feed(work: Any, answers: list[bytes], options: bytes = b"HTTP/1.1 204 x\r\n\
     with contextlib.suppress(ReceiverError):
         here.loop.run_until_complete(asyncio.wait_for(work, 20))
     here.loop.run_until_complete(asyncio.sleep(0))
-    check(not here.failed, f"nothing fails unseen: {here.failed[:1]}")
-    check(not any(secret for _, secret in here.other.seen), "credentials go to their own origin")
+    check(not here.failed, f"no task fails unnoticed: {here.failed[:1]}")
+    check(
+        not any(secret for _, secret in here.other.seen), "credentials reach their own origin alone"
+    )
     methods = [method for method, _ in here.other.seen]
-    check(set(methods) <= {"POST"}, f"a stranger is sent offers alone, not {methods}")
+    check(set(methods) <= {"POST"}, f"a stranger receives offers alone, not {methods}")
 
 
 def _filled(answer: bytes, here: World) -> bytes:
-    """An answer with the servers' real addresses."""
+    """Returns an answer with the servers' real addresses."""
     for name, server in ((b"@HOME@", here.home), (b"@OTHER@", here.other)):
         answer = answer.replace(name, b"127.0.0.1:%d" % server.port)
     return answer

@@ -1,26 +1,26 @@
-"""Small random changes to bytes: the same ones for the same seed."""
+"""Small random changes to bytes; the same seed gives the same changes."""
 
 import random
 
 NUMBERS = (0, 1, 0x7F, 0x80, 0xFF, 0x7FFF, 0x8000, 0xFFFF, 0x7FFFFFFF, 0x80000000, 0xFFFFFFFF)
-"""Values at which counters, signs and lengths turn."""
+"""Values at which counters wrap, signs change and lengths overflow."""
 WORDS = (
     *(b"", b"\0", b"\n", b"\r\n", b"\xff", b"\xc3\xa9", b"\xed\xa0\x80", b"%0d%0a", b"%00", b"../"),
     *(b"-1", b"0.5", b"1e999", b"NaN", b"null", b"true", b"{}", b"[]", b'""', b"[" * 900),
     *(b"9" * 30, b"\0\0\1", b"\0\0\0\1\x67", b"\0\0\0\1\x65\x88", b"A" * 300),
 )
-"""Pieces at which readers of text and of H.264 stumble."""
+"""Pieces that readers of text and of H.264 often handle wrongly."""
 
 
 class Mutator:
-    """Changes known good inputs a little: bits, numbers, pieces, and whole parts of them."""
+    """Changes valid inputs a little: bits, numbers, pieces and whole parts."""
 
     def __init__(self, seed: int, separator: bytes | None = None) -> None:
-        """Inputs are lists of parts where a `separator` stands between these."""
+        """With a `separator`, inputs are lists of parts."""
         self._random, self._separator = random.Random(seed), separator
 
     def __call__(self, seeds: list[bytes]) -> bytes:
-        """One of the seeds, changed in one place or in some."""
+        """Returns one of the seeds with one or several changes."""
         chance = self._random
         data = bytearray(chance.choice(seeds))
         for _ in range(chance.choice((1, 1, 1, 2, 3, 5, 9, 17))):
@@ -56,7 +56,7 @@ class Mutator:
                 data[start:end] = other[at : at + chance.choice((4, 16, 64, 1000))]
 
     def _place(self, data: bytes | bytearray) -> int:
-        """Anywhere; half of the time among the first bytes, where headers are."""
+        """Returns an index; half of the time among the first bytes, which contain headers."""
         end = len(data) if self._random.random() < 0.5 else min(len(data), 64)
         return self._random.randint(0, end)
 

@@ -31,7 +31,7 @@ from receiver.transport.aiortc_hooks import (
 
 @cache
 def offer() -> str:
-    """What a sender of H.264 with a data channel offers."""
+    """Returns the offer of a sender of H.264 with a data channel."""
 
     async def make() -> str:
         prepare_aiortc()
@@ -49,13 +49,13 @@ def offer() -> str:
 
 
 def sdp_seeds() -> list[bytes]:
-    """An offer, and one in another case without a DTLS role."""
+    """Returns an offer, and one in different case and without a DTLS role."""
     odd = offer().replace("H264", "h264").replace(" udp ", " UDP ").replace("typ host", "TYP HOST")
     return [offer().encode(), odd.replace("a=setup:actpass\r\n", "").encode()]
 
 
 def sdp(data: bytes) -> None:
-    """Whatever is offered, it is read or refused with a status."""
+    """Promises that an offer is read, or refused with a status."""
     try:
         read_offer(data)
     except OfferError as error:
@@ -63,7 +63,7 @@ def sdp(data: bytes) -> None:
 
 
 def fragments_seeds() -> list[bytes]:
-    """Fragments of the offer's own ICE, and of another peer's."""
+    """Returns fragments with the offer's own ICE credentials, and with others."""
     media = SessionDescription.parse(offer()).media[0]
     assert media.ice is not None
     ice = f"a=ice-ufrag:{media.ice.usernameFragment}\r\na=ice-pwd:{media.ice.password}\r\n"
@@ -75,7 +75,7 @@ def fragments_seeds() -> list[bytes]:
 
 
 def fragments(data: bytes) -> None:
-    """Whatever comes after an offer, candidates are few, and ICE goes on or it is refused."""
+    """Promises that candidates are bounded, and that a fragment is used or refused."""
     loop().run_until_complete(_fragments(data))
 
 
@@ -90,11 +90,11 @@ async def _fragments(data: bytes) -> None:
     remote = [one for transport in transports for one in transport.getRemoteCandidates()]
     await connection.close()
     check(len(remote) <= MAX_CANDIDATES, "candidates are bounded")
-    check(all(is_checked(candidate_to_sdp(one)) for one in remote), "checks go to addresses")
+    check(all(is_checked(candidate_to_sdp(one)) for one in remote), "ICE checks go to IP addresses")
 
 
 def http_seeds() -> list[bytes]:
-    """Requests; their length is told when they are sent."""
+    """Returns requests without a Content-Length; `http` adds it."""
     kind = "Content-Type: application/sdp\r\n"
     heads = [
         f"POST /whip/me HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer secret\r\n{kind}",
@@ -114,7 +114,12 @@ def http_seeds() -> list[bytes]:
 
 @dataclass
 class Served:
-    """A server that listens, what it logs, and what keeps it going."""
+    """A server that listens.
+
+    Attributes:
+        errors: logged by the server.
+        context: keeps the server running.
+    """
 
     server: Server
     port: int
@@ -130,7 +135,7 @@ class Served:
 
 @cache
 def served() -> Served:
-    """Listens on a free port of the loopback address for as long as the process lives."""
+    """Returns a server that listens on a free loopback port until the process ends."""
     enhancer = Enhancer(untrained())
     server = Server(ServeConfig(port=0, rooms=4), lambda: enhancer)
     context = listening(server)
@@ -140,16 +145,16 @@ def served() -> Served:
 
 
 def _errors_of(name: str) -> list[str]:
-    told: list[str] = []
+    logged: list[str] = []
     handler = logging.Handler(logging.ERROR)
-    handler.emit = lambda record: told.append(handler.format(record))  # type: ignore[method-assign]
+    handler.emit = lambda record: logged.append(handler.format(record))  # type: ignore[method-assign]
     logging.getLogger(name).addHandler(handler)
     logging.getLogger(name).propagate = False
-    return told
+    return logged
 
 
 def http(data: bytes) -> None:
-    """Whatever is sent to it, the server answers without a 500, and goes on."""
+    """Promises that the server never answers with 500, and keeps running."""
     loop().run_until_complete(_http(served(), data))
 
 
@@ -161,11 +166,11 @@ async def _http(there: Served, data: bytes) -> None:
     await there.close_rooms()
     status = int(answer.split(b" ", 2)[1]) if answer.startswith(b"HTTP/1.1 ") else 0
     check(status < 500 or status == 503, f"{status}: {''.join(there.errors)[-2000:]}")
-    check(not there.server.rooms, "a room that is closed is gone")
+    check(not there.server.rooms, "a closed room is removed")
     again = await _ask(
         there.port, b"GET /stats HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
     )
-    check(again.startswith(b"HTTP/1.1 200 "), "the server goes on")
+    check(again.startswith(b"HTTP/1.1 200 "), "the server keeps running")
 
 
 async def _ask(port: int, request: bytes) -> bytes:

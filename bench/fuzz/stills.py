@@ -32,7 +32,7 @@ from receiver.stills.protocol import MAX_PIXELS as STILL_PIXELS
 
 @dataclass
 class Channel:
-    """A data channel's place: keeps what was sent, and who listens."""
+    """A stand-in for a data channel: keeps sent messages and listeners."""
 
     readyState: str = "open"  # noqa: N815
     bufferedAmount: int = 0  # noqa: N815
@@ -51,7 +51,7 @@ class Channel:
 
 
 def stills_seeds() -> list[bytes]:
-    """Messages after a letter: Text, Binary and requests to a Sender; Webp and Jpeg alone."""
+    """Returns messages after a letter: Text, Binary, requests to a Sender; a Webp or Jpeg alone."""
     frame = small_portrait()[0]
     still, mime = encode_still(frame, 4000)
     shape = {"mime": mime, "width": SIZE[0], "height": SIZE[1], "captured_ms": 5}
@@ -76,7 +76,7 @@ def stills_seeds() -> list[bytes]:
 
 
 def stills(data: bytes) -> None:
-    """Whatever a peer says, a still comes, a reason, or nothing; and never too large a one."""
+    """Promises that messages lead to a still of allowed size, to a reason, or to nothing."""
     loop().run_until_complete(_stills(data.split(BETWEEN)))
 
 
@@ -109,7 +109,7 @@ async def _stills(messages: list[bytes]) -> None:
     check("it could not be used" not in failed, "nothing but StillError comes from a still")
     for still in came:
         _check_still(still.picture)
-        check(still.size_bytes <= 8000, "no more comes than was asked for")
+        check(still.size_bytes <= 8000, "a still is no larger than requested")
 
 
 def _check_still(picture: av.VideoFrame) -> None:

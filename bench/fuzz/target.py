@@ -1,4 +1,4 @@
-"""What a fuzzing target is, and what all of them share."""
+"""The class of a fuzzing target, and what all targets share."""
 
 import asyncio
 import tempfile
@@ -13,23 +13,27 @@ import av
 from receiver.sending.portrait import portrait_frames
 
 BETWEEN = b"\xfe\xedRTP\xfe"
-"""Stands between the packets, pictures or messages of one input."""
-
-
+"""Separates the packets, access units, messages or answers of one input."""
 SIZE = (160, 120)
-
-
+"""Width and height of the fuzzed clips in pixels."""
 RUNS_MOST = 5.0
-"""Seconds that a native library may take for one input before it counts as hanging."""
+"""Seconds for one input after which a native library counts as hanging."""
 
 
 class NativeCrashError(Exception):
-    """A library that is not ours took its whole process down."""
+    """A foreign library ended its whole process."""
 
 
 @dataclass(frozen=True)
 class Target:
-    """What is fed, what with, and what a part of its inputs is called."""
+    """Something that accepts input from outside.
+
+    Attributes:
+        run: handles one input; raises if it breaks a promise.
+        seeds: returns valid inputs.
+        separator: separates the parts of an input; None if it has no parts.
+        parts: what the parts are called.
+    """
 
     run: Callable[[bytes], None]
     seeds: Callable[[], list[bytes]]
@@ -38,20 +42,20 @@ class Target:
 
 
 def check(holds: bool, promise: str) -> None:
-    """Raises AssertionError with the promise that does not hold."""
+    """Raises AssertionError with the promise if it does not hold."""
     if not holds:
         raise AssertionError(promise)
 
 
 @cache
 def small_portrait() -> list[av.VideoFrame]:
-    """A second and a half of the demo's own clip, small, so that much of it can be decoded."""
+    """Returns 1.5 seconds of the demo's own clip, small, so that many frames can be decoded."""
     return [frame.reformat(*SIZE, "yuv420p") for frame in islice(portrait_frames(), 45)]
 
 
 @cache
 def loop() -> asyncio.AbstractEventLoop:
-    """One for all inputs."""
+    """Returns the event loop of all inputs."""
     return asyncio.new_event_loop()
 
 
@@ -61,5 +65,5 @@ def _temporary() -> tempfile.TemporaryDirectory[str]:
 
 
 def folder() -> Path:
-    """For the files that are fed; gone with the process."""
+    """Returns the folder of fuzzed files; the end of the process removes it."""
     return Path(_temporary().name)

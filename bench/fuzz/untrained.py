@@ -1,4 +1,4 @@
-"""Stands in for a generator."""
+"""A stand-in for a generator."""
 
 from types import SimpleNamespace
 from typing import Any
@@ -9,16 +9,16 @@ from bench.fuzz.target import check
 
 
 class Untrained:
-    """Stands in for a generator: the same shapes in no time."""
+    """A fast generator with the same shapes."""
 
     device, model = "cpu", SimpleNamespace(name="untrained")
 
     def restore(self, degraded: Any, reference: Any, landmarks: Any) -> Any:
-        """Something between both pictures, brighter where a landmark is."""
-        check(bool(np.isfinite(degraded).all()), "crops are numbers")
+        """Returns the mean of both pictures, brighter at the landmarks."""
+        check(bool(np.isfinite(degraded).all()), "crops are finite")
         return (degraded + reference) / 2 + landmarks
 
 
 def untrained() -> Any:
-    """As a `Generator`."""
+    """Returns an `Untrained`, to be used as a `Generator`."""
     return Untrained()

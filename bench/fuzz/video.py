@@ -31,19 +31,15 @@ from receiver.transport.assembly import FORGOTTEN, MOST_MISSING, MOST_PACKETS, F
 from receiver.transport.damage import DamageWatch
 
 H264 = RTCRtpCodecParameters(mimeType="video/H264", clockRate=90000, payloadType=99)
-
-
 STREAMS = ((100, 10, 1), (300, 12, 4), (60, 100, 1))
-"""kbit/s, frames from IDR to IDR, slices a frame."""
-
-
+"""Bitrate in kbit/s, frames from IDR to IDR, and slices a frame of each stream."""
 TICKS = 3000
-"""Of 1/90000 s from one frame to the next."""
+"""Time from frame to frame in 1/90000 s."""
 
 
 @cache
 def streams() -> list[list[bytes]]:
-    """Access units of the portrait, one list a stream."""
+    """Returns the access units of the portrait, a list a stream."""
     encoded = []
     for kbps, every, slices in STREAMS:
         codec = Encoding(kbps, None, every).open(*SIZE, Fraction(FPS))
@@ -58,7 +54,7 @@ def streams() -> list[list[bytes]]:
 
 
 def packets_of(units: list[bytes]) -> list[RtpPacket]:
-    """As aiortc's sender makes them; sequence numbers come round."""
+    """Returns RTP packets as aiortc's sender makes them; their sequence numbers wrap around."""
     packets: list[RtpPacket] = []
     for index, unit in enumerate(units):
         payloads = H264Encoder._packetize(H264Encoder._split_bitstream(unit))
@@ -71,7 +67,7 @@ def packets_of(units: list[bytes]) -> list[RtpPacket]:
 
 
 def rtp_seeds() -> list[bytes]:
-    """Each a second and a half of a stream: packets, after the milliseconds since the last one."""
+    """Returns 1.5 seconds of each stream: packets, each after its delay in ms (one byte)."""
     extensions = HeaderExtensionsMap()
     return [
         BETWEEN.join(b"\x05" + packet.serialize(extensions) for packet in packets_of(units))
@@ -80,7 +76,7 @@ def rtp_seeds() -> list[bytes]:
 
 
 def rtp(data: bytes) -> None:
-    """Whatever packets come, they are put together or dropped, and memory stays bounded."""
+    """Promises that packets are assembled or dropped, and that memory stays bounded."""
     assembler, watch, now = FrameAssembler(), DamageWatch(), 0.0
     extensions, came, left = HeaderExtensionsMap(), 0, 0
     for record in data.split(BETWEEN):
@@ -95,12 +91,15 @@ def rtp(data: bytes) -> None:
         for unit in assembler.take(now):
             left += len(unit.data)
             damaged = watch.see(unit.data, unit.lost_before)
-            check(damaged or not unit.lost_before or _has_sps(unit.data), "a loss is damage")
+            check(
+                damaged or not unit.lost_before or _has_sps(unit.data),
+                "a loss marks its frame as damaged",
+            )
         check(all(0 <= one < 65536 for one in assembler.to_ask_for(now)), "NACKs name packets")
-        check(len(assembler._packets) <= MOST_PACKETS, "packets that wait are bounded")
+        check(len(assembler._packets) <= MOST_PACKETS, "waiting packets are bounded")
         check(len(assembler._missing) <= MOST_MISSING, "missing packets are bounded")
-        check(len(assembler._given_up) <= FORGOTTEN, "packets given up are bounded")
-    check(left <= came, "nothing comes out twice")
+        check(len(assembler._given_up) <= FORGOTTEN, "abandoned packets are bounded")
+    check(left <= came, "no byte is delivered twice")
 
 
 def _has_sps(data: bytes) -> bool:
@@ -108,12 +107,12 @@ def _has_sps(data: bytes) -> bool:
 
 
 def decode_seeds() -> list[bytes]:
-    """Access units of each stream."""
+    """Returns the first access units of each stream."""
     return [BETWEEN.join(units[:24]) for units in streams()]
 
 
 def decode(data: bytes) -> None:
-    """Whatever comes before a whole IDR, the pictures from it on are right or marked."""
+    """Promises that frames after a complete IDR are exact or marked, whatever precedes it."""
     decoder, pictures = ObservingDecoder(), []
     units = [*data.split(BETWEEN), *streams()[0][:5]]
     for index, unit in enumerate(units):
@@ -123,19 +122,19 @@ def decode(data: bytes) -> None:
     first = len(units) - 5 + 1000
     for picture in pictures:
         seen = DecodedFrame.from_video(picture)
-        check(picture.width * picture.height <= MAX_PIXELS, "pictures are bounded")
+        check(picture.width * picture.height <= MAX_PIXELS, "frames are bounded")
         check(seen.qp is None or -64 <= seen.qp <= 64, f"QP {seen.qp}")
         check(seen.qp_within(np.array([0.0, 0.0, 9e9, 9e9])) is None or seen.qp is not None, "QP")
         _ = seen.motion_vectors
         number = (picture.pts or 0) // TICKS - first
         if number >= 0:
             same = same_pixels(picture, lossless()[0][number])
-            check(seen.damaged or same, f"picture {number} after an IDR is wrong and not marked")
+            check(seen.damaged or same, f"frame {number} after an IDR is wrong and not marked")
 
 
 @cache
 def lossless() -> list[list[av.VideoFrame]]:
-    """What the streams decode to where nothing is lost."""
+    """Returns the decoded frames of each stream without losses."""
     decoded = []
     for units in streams():
         decoder = ObservingDecoder()
@@ -146,7 +145,7 @@ def lossless() -> list[list[av.VideoFrame]]:
 
 @cache
 def packets() -> list[list[RtpPacket]]:
-    """Depayloaded packets of each stream."""
+    """Returns the depayloaded packets of each stream."""
     made = [packets_of(units) for units in streams()]
     for packet in (packet for stream in made for packet in stream):
         packet._data = depayload(H264, packet.payload)
@@ -154,12 +153,12 @@ def packets() -> list[list[RtpPacket]]:
 
 
 def losses_seeds() -> list[bytes]:
-    """A byte for the stream, and one for what becomes of each of its packets."""
+    """Returns inputs of a byte for the stream and one for the fate of each of its packets."""
     return [bytes([number]) + bytes(len(stream)) for number, stream in enumerate(packets())]
 
 
 def losses(data: bytes) -> None:
-    """Whatever packets are lost, late or doubled, no picture that differs is called whole."""
+    """Promises that a frame which differs is marked, if packets are lost, late or doubled."""
     number = data[0] % len(STREAMS) if data else 0
     assembler, decoder = FrameAssembler(), ObservingDecoder()
     for place, packet in arrivals(packets()[number], data[1:]):
@@ -172,11 +171,14 @@ def losses(data: bytes) -> None:
             for picture in pictures:
                 same = same_pixels(picture, lossless()[number][(picture.pts or 0) // TICKS])
                 whole = not DecodedFrame.from_video(picture).damaged
-                check(same or not whole, f"frame {(picture.pts or 0) // TICKS} is called whole")
+                check(
+                    same or not whole,
+                    f"frame {(picture.pts or 0) // TICKS} differs and is not marked",
+                )
 
 
 def arrivals(sent: list[RtpPacket], fates: bytes) -> list[tuple[float, RtpPacket]]:
-    """When each packet comes, in places of the stream: on time, late, twice or never."""
+    """Returns packets by arrival, in units of a packet: on time, late, twice or never."""
     came: list[tuple[float, RtpPacket]] = []
     for index, packet in enumerate(sent):
         fate = fates[index] if index < len(fates) else 0
@@ -188,7 +190,10 @@ def arrivals(sent: list[RtpPacket], fates: bytes) -> list[tuple[float, RtpPacket
 
 
 def same_pixels(a: av.VideoFrame, b: av.VideoFrame) -> bool:
-    """Whether two 4:2:0 frames are alike to the bit; FFmpeg keeps an older picture's range."""
+    """Returns whether the pixels of two 4:2:0 frames are equal.
+
+    Ignores the colour range: FFmpeg may keep that of an older frame.
+    """
     if (a.width, a.height) != (b.width, b.height) or a.format.name not in PLANAR_420:
         return False
     return all(np.array_equal(*pair) for pair in zip(planes(a), planes(b), strict=True))

@@ -16,14 +16,13 @@ from pathlib import Path
 
 from rich.progress import Progress
 
-from bench.common.arguments import bench_parser
+from bench.command_line import bench_parser, require
 from bench.common.framing import clips_in
 from bench.common.result_cache import ResultCache
 from bench.identity.distances import Distances, compare
 from bench.identity.hostile import attack
 from bench.identity.observing import CRFS, SECONDS, SHRINKS, Observed, observe, people_of
 from bench.identity.report import KINDS, plot, stills_table, table
-from bench.packages import require
 from keyframes.people import SAME_PERSON
 from receiver.commands.progress import progress_bar
 from receiver.commands.terminal import console

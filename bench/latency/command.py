@@ -13,7 +13,7 @@ from typing import get_args
 
 from aiortc.jitterbuffer import JitterFrame
 
-from bench.common.arguments import bench_parser
+from bench.command_line import bench_parser, require
 from bench.latency import comparison
 from bench.latency.cold import cold_start
 from bench.latency.composition import composed, encode
@@ -23,7 +23,6 @@ from bench.latency.report import Report
 from bench.latency.scenes import SIZES, Scene, sizes_of
 from bench.latency.sequential import measure
 from bench.latency.stages import STAGES
-from bench.packages import require
 from receiver.enhance.faces.generator import Device, ExecutionDevice, Generator, device_problem
 from receiver.enhance.faces.tracking import MAX_FACES
 from receiver.errors import InputError

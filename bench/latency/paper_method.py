@@ -40,7 +40,7 @@ class Vgg19Network:
     """The paper's generator with its VGG-19 backbone, untrained, in eager PyTorch."""
 
     def __init__(self, device: str) -> None:
-        """`device` is 'cpu' or a GPU's execution device; without CUDA in PyTorch the CPU is used."""
+        """`device` is an execution device; without CUDA in PyTorch the CPU is used."""
         import torch
 
         from models.networks.keyframes_gan import KeyframesGAN, KeyframesGANConfig
@@ -143,7 +143,7 @@ def mls_every_pixel(source: Landmarks, target: Landmarks, side: int) -> NDArray[
     """Returns where each pixel of a square picture comes from, by affine moving least squares.
 
     Uses the closed form with weights 1/d^2 as the inverse map: the target's landmarks are the
-    control points. Schaefer, McPhail and Warren, "Image Deformation Using Moving Least Squares", 2.1.
+    control points. Schaefer, McPhail, Warren: "Image Deformation Using Moving Least Squares", 2.1.
 
     Args:
         source, target: Kx2 in pixels, not all on one line.

@@ -8,9 +8,9 @@ from typing import Any
 
 from rich.table import Table
 
+from bench.command_line import MissingPackageError, needs, require
 from bench.latency.plots import plot
 from bench.latency.tables import calls_table, paced_table, paper_table, scene_table, stage_table
-from bench.packages import MissingPackageError, needs, require
 from receiver.commands.terminal import console
 from receiver.sending.tracks import Source
 

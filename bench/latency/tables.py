@@ -94,8 +94,8 @@ def paper_table(paper: dict[str, Any]) -> Table:
     shown = Table("stage", "ours: median ms", "p95 ms", "paper: median ms", "p95 ms", "times")
     shown.title = (
         f"{paper['scene']}: ours on {ours['device']} {_shown(ours['fps'], 1)} frames a second, the "
-        f"paper's method on {theirs['device']} {_shown(theirs['fps'])}: {_shown(paper['ratio'], 1)} "
-        "times as many"
+        f"paper's method on {theirs['device']} {_shown(theirs['fps'])}: "
+        f"{_shown(paper['ratio'], 1)} times as many"
     )
     for name, mine in ours["stages_ms"].items():
         other = theirs["stages_ms"][name]

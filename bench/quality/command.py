@@ -2,8 +2,9 @@
 
 Frames each clip as a call does (640x480 around the face), sends it through encoders, and restores
 its faces with one or more generators and by three protocols: without references (`none`), with
-those of a call (`call`: good frames of the stream, and stills that are requested and paid for), and
-with those of the paper (`paper`: raw frames, one a second and free). Compares all with the original.
+those of a call (`call`: good frames of the stream, and stills that are requested and paid for),
+and with those of the paper (`paper`: raw frames, one a second and free). Compares all faces with
+the original's.
 
 After Ctrl-C the same command continues with what is not finished. It does not notice changes of
 the code: after one, delete results.jsonl or give another --out.
@@ -16,14 +17,14 @@ from typing import TYPE_CHECKING, Any
 
 import cv2
 
-from bench.common.arguments import bench_parser, min_face_of, seconds_of
+from bench.command_line import bench_parser, require
+from bench.common.arguments import min_face_of, seconds_of
 from bench.common.brisque import brisque_problem
 from bench.common.encodings import encoding_of
 from bench.common.framing import clips_in
 from bench.common.jobs import Job, key_of, run_jobs
 from bench.common.result_cache import ResultCache
 from bench.common.sequences import PROTOCOLS, FaceSequence
-from bench.packages import require
 from bench.quality.figures import result_of
 from bench.quality.report import report, strip
 from receiver.commands.terminal import console

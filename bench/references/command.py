@@ -10,9 +10,8 @@ protocol). Compares every face with the original's.
 import argparse
 from pathlib import Path
 
-from bench.common.arguments import bench_parser
+from bench.command_line import bench_parser, require
 from bench.common.framing import clips_in, framed
-from bench.packages import require
 from bench.references.figures import Judged, judge, shares, worst
 from bench.references.report import plot, table, write
 from bench.references.restoring import MIN_TURNED, face_height, restore_clip

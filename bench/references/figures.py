@@ -74,7 +74,7 @@ def mean(results: list[Judged], scenario: str, way: str, figure: str) -> float:
 
 
 def shares(results: list[Judged]) -> dict[str, dict[str, float]]:
-    """Returns each origin's share of the gain of raw references over none, by scenario and figure."""
+    """Returns each origin's share of the gain of raw references, by scenario and figure."""
     found: dict[str, dict[str, float]] = {}
     for scenario in dict.fromkeys(result.scenario for result in results):
         for figure in ("psnr_db", "vmaf_neg"):

@@ -3,7 +3,9 @@
 import pytest
 
 from bench.fuzz import command as fuzz
+from bench.fuzz.engine import fuzz as fuzz_target
 from bench.fuzz.mutations import Mutator
+from bench.fuzz.target import Target
 from receiver.errors import InputError
 
 COUNTS = {
@@ -27,7 +29,7 @@ COUNTS = {
 
 @pytest.mark.parametrize("name", list(fuzz.TARGETS))
 def test_nothing_is_found(name, tmp_path):
-    (*_, report) = fuzz.fuzz(name, count=COUNTS[name], seconds=None, seed=7, folder=tmp_path)
+    (*_, report) = fuzz_target(name, count=COUNTS[name], seconds=None, seed=7, folder=tmp_path)
     assert report.inputs == COUNTS[name]
     assert not {one: error for one, (_, error) in report.crashers.items() if "Native" not in one}
 
@@ -47,10 +49,10 @@ def test_what_is_found_is_kept_once_and_can_be_fed_again(tmp_path, monkeypatch, 
         if b"x" in data:
             raise ValueError("an x")
 
-    target = fuzz.Target(fails, lambda: [b"x", b"xx", b"y"])
+    target = Target(fails, lambda: [b"x", b"xx", b"y"])
     monkeypatch.setitem(fuzz.TARGETS, "letters", target)
     monkeypatch.setattr(fuzz, "OUTPUT", tmp_path)
-    (*_, report) = fuzz.fuzz("letters", count=3, seconds=None, seed=0, folder=tmp_path)
+    (*_, report) = fuzz_target("letters", count=3, seconds=None, seed=0, folder=tmp_path)
     ((path, error),) = report.crashers.values()
     assert (path.read_bytes(), report.inputs) == (b"x", 3)
     assert error.startswith("ValueError at test_fuzz.py:")
@@ -66,7 +68,7 @@ def test_what_is_found_is_kept_once_and_can_be_fed_again(tmp_path, monkeypatch, 
 def test_what_cannot_be_fuzzed_is_told(tmp_path):
     for arguments, sentence in [
         (["--only", "rpt"], "there is no target 'rpt'"),
-        (["--replay", str(tmp_path / "rtp-0.bin")], "is no input of a target"),
+        (["--replay", str(tmp_path / "rtp-0.bin")], "is not an input of a target"),
         (["--engine", "atheris"], "one target at a time"),
     ]:
         with pytest.raises(InputError, match=sentence):

@@ -8,9 +8,16 @@ import numpy as np
 import pytest
 
 from bench.latency import command as latency
-from bench.latency import paper_way
+from bench.latency import comparison
 from bench.latency.composition import composed, encode
-from bench.latency.paper_way import mls_every_pixel, nearest, paste, warp_every_pixel
+from bench.latency.paper_method import (
+    PaperMethod,
+    mls_every_pixel,
+    nearest,
+    paste,
+    warp_every_pixel,
+)
+from bench.latency.stages import STAGES
 from keyframes import Keyframe
 from keyframes.mls import mls_map
 from receiver.enhance.faces.alignment import CROP, crop_from_frame, transform
@@ -41,12 +48,15 @@ def face(portrait):
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        (["--sizes", "480p,4k"], "'4k' in --sizes is no size: give any of 360p, 480p, 720p, 1080p"),
-        (["--faces", "5"], "'5' in --faces is no number to use: give 1 to 4"),
-        (["--faces", "1,,2"], "'' in --faces is no number to use: give 1 to 4"),
-        (["--calls", "0"], "'0' in --calls is no number to use: give 1 to 16"),
-        (["--frames", "many"], "'many' in --frames is no number to use: give 1 to 3000"),
-        (["--paper-frames", "-1"], "'-1' in --paper-frames is no number to use: give 1 to 1000"),
+        (
+            ["--sizes", "480p,4k"],
+            "'4k' in --sizes is not a size: give any of 360p, 480p, 720p, 1080p",
+        ),
+        (["--faces", "5"], "'5' in --faces is not a valid number: give 1 to 4"),
+        (["--faces", "1,,2"], "'' in --faces is not a valid number: give 1 to 4"),
+        (["--calls", "0"], "'0' in --calls is not a valid number: give 1 to 16"),
+        (["--frames", "many"], "'many' in --frames is not a valid number: give 1 to 3000"),
+        (["--paper-frames", "-1"], "'-1' in --paper-frames is not a valid number: give 1 to 1000"),
         (["--against", "magic"], "'magic' in --against is unknown: give paper, or leave it out"),
         (["--clip", "/nowhere.mp4"], "there is no file /nowhere.mp4"),
     ],
@@ -157,9 +167,9 @@ class NoNetwork:
 
 
 @pytest.fixture(scope="module")
-def way() -> paper_way.PaperWay:
+def way() -> PaperMethod:
     """The paper's way with a network that does nothing."""
-    return paper_way.PaperWay(NoNetwork("cpu"))
+    return PaperMethod(NoNetwork("cpu"))
 
 
 def test_the_paper_s_way_with_a_network_that_does_nothing_changes_little(way, portrait):
@@ -180,9 +190,9 @@ def test_a_small_run_writes_all_figures(source, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(latency, "portrait_source", lambda: source)
     monkeypatch.setattr(latency, "get_args", lambda _: ["cpu"])
     monkeypatch.setattr(latency, "COLD_RUNS", 1)
-    monkeypatch.setattr(latency, "WARM_UP", 5)
-    monkeypatch.setattr(paper_way, "Vgg19Network", NoNetwork)
-    monkeypatch.setattr(paper_way, "BLOCK", 4)
+    monkeypatch.setattr(latency, "WARM_UP_FRAMES", 5)
+    monkeypatch.setattr(latency, "Vgg19Network", NoNetwork)
+    monkeypatch.setattr(comparison, "BLOCK", 4)
     figures, plot = tmp_path / "new" / "latency.json", tmp_path / "latency.png"
     options = ["--sizes", "480p,360p", "--calls", "2", "--cold", "--against", "paper"]
     files = ["--json", str(figures), "--plot", str(plot)]
@@ -192,14 +202,14 @@ def test_a_small_run_writes_all_figures(source, tmp_path, monkeypatch, capsys):
     assert [(run["size"], run["faces"]) for run in told["runs"]] == [("480p", 1), ("360p", 1)]
     for run in told["runs"]:
         assert run["fps"] > 0
-        assert set(run["stages_ms"]) == {*latency.STAGES, "whole frame"}
+        assert set(run["stages_ms"]) == {*STAGES, "whole frame"}
         assert all(set(measured) == TIMES for measured in run["stages_ms"].values())
         (calls,) = run["paced"]
         assert (calls["calls"], len(calls["each"])) == (2, 2)
         for call in calls["each"]:
             ends = ("restored", "skipped", "untouched", "dropped")
             assert 0 < call["frames"] == sum(call[end] for end in ends) <= 5
-            assert set(call["stages_ms"]) == set(latency.STAGES)
+            assert set(call["stages_ms"]) == set(STAGES)
             assert call["end_to_end_ms"]["median"] >= call["added_latency_ms"]["median"] > 0
     (cold,) = told["cold"]
     assert 0 < cold["import_s"] < cold["first_restored_s"]

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from bench.common.learned import LAYERS, LPIPS, NAMES, brisque_problem
+from bench.common.brisque import brisque_problem
+from bench.common.lpips import LAYERS, LPIPS, NAMES
 from bench.common.metrics import (
     bootstrap_interval,
     flicker,

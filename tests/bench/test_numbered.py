@@ -49,13 +49,13 @@ def test_faces_are_compared_with_what_was_sent(generator, portrait):
     encoded = through_codec(sent[:40], Encoding(kbps=100), RATE)
     enhanced = [enhancer.enhance(decoded) for _, decoded, _ in encoded]
     assert len(enhanced) == 40
-    assert len(enhancer.seen) == 1 + 39 // EVERY
-    found = face_quality(enhancer.seen, sent)
-    assert len(found) == len(enhancer.seen)
+    assert len(enhancer.kept) == 1 + 39 // EVERY
+    found = face_quality(enhancer.kept, sent)
+    assert len(found) == len(enhancer.kept)
     means = mean_quality(found)
     assert means["psnr_restored"] > means["psnr_received"] > 25.0
     assert 0.7 < means["ssim_received"] < means["ssim_restored"] < 1.0
-    shifted = mean_quality(face_quality(enhancer.seen, [*sent[20:], *sent[:20]]))
+    shifted = mean_quality(face_quality(enhancer.kept, [*sent[20:], *sent[:20]]))
     assert shifted["psnr_received"] < means["psnr_received"]
 
 

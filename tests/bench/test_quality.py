@@ -7,9 +7,12 @@ import cv2
 import pytest
 
 from bench import __main__
-from bench.common import sequences as bench_clips
-from bench.common.result_cache import Finished
+from bench.common import jobs, tables
+from bench.common.encodings import encoding_of
+from bench.common.framing import framed
+from bench.common.result_cache import ResultCache
 from bench.quality import command as quality
+from bench.quality import figures, report
 from models.openh264 import OpenH264
 from receiver.errors import InputError
 from receiver.media.encoding import Encoding
@@ -25,9 +28,9 @@ def clips(portrait, tmp_path):
     return folder
 
 
-def row(clip: str, way: str, psnr: float) -> quality.Row:
-    figures = dict.fromkeys(quality.METRICS, psnr) | {"lpips": None}
-    return quality.Row(clip, "crf42", "" if way == "input" else "lite", way, 9, 80.0, figures)
+def row(clip: str, way: str, psnr: float) -> figures.Row:
+    values = dict.fromkeys(figures.METRICS, psnr) | {"lpips": None}
+    return figures.Row(clip, "crf42", "" if way == "input" else "lite", way, 9, 80.0, values)
 
 
 @pytest.mark.parametrize(
@@ -39,20 +42,20 @@ def row(clip: str, way: str, psnr: float) -> quality.Row:
     ],
 )
 def test_encodings_by_name(name, encoding):
-    assert bench_clips.encoding_of(name) == encoding
+    assert encoding_of(name) == encoding
 
 
 @pytest.mark.parametrize("name", ["crf52", "crf", "x264-0", "openh264", "vp8-100", "x264-nan"])
 def test_other_encodings_are_none(name):
-    with pytest.raises(InputError, match=f"'{name}' is no encoding: give crf42"):
-        bench_clips.encoding_of(name)
+    with pytest.raises(InputError, match=f"'{name}' is not an encoding: give crf42"):
+        encoding_of(name)
 
 
 @pytest.mark.parametrize(
     ("options", "said"),
     [
         (["/nowhere"], "no videos in /nowhere: give a folder"),
-        (["CLIPS", "--encoding", "vp8-100"], "'vp8-100' is no encoding: give crf42"),
+        (["CLIPS", "--encoding", "vp8-100"], "'vp8-100' is not an encoding: give crf42"),
         (["CLIPS", "--model", "heavy"], "there is no model 'heavy': give one of"),
         (["CLIPS", "--seconds", "-1"], "'-1' seconds: give more than 0"),
         (["CLIPS", "--min-face", "250"], "'250' pixels: give more than 0 and at most 220"),
@@ -74,7 +77,7 @@ def test_a_file_that_is_no_video_is_named(tmp_path):
     with pytest.raises(
         InputError, match=r"notes.mp4 is no video that can be read: .*, or remove it"
     ):
-        bench_clips.framed(tmp_path / "notes.mp4", 1.0)
+        framed(tmp_path / "notes.mp4", 1.0)
 
 
 def test_means_and_gains_with_their_intervals():
@@ -84,37 +87,35 @@ def test_means_and_gains_with_their_intervals():
         row("b", "input", 30),
         row("b", "call", 33),
     ]
-    means = {(one.name, one.metric): one for one in quality.means_of(rows)}
+    means = {(one.name, one.metric): one for one in figures.means_of(rows)}
     restored = means["lite call", "psnr"]
     assert (restored.mean, restored.interval) == (28.0, (23.0, 33.0))
     assert (restored.gain, restored.gain_interval) == (3.0, (3.0, 3.0))  # of each clip: the same
     assert ("lite call", "lpips") not in means
-    table = quality.cells(list(means.values()), "crf42", gains=True)
+    table = report.cells(list(means.values()), "crf42", gains=True)
     assert table[0] == ["gain over the input", "lite call"]
     assert table[1] == ["PSNR dB, up", "+3.00 [+3.00, +3.00]"]
     assert table[-1] == ["LPIPS, down", "no weights"]
-    assert quality.markdown(table).startswith(
-        "| gain over the input | lite call |\n| --- | --- |\n"
-    )
+    assert tables.markdown(table).startswith("| gain over the input | lite call |\n| --- | --- |\n")
 
 
 def test_finished_jobs_are_found_again(tmp_path):
     path = tmp_path / "kept" / "results.jsonl"
-    Finished(path).add({"clip": "a", "crf": 42}, {"psnr": 30.5})
+    ResultCache(path).add({"clip": "a", "crf": 42}, {"psnr": 30.5})
     with path.open("a") as file:
         file.write('{"job": {"clip": "b"')  # cut short
-    again = Finished(path)
+    again = ResultCache(path)
     assert {"crf": 42, "clip": "a"} in again
     assert {"crf": 42, "clip": "b"} not in again
     again.add({"clip": "b"}, None)
-    assert [len(again), len(Finished(path))] == [2, 2]
-    assert Finished(path)[{"clip": "a", "crf": 42}] == {"psnr": 30.5}
+    assert [len(again), len(ResultCache(path))] == [2, 2]
+    assert ResultCache(path)[{"clip": "a", "crf": 42}] == {"psnr": 30.5}
 
 
 def test_a_line_that_is_no_result_is_named(tmp_path):
     (tmp_path / "results.jsonl").write_text('[]\n{"job": {}, "result": 1}\n')
-    with pytest.raises(InputError, match=r"line 1 of .*results.jsonl is no result: remove it"):
-        Finished(tmp_path / "results.jsonl")
+    with pytest.raises(InputError, match=r"line 1 of .*results.jsonl is not a result: remove it"):
+        ResultCache(tmp_path / "results.jsonl")
 
 
 def test_a_run_writes_all_and_is_not_run_again(clips, tmp_path, monkeypatch, capsys):
@@ -122,8 +123,8 @@ def test_a_run_writes_all_and_is_not_run_again(clips, tmp_path, monkeypatch, cap
     # Long enough for a still to come at the pace of a link that is full.
     command = [str(clips), "--seconds", "3", "--encoding", "crf42", "--out", str(out)]
     quality.main(command)
-    figures = json.loads((out / "quality.json").read_text())
-    by_way = {row["way"]: row for row in figures["clips"]}
+    written = json.loads((out / "quality.json").read_text())
+    by_way = {row["way"]: row for row in written["clips"]}
     assert list(by_way) == ["input", "none", "call", "paper"]
     assert {row["faces"] for row in by_way.values()} == {90}
     psnr = {way: row["figures"]["psnr"] for way, row in by_way.items()}
@@ -139,15 +140,15 @@ def test_a_run_writes_all_and_is_not_run_again(clips, tmp_path, monkeypatch, cap
     def never(*_: object) -> None:
         raise AssertionError("measured again")
 
-    monkeypatch.setattr(quality, "watch", never)
+    monkeypatch.setattr(jobs, "send_and_restore", never)
     quality.main(command)
-    assert json.loads((out / "quality.json").read_text()) == figures
+    assert json.loads((out / "quality.json").read_text()) == written
     with pytest.raises(AssertionError, match="measured again"):
         quality.main([*command, "--min-face", "100"])
 
 
 def test_what_is_finished_stays_after_an_interruption(clips, tmp_path, monkeypatch):
-    real, asked = quality.watch, []
+    real, asked = jobs.send_and_restore, []
 
     def interrupted(*arguments):
         asked.append(arguments[2])
@@ -155,7 +156,7 @@ def test_what_is_finished_stays_after_an_interruption(clips, tmp_path, monkeypat
             raise KeyboardInterrupt
         return real(*arguments)
 
-    monkeypatch.setattr(quality, "watch", interrupted)
+    monkeypatch.setattr(jobs, "send_and_restore", interrupted)
     command = [str(clips), "--seconds", "0.2", "--out", str(tmp_path / "out")]
     with pytest.raises(KeyboardInterrupt):
         quality.main(command)

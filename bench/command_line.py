@@ -1,5 +1,6 @@
-"""Optional packages of the benches: what is missing is named before the work begins."""
+"""What the command lines of all benches share: their parser, and checks for optional packages."""
 
+import argparse
 from importlib import import_module
 
 from receiver.errors import MissingError
@@ -19,8 +20,20 @@ class MissingPackageError(MissingError):
     """A bench needs a package that is not installed."""
 
 
+def bench_parser(
+    name: str, description: str | None, epilog: str | None = None
+) -> argparse.ArgumentParser:
+    """Returns the parser of `python -m bench NAME`; the texts keep their line breaks."""
+    return argparse.ArgumentParser(
+        prog=f"python -m bench {name}",
+        description=description,
+        epilog=epilog,
+        formatter_class=argparse.RawTextHelpFormatter,
+    )
+
+
 def require(bench: str, *modules: str) -> None:
-    """Imports the modules, keys of `PACKAGES`, that a bench needs beyond the receiver's own.
+    """Imports the modules, keys of `PACKAGES`, that a bench needs beyond the runtime dependencies.
 
     Raises MissingPackageError with the package and the command that installs it.
     """

@@ -1,42 +1,35 @@
-"""A browser's call: `python -m bench browser`.
+"""Calls of a headless Chromium. Imports code of the tests, which needs pytest."""
 
-Headless Chromium sends the demo's own clip with sound to `receiver serve` and plays what comes
-back, both on this machine; with --janus also through a Janus room to `receiver join`.
-"""
-
-import argparse
 import asyncio
-import json
-import tempfile
 from pathlib import Path
 from typing import Any
 
 from rich.progress import track as progress
-from rich.table import Table
 
-from receiver.commands.terminal import console
-from receiver.enhance.enhancer import Enhancer
 from receiver.enhance.faces.generator import Generator
-from receiver.sending.portrait import portrait_frames
-from tests.calls.chromium import BINARY, READY, chromium, start_call, write_y4m
+from tests.calls.chromium import READY, chromium, start_call
 from tests.calls.peer import serving
 from tests.calls.test_browser import PUBLISH_TO_JANUS, STATS
-from tests.calls.test_join import JANUS, janus, joining, until
+from tests.calls.test_join import janus, joining, until
 
 CAP = """(() => {
   const slider = document.getElementById("bitrate");
   slider.value = KBPS;
   slider.dispatchEvent(new Event("input"));
 })()"""
-"""Moves the page's slider."""
-WARM_UP = 5
-"""Seconds before the figures begin."""
+"""Moves the page's bitrate slider."""
+WARM_UP_SECONDS = 5
+"""Seconds before measuring begins."""
 
 
 async def measure(
     camera: Path, folder: Path, generator: Generator, seconds: int, kbps: int | None
 ) -> dict[str, Any]:
-    """The page's call for `seconds`, after a warm-up, capped at `kbps` kbit/s."""
+    """Returns the figures of the page's call for `seconds` after a warm-up.
+
+    Args:
+        kbps: the page's cap in kbit/s; None for the page's default.
+    """
     async with (
         serving(generator) as (server, base),
         chromium(camera, folder / "profile", base + "/") as page,
@@ -46,7 +39,7 @@ async def measure(
         if kbps is not None:
             await page.evaluate(CAP.replace("KBPS", str(kbps)))
         (room,) = server.rooms.values()
-        for _ in progress(range(WARM_UP), "warm-up"):
+        for _ in progress(range(WARM_UP_SECONDS), "warm-up"):
             await asyncio.sleep(1)
         before, counts = await page.evaluate(STATS), room.stats.snapshot()["frames"]
         room.stats.forget_timings()
@@ -77,7 +70,7 @@ async def measure(
 
 
 async def measure_janus(camera: Path, folder: Path, generator: Generator) -> dict[str, Any]:
-    """Seconds from joining a Janus room to the first restored frame."""
+    """Returns the seconds from joining a Janus room to the first restored frame."""
     (folder / "janus").mkdir()
     async with (
         janus(folder / "janus") as url,
@@ -89,49 +82,7 @@ async def measure_janus(camera: Path, folder: Path, generator: Generator) -> dic
         await page.lift_policy()
         await page.evaluate(PUBLISH_TO_JANUS.replace("SERVER", f"'{server}'"))
         await page.wait_for("window.publisher.connectionState === 'connected'", 20)
-        await asyncio.sleep(WARM_UP)
+        await asyncio.sleep(WARM_UP_SECONDS)
         async with joining(url, generator) as (joined, _):
             await until(lambda: joined.room.stats.first_restored_s is not None)
         return {"janus_first_restored_s": joined.first_restored_s}
-
-
-def table(figures: dict[str, Any]) -> Table:
-    """A row a figure."""
-    shown = Table("figure", "value", title="Chromium to receiver to Chromium, 640x480")
-    for name, value in figures.items():
-        text = value
-        if isinstance(value, dict):
-            text = ", ".join(f"{key} {number:.1f}" for key, number in value.items())
-        shown.add_row(name, f"{text:.2f}" if isinstance(text, float) else str(text))
-    return shown
-
-
-def main(arguments: list[str]) -> None:
-    """The command line."""
-    parser = argparse.ArgumentParser(
-        prog="python -m bench browser",
-        description=__doc__,
-        formatter_class=argparse.RawTextHelpFormatter,
-    )
-    parser.add_argument("--seconds", type=int, default=60, help="length (default 60)")
-    parser.add_argument("--kbps", type=int, help="the page's cap in kbit/s (default the page's)")
-    parser.add_argument("--janus", action="store_true", help="measure joining Janus too")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures here too")
-    args = parser.parse_args(arguments)
-    if BINARY is None:
-        parser.error("there is no Chromium: apt install chromium")
-    if args.janus and JANUS is None:
-        parser.error("there is no Janus: apt install janus")
-    generator = Generator("lite", "cpu")
-    Enhancer(generator).warm_up()
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        write_y4m(folder / "camera.y4m", list(portrait_frames()))
-        figures = asyncio.run(
-            measure(folder / "camera.y4m", folder, generator, args.seconds, args.kbps)
-        )
-        if args.janus:
-            figures |= asyncio.run(measure_janus(folder / "camera.y4m", folder, generator))
-    console().print(table(figures))
-    if args.json:
-        args.json.write_text(json.dumps(figures, indent=2) + "\n")
