@@ -95,6 +95,7 @@ def relay(tuns: tuple[int, int], plan: Plan, commands: IO[str]) -> dict[str, Any
             phases.extend((start["begin"] + one.at, one.conditions) for one in plan.phases)
             if plan.hole_s is not None:
                 hole = Hole(start["begin"] + plan.hole_s, start["ssrc"], start["rtx"])
+            continue  # the conditions come before any packet that is waiting
         try:
             _take(links, tuns, hole)
         except OSError as error:

@@ -7,7 +7,7 @@ import av
 import numpy as np
 
 from keyframes import crop_qp
-from keyframes.requests import RequestPolicy
+from keyframes.requests import RequestKind, RequestPolicy
 from receiver.calls.requester import StillPace
 from receiver.enhance.enhancer import Enhancer
 from receiver.enhance.faces.generator import Generator
@@ -23,6 +23,8 @@ ORIGINS: tuple[Origin, ...] = ("none", "i-frames", "quality", "stills", "raw")
 that are requested and whose bits count; raw frames, one a second and free."""
 STILL_DELAY = 0.15
 """Seconds from a request for a still to its first byte: a round trip and the sender's encoder."""
+KINDS: tuple[RequestKind, ...] = ("still",)
+"""Requests that these calls can make."""
 RAW_EVERY = 1.0
 """Seconds from one raw frame that becomes a reference to the next."""
 
@@ -82,7 +84,7 @@ class Call:
             self.enhancer.add_still(decode_still(data, mime), region)
         if self.enhancer.need is None:
             return
-        request = self._policy.decide(now, self.enhancer.need, ("still",))
+        request = self._policy.decide(now, self.enhancer.need, KINDS)
         if request is not None:
             region = region_of(self.enhancer.faces[0], raw.width, raw.height)
             data, mime = encode_still(part_of(raw, region), request.max_bytes)

@@ -3,7 +3,7 @@
 import hashlib
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -69,7 +69,7 @@ def run_jobs(
                     loaded = job.clip, framed(job.clip, job.key["seconds"])
                 frames, rate = loaded[1]
                 task = bar.add_task(job.title, total=len(frames))
-                advance: Callable[[], None] = lambda task=task: bar.advance(task)  # noqa: E731
+                advance = partial(bar.advance, task)
                 encoding, min_face = encoding_of(job.key["encoding"]), job.key["min_face"]
                 sequence = send_and_restore(
                     frames, rate, encoding, job.generator, protocols, min_face, advance

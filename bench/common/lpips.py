@@ -40,6 +40,8 @@ class LPIPS(nn.Module):
         Raises InputError if a file cannot be read, or a tensor is missing or has another shape.
         """
         super().__init__()
+        self.shift: Tensor
+        self.scale: Tensor
         state = _read(path)
         self.convolutions = nn.ModuleList(nn.Conv2d(*layer) for layer in LAYERS)
         self.lins = nn.ParameterList(torch.empty(1, layer[1], 1, 1) for layer in LAYERS)

@@ -83,7 +83,9 @@ def send_and_restore(
         advance()
         size += count
         now = index / float(rate)
-        restored = {name: call.see(now, raw, decoded) for name, call in calls.items()}
+        restored: dict[str, av.VideoFrame] = {}
+        for name, call in calls.items():
+            restored[name] = call.see(now, raw, decoded)
         faces = next(iter(calls.values())).enhancer.faces  # all calls find the same
         if not faces or faces[0].box[3] - faces[0].box[1] < min_face:
             continue

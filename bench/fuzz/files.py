@@ -90,17 +90,18 @@ def files_seeds() -> list[bytes]:
 def _clip(ending: str) -> bytes:
     path = folder() / f"seed{ending}"
     with av.open(str(path), "w") as container:
-        video, sound = container.add_stream("libx264", FPS), container.add_stream("aac", 48000)
-        video.width, video.height, video.pix_fmt = *SIZE, "yuv420p"  # type: ignore[union-attr]
+        video = container.add_stream("libx264", FPS)
+        sound = container.add_stream("aac", 48000)
+        video.width, video.height, video.pix_fmt = *SIZE, "yuv420p"
         video.options = {"preset": "ultrafast", "g": "4"}
         for index, frame in enumerate(small_portrait()[:8]):
             frame.pts, frame.time_base = index, Fraction(1, FPS)
-            container.mux(video.encode(frame))  # type: ignore[union-attr]
+            container.mux(video.encode(frame))
             silence = av.AudioFrame.from_ndarray(np.zeros((1, 1024), np.float32), "fltp", "mono")
             silence.sample_rate, silence.pts = 48000, 1024 * index
-            container.mux(sound.encode(silence))  # type: ignore[union-attr]
+            container.mux(sound.encode(silence))
         for stream in (video, sound):
-            container.mux(stream.encode(None))  # type: ignore[union-attr]
+            container.mux(stream.encode(None))
     return path.read_bytes()
 
 

@@ -18,7 +18,7 @@ SECRET = "the-token"
 class LoopbackLoop(asyncio.SelectorEventLoop):
     """An event loop whose look-ups and connections stay on this machine."""
 
-    async def getaddrinfo(self, host: Any, port: Any, **more: Any) -> Any:  # type: ignore[override]
+    async def getaddrinfo(self, host: Any, port: Any, **more: Any) -> Any:
         """Resolves IP addresses and localhost."""
         with contextlib.suppress(ValueError):
             ip_address(host)

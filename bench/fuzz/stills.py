@@ -81,7 +81,9 @@ def stills(data: bytes) -> None:
 
 
 async def _stills(messages: list[bytes]) -> None:
-    asking, answering, came, failed = Channel(), Channel(), [], []
+    asking, answering = Channel(), Channel()
+    came: list[Any] = []
+    failed: list[str] = []
     receiver = StillReceiver(asking, came.append, lambda why, _: failed.append(why))  # type: ignore[arg-type]
     sender = StillSender(answering, lambda: small_portrait()[0])  # type: ignore[arg-type]
     try:

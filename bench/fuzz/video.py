@@ -3,6 +3,7 @@
 import contextlib
 from fractions import Fraction
 from functools import cache
+from typing import Any
 
 import av
 import numpy as np
@@ -75,18 +76,19 @@ def rtp_seeds() -> list[bytes]:
     ]
 
 
-def rtp(data: bytes) -> None:
+def rtp(fed: bytes) -> None:
     """Promises that packets are assembled or dropped, and that memory stays bounded."""
     assembler, watch, now = FrameAssembler(), DamageWatch(), 0.0
     extensions, came, left = HeaderExtensionsMap(), 0, 0
-    for record in data.split(BETWEEN):
+    for record in fed.split(BETWEEN):
         now += record[0] / 1000 if record else 0.0
         try:
             packet = RtpPacket.parse(record[1:], extensions)
-            packet._data = depayload(H264, packet.payload) if packet.payload else b""
+            data = depayload(H264, packet.payload) if packet.payload else b""
+            setattr(packet, "_data", data)  # noqa: B010  as aiortc does
         except ValueError:
             continue  # aiortc drops it as well
-        came += len(packet._data)
+        came += len(data)
         assembler.add(packet, now)
         for unit in assembler.take(now):
             left += len(unit.data)
@@ -113,7 +115,8 @@ def decode_seeds() -> list[bytes]:
 
 def decode(data: bytes) -> None:
     """Promises that frames after a complete IDR are exact or marked, whatever precedes it."""
-    decoder, pictures = ObservingDecoder(), []
+    decoder = ObservingDecoder()
+    pictures: list[Any] = []
     units = [*data.split(BETWEEN), *streams()[0][:5]]
     for index, unit in enumerate(units):
         frame = JitterFrame(unit, TICKS * (index + 1000))
@@ -137,7 +140,7 @@ def lossless() -> list[list[av.VideoFrame]]:
     """Returns the decoded frames of each stream without losses."""
     decoded = []
     for units in streams():
-        decoder = ObservingDecoder()
+        decoder: Any = ObservingDecoder()
         frames = [JitterFrame(unit, TICKS * index) for index, unit in enumerate(units)]
         decoded.append([picture for frame in frames for picture in decoder.decode(frame)])
     return decoded
@@ -148,7 +151,7 @@ def packets() -> list[list[RtpPacket]]:
     """Returns the depayloaded packets of each stream."""
     made = [packets_of(units) for units in streams()]
     for packet in (packet for stream in made for packet in stream):
-        packet._data = depayload(H264, packet.payload)
+        setattr(packet, "_data", depayload(H264, packet.payload))  # noqa: B010
     return made
 
 
@@ -160,7 +163,8 @@ def losses_seeds() -> list[bytes]:
 def losses(data: bytes) -> None:
     """Promises that a frame which differs is marked, if packets are lost, late or doubled."""
     number = data[0] % len(STREAMS) if data else 0
-    assembler, decoder = FrameAssembler(), ObservingDecoder()
+    assembler = FrameAssembler()
+    decoder: Any = ObservingDecoder()
     for place, packet in arrivals(packets()[number], data[1:]):
         assembler.add(packet, place * 0.004)
         for unit in assembler.take(place * 0.004):

@@ -3,12 +3,13 @@
 from dataclasses import dataclass, field
 
 import numpy as np
+from numpy.typing import NDArray
 
 from bench.identity.observing import Observed
 from keyframes import Identity
 from keyframes.people import ENOUGH
 
-APART = 0.5
+MOMENTS_APART = 0.5
 """Seconds between observations of one clip that count as different moments."""
 
 
@@ -25,8 +26,8 @@ class Distances:
         return float((distances < threshold).mean()) if len(distances) else float("nan")
 
 
-def identities(observed: list[Observed]) -> list[tuple[Observed, Identity]]:
-    """Returns each stream's identity after `ENOUGH` observations, and the last of these."""
+def identities(observed: list[Observed]) -> list[tuple[Observed, NDArray[np.float32]]]:
+    """Returns the last of each stream's first `ENOUGH` observations, and the embedding of all."""
     streams: dict[tuple[str, str], list[Observed]] = {}
     for one in observed:
         streams.setdefault((one.clip, one.stream), []).append(one)
@@ -36,7 +37,7 @@ def identities(observed: list[Observed]) -> list[tuple[Observed, Identity]]:
         for one in sorted(ones, key=lambda one: one.second)[:ENOUGH]:
             identity.observe(np.array(one.embedding, np.float32), one.qp)
         if identity.mean is not None:
-            found.append((sorted(ones, key=lambda one: one.second)[ENOUGH - 1], identity))
+            found.append((sorted(ones, key=lambda one: one.second)[ENOUGH - 1], identity.mean))
     return found
 
 
@@ -47,10 +48,10 @@ def compare(observed: list[Observed]) -> Distances:
     clips = np.array([one.clip for one in observed])
     seconds = np.array([one.second for one in observed])
     result = Distances()
-    for last, identity in identities(observed):
-        distances = np.linalg.norm(embeddings - identity.mean, axis=1)
+    for last, mean in identities(observed):
+        distances = np.linalg.norm(embeddings - mean, axis=1)
         is_same = people == last.person
-        is_later = (clips != last.clip) | (seconds > last.second + APART)
+        is_later = (clips != last.clip) | (seconds > last.second + MOMENTS_APART)
         result.same += distances[is_same & is_later].tolist()
         result.other += distances[~is_same].tolist()
     return result

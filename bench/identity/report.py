@@ -2,10 +2,8 @@
 
 from collections import Counter
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from rich.table import Table
 
 from bench.identity.distances import Distances
@@ -54,7 +52,7 @@ def plot(result: Distances, path: Path) -> None:
 
     figure = Figure(figsize=(9, 4.5), layout="constrained")
     axes = figure.subplots()
-    edges: NDArray[Any] = np.linspace(0.0, 1.2, 121)
+    edges = np.linspace(0.0, 1.2, 121).tolist()
     for kind, label in KINDS.items():
         axes.hist(getattr(result, kind), edges, density=True, histtype="step", label=label)
     axes.axvline(SAME_PERSON, color="black", linewidth=0.8, label="threshold")

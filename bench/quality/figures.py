@@ -71,10 +71,10 @@ def judge(sequence: FaceSequence, way: str, lpips: "LPIPS | None") -> Figures:
     """Compares the faces of `way`, 'input' or a protocol, with the original's."""
     originals, pictures = sequence.pictures["original"], sequence.pictures[way]
     pairs = list(zip(originals, pictures, strict=True))
-    found = [
-        [find_landmarks(*one) for one in zip(those, sequence.boxes, strict=True)]
-        for those in (originals, pictures)
-    ]
+    theirs, ours = (
+        [find_landmarks(*one) for one in zip(crops, sequence.boxes, strict=True)]
+        for crops in (originals, pictures)
+    )
     apart = [
         np.linalg.norm(identity(a, points) - identity(b, points))
         for (a, b), points in list(zip(pairs, sequence.landmarks, strict=True))[::IDENTITY_EVERY]
@@ -87,7 +87,7 @@ def judge(sequence: FaceSequence, way: str, lpips: "LPIPS | None") -> Figures:
         **{name: _mean(values) for name, values in family.items()},
         "brisque": None if brisque_problem() else _mean([brisque(one) for _, one in some]),
         "identity": _mean(apart),
-        "jitter": landmark_jitter(*found, sequence.cuts),
+        "jitter": landmark_jitter(theirs, ours, sequence.cuts),
         "flicker": flicker(originals, pictures, sequence.cuts),
         "lpips": _mean([lpips.between(*pair) for pair in some]) if lpips else None,
     }
@@ -150,12 +150,17 @@ def means_of(rows: list[Row]) -> list[Mean]:
     for encoding, name in dict.fromkeys((row.encoding, row.name) for row in rows):
         chosen = [row for row in rows if (row.encoding, row.name) == (encoding, name)]
         for metric in METRICS:
-            values = [row.figures[metric] for row in chosen]
-            if None in values:
+            values, gains = [], []
+            for row in chosen:
+                value, before = row.figures[metric], inputs[encoding, row.clip].figures[metric]
+                if value is not None and before is not None:
+                    values.append(value)
+                    gains.append(value - before)
+            if len(values) < len(chosen):
                 continue
-            before = [inputs[encoding, row.clip].figures[metric] for row in chosen]
-            gains = np.subtract(values, before)
-            summary = _mean(values), bootstrap_interval(values), _mean(gains)
-            summary = (*summary, bootstrap_interval(gains))
-            means.append(Mean(encoding, name, metric, len(chosen), *summary))
+            mean, gain = _mean(values), _mean(gains)
+            intervals = bootstrap_interval(values), bootstrap_interval(gains)
+            means.append(
+                Mean(encoding, name, metric, len(chosen), mean, intervals[0], gain, intervals[1])
+            )
     return means

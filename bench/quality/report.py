@@ -148,5 +148,8 @@ def report(jobs: list[Job], results: ResultCache, screen: Console) -> None:
 
 
 def _read_strip(path: Path) -> Picture:
-    picture: Picture = cv2.cvtColor(cv2.imread(str(path)), cv2.COLOR_BGR2RGB)
+    written = cv2.imread(str(path))
+    if written is None:
+        raise InputError(f"{path} cannot be read: delete results.jsonl and measure again")
+    picture: Picture = cv2.cvtColor(written, cv2.COLOR_BGR2RGB)
     return picture

@@ -8,6 +8,7 @@ protocol). Compares every face with the original's.
 """
 
 import argparse
+from functools import partial
 from pathlib import Path
 
 from bench.command_line import bench_parser, require
@@ -51,7 +52,7 @@ def measure(args: argparse.Namespace, clips: list[Path], chosen: list[Scenario])
             for scenario in chosen:
                 title = f"{clip.stem}, {scenario.name}"
                 task = bar.add_task(title, total=round(scenario.seconds * rate))
-                advance = lambda task=task: bar.advance(task)  # noqa: E731
+                advance = partial(bar.advance, task)
                 sequence = restore_clip(frames, rate, scenario, generator, advance)
                 bar.remove_task(task)
                 if scenario.turning and len(sequence.landmarks) < MIN_TURNED:

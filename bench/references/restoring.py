@@ -41,7 +41,9 @@ def restore_clip(
     for index, (raw, decoded, _) in enumerate(send(frames, rate, scenario)):
         advance()
         now = index / float(rate)
-        restored = {origin: call.see(now, raw, decoded) for origin, call in calls.items()}
+        restored: dict[str, av.VideoFrame] = {}
+        for origin, call in calls.items():
+            restored[origin] = call.see(now, raw, decoded)
         faces = calls["none"].enhancer.faces
         if not faces or now < scenario.judged_from or index % JUDGED_EVERY:
             continue

@@ -1,6 +1,7 @@
 """The latency bench sends what it says, does the paper's steps right and writes all figures."""
 
 import json
+from fractions import Fraction
 from itertools import cycle
 
 import cv2
@@ -173,7 +174,7 @@ def way() -> PaperMethod:
 
 
 def test_the_paper_s_way_with_a_network_that_does_nothing_changes_little(way, portrait):
-    portrait[0].pts = 3000
+    portrait[0].pts, portrait[0].time_base = 3000, Fraction(1, 90000)
     output = way.enhance(DecodedFrame(portrait[0], is_keyframe=True, qp=None))
     assert output is not portrait[0]
     assert (output.pts, output.time_base) == (3000, portrait[0].time_base)
