@@ -1,4 +1,4 @@
-"""The benches run and write what they promise; how fast things are is theirs to tell, not ours."""
+"""Benches run and write their figures; how large the figures are is not tested."""
 
 import json
 
@@ -37,7 +37,7 @@ def test_latency_prints_writes_and_plots(tmp_path, capsys):
     assert cv2.imread(str(plot)).shape[1] > 800
 
 
-def test_references_are_compared_in_every_way(portrait, tmp_path, capsys):
+def test_references_of_every_origin_are_compared(portrait, tmp_path, capsys):
     write_clip(tmp_path / "portrait.mp4", portrait, with_audio=False, crf=6)
     figures, plot = tmp_path / "references.json", tmp_path / "references.png"
     files = ["--json", str(figures), "--plot", str(plot)]
@@ -54,7 +54,7 @@ def test_references_are_compared_in_every_way(portrait, tmp_path, capsys):
     assert cv2.imread(str(plot)).shape[1] > 800
 
 
-def test_references_says_which_scenario_there_is_not(tmp_path, portrait):
+def test_an_unknown_scenario_of_references_is_named(tmp_path, portrait):
     write_clip(tmp_path / "portrait.mp4", portrait[:5], with_audio=False)
     with pytest.raises(InputError, match="no scenario's name contains 'satellite'"):
         references.main([str(tmp_path), "--only", "satellite"])
@@ -63,14 +63,14 @@ def test_references_says_which_scenario_there_is_not(tmp_path, portrait):
 @needs_clips
 @pytest.mark.parametrize("name", ["mp_vlogger.mp4", "sr_striped_shirt.mp4", "std_foreman_2.264"])
 def test_unseen_people_look_better_under_every_protocol(generator: Generator, name):
-    """At the README's setting: x264 zerolatency at CRF 42, faces of 120 px and more."""
+    """Uses the README's setting: x264 zerolatency at CRF 42, faces of 120 px and more."""
     frames, rate = framed(CLIPS / "val" / name, 2.0)
     encoding = encoding_of("crf42")
-    seen = send_and_restore(frames, rate, encoding, generator, PROTOCOLS, 120.0, lambda: None)
-    originals = seen.pictures.pop("original")
+    sequence = send_and_restore(frames, rate, encoding, generator, PROTOCOLS, 120.0, lambda: None)
+    originals = sequence.pictures.pop("original")
     mean = {
         way: np.mean([psnr(*pair) for pair in zip(originals, pictures, strict=True)])
-        for way, pictures in seen.pictures.items()
+        for way, pictures in sequence.pictures.items()
     }
     assert mean["none"] > mean["input"]
     assert mean["call"] > mean["input"]
@@ -78,7 +78,7 @@ def test_unseen_people_look_better_under_every_protocol(generator: Generator, na
 
 
 def test_a_known_curve_gives_the_exact_rate():
-    """Ten points for each doubling of the rate: 25 points are the quality at 100 * 2 ** 1.5."""
+    """Quality grows by 10 with each doubling of the rate: 25 is at 100 * 2 ** 1.5."""
     rates, qualities = [100.0, 200.0, 400.0], [10.0, 20.0, 30.0]
     assert bitrate_figures.equivalent_kbps(rates, qualities, 25.0) == pytest.approx(100 * 2**1.5)
     assert bitrate_figures.equivalent_kbps(rates[::-1], qualities[::-1], 20.0) == pytest.approx(
@@ -88,18 +88,18 @@ def test_a_known_curve_gives_the_exact_rate():
     assert bitrate_figures.equivalent_kbps(rates, qualities, 30.0) == pytest.approx(400.0)
 
 
-def test_beyond_a_curve_nothing_is_guessed():
+def test_the_rate_beyond_a_curve_is_unknown():
     assert bitrate_figures.equivalent_kbps([100.0, 200.0], [10.0, 20.0], 20.1) is None
     assert bitrate_figures.equivalent_kbps([100.0, 200.0], [10.0, 20.0], 9.9) is None
 
 
-def test_more_bits_that_do_no_good_leave_a_curve_level():
+def test_a_curve_stays_level_if_more_bits_lower_the_quality():
     rates, qualities = [100.0, 200.0, 400.0], [10.0, 8.0, 20.0]
     assert bitrate_figures.equivalent_kbps(rates, qualities, 10.0) == pytest.approx(100.0)
     assert bitrate_figures.equivalent_kbps(rates, qualities, 15.0) == pytest.approx(200 * 2**0.5)
 
 
-def test_ratio_counts_stills_and_the_clip_s_own_curve():
+def test_the_ratio_counts_stills_and_uses_the_clip_s_own_curve():
     def point(clip, target, stills, received, restored):
         qualities = [{"vmaf_neg": one, "psnr": one} for one in (received, restored)]
         return bitrate_figures.Point(clip, target, target, stills, *qualities)
@@ -120,7 +120,9 @@ def test_ratio_counts_stills_and_the_clip_s_own_curve():
     assert bitrate_report.cells([last], "psnr")[1][5:] == ["unknown", "0 of 1"]
 
 
-def test_bitrate_writes_all_and_is_not_run_again(portrait, tmp_path, monkeypatch, capsys):
+def test_bitrate_writes_all_files_and_does_not_repeat_finished_jobs(
+    portrait, tmp_path, monkeypatch, capsys
+):
     write_clip(tmp_path / "portrait.mp4", portrait[:30], with_audio=False, crf=6)
     out = tmp_path / "out"
     grid = ["--kbps", "60", "--kbps", "400", "--encoder", "x264"]
@@ -140,7 +142,7 @@ def test_bitrate_writes_all_and_is_not_run_again(portrait, tmp_path, monkeypatch
     assert json.loads((out / "bitrate.json").read_text()) == figures
 
 
-def test_bitrate_wants_a_curve(tmp_path, capsys):
+def test_bitrate_needs_two_targets(tmp_path, capsys):
     with pytest.raises(SystemExit) as stopped:
         bitrate.main([str(tmp_path), "--kbps", "60"])
     assert stopped.value.code == 2
@@ -156,7 +158,7 @@ def test_a_soak_samples_judges_and_plots(tmp_path, capsys):
     assert cv2.imread(str(tmp_path / "soak.png")).shape[1] > 800
 
 
-def test_a_soak_tells_what_grows():
+def test_a_soak_finds_what_grows():
     def sample(second, rss_mb, handles):
         return soak.Sample(second, rss_mb, 8, handles, 0.0, 0, 0, 0, 0, 30 * second)
 

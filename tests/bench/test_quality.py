@@ -1,4 +1,4 @@
-"""The quality bench: its jobs, its means, and a whole run on the demo's own portrait."""
+"""The quality bench: its jobs, its means, and a whole run on the demo's portrait."""
 
 import json
 import sys
@@ -46,7 +46,7 @@ def test_encodings_by_name(name, encoding):
 
 
 @pytest.mark.parametrize("name", ["crf52", "crf", "x264-0", "openh264", "vp8-100", "x264-nan"])
-def test_other_encodings_are_none(name):
+def test_other_encodings_are_refused(name):
     with pytest.raises(InputError, match=f"'{name}' is not an encoding: give crf42"):
         encoding_of(name)
 
@@ -72,7 +72,7 @@ def test_bad_input_is_one_sentence_and_exit_2(clips, monkeypatch, capsys, tmp_pa
     assert said in capsys.readouterr().err
 
 
-def test_a_file_that_is_no_video_is_named(tmp_path):
+def test_an_invalid_video_is_named(tmp_path):
     (tmp_path / "notes.mp4").write_text("no video")
     with pytest.raises(
         InputError, match=r"notes.mp4 is no video that can be read: .*, or remove it"
@@ -99,7 +99,7 @@ def test_means_and_gains_with_their_intervals():
     assert tables.markdown(table).startswith("| gain over the input | lite call |\n| --- | --- |\n")
 
 
-def test_finished_jobs_are_found_again(tmp_path):
+def test_finished_jobs_are_read_again(tmp_path):
     path = tmp_path / "kept" / "results.jsonl"
     ResultCache(path).add({"clip": "a", "crf": 42}, {"psnr": 30.5})
     with path.open("a") as file:
@@ -112,15 +112,17 @@ def test_finished_jobs_are_found_again(tmp_path):
     assert ResultCache(path)[{"clip": "a", "crf": 42}] == {"psnr": 30.5}
 
 
-def test_a_line_that_is_no_result_is_named(tmp_path):
+def test_an_invalid_line_is_named(tmp_path):
     (tmp_path / "results.jsonl").write_text('[]\n{"job": {}, "result": 1}\n')
     with pytest.raises(InputError, match=r"line 1 of .*results.jsonl is not a result: remove it"):
         ResultCache(tmp_path / "results.jsonl")
 
 
-def test_a_run_writes_all_and_is_not_run_again(clips, tmp_path, monkeypatch, capsys):
+def test_a_run_writes_all_files_and_does_not_repeat_finished_jobs(
+    clips, tmp_path, monkeypatch, capsys
+):
     out = tmp_path / "out"
-    # Long enough for a still to come at the pace of a link that is full.
+    # Long enough for a still to arrive at the pace of a full link.
     command = [str(clips), "--seconds", "3", "--encoding", "crf42", "--out", str(out)]
     quality.main(command)
     written = json.loads((out / "quality.json").read_text())
@@ -147,7 +149,7 @@ def test_a_run_writes_all_and_is_not_run_again(clips, tmp_path, monkeypatch, cap
         quality.main([*command, "--min-face", "100"])
 
 
-def test_what_is_finished_stays_after_an_interruption(clips, tmp_path, monkeypatch):
+def test_an_interrupted_run_continues(clips, tmp_path, monkeypatch):
     real, asked = jobs.send_and_restore, []
 
     def interrupted(*arguments):
@@ -164,7 +166,7 @@ def test_what_is_finished_stays_after_an_interruption(clips, tmp_path, monkeypat
     assert asked == [Encoding(crf=42), OpenH264(100), OpenH264(100)]
 
 
-def test_without_a_face_it_says_so(tmp_path):
+def test_clips_without_a_face_are_refused(tmp_path):
     write_clip(tmp_path / "wall.mp4", [plain_frame() for _ in range(5)], with_audio=False)
     with pytest.raises(InputError, match="no face of 120 px: give a smaller --min-face"):
         quality.main([str(tmp_path), "--seconds", "0.2", "--out", str(tmp_path / "out")])
