@@ -116,23 +116,25 @@ def decode_seeds() -> list[bytes]:
 def decode(data: bytes) -> None:
     """Promises that frames after a complete IDR are exact or marked, whatever precedes it."""
     decoder = ObservingDecoder()
-    pictures: list[Any] = []
+    frames: list[Any] = []
     units = [*data.split(BETWEEN), *streams()[0][:5]]
     for index, unit in enumerate(units):
-        frame = JitterFrame(unit, TICKS * (index + 1000))
         with contextlib.suppress(av.FFmpegError):
-            pictures += decoder.decode(frame)
+            frames += decoder.decode(JitterFrame(unit, TICKS * (index + 1000)))
     first = len(units) - 5 + 1000
-    for picture in pictures:
-        seen = DecodedFrame.from_video(picture)
-        check(picture.width * picture.height <= MAX_PIXELS, "frames are bounded")
-        check(seen.qp is None or -64 <= seen.qp <= 64, f"QP {seen.qp}")
-        check(seen.qp_within(np.array([0.0, 0.0, 9e9, 9e9])) is None or seen.qp is not None, "QP")
-        _ = seen.motion_vectors
-        number = (picture.pts or 0) // TICKS - first
+    for frame in frames:
+        decoded = DecodedFrame.from_video(frame)
+        check(frame.width * frame.height <= MAX_PIXELS, "frames are bounded")
+        check(decoded.qp is None or -64 <= decoded.qp <= 64, f"QP {decoded.qp}")
+        check(
+            decoded.qp_within(np.array([0.0, 0.0, 9e9, 9e9])) is None or decoded.qp is not None,
+            "QP",
+        )
+        _ = decoded.motion_vectors
+        number = (frame.pts or 0) // TICKS - first
         if number >= 0:
-            same = same_pixels(picture, lossless()[0][number])
-            check(seen.damaged or same, f"frame {number} after an IDR is wrong and not marked")
+            same = same_pixels(frame, lossless()[0][number])
+            check(decoded.damaged or same, f"frame {number} after an IDR is wrong and not marked")
 
 
 @cache
