@@ -11,7 +11,7 @@ import numpy as np
 from bench.common.metrics import psnr, ssim
 from receiver.enhance.enhancer import Enhancer
 from receiver.enhance.faces.alignment import Affine, extract_crop, picture_of
-from receiver.media.frame import DecodedFrame
+from receiver.enhance.stage import EnhancedFrame
 from receiver.media.planes import planes
 
 BITS = 10
@@ -83,14 +83,15 @@ class WatchedEnhancer(Enhancer):
         self.kept: list[KeptFrame] = []
         self._restored_so_far = 0
 
-    def enhance(self, frame: DecodedFrame) -> av.VideoFrame:
-        """See `Enhancer.enhance`."""
-        output = super().enhance(frame)
-        if output is not frame.video:
+    def process(self, *frames: Any, **more: Any) -> EnhancedFrame:
+        """See `Pipeline.process`."""
+        enhanced = super().process(*frames, **more)
+        if enhanced.is_restored:
             if self._restored_so_far % EVERY == 0 and len(self.kept) < MOST:
-                self.kept.append(KeptFrame(frame.video, output, self.faces[0].crop_from_frame))
+                affine = enhanced.faces[0].crop_from_frame
+                self.kept.append(KeptFrame(enhanced.received.video, enhanced.video, affine))
             self._restored_so_far += 1
-        return output
+        return enhanced
 
 
 def face_quality(kept: Iterable[KeptFrame], sent: list[av.VideoFrame]) -> list[dict[str, float]]:

@@ -11,8 +11,9 @@ from keyframes.requests import RequestKind, RequestPolicy
 from receiver.calls.requester import StillPace
 from receiver.enhance.enhancer import Enhancer
 from receiver.enhance.faces.generator import Generator
-from receiver.enhance.faces.observations import STILL_QP, faces_of_still, region_of
 from receiver.enhance.faces.recognition import shared_recogniser
+from receiver.enhance.faces.still_faces import STILL_QP, faces_of_still, region_of
+from receiver.enhance.stage import EnhancedFrame
 from receiver.media.frame import DecodedFrame
 from receiver.media.planes import Region
 from receiver.stills.protocol import decode_still, encode_still, part_of
@@ -47,8 +48,8 @@ class Call:
         self._next_raw = 0.0
         self._pace = StillPace()
 
-    def see(self, now: float, raw: av.VideoFrame, decoded: DecodedFrame) -> av.VideoFrame:
-        """Returns the restored frame. No frame serves as its own reference.
+    def see(self, now: float, raw: av.VideoFrame, decoded: DecodedFrame) -> EnhancedFrame:
+        """Restores a frame. No frame serves as its own reference.
 
         Args:
             now: the frame's time in seconds.
@@ -58,35 +59,35 @@ class Call:
         self._pace.see(now, decoded.size_bytes)
         if self._origin in ("none", "raw"):  # damaged frames never become references
             received = DecodedFrame(decoded.video, decoded.is_keyframe, decoded.qp, damaged=True)
-        restored = self.enhancer.enhance(received)
+        enhanced = self.enhancer.process(received)
         if self._origin == "raw" and now >= self._next_raw:
             self._next_raw = now + RAW_EVERY
-            self._add_raw(raw)
+            self._add_raw(raw, enhanced)
         if self._origin == "stills":
-            self._exchange_stills(now, raw)
-        return restored
+            self._exchange_stills(now, raw, enhanced)
+        return enhanced
 
-    def _add_raw(self, raw: av.VideoFrame) -> None:
+    def _add_raw(self, raw: av.VideoFrame, enhanced: EnhancedFrame) -> None:
         """Makes a raw frame's faces references, unchecked as in the paper."""
         size = np.array([raw.width, raw.height] * 2, np.float64)
         for still in faces_of_still(raw, shared_recogniser()):
-            face = still.among(self.enhancer.faces, size)
+            face = still.among(list(enhanced.faces), size)
             if face is not None:
                 still.keyframe.qp = crop_qp(STILL_QP, still.enlarged)
                 self.enhancer.add_reference(face.track_id, still.keyframe)
 
-    def _exchange_stills(self, now: float, raw: av.VideoFrame) -> None:
+    def _exchange_stills(self, now: float, raw: av.VideoFrame, enhanced: EnhancedFrame) -> None:
         """Takes the stills that have arrived, and requests another one if it is needed."""
         while self._coming and self._coming[0][0] <= now:
             _, data, mime, region = self._coming.popleft()
             self._policy.arrived(now, len(data))
             self.reference_bytes += len(data)
             self.enhancer.add_still(decode_still(data, mime), region)
-        if self.enhancer.need is None:
+        if enhanced.reference_need is None:
             return
-        request = self._policy.decide(now, self.enhancer.need, KINDS)
+        request = self._policy.decide(now, enhanced.reference_need, KINDS)
         if request is not None:
-            region = region_of(self.enhancer.faces[0], raw.width, raw.height)
+            region = region_of(enhanced.faces[0], raw.width, raw.height)
             data, mime = encode_still(part_of(raw, region), request.max_bytes)
             bits_a_second = self._pace.kbps(link_was_full=True) * 1000
             arrives = now + STILL_DELAY + len(data) * 8 / bits_a_second

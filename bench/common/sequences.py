@@ -85,8 +85,8 @@ def send_and_restore(
         now = index / float(rate)
         restored: dict[str, av.VideoFrame] = {}
         for name, call in calls.items():
-            restored[name] = call.see(now, raw, decoded)
-        faces = next(iter(calls.values())).enhancer.faces  # all calls find the same
+            enhanced = call.see(now, raw, decoded)
+            restored[name], faces = enhanced.video, enhanced.faces  # all calls find the same faces
         if not faces or faces[0].box[3] - faces[0].box[1] < min_face:
             continue
         if last != (index - 1, faces[0].track_id):

@@ -73,7 +73,9 @@ def frames(data: bytes) -> None:
 
 def _check_references(enhancer: Enhancer) -> None:
     for person in enhancer.people:
-        check(bool(np.isfinite(person.recent[-1].look).all()), "a person's appearance is finite")
+        check(
+            bool(np.isfinite(person.recent[-1].appearance).all()), "a person's appearance is finite"
+        )
         for keyframe in person.keyframes:
             check(bool(np.isfinite(keyframe.landmarks).all()), "a reference's landmarks are finite")
 

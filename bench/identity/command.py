@@ -23,7 +23,7 @@ from bench.identity.distances import Distances, compare
 from bench.identity.hostile import attack
 from bench.identity.observing import CRFS, SECONDS, SHRINKS, Observed, observe, people_of
 from bench.identity.report import KINDS, plot, stills_table, table
-from keyframes.people import SAME_PERSON
+from keyframes.identity import SAME_PERSON
 from receiver.commands.progress import progress_bar
 from receiver.commands.terminal import console
 from receiver.enhance.faces.generator import Generator

@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from bench.identity.observing import Observed
 from keyframes import Identity
-from keyframes.people import ENOUGH
+from keyframes.identity import ENOUGH
 
 MOMENTS_APART = 0.5
 """Seconds between observations of one clip that count as different moments."""

@@ -1,6 +1,7 @@
 """Genuine and hostile stills, and what a receiver does with them."""
 
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
 from itertools import islice
@@ -88,7 +89,7 @@ def attack(clips: list[Path], generator: Generator, progress: Progress) -> Judge
         camera = _camera(clip)
         assert camera is not None
         call = Call(camera, generator)
-        if not call.enhancer.faces:
+        if not call.faces:
             continue
         others = [one for one in shown[number:] + shown[:number] if people[one] != people[clip]]
         for step in OTHERS if others else ():
@@ -148,7 +149,12 @@ def _camera(clip: Path) -> Camera | None:
 
 
 class Call:
-    """A receiver of a camera at 320x240, up to the frame that becomes a still."""
+    """A receiver of a camera at 320x240, up to the frame that becomes a still.
+
+    Attributes:
+        enhancer: of the received frames.
+        faces: in that frame.
+    """
 
     def __init__(self, camera: Camera, generator: Generator) -> None:
         sent = [
@@ -156,12 +162,13 @@ class Call:
         ]
         self._coming = through_codec(sent, Encoding(crf=STILL_CRF, keyframe_every=300), camera.rate)
         self.enhancer = Enhancer(generator)
+        self.faces: Sequence[Face] = ()
         for _, decoded, _ in islice(self._coming, STILL_AT + 1):
-            self.enhancer.enhance(decoded)
+            self.faces = self.enhancer.process(decoded).faces
 
     def accepts(self, picture: Picture, landmarks: Landmarks) -> bool:
         """Returns whether the embedding alone takes a face for that on screen."""
-        person = self.enhancer.people[self.enhancer.faces[0].track_id]
+        person = self.enhancer.people[self.faces[0].track_id]
         return person.identity.accepts(shared_recogniser().submit(picture, landmarks).result())
 
     def judge(self, frame: av.VideoFrame) -> str:

@@ -8,7 +8,7 @@ from rich.table import Table
 
 from bench.identity.distances import Distances
 from bench.identity.hostile import VERDICTS, Judged
-from keyframes.people import ENOUGH, SAME_PERSON
+from keyframes.identity import ENOUGH, SAME_PERSON
 
 KINDS = {"same": "same person", "other": "different people"}
 """Labels by field of `Distances`."""

@@ -16,7 +16,7 @@ from receiver.calls.rooms import read_to_the_end
 from receiver.calls.track import EnhancedVideoTrack
 from receiver.commands.progress import progress_bar
 from receiver.enhance.faces.generator import Generator
-from receiver.media.frame import DecodedFrame
+from receiver.enhance.stage import EnhancedFrame
 from receiver.stats import Stats
 from receiver.transport.aiortc_hooks import ObservingDecoder
 
@@ -120,10 +120,10 @@ class PacedCall:
             "stages_ms": {name: times(stats, name) for name in stages},
         }
 
-    def _left(self, frame: DecodedFrame, output: av.VideoFrame) -> None:
+    def _left(self, enhanced: EnhancedFrame) -> None:
         """Counts a frame that leaves the track. Called in the event loop."""
         self._on_frame()
-        stats, pts = self._enhancer.stats, frame.video.pts or 0
+        stats, pts = self._enhancer.stats, enhanced.video.pts or 0
         if self._before is None:
             if pts >= self._warm_until:
                 stats.forget_timings()
@@ -132,10 +132,10 @@ class PacedCall:
         self._last_left = time.perf_counter()
         end_to_end = self._last_left - self._source.due[pts]
         stats.add("end to end", end_to_end)
-        if output is not frame.video:
+        if enhanced.is_restored:
             stats.add("restored, end to end", end_to_end)
             stats.add("output", self._last_left - self._enhancer.ended)
-            self._faces.append(len(self._enhancer.faces))
+            self._faces.append(len(enhanced.faces))
 
 
 def run_calls(

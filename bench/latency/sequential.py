@@ -37,7 +37,7 @@ def measure(packets: list[JitterFrame], generator: Generator, warm_up: int) -> d
                 ended = time.perf_counter()
                 stats.add("output", ended - enhancer.ended)
                 stats.add("whole frame", ended - began)
-                stats.add("without decoding", ended - began - stats.last_seconds("decode"))
+                stats.add("without decoding", ended - began - stats.timings("decode").last())
                 enhancer.between_frames()
         except KeyboardInterrupt:
             interrupted = True

@@ -1,8 +1,8 @@
 """The stages that are timed."""
 
-from receiver.enhance.enhancer import STAGES as ENHANCER_STAGES
+from receiver.enhance.faces.stage import TIMED
 
-STAGES = ("decode", *ENHANCER_STAGES, "output")
+STAGES = ("decode", *TIMED, "output")
 """In a frame's order; some time belongs to none of them. `output` lasts from the end of the
 enhancer's work in its thread until the frame is where it is used."""
 PER_FACE = ("choose", "warp")

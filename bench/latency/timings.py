@@ -2,12 +2,11 @@
 
 import time
 from math import isnan
-
-import av
+from typing import Any
 
 from bench.latency.stages import PERCENTILES
 from receiver.enhance.enhancer import Enhancer
-from receiver.media.frame import DecodedFrame
+from receiver.enhance.stage import EnhancedFrame
 from receiver.stats import Stats
 
 
@@ -20,11 +19,11 @@ class TimedEnhancer(Enhancer):
 
     ended = 0.0
 
-    def enhance(self, frame: DecodedFrame) -> av.VideoFrame:
-        """See `Enhancer.enhance`."""
-        output = super().enhance(frame)
+    def process(self, *frames: Any, **more: Any) -> EnhancedFrame:
+        """See `Pipeline.process`."""
+        enhanced = super().process(*frames, **more)
         self.ended = time.perf_counter()
-        return output
+        return enhanced
 
 
 def times(stats: Stats, name: str) -> dict[str, float | None]:

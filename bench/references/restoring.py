@@ -43,8 +43,8 @@ def restore_clip(
         now = index / float(rate)
         restored: dict[str, av.VideoFrame] = {}
         for origin, call in calls.items():
-            restored[origin] = call.see(now, raw, decoded)
-        faces = calls["none"].enhancer.faces
+            enhanced = call.see(now, raw, decoded)
+            restored[origin], faces = enhanced.video, enhanced.faces  # all find the same faces
         if not faces or now < scenario.judged_from or index % JUDGED_EVERY:
             continue
         sequence.add(faces[0], {"original": raw, "input": decoded.video, **restored})

@@ -20,8 +20,8 @@ from aiortc.mediastreams import MediaStreamError, MediaStreamTrack
 from receiver.calls.requester import Requester
 from receiver.calls.track import EnhancedVideoTrack, NewestSlot, arrival_time
 from receiver.enhance.enhancer import Enhancer
+from receiver.enhance.stage import EnhancedFrame
 from receiver.media.encoding import Encoding
-from receiver.media.frame import DecodedFrame
 from receiver.media.outputs import side_by_side
 from receiver.sending.tracks import KeyframeRequests, VideoPacket
 from receiver.signalling.negotiation import ClosableConnection
@@ -202,7 +202,7 @@ class DelayedAudioTrack(MediaStreamTrack):
         await asyncio.sleep(max(0.0, arrived + self._delay() - time.perf_counter()))
         late = time.perf_counter() - arrived
         self._stats.add("sound delay", late)
-        self._stats.add("skew", abs(late - self._stats.last_seconds("picture delay")))
+        self._stats.add("skew", abs(late - self._stats.picture_delay.last()))
         return frame
 
     def stop(self) -> None:
@@ -409,8 +409,8 @@ class Room:
     def delay(self) -> float:
         """Seconds for the sound to wait, so that it is never far from any picture."""
         watched = any(encoder.watched for encoder in self._encoders.values())
-        stage = "picture delay" if watched else "added latency"
-        return min(0.2, self.stats.middle_seconds(stage))
+        delay = self.stats.picture_delay if watched else self.stats.added_latency
+        return min(0.2, delay.middle())
 
     async def _listen(self, publisher: RTCPeerConnection) -> None:
         """Ends the room once its publisher has been silent for long."""
@@ -462,11 +462,12 @@ class Room:
                 track.stop()
         self._sound = self._enhanced = None
 
-    def _spread(self, frame: DecodedFrame, output: av.VideoFrame) -> None:
+    def _spread(self, enhanced: EnhancedFrame) -> None:
+        frame, output = enhanced.received, enhanced.video
         self.qp = frame.qp
         faults = self.stats.faults
         with faults.guard("requests"):
-            self.requester.consider(frame)
+            self.requester.consider(enhanced)
         for take in self.outputs:
             with faults.guard("output", take):
                 take(output)

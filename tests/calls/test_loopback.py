@@ -112,7 +112,7 @@ async def test_the_call_is_h264_and_its_frames_know_their_qp(source, enhancer):
     assert "H264/90000" in receiving.localDescription.sdp
     assert "VP8" not in receiving.localDescription.sdp
     track = EnhancedVideoTrack(
-        tracks[0], enhancer, deadline=5.0, on_frame=lambda frame, output: seen.append(frame)
+        tracks[0], enhancer, deadline=5.0, on_frame=lambda enhanced: seen.append(enhanced.received)
     )
     reading = asyncio.ensure_future(consume(track, lambda frame: None))
     sender.begin()

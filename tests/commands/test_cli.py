@@ -15,7 +15,7 @@ from receiver.commands.cli import _verdict
 from receiver.commands.doctor import examine
 from receiver.enhance.capacity import Measured
 from receiver.enhance.faces.generator import Generator
-from receiver.enhance.quality import LEVELS
+from receiver.enhance.faces.levels import LEVELS
 from receiver.stats import Stats
 
 
@@ -178,7 +178,7 @@ def test_the_verdict_is_that_of_the_counts(counts, words):
 
 
 @pytest.mark.parametrize(
-    ("frames", "well_received", "line"),
+    ("frames", "high_quality_inputs", "line"),
     [
         ((300, 290, 0, 0), 10, "300 frames received, 290 restored"),
         ((300, 0, 0, 0), 0, "300 frames received, 0 restored: no face was found"),

@@ -31,6 +31,7 @@ from receiver.calls.track import FAILURES, EnhancedVideoTrack
 from receiver.enhance.enhancer import Enhancer
 from receiver.enhance.faces.generator import WEIGHTS, Generator
 from receiver.enhance.faces.tracking import SEARCH_EVERY_EMPTY
+from receiver.enhance.stage import EnhancedFrame
 from receiver.errors import DeviceError, InputError
 from receiver.media.frame import DecodedFrame
 from receiver.media.outputs import JUMP, FileOutput, Timeline
@@ -69,6 +70,8 @@ class Call:
 
     def __init__(self, enhancer: Enhancer, **more: Any) -> None:
         self.source = Given()
+        self.seen: list[EnhancedFrame] = []
+        more = {"on_frame": self.seen.append, **more}
         self.track = EnhancedVideoTrack(self.source, enhancer, deadline=PATIENT, **more)
         self.stats = self.track.stats
 
@@ -84,7 +87,7 @@ class Call:
         """Shows frames until it is known who is on screen; returns who it is."""
         for frame in cycle(frames):
             assert await self.show(frame)
-            person = enhancer.people[enhancer.faces[0].track_id]
+            person = enhancer.people[self.seen[-1].faces[0].track_id]
             if person.identity.mean is not None:
                 return person
             await asyncio.sleep(0.01)
@@ -383,7 +386,7 @@ async def test_an_output_that_raises_does_not_concern_the_others(enhancer, caplo
 
 
 async def test_a_callback_that_raises_does_not_end_the_stream(enhancer):
-    call = Call(enhancer, on_frame=lambda *_: 1 / 0)
+    call = Call(enhancer, on_frame=lambda _: 1 / 0)
     for _ in range(4):
         await call.show(DecodedFrame.from_video(plain_frame()))
     assert call.stats.faults.counts == {"output": 4}
@@ -617,7 +620,7 @@ async def test_a_still_that_cannot_be_used_does_not_stop_the_next(enhancer, port
             channel.emit("message", data[start : start + 16384])
         await ended(lambda: not requester.stills.waiting)
     assert (requester.stills.counts.rejected, requester.stills.counts.received) == (1, 1)
-    assert len(enhancer._stills) == 1
+    assert len(enhancer.face_stage._stills) == 1
     assert told(caplog, "a still could not be used") == 1
     requester.close()
 

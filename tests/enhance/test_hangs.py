@@ -14,6 +14,7 @@ import receiver.calls.track
 import receiver.stats
 from receiver.calls.track import MOST_HANGING, EnhancedVideoTrack
 from receiver.enhance.enhancer import Enhancer
+from receiver.enhance.stage import EnhancedFrame
 from receiver.worker import Worker
 from tests.conftest import plain_frame
 from tests.enhance.test_faults import Given, told
@@ -42,10 +43,10 @@ class Hanging(Enhancer):
         self.recover_hangs = threading.Event()
         self.recovered = 0
 
-    def enhance(self, frame):
+    def process(self, frame, *more):
         if self.hangs.is_set():
             self.lets_go.wait()
-        return plain_frame(64, 48)
+        return EnhancedFrame(plain_frame(64, 48), frame, "restored")
 
     def recover(self):
         if self.recover_hangs.is_set():
