@@ -197,7 +197,8 @@ def test_a_small_run_writes_all_figures(source, tmp_path, monkeypatch, capsys):
     figures, plot = tmp_path / "new" / "latency.json", tmp_path / "latency.png"
     options = ["--sizes", "480p,360p", "--calls", "2", "--cold", "--against", "paper"]
     files = ["--json", str(figures), "--plot", str(plot)]
-    latency.main(["--frames", "5", "--paper-frames", "1", *options, *files])
+    # Long enough for a call to outlast its warm-up on a busy machine.
+    latency.main(["--frames", "30", "--paper-frames", "1", *options, *files])
     written = json.loads(figures.read_text())
     assert set(written) == {"machine", "size", "runs", "cold", "paper"}
     assert [(run["size"], run["faces"]) for run in written["runs"]] == [("480p", 1), ("360p", 1)]
@@ -209,7 +210,7 @@ def test_a_small_run_writes_all_figures(source, tmp_path, monkeypatch, capsys):
         assert (calls["calls"], len(calls["each"])) == (2, 2)
         for call in calls["each"]:
             ends = ("restored", "skipped", "untouched", "dropped")
-            assert 0 < call["frames"] == sum(call[end] for end in ends) <= 5
+            assert 0 < call["frames"] == sum(call[end] for end in ends) <= 30
             assert set(call["stages_ms"]) == set(STAGES)
             assert call["end_to_end_ms"]["median"] >= call["added_latency_ms"]["median"] > 0
     (cold,) = written["cold"]
