@@ -12,7 +12,6 @@ from fractions import Fraction
 from itertools import chain
 
 import av
-import imageio_ffmpeg
 
 from receiver.media.encoding import Encoding, open_decoder, through_codec
 from receiver.media.frame import DecodedFrame
@@ -68,6 +67,8 @@ def _command(width: int, height: int, kbps: float, rate: Fraction) -> list[str]:
     codec = f"-c:v libopenh264 -rc_mode bitrate -b:v {round(kbps * 1000)} -g {NO_KEYFRAME}"
     profile = "-profile:v constrained_baseline -coder cavlc -slices 1 -qmin 10 -qmax 51"
     line = f"-hide_banner -loglevel error {source} {codec} {profile} -f h264 -"
+    import imageio_ffmpeg  # an extra: only this encoder needs it
+
     return [imageio_ffmpeg.get_ffmpeg_exe(), *line.split()]
 
 
