@@ -19,7 +19,7 @@ from rich.progress import track
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from models.dataset import Crops
+from models.data.samples import Crops
 from models.networks import read_network
 from models.networks.lite import Lite, LiteConfig, ResidualBlock
 from models.train import load_config, read_exported

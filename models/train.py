@@ -30,14 +30,20 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader, Subset
 from torch.utils.tensorboard import SummaryWriter
 
-from models.adversary import Adversary
-from models.dataset import AUGMENTATIONS, Crops, ReferenceMix
+from models.data.samples import AUGMENTATIONS, Crops, ReferenceMix
 from models.features import load_features
-from models.losses import detail_loss, log_error, perceptual_loss, style_loss, temporal_loss
 from models.networks import NetworkConfig, build, read_network
 from models.networks.lite import LiteConfig
-from models.parallel import Processes
 from models.quantize import measure, quantize
+from models.training.adversary import Adversary
+from models.training.losses import (
+    detail_loss,
+    log_error,
+    perceptual_loss,
+    style_loss,
+    temporal_loss,
+)
+from models.training.parallel import Processes
 from receiver.enhance.faces.generator import CHANNELS
 
 MEASURED_BATCHES = 16

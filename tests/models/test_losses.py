@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from models.losses import (
+from models.training.losses import (
     adversarial_loss,
     detail_loss,
     gram,

@@ -16,7 +16,7 @@ import onnxruntime
 import pytest
 import torch
 
-from models.dataset import Crops, ReferenceMix
+from models.data.samples import Crops, ReferenceMix
 from models.export import (
     HALF_TOLERANCE,
     TOLERANCE,

@@ -16,8 +16,8 @@ import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from models.dataset import Crops, ReferenceMix, Shard, load_shards
-from models.dataset import _paper as paper_augmented
+from models.data.samples import Crops, ReferenceMix, Shard, load_shards
+from models.data.samples import _paper as paper_augmented
 from models.export import HALF_TOLERANCE, TOLERANCE, load_trained, onnx_difference
 from models.features import QualityFeatures, load_features, train_features
 from models.networks import build
@@ -258,7 +258,7 @@ def test_two_processes_share_gradients_and_batch_statistics(tmp_path):
     script = f"""
 import torch
 from models.networks.discriminators import PatchDiscriminator
-from models.parallel import Processes
+from models.training.parallel import Processes
 
 class Loss(torch.nn.Module):
     def __init__(self):

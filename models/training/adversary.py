@@ -5,9 +5,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from models.losses import adversarial_loss, hinge_loss, matching_loss
 from models.networks.discriminators import Discriminator
-from models.parallel import Processes
+from models.training.losses import adversarial_loss, hinge_loss, matching_loss
+from models.training.parallel import Processes
 
 
 class Adversary:
