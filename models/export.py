@@ -28,7 +28,7 @@ from models.networks import build
 from models.networks.spectral import bake_spectral_norm
 from models.quantize import float_weights, ranges, write_int8
 from models.split import split_at_warp
-from models.train import TrainConfig, load_config
+from models.training.config import TrainConfig, load_config
 from receiver.enhance.faces.alignment import CROP
 from receiver.enhance.faces.generator import ALIGN, CHANNELS, INT8, WEIGHTS
 

@@ -16,7 +16,7 @@ from rich.progress import track as progress
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
-from models.data.samples import Shard, load_shards
+from models.data.shards import Shard, load_shards
 from models.networks.backbones import VGG19, read_weights
 from receiver.enhance.faces.alignment import CROP
 

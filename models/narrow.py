@@ -22,7 +22,8 @@ from torch.utils.data import DataLoader
 from models.data.samples import Crops
 from models.networks import read_network
 from models.networks.lite import Lite, LiteConfig, ResidualBlock
-from models.train import load_config, read_exported
+from models.training.config import load_config
+from models.training.exported import read_exported
 from receiver.enhance.faces.generator import CHANNELS
 
 BATCHES = 16

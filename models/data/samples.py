@@ -1,7 +1,5 @@
 """Training samples out of the shards that `models.prepare` wrote."""
 
-import json
-import math
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,18 +10,12 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from keyframes import landmark_distance, warp
-from receiver.enhance.faces.alignment import CROP, draw_landmarks
+from models.data.augmentation import AUGMENTATIONS
+from models.data.shards import Shard, load_shards
+from receiver.enhance.faces.alignment import draw_landmarks
 
 APART = 5
 """Samples of a shard between a picture and its reference, at the least."""
-PICTURE = (CROP, CROP, 3)
-BROKEN = (OSError, ValueError, EOFError, KeyError, TypeError)
-"""What reading a broken shard raises."""
-OFTEN = 0.2
-"""Probability of each of the paper's augmentations."""
-SHIFT = round(0.13 * CROP)
-HOLE = (16, 64)
-"""Sides of the paper's hole, in pixels."""
 
 
 @dataclass(frozen=True)
@@ -33,59 +25,6 @@ class ReferenceMix:
     raw: float = 0.4  # an original picture, as a still would bring
     decoded: float = 0.25  # a picture of the same stream
     other: float = 0.15  # a picture of another encoding of the clip: better or worse minutes
-
-
-class Shard:
-    """One shard (see `models.prepare` for its arrays).
-
-    Each picture is read when it is asked for: neither memory nor open files grow with the shards.
-    """
-
-    def __init__(self, folder: Path) -> None:
-        """Raises one of BROKEN if an array is missing, cut off or of another shape."""
-        about = json.loads((folder / "shard.json").read_text())
-        self.folder, self.clip, self.qp = folder, str(about["clip"]), list(about["qp"])
-        self.landmarks = np.load(folder / "landmarks.npy")
-        self.raw_landmarks = np.load(folder / "raw_landmarks.npy")
-        for name in ("landmarks", "raw_landmarks"):
-            self._check(name, getattr(self, name), (68, 2), np.float32)
-        self._begins = {}
-        for name in ("degraded", "target", "raw"):
-            pictures = np.load(folder / f"{name}.npy", mmap_mode="r")
-            self._check(name, pictures, PICTURE, np.uint8)
-            self._begins[name] = pictures.offset
-
-    def __len__(self) -> int:
-        return len(self.landmarks)
-
-    def picture(self, name: str, i: int) -> NDArray[np.uint8]:
-        """Picture i of `degraded`, `target` or `raw`, 256x256x3 RGB."""
-        size = math.prod(PICTURE)
-        begin = self._begins[name] + i * size
-        return np.fromfile(self.folder / f"{name}.npy", np.uint8, size, offset=begin).reshape(
-            PICTURE
-        )
-
-    def _check(self, name: str, array: NDArray, size: tuple[int, ...], kind: type) -> None:
-        wanted = (len(self.qp), *size)
-        if not self.qp or array.shape != wanted or array.dtype != kind:
-            raise ValueError(f"{name}.npy is {array.dtype} {array.shape} instead of {wanted}")
-
-
-def load_shards(folder: Path) -> list[Shard]:
-    """The shards of a folder; broken ones are named and passed over.
-
-    Raises FileNotFoundError if there are none.
-    """
-    shards = []
-    for path in sorted(path.parent for path in folder.glob("*/shard.json")):
-        try:
-            shards.append(Shard(path))
-        except BROKEN as error:
-            print(f"passed over {path}: {type(error).__name__}: {error}")
-    if not shards:
-        raise FileNotFoundError(f"no shards in {folder}: run python -m models.prepare first")
-    return shards
 
 
 class Crops(Dataset[dict[str, Tensor]]):
@@ -176,45 +115,6 @@ class _Chosen:
     def warped(self, landmarks: NDArray[np.float32]) -> NDArray[np.uint8]:
         """Bent onto the landmarks of another picture."""
         return warp(self.picture, self.landmarks, landmarks)
-
-
-def _mirrored(rng: np.random.Generator, images: list[NDArray], side: int) -> list[NDArray]:
-    """The same random cut, mirroring and exposure for all; the last is the landmark image."""
-    cut = _cut(rng, images, side)
-    if rng.random() < 0.5:
-        cut = [image[:, ::-1] for image in cut]
-    gain = rng.uniform(0.8, 1.15) * rng.uniform(0.93, 1.07, size=3)
-    pictures = [np.clip(image * (gain.astype(np.float32) / 255.0), 0.0, 1.0) for image in cut[:-1]]
-    return [*pictures, cut[-1]]
-
-
-def _paper(rng: np.random.Generator, images: list[NDArray], side: int) -> list[NDArray]:
-    """The paper's: a shift, a quarter turn and a hole, each now and then, the same for all."""
-    if rng.random() < OFTEN:
-        dx, dy = (int(value) for value in rng.integers(-SHIFT, SHIFT + 1, size=2))
-        margin = ((SHIFT, SHIFT), (SHIFT, SHIFT), (0, 0))
-        rows, columns = slice(SHIFT + dy, SHIFT + dy + CROP), slice(SHIFT + dx, SHIFT + dx + CROP)
-        images = [np.pad(image, margin, mode="reflect")[rows, columns] for image in images]
-    if rng.random() < OFTEN:
-        turns = int(rng.integers(1, 4))
-        images = [np.rot90(image, turns) for image in images]
-    if rng.random() < OFTEN:
-        height, width = (int(value) for value in rng.integers(HOLE[0], HOLE[1] + 1, size=2))
-        top, left = int(rng.integers(CROP - height + 1)), int(rng.integers(CROP - width + 1))
-        images = [image.copy() for image in images]
-        for image in images:
-            image[top : top + height, left : left + width] = 0
-    cut = _cut(rng, images, side)
-    return [*(image * np.float32(1.0 / 255.0) for image in cut[:-1]), cut[-1]]
-
-
-AUGMENTATIONS = {"mirror": _mirrored, "paper": _paper}
-
-
-def _cut(rng: np.random.Generator, images: list[NDArray], side: int) -> list[NDArray]:
-    """The same square of all, at a random place."""
-    top, left = (int(rng.integers(0, (CROP - side) // 16 + 1)) * 16 for _ in range(2))
-    return [image[top : top + side, left : left + side] for image in images]
 
 
 def _tensor(image: NDArray) -> Tensor:

@@ -29,7 +29,8 @@ from models.networks.lite import Lite, LiteConfig, shift, shuffle4
 from models.openh264 import OpenH264, through_any_codec
 from models.prepare import prepare_clip
 from models.quantize import Levels
-from models.train import TrainConfig, Trainer, load_config
+from models.training.config import TrainConfig, load_config
+from models.training.trainer import Trainer
 from receiver.enhance.faces.generator import CHANNELS, Generator
 from tests.conftest import write_clip
 

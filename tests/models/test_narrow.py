@@ -12,7 +12,7 @@ import torch
 from models.export import export, write_card
 from models.narrow import narrowed, read_lite
 from models.networks.lite import Lite, LiteConfig, ResidualBlock
-from models.train import TrainConfig
+from models.training.config import TrainConfig
 from receiver.enhance.faces.generator import CHANNELS
 from tests.models.test_train import write_shard
 

@@ -16,14 +16,16 @@ import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from models.data.samples import Crops, ReferenceMix, Shard, load_shards
-from models.data.samples import _paper as paper_augmented
+from models.data.augmentation import _paper as paper_augmented
+from models.data.samples import Crops, ReferenceMix
+from models.data.shards import Shard, load_shards
 from models.export import HALF_TOLERANCE, TOLERANCE, load_trained, onnx_difference
 from models.features import QualityFeatures, load_features, train_features
 from models.networks import build
 from models.networks.backbones import VGG19
 from models.networks.keyframes_gan import KeyframesGANConfig
-from models.train import TrainConfig, Trainer, load_config
+from models.training.config import TrainConfig, load_config
+from models.training.trainer import Trainer
 from receiver.enhance.faces.generator import CHANNELS, Generator
 
 CONFIGS = sorted((Path(__file__).parents[2] / "models" / "configs").glob("*.toml"))
