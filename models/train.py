@@ -1,8 +1,8 @@
 """Trains a generator: `python -m models.train CONFIG DATA OUT`.
 
-Writes OUT/checkpoint.pt every few minutes and when stopped (Ctrl-C, SIGTERM), goes on from it when
+Writes OUT/checkpoint.pt every few minutes and when stopped (Ctrl-C, SIGTERM), resumes from it when
 started again, and logs losses and pictures for TensorBoard (`tensorboard --logdir OUT`). It uses
-CUDA where it is; several GPUs, or processes, share every batch when started as
+CUDA if available. Several GPUs, or processes, share each batch when started with
 `torchrun --nproc-per-node 2 -m models.train CONFIG DATA OUT`.
 """
 
@@ -17,18 +17,18 @@ from models.training.trainer import Trainer
 
 
 def main() -> None:
-    """The command line."""
+    """Runs the command line."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
     parser.add_argument("config", type=Path, help="for example models/configs/lite.toml")
-    parser.add_argument("data", type=Path, help="folder of shards, from python -m models.prepare")
-    parser.add_argument("out", type=Path, help="folder for checkpoint and logs")
+    parser.add_argument("data", type=Path, help="folder of shards from python -m models.prepare")
+    parser.add_argument("out", type=Path, help="folder for the checkpoint and the logs")
     parser.add_argument(
         "--start-from",
         type=Path,
         metavar="RUN|ONNX",
-        help="begin with another run's weights, or those of a float ONNX file such as\n"
+        help="initial weights: another run's folder, or a floating-point ONNX file such as\n"
         "receiver/weights/lite.onnx",
     )
     args = parser.parse_args()
@@ -38,7 +38,7 @@ def main() -> None:
             shutil.copyfile(args.config, args.out / "config.toml")
     except (OSError, TypeError, ValueError, tomllib.TOMLDecodeError) as error:
         parser.error(str(error))
-    # A training in the background is stopped by SIGTERM; both ways keep the checkpoint.
+    # Ctrl-C stops a training in the foreground, SIGTERM one in the background.
     signal.signal(signal.SIGINT, trainer.stop)
     signal.signal(signal.SIGTERM, trainer.stop)
     trainer.run()
@@ -46,7 +46,7 @@ def main() -> None:
     if trainer.processes.rank != 0:
         return
     if trainer.step < trainer.config.steps:
-        print(f"stopped at step {trainer.step}; the same command goes on from there")
+        print(f"stopped at step {trainer.step}; the same command continues from there")
     else:
         print(f"done after {trainer.seconds / 60:.0f} minutes: python -m models.export {args.out}")
 

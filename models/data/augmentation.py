@@ -1,23 +1,29 @@
-"""Random cuts, flips and exposures, the same for all pictures of a sample."""
+"""Random augmentations that change all pictures of a sample in the same way.
+
+Each takes a generator of random numbers, the sample's pictures (HxWxC, 0 to 255) followed by its
+landmark image (HxWx1, 0 to 1), and the side S of the cut. It returns SxSxC float images in [0, 1].
+"""
+
+from collections.abc import Callable
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
 from receiver.enhance.faces.alignment import CROP
 
+Images: TypeAlias = list[NDArray[Any]]
+
 OFTEN = 0.2
-"""Probability of each of the paper's augmentations."""
-
-
+"""Probability of each augmentation of the paper."""
 SHIFT = round(0.13 * CROP)
-
-
+"""Largest shift of the paper, in pixels."""
 HOLE = (16, 64)
-"""Sides of the paper's hole, in pixels."""
+"""Shortest and longest side of the paper's hole, in pixels."""
 
 
-def _mirrored(rng: np.random.Generator, images: list[NDArray], side: int) -> list[NDArray]:
-    """The same random cut, mirroring and exposure for all; the last is the landmark image."""
+def mirrored(rng: np.random.Generator, images: Images, side: int) -> Images:
+    """Cuts, flips horizontally in half of the cases, and changes the exposure."""
     cut = _cut(rng, images, side)
     if rng.random() < 0.5:
         cut = [image[:, ::-1] for image in cut]
@@ -26,8 +32,8 @@ def _mirrored(rng: np.random.Generator, images: list[NDArray], side: int) -> lis
     return [*pictures, cut[-1]]
 
 
-def _paper(rng: np.random.Generator, images: list[NDArray], side: int) -> list[NDArray]:
-    """The paper's: a shift, a quarter turn and a hole, each now and then, the same for all."""
+def paper(rng: np.random.Generator, images: Images, side: int) -> Images:
+    """Shifts, turns by quarters and punches a hole, each with probability OFTEN; then cuts."""
     if rng.random() < OFTEN:
         dx, dy = (int(value) for value in rng.integers(-SHIFT, SHIFT + 1, size=2))
         margin = ((SHIFT, SHIFT), (SHIFT, SHIFT), (0, 0))
@@ -46,10 +52,13 @@ def _paper(rng: np.random.Generator, images: list[NDArray], side: int) -> list[N
     return [*(image * np.float32(1.0 / 255.0) for image in cut[:-1]), cut[-1]]
 
 
-AUGMENTATIONS = {"mirror": _mirrored, "paper": _paper}
+AUGMENTATIONS: dict[str, Callable[[np.random.Generator, Images, int], Images]] = {
+    "mirror": mirrored,
+    "paper": paper,
+}
 
 
-def _cut(rng: np.random.Generator, images: list[NDArray], side: int) -> list[NDArray]:
-    """The same square of all, at a random place."""
+def _cut(rng: np.random.Generator, images: Images, side: int) -> Images:
+    """Returns the same square of each image, at a random place."""
     top, left = (int(rng.integers(0, (CROP - side) // 16 + 1)) * 16 for _ in range(2))
     return [image[top : top + side, left : left + side] for image in images]

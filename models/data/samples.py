@@ -1,7 +1,8 @@
-"""Training samples out of the shards that `models.prepare` wrote."""
+"""Draws random training samples from shards."""
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -10,28 +11,29 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from keyframes import landmark_distance, warp
-from models.data.augmentation import AUGMENTATIONS
+from models.data.augmentation import AUGMENTATIONS, Images
 from models.data.shards import Shard, load_shards
 from receiver.enhance.faces.alignment import draw_landmarks
 
 APART = 5
-"""Samples of a shard between a picture and its reference, at the least."""
+"""Smallest distance between a picture and its reference, in samples of the shard."""
 
 
 @dataclass(frozen=True)
 class ReferenceMix:
-    """How often a sample's reference is what; the rest of the probability is no reference."""
+    """Probabilities of the kinds of reference; the remaining probability is no reference."""
 
-    raw: float = 0.4  # an original picture, as a still would bring
+    raw: float = 0.4  # an original picture, like a still
     decoded: float = 0.25  # a picture of the same stream
-    other: float = 0.15  # a picture of another encoding of the clip: better or worse minutes
+    other: float = 0.15  # a picture of another encoding of the clip, of better or worse quality
 
 
 class Crops(Dataset[dict[str, Tensor]]):
-    """Random samples; an index is only the seed of its sample, so that runs repeat.
+    """Random samples. An index is only the seed of its sample, so that runs are repeatable.
 
-    A sample holds `degraded`, `reference`, `target` (3xSxS), `landmarks` (1xSxS), all float32 in
-    [0, 1], cut out at one random place, and `guided` (1 where there is a reference, else 0).
+    A sample holds `degraded`, `reference` and `target` (3xSxS) and `landmarks` (1xSxS), all float32
+    in [0, 1] and cut at the same random place, and `guided` (1 if there is a reference, else 0).
+    Without a reference, `reference` equals `degraded`.
     """
 
     def __init__(
@@ -47,9 +49,11 @@ class Crops(Dataset[dict[str, Tensor]]):
         """Raises FileNotFoundError if there are no shards in `folder`.
 
         Args:
-            augmentation: a name of AUGMENTATIONS.
-            pairs: samples 2n and 2n + 1 are successive pictures of one shard, with one reference
-                and the same augmentation.
+            length: number of samples.
+            side: S, in pixels.
+            augmentation: a name in AUGMENTATIONS.
+            pairs: make samples 2n and 2n + 1 successive pictures of one shard, with the same
+                reference and augmentation.
         """
         self.by_clip: dict[str, list[Shard]] = {}
         for shard in load_shards(folder):
@@ -71,7 +75,7 @@ class Crops(Dataset[dict[str, Tensor]]):
         if self.pairs and index % 2:
             i = min(i + 1, len(shard) - 1)
         degraded = shard.picture("degraded", i)
-        images = [
+        images: Images = [
             degraded,
             degraded if chosen is None else chosen.warped(shard.landmarks[i]),
             shard.picture("target", i),
@@ -85,7 +89,7 @@ class Crops(Dataset[dict[str, Tensor]]):
     def _choose(
         self, rng: np.random.Generator, shards: list[Shard], shard: Shard, i: int
     ) -> "_Chosen | None":
-        """A reference for picture i of a shard, or None."""
+        """Chooses a reference for picture i of a shard, or None."""
         kind = rng.random()
         if kind < self.mix.raw:
             source, pictures, landmarks, apart = shard, "raw", shard.raw_landmarks, APART
@@ -99,7 +103,7 @@ class Crops(Dataset[dict[str, Tensor]]):
         candidates = [j for j in range(len(landmarks)) if abs(i - j) >= apart]
         if not candidates:
             return None
-        # The nearest of a few, as out of a keyframe set that has filled more or less.
+        # The nearest of a few, as if the keyframe set were more or less full.
         few = rng.choice(candidates, size=min(len(candidates), int(rng.integers(1, 11))))
         j = min(few, key=lambda j: landmark_distance(landmarks[j], shard.landmarks[i]))
         return _Chosen(source.picture(pictures, int(j)), landmarks[j])
@@ -107,15 +111,16 @@ class Crops(Dataset[dict[str, Tensor]]):
 
 @dataclass(frozen=True)
 class _Chosen:
-    """A reference, 256x256x3 uint8, with its 68x2 landmarks."""
+    """A reference, 256x256x3 uint8, and its landmarks, 68x2 in crop pixels."""
 
     picture: NDArray[np.uint8]
     landmarks: NDArray[np.float32]
 
     def warped(self, landmarks: NDArray[np.float32]) -> NDArray[np.uint8]:
-        """Bent onto the landmarks of another picture."""
+        """Returns the picture, warped onto the landmarks of another picture."""
         return warp(self.picture, self.landmarks, landmarks)
 
 
-def _tensor(image: NDArray) -> Tensor:
+def _tensor(image: NDArray[Any]) -> Tensor:
+    """Converts HxWxC to CxHxW float32."""
     return torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1), dtype=np.float32))

@@ -3,6 +3,7 @@
 import json
 import math
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,51 +11,50 @@ from numpy.typing import NDArray
 from receiver.enhance.faces.alignment import CROP
 
 PICTURE = (CROP, CROP, 3)
-
-
+"""Shape of a stored crop."""
 BROKEN = (OSError, ValueError, EOFError, KeyError, TypeError)
-"""What reading a broken shard raises."""
+"""Exceptions that reading a broken shard raises."""
 
 
 class Shard:
-    """One shard (see `models.prepare` for its arrays).
+    """One shard; `models.prepare` describes its arrays.
 
-    Each picture is read when it is asked for: neither memory nor open files grow with the shards.
+    Each picture is read on request, so that neither memory nor open files grow with the number of
+    shards.
     """
 
     def __init__(self, folder: Path) -> None:
-        """Raises one of BROKEN if an array is missing, cut off or of another shape."""
+        """Raises one of BROKEN if an array is missing, truncated or of another shape."""
         about = json.loads((folder / "shard.json").read_text())
         self.folder, self.clip, self.qp = folder, str(about["clip"]), list(about["qp"])
-        self.landmarks = np.load(folder / "landmarks.npy")
-        self.raw_landmarks = np.load(folder / "raw_landmarks.npy")
-        for name in ("landmarks", "raw_landmarks"):
-            self._check(name, getattr(self, name), (68, 2), np.float32)
-        self._begins = {}
+        self.landmarks: NDArray[np.float32] = np.load(folder / "landmarks.npy")
+        self.raw_landmarks: NDArray[np.float32] = np.load(folder / "raw_landmarks.npy")
+        self._check("landmarks", self.landmarks, (68, 2), np.float32)
+        self._check("raw_landmarks", self.raw_landmarks, (68, 2), np.float32)
+        self._offsets: dict[str, int] = {}
         for name in ("degraded", "target", "raw"):
             pictures = np.load(folder / f"{name}.npy", mmap_mode="r")
             self._check(name, pictures, PICTURE, np.uint8)
-            self._begins[name] = pictures.offset
+            self._offsets[name] = pictures.offset
 
     def __len__(self) -> int:
         return len(self.landmarks)
 
     def picture(self, name: str, i: int) -> NDArray[np.uint8]:
-        """Picture i of `degraded`, `target` or `raw`, 256x256x3 RGB."""
+        """Returns picture i of `degraded`, `target` or `raw`, 256x256x3 RGB."""
         size = math.prod(PICTURE)
-        begin = self._begins[name] + i * size
-        return np.fromfile(self.folder / f"{name}.npy", np.uint8, size, offset=begin).reshape(
-            PICTURE
-        )
+        offset = self._offsets[name] + i * size
+        pixels = np.fromfile(self.folder / f"{name}.npy", np.uint8, size, offset=offset)
+        return pixels.reshape(PICTURE)
 
-    def _check(self, name: str, array: NDArray, size: tuple[int, ...], kind: type) -> None:
+    def _check(self, name: str, array: NDArray[Any], size: tuple[int, ...], kind: type) -> None:
         wanted = (len(self.qp), *size)
         if not self.qp or array.shape != wanted or array.dtype != kind:
             raise ValueError(f"{name}.npy is {array.dtype} {array.shape} instead of {wanted}")
 
 
 def load_shards(folder: Path) -> list[Shard]:
-    """The shards of a folder; broken ones are named and passed over.
+    """Returns the shards of a folder; prints the name of each broken one and skips it.
 
     Raises FileNotFoundError if there are none.
     """
@@ -63,7 +63,7 @@ def load_shards(folder: Path) -> list[Shard]:
         try:
             shards.append(Shard(path))
         except BROKEN as error:
-            print(f"passed over {path}: {type(error).__name__}: {error}")
+            print(f"skipped {path}: {type(error).__name__}: {error}")
     if not shards:
-        raise FileNotFoundError(f"no shards in {folder}: run python -m models.prepare first")
+        raise FileNotFoundError(f"there are no shards in {folder}: run python -m models.prepare")
     return shards

@@ -1,1 +1,1 @@
-"""One training run: its configuration, the trainer, its losses and the processes that share it."""
+"""One training run: its configuration, the trainer, the losses and the processes that share it."""

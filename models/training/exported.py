@@ -11,15 +11,17 @@ from torch import Tensor
 
 
 def read_exported(path: Path) -> tuple[dict[str, Tensor], int, float]:
-    """Weights by name, steps and minutes of what `models.export` wrote in floats, with its card.
+    """Reads a floating-point ONNX file and its card, both written by `models.export`.
 
-    Raises OSError or ValueError for a file that is none.
+    Returns the weights by name, the steps and the minutes of training.
+
+    Raises OSError or ValueError for an unreadable or invalid file.
     """
     try:
         graph = onnx.load(path).graph
     except DecodeError as error:
-        raise ValueError(f"{path} is no ONNX file: {error}") from error
-    # What belongs to no layer are constants of the exporter's.
+        raise ValueError(f"{path} is not an ONNX file: {error}") from error
+    # A name without a dot belongs to a constant of the exporter, not to a layer.
     weights = {
         one.name: torch.from_numpy(numpy_helper.to_array(one).copy())
         for one in graph.initializer

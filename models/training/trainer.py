@@ -12,30 +12,25 @@ from typing import Any
 import torch
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor, nn
-from torch.nn import functional as F
 from torch.utils.data import DataLoader, Subset
 from torch.utils.tensorboard import SummaryWriter
 
 from models.data.samples import Crops
 from models.features import load_features
-from models.networks import build
+from models.networks import GeneratorNetwork, build, channels_last
+from models.networks.keyframes_gan import KeyframesGAN, KeyframesGANConfig
 from models.quantize import measure, quantize
 from models.training.adversary import Adversary
 from models.training.config import TrainConfig
 from models.training.exported import read_exported
-from models.training.losses import (
-    detail_loss,
-    log_error,
-    perceptual_loss,
-    style_loss,
-    temporal_loss,
-)
+from models.training.objective import Objective
 from models.training.parallel import Processes
 from receiver.enhance.faces.generator import CHANNELS
 
 MEASURED_BATCHES = 16
-"""Batches that a quantised network's ranges are measured on."""
+"""Batches used to measure the ranges of a quantised network."""
 LOG_STEPS, PICTURE_STEPS = 100, 1000
+"""Steps between two log lines and between two logged pictures."""
 
 
 class Trainer:
@@ -44,7 +39,14 @@ class Trainer:
     def __init__(
         self, config: TrainConfig, data: Path, out: Path, start: Path | None = None
     ) -> None:
-        """`start` is what to begin with: another run's folder, or an exported ONNX file."""
+        """Resumes from the checkpoint in `out` if there is one, else starts a new run.
+
+        Args:
+            data: folder of shards.
+            start: initial weights of a new run: another run's folder or an exported ONNX file.
+
+        Raises OSError for a missing file and ValueError for data or weights that do not fit.
+        """
         torch.manual_seed(config.seed)
         self.config, self.out = config, out
         self.checkpoint = out / "checkpoint.pt"
@@ -54,15 +56,15 @@ class Trainer:
         self.processes = Processes.join(on_cpu=config.quantized)
         if config.batch % self.processes.count:
             count, batch = self.processes.count, config.batch
-            raise ValueError(f"{count} processes cannot share a batch of {batch} alike")
+            raise ValueError(f"{count} processes cannot share a batch of {batch} equally")
         if config.temporal_weight and config.batch // self.processes.count % 2:
             count, batch = self.processes.count, config.batch
             raise ValueError(f"{count} processes cannot share the pairs of a batch of {batch}")
         self.network = build(config.network)
-        self._begin(start)
+        self._load_initial_weights(start)
         if config.quantized:
             quantize(self.network)
-        self.network.to(self.processes.device, memory_format=torch.channels_last)
+        channels_last(self.network, self.processes.device)
         self._aligned = self.processes.wrap(_Aligned(self.network))
         self.optimizer = torch.optim.AdamW(
             [parameter for parameter in self.network.parameters() if parameter.requires_grad],
@@ -71,12 +73,13 @@ class Trainer:
             weight_decay=config.weight_decay,
         )
         self.ema = {name: value.clone() for name, value in self.network.state_dict().items()}
-        self.features = self._features()
+        features = self._load_features()
         self.adversary = (
             Adversary(config.scales, config.betas, config.bfloat16, self.processes)
             if config.adversarial_weight or config.matching_weight
             else None
         )
+        self.objective = Objective(config, features, self.adversary)
         length = config.steps * config.batch
         pairs = config.temporal_weight > 0.0
         self.crops = Crops(
@@ -89,7 +92,7 @@ class Trainer:
             self._measure_ranges()
 
     def run(self) -> None:
-        """Trains to the end of the schedule or until `stop`; saves, also before an exception."""
+        """Trains until the last step or until `stop`, then saves, even after an exception."""
         first = self.processes.rank == 0
         log = SummaryWriter(str(self.out), purge_step=self.step) if first else None
         bar = Progress(
@@ -110,18 +113,18 @@ class Trainer:
                     log.close()
 
     def stop(self, *_: Any) -> None:
-        """Lets `run` end after the step at hand: a handler of signals."""
+        """Ends `run` after the current step. Can serve as a signal handler."""
         self.stopping = True
 
     def save(self) -> None:
-        """Writes the checkpoint; an interruption leaves the older one whole."""
+        """Replaces the checkpoint atomically, so that an interruption keeps the previous one."""
         if self.processes.rank != 0:
             return
         unfinished = self.checkpoint.with_suffix(".part")
         state = {
             "step": self.step,
-            "earlier_steps": self.earlier_steps,  # of the run it was started from
-            "seconds": self.seconds,  # of both
+            "earlier_steps": self.earlier_steps,  # of the run whose weights it started with
+            "seconds": self.seconds,  # of both runs
             "network": self.network.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "ema": self.ema,
@@ -132,12 +135,13 @@ class Trainer:
         torch.save(state, unfinished)
         os.replace(unfinished, self.checkpoint)
 
-    def _begin(self, start: Path | None) -> None:
-        """With another run's weights, or a file's for the backbone, or none."""
+    def _load_initial_weights(self, start: Path | None) -> None:
+        """Loads the weights of `start`, or those that the configuration names for the backbone."""
         if start is None:
-            weights = getattr(self.config.network, "weights", "")
-            if weights and not self.checkpoint.exists():
-                self.network.backbone.load(Path(weights))
+            config = self.config.network
+            if isinstance(config, KeyframesGANConfig) and isinstance(self.network, KeyframesGAN):
+                if config.weights and not self.checkpoint.exists():
+                    self.network.backbone.load(Path(config.weights))
             return
         if start.suffix == ".onnx":
             weights, self.earlier_steps, minutes = read_exported(start)
@@ -148,9 +152,11 @@ class Trainer:
             self.earlier_steps = state["step"] + state.get("earlier_steps", 0)
         result = self.network.load_state_dict(weights, strict=False)
         if result.unexpected_keys:
-            raise ValueError(f"{start} has parts that the network lacks: {result.unexpected_keys}")
+            raise ValueError(
+                f"{start} holds tensors that the network lacks: {result.unexpected_keys}"
+            )
         if result.missing_keys:
-            print(f"new parts, not in {start}: {len(result.missing_keys)} tensors")
+            print(f"{start} lacks {len(result.missing_keys)} tensors: they start untrained")
 
     def _resume(self) -> None:
         device = self.processes.device
@@ -162,7 +168,7 @@ class Trainer:
         if self.adversary is not None:
             self.adversary.load_state_dict(state["adversary"])
 
-    def _features(self) -> nn.Module | None:
+    def _load_features(self) -> nn.Module | None:
         if not self.config.features:
             return None
         return load_features(Path(self.config.features)).to(self.processes.device)
@@ -173,7 +179,7 @@ class Trainer:
         self.ema = {name: value.clone() for name, value in self.network.state_dict().items()}
 
     def _loader(self) -> DataLoader[dict[str, Tensor]]:
-        """This process's share of all batches to come."""
+        """Returns this process's share of all remaining batches."""
         batch, rank = self.config.batch, self.processes.rank
         share = batch // self.processes.count
         rest = range(self.step * batch, len(self.crops))
@@ -184,10 +190,11 @@ class Trainer:
             share,
             num_workers=self.config.workers,
             pin_memory=pinned,
-            worker_init_fn=_outlast_signals,
+            worker_init_fn=_ignore_signals,
         )
 
     def _epoch(self, log: SummaryWriter | None, show: Callable[[str], None]) -> None:
+        """Trains on all remaining batches; `show` displays a one-line description of the loss."""
         began, saved, before = time.monotonic(), time.monotonic(), self.seconds
         for batch in self._loader():
             batch = {name: value.to(self.processes.device) for name, value in batch.items()}
@@ -198,9 +205,10 @@ class Trainer:
                 means = self.processes.mean(losses)
                 means["gain_db"] = 10 * math.log10(means.pop("received") / means["mse"])
                 show(f"loss {means['loss']:.4f}, gain {means['gain_db']:.2f} dB")
-                for name, value in means.items() if log else ():
-                    log.add_scalar(name, value, self.step)
-            if self.step % PICTURE_STEPS == 0 and log:
+                if log is not None:
+                    for name, value in means.items():
+                        log.add_scalar(name, value, self.step)
+            if self.step % PICTURE_STEPS == 0 and log is not None:
                 self._log_pictures(log, batch)
             if time.monotonic() - saved > 60 * self.config.checkpoint_minutes:
                 self.save()
@@ -209,12 +217,13 @@ class Trainer:
                 return
 
     def _update(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Trains for one step and returns the losses, detached apart from `loss`."""
         learning_rate = self._learning_rate()
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate
         self.optimizer.zero_grad(set_to_none=True)
         restored, aligned = self._forward(batch)
-        losses = self._losses(batch, restored, aligned)
+        losses = self.objective.losses(batch, restored, aligned)
         losses["loss"].backward()
         nn.utils.clip_grad_norm_(self.network.parameters(), self.config.clip_gradient)
         self.optimizer.step()
@@ -227,7 +236,7 @@ class Trainer:
 
     @torch.no_grad()
     def _average(self) -> None:
-        """Lets the averaged weights follow; buffers are taken as they are."""
+        """Moves the averaged weights towards the current ones and copies the buffers."""
         decay = min(self.config.ema, (1 + self.step) / (10 + self.step))
         weights = dict(self.network.named_parameters())
         for name, value in self.network.state_dict().items():
@@ -237,59 +246,19 @@ class Trainer:
                 self.ema[name].copy_(value)
 
     def _forward(self, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
-        """Restored and aligned pictures, Nx3xSxS float32."""
+        """Returns the restored and the aligned pictures, Nx3xSxS float32."""
         inputs = (batch[name].to(memory_format=torch.channels_last) for name in CHANNELS)
         device = self.processes.device.type
         with torch.autocast(device, torch.bfloat16, enabled=self.config.bfloat16):
             restored, aligned = self._aligned(*inputs)
         return restored.float(), aligned.float()
 
-    def _losses(
-        self, batch: dict[str, Tensor], restored: Tensor, aligned: Tensor
-    ) -> dict[str, Tensor]:
-        """Each loss by its name, their weighted sum `loss`, and `received`, the MSE before."""
-        config, target = self.config, batch["target"]
-        # Only where there is a reference can it be aligned.
-        align = ((aligned - target).abs().mean(dim=(1, 2, 3)) * batch["guided"]).mean()
-        losses = {
-            "pixels": log_error(restored - target),
-            "detail": detail_loss(restored, target),
-            "align": align,
-            "mse": F.mse_loss(restored, target),
-            **({"temporal": temporal_loss(restored, target)} if config.temporal_weight else {}),
-            **self._feature_losses(restored, target),
-            **(self.adversary.losses(restored, target) if self.adversary else {}),
-        }
-        weights = {
-            "pixels": config.pixel_weight,
-            "detail": config.detail_weight,
-            "align": config.align_weight,
-            "mse": config.mse_weight,
-            "perceptual": config.perceptual_weight,
-            "style": config.style_weight,
-            "adversarial": config.adversarial_weight,
-            "matching": config.matching_weight,
-            "temporal": config.temporal_weight,
-        }
-        # What has no weight is only logged.
-        weighted = [weights[name] * value for name, value in losses.items() if weights[name]]
-        return {name: value.detach() for name, value in losses.items()} | {
-            "loss": torch.stack(weighted).sum(),
-            "received": F.mse_loss(batch["degraded"], target),
-        }
-
-    def _feature_losses(self, restored: Tensor, target: Tensor) -> dict[str, Tensor]:
-        if self.features is None:
-            return {}
-        device = self.processes.device.type
-        with torch.autocast(device, torch.bfloat16, enabled=self.config.bfloat16):
-            with torch.no_grad():
-                wanted = [tap.float() for tap in self.features(target)]
-            found = [tap.float() for tap in self.features(restored)]
-        return {"perceptual": perceptual_loss(found, wanted), "style": style_loss(found, wanted)}
-
     def _learning_rate(self) -> float:
-        """Linear warm-up; then halved step by step, or half a cosine down to a hundredth."""
+        """Returns the rate of this step.
+
+        It rises linearly during the warm-up; then it is halved at the configured steps, or follows
+        half a cosine down to a hundredth.
+        """
         config = self.config
         if self.step < config.warmup:
             return config.learning_rate * (self.step + 1) / config.warmup
@@ -300,7 +269,7 @@ class Trainer:
 
     @torch.no_grad()
     def _log_pictures(self, log: SummaryWriter, batch: dict[str, Tensor]) -> None:
-        # Not as in training, where batch statistics would want the other processes.
+        # In training mode, batch normalisation would wait for the other processes.
         self.network.eval()
         restored, aligned = self.network.forward_aligned(*(batch[name] for name in CHANNELS))
         self.network.train()
@@ -309,21 +278,20 @@ class Trainer:
         log.add_image("degraded reference aligned restored target", sheet.clamp(0, 1), self.step)
 
 
-def _outlast_signals(_: int) -> None:
-    """Lets a worker that reads samples serve the step at hand: the trainer decides when to end."""
+def _ignore_signals(_: int) -> None:
+    """Keeps a loading worker alive until the end of the step; the trainer decides when to stop."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
 
 class _Aligned(nn.Module):
-    """A generator whose call is its `forward_aligned`: several processes share calls alone."""
+    """Makes `forward_aligned` callable: DistributedDataParallel averages gradients of calls only."""
 
-    def __init__(self, network: nn.Module) -> None:
+    def __init__(self, network: GeneratorNetwork) -> None:
         super().__init__()
         self.network = network
 
     def forward(
         self, degraded: Tensor, reference: Tensor, landmarks: Tensor
     ) -> tuple[Tensor, Tensor]:
-        result: tuple[Tensor, Tensor] = self.network.forward_aligned(degraded, reference, landmarks)
-        return result
+        return self.network.forward_aligned(degraded, reference, landmarks)

@@ -190,10 +190,10 @@ def test_training_lowers_the_error(shards, tmp_path):
     trainer = Trainer(config, shards, tmp_path)
     batch = torch.utils.data.default_collate([trainer.crops[i] for i in range(16)])
     with torch.no_grad():
-        before = float(trainer._losses(batch, *trainer._forward(batch))["pixels"])
+        before = float(trainer.objective.losses(batch, *trainer._forward(batch))["pixels"])
     trainer.run()
     with torch.no_grad():
-        after = float(trainer._losses(batch, *trainer._forward(batch))["pixels"])
+        after = float(trainer.objective.losses(batch, *trainer._forward(batch))["pixels"])
     assert after < before
 
 
@@ -219,7 +219,7 @@ def test_an_interrupted_training_keeps_its_checkpoint(shards, tmp_path, how):
     process.send_signal(how)
     said, _ = process.communicate(timeout=60)
     assert process.returncode == 0
-    assert "the same command goes on from there" in said
+    assert "the same command continues from there" in said
     network, read, state = load_trained(log)
     assert state["step"] > 0
     assert read.batch == 2

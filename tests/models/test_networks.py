@@ -128,11 +128,11 @@ def test_every_variant_uses_all_its_inputs_and_parameters(options):
 
 
 def test_words_that_do_not_exist_are_named():
-    with pytest.raises(ValueError, match="fusion is one of asff, spade, none, not asf"):
+    with pytest.raises(ValueError, match="fusion must be one of asff, spade, none, not asf"):
         read_network({"kind": "keyframes-gan", "fusion": "asf"})
-    with pytest.raises(ValueError, match="backbone is one of vgg19, mobilenet-v3-large"):
+    with pytest.raises(ValueError, match="backbone must be one of vgg19, mobilenet-v3-large"):
         read_network({"kind": "keyframes-gan", "backbone": "resnet50"})
-    with pytest.raises(ValueError, match="kind is one of lite, keyframes-gan, not unet"):
+    with pytest.raises(ValueError, match="kind must be one of lite, keyframes-gan, not unet"):
         read_network({"kind": "unet"})
     with pytest.raises(TypeError, match="fusoin"):
         read_network({"kind": "keyframes-gan", "fusoin": "asff"})

@@ -16,7 +16,7 @@ import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from models.data.augmentation import _paper as paper_augmented
+from models.data.augmentation import paper as paper_augmented
 from models.data.samples import Crops, ReferenceMix
 from models.data.shards import Shard, load_shards
 from models.export import HALF_TOLERANCE, TOLERANCE, load_trained, onnx_difference
@@ -98,13 +98,13 @@ def test_the_paper_s_config_is_the_paper_s():
 
 
 def test_settings_that_do_not_go_together_are_refused():
-    with pytest.raises(ValueError, match="want a file of `features`"):
+    with pytest.raises(ValueError, match="need a file as `features`"):
         TrainConfig(perceptual_weight=10.0)
-    with pytest.raises(ValueError, match="quantized is for lite alone"):
+    with pytest.raises(ValueError, match="quantized works with the network lite only"):
         TrainConfig(quantized=True, network=KeyframesGANConfig())
-    with pytest.raises(ValueError, match="augmentation is one of mirror, paper, not flip"):
+    with pytest.raises(ValueError, match="augmentation must be one of mirror, paper, not flip"):
         TrainConfig(augmentation="flip")
-    with pytest.raises(ValueError, match="wants pairs: 3 is an odd batch"):
+    with pytest.raises(ValueError, match="needs pairs, but the batch of 3 is odd"):
         TrainConfig(temporal_weight=0.1, batch=3)
 
 
@@ -191,7 +191,7 @@ def test_a_signal_to_all_its_processes_ends_a_training_after_a_step(data, tmp_pa
     os.killpg(process.pid, signal.SIGTERM)
     said, _ = process.communicate(timeout=60)
     assert process.returncode == 0
-    assert "the same command goes on from there" in said
+    assert "the same command continues from there" in said
 
 
 def test_the_adversarial_stage_teaches_both(data, tmp_path):
@@ -290,7 +290,7 @@ processes.leave()
 def test_processes_that_cannot_share_a_batch_are_refused(data, tmp_path, monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "3")
     monkeypatch.setattr("torch.distributed.is_initialized", lambda: True)
-    with pytest.raises(ValueError, match="3 processes cannot share a batch of 4 alike"):
+    with pytest.raises(ValueError, match="3 processes cannot share a batch of 4 equally"):
         Trainer(SMALL, data, tmp_path)
     monkeypatch.setenv("WORLD_SIZE", "2")
     with pytest.raises(ValueError, match="2 processes cannot share the pairs of a batch of 6"):
@@ -308,7 +308,7 @@ def test_broken_shards_are_named_and_passed_over(data, tmp_path, capsys):
     assert [shard.folder.name for shard in load_shards(tmp_path)] == ["good"]
     said = capsys.readouterr().out
     for name in ("cut-off", "odd: ValueError: landmarks.npy is float32 (7, 68, 2)", "without"):
-        assert f"passed over {tmp_path / name}" in said
+        assert f"skipped {tmp_path / name}" in said
     (tmp_path / "good" / "shard.json").write_text("{")
     with pytest.raises(FileNotFoundError, match="no shards"):
         load_shards(tmp_path)
