@@ -1,4 +1,4 @@
-"""Processes of one training: a single one, or several that torchrun started and share each batch."""
+"""The processes of a training: one, or several that torchrun started and that share each batch."""
 
 import os
 from dataclasses import dataclass

@@ -18,7 +18,7 @@ from torch.utils.tensorboard import SummaryWriter
 from models.data.samples import Crops
 from models.features import load_features
 from models.networks import GeneratorNetwork, build, channels_last
-from models.networks.keyframes_gan import KeyframesGAN, KeyframesGANConfig
+from models.networks.keyframes_gan import KeyframesGAN
 from models.quantize import measure, quantize
 from models.training.adversary import Adversary
 from models.training.config import TrainConfig
@@ -138,10 +138,9 @@ class Trainer:
     def _load_initial_weights(self, start: Path | None) -> None:
         """Loads the weights of `start`, or those that the configuration names for the backbone."""
         if start is None:
-            config = self.config.network
-            if isinstance(config, KeyframesGANConfig) and isinstance(self.network, KeyframesGAN):
-                if config.weights and not self.checkpoint.exists():
-                    self.network.backbone.load(Path(config.weights))
+            weights = getattr(self.config.network, "weights", "")
+            if weights and isinstance(self.network, KeyframesGAN) and not self.checkpoint.exists():
+                self.network.backbone.load(Path(weights))
             return
         if start.suffix == ".onnx":
             weights, self.earlier_steps, minutes = read_exported(start)
@@ -285,7 +284,7 @@ def _ignore_signals(_: int) -> None:
 
 
 class _Aligned(nn.Module):
-    """Makes `forward_aligned` callable: DistributedDataParallel averages gradients of calls only."""
+    """Makes `forward_aligned` callable: gradients are averaged for calls only."""
 
     def __init__(self, network: GeneratorNetwork) -> None:
         super().__init__()

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from receiver.errors import InputError
 from receiver.inference.models_folder import exported_model, models_folder
 
 
@@ -58,4 +59,15 @@ def test_a_path_or_an_impossible_name_is_not_found(folder, name):
 
 def test_a_missing_folder_holds_no_models(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "gone"))
+    assert exported_model("mine") is None
+
+
+def test_without_a_home_the_variable_to_set_is_named(monkeypatch):
+    def no_home() -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.delenv("XDG_DATA_HOME", raising=False)
+    monkeypatch.setattr("pathlib.Path.home", no_home)
+    with pytest.raises(InputError, match="set XDG_DATA_HOME"):
+        models_folder()
     assert exported_model("mine") is None

@@ -225,14 +225,14 @@ def test_another_file_is_refused_in_one_sentence(tmp_path):
     path = tmp_path / "weights.pth"
     state = network.state_dict()
     torch.save(state | {"features.0.0.weight": torch.rand(16, 3, 5, 5)}, path)
-    wrong = r"weights.pth is no weights of mobilenet-v3-small: features.0.0.weight is \(16, 3, 5, 5"
+    wrong = r"weights.pth holds no weights of mobilenet-v3-small: features.0.0.weight is \(16, 3, 5, 5"
     with pytest.raises(ValueError, match=wrong):
         network.load(path)
     torch.save({name: v for name, v in state.items() if "4.block.2.fc1" not in name}, path)
     with pytest.raises(ValueError, match=r"features\.4\.block\.2\.fc1\.weight is missing$"):
         network.load(path)
     path.write_text("no weights")
-    with pytest.raises(ValueError, match="is no weight file of PyTorch"):
+    with pytest.raises(ValueError, match="is not a weight file of PyTorch"):
         network.load(path)
     with pytest.raises(FileNotFoundError):
         network.load(tmp_path / "none.pth")
