@@ -1,6 +1,7 @@
 """Work of each of the two processes in test_processes.py.
 
-`python -m tests.models.one_of_two DATA FOLDER` does all that these tests need, because each import of torch takes seconds.
+`python -m tests.models.one_of_two DATA FOLDER` does all that these tests need,
+because each import of torch takes seconds.
 """
 
 import sys

@@ -108,11 +108,28 @@ def test_a_training_starts_from_shipped_weights(data, tmp_path):
     assert len(scalars(tmp_path / "run")["temporal"]) == 2
 
 
-@pytest.mark.parametrize("config", [replace(SMALL, steps=3, matching_weight=0.1), PAPER])
-def test_a_stopped_training_continues_as_if_it_had_not_stopped(data, tmp_path, config):
-    whole = Trainer(config, data, tmp_path / "whole")
-    whole.run()
-    first = Trainer(config, data, tmp_path / "parts")
+@pytest.fixture(scope="module")
+def paper_run(data, tmp_path_factory) -> tuple[Trainer, list[list[torch.Tensor]]]:
+    """A finished training of PAPER, and the weights of both its networks before it."""
+    trainer = Trainer(PAPER, data, tmp_path_factory.mktemp("paper"))
+    before = [[p.clone() for p in weights(network)] for network in trained_networks(trainer)]
+    trainer.run()
+    return trainer, before
+
+
+def trained_networks(trainer: Trainer) -> tuple[torch.nn.Module, torch.nn.Module]:
+    """Returns the end of the generator and the discriminators."""
+    return trainer.network.tail, trainer.adversary.discriminator
+
+
+def weights(network: torch.nn.Module) -> list[torch.Tensor]:
+    """Returns the weights without biases."""
+    return [p for p in network.parameters() if p.dim() > 1]
+
+
+def test_a_stopped_training_continues_as_if_it_had_not_stopped(data, tmp_path, paper_run):
+    whole, _ = paper_run
+    first = Trainer(PAPER, data, tmp_path)
     update = first._update
 
     def stop_at_the_second(batch):
@@ -123,12 +140,11 @@ def test_a_stopped_training_continues_as_if_it_had_not_stopped(data, tmp_path, c
     first._update = stop_at_the_second
     first.run()
     assert first.step == 2
-    second = Trainer(config, data, tmp_path / "parts")
+    second = Trainer(PAPER, data, tmp_path)
     assert second.step == 2
     second.run()
     states = [
-        flat(torch.load(tmp_path / run / "checkpoint.pt", weights_only=True))
-        for run in ("whole", "parts")
+        flat(torch.load(trainer.checkpoint, weights_only=True)) for trainer in (whole, second)
     ]
     assert states[0].keys() == states[1].keys()
     for name, value in states[0].items():
@@ -175,18 +191,24 @@ def test_ctrl_c_keeps_the_checkpoint(shards, tmp_path, command, capsys):
     assert isinstance(network, Lite)
 
 
-def test_the_adversarial_stage_trains_generator_and_discriminators(data, tmp_path):
-    trainer = Trainer(PAPER, data, tmp_path)
-    networks = (trainer.network.tail, trainer.adversary.discriminator)
-    before = [[p.clone() for p in network.parameters() if p.dim() > 1] for network in networks]
-    trainer.run()
-    for weights, network in zip(before, networks, strict=True):
-        after = [p for p in network.parameters() if p.dim() > 1]
-        assert not any(torch.equal(a, b) for a, b in zip(weights, after, strict=True))
-    logged = scalars(tmp_path)
+def test_the_adversarial_stage_trains_generator_and_discriminators(paper_run):
+    trainer, before = paper_run
+    for old, network in zip(before, trained_networks(trainer), strict=True):
+        pairs = zip(old, weights(network), strict=True)
+        assert not any(torch.equal(a, b) for a, b in pairs)
+    logged = scalars(trainer.out)
     assert {"adversarial", "matching", "discriminator", "mse", "loss", "gain_db"} <= set(logged)
     assert [len(values) for values in logged.values()] == [2] * len(logged)
     assert all(np.isfinite(values).all() for values in logged.values())
+
+
+def test_feature_matching_alone_trains_the_discriminators(data, tmp_path):
+    config = replace(SMALL, steps=2, batch=2, scales=1, matching_weight=0.1)
+    trainer = Trainer(config, data, tmp_path)
+    before = [p.clone() for p in weights(trainer.adversary.discriminator)]
+    trainer.run()
+    pairs = zip(before, weights(trainer.adversary.discriminator), strict=True)
+    assert not any(torch.equal(a, b) for a, b in pairs)
 
 
 def test_the_learning_rate_is_halved_at_the_configured_steps(data, tmp_path):
