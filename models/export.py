@@ -37,7 +37,7 @@ from receiver.enhance.faces.generator import ALIGN, CHANNELS, INT8, MODELS
 from receiver.errors import InputError
 from receiver.inference.models_folder import models_folder
 
-TOLERANCE = 1e-4
+FLOAT_TOLERANCE = 1e-4
 """Largest absolute difference between ONNX Runtime and PyTorch, for pixels in [0, 1]."""
 HALF_TOLERANCE = 1e-2
 """The same for 16-bit floats."""
@@ -64,7 +64,7 @@ def load_trained(run: Path) -> tuple[GeneratorNetwork, TrainConfig, dict[str, An
 def export(network: nn.Module, path: Path) -> float:
     """Writes `network` as ONNX and returns its largest absolute difference from PyTorch.
 
-    Raises ValueError, leaving no file behind, if the difference is above TOLERANCE.
+    Raises ValueError, leaving no file behind, if the difference is above FLOAT_TOLERANCE.
     """
     inputs = tuple(torch.rand(2, channels, CROP, CROP) for channels in CHANNELS.values())
     unfinished = path.with_suffix(".part")
@@ -84,9 +84,11 @@ def export(network: nn.Module, path: Path) -> float:
     program.save(str(unfinished), external_data=False)
     _remove_sources(unfinished)
     difference = onnx_difference(network, unfinished, inputs)
-    if not difference <= TOLERANCE:
+    if not difference <= FLOAT_TOLERANCE:
         unfinished.unlink()
-        raise ValueError(f"ONNX differs from PyTorch by {difference:.2e}, above {TOLERANCE:.0e}")
+        raise ValueError(
+            f"ONNX differs from PyTorch by {difference:.2e}, above {FLOAT_TOLERANCE:.0e}"
+        )
     os.replace(unfinished, path)
     return difference
 

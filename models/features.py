@@ -21,9 +21,9 @@ from models.networks import channels_last
 from models.networks.backbones import VGG19, read_weights
 from receiver.enhance.faces.alignment import CROP
 
-QPS = (26.0, 30.0, 34.0, 38.0, 42.0)
+LEVEL_QPS = (26.0, 30.0, 34.0, 38.0, 42.0)
 """QPs that separate the levels of quality 1 to 6. Level 0 is the original picture."""
-LEVELS = len(QPS) + 2
+QUALITY_LEVELS = len(LEVEL_QPS) + 2
 TAP_WIDTHS = (32, 48, 64, 96)
 """Channels of the taps."""
 SHARPENED = 16.0
@@ -47,7 +47,7 @@ class QualityFeatures(nn.Module):
             stages.append(nn.Sequential(*first, *_normed(width, width)))
             before = width
         self.stages = nn.ModuleList(stages)
-        self.head = nn.Linear(before, LEVELS)
+        self.head = nn.Linear(before, QUALITY_LEVELS)
 
     def forward(self, x: Tensor) -> list[Tensor]:
         """Maps Nx3xHxW in [0, 1] to four taps, NxCxhxw."""
@@ -60,7 +60,7 @@ class QualityFeatures(nn.Module):
         return taps
 
     def levels(self, x: Tensor) -> Tensor:
-        """Maps Nx3xHxW in [0, 1] to a logit per level, NxLEVELS."""
+        """Maps Nx3xHxW in [0, 1] to a logit per level, NxQUALITY_LEVELS."""
         found: Tensor = self.head(self(x)[-1].mean(dim=(2, 3)))
         return found
 
@@ -111,7 +111,7 @@ class QualityPairs(Dataset[tuple[Tensor, Tensor]]):
         top, left = (int(value) for value in rng.integers(0, CROP - SAMPLE_SIDE + 1, size=2))
         pictures = np.stack([shard.picture(name, i) for name in ("target", "degraded")])
         cut = pictures[:, top : top + SAMPLE_SIDE, left : left + SAMPLE_SIDE].transpose(0, 3, 1, 2)
-        levels = [0, 1 + int(np.digitize(shard.qp[i], QPS))]
+        levels = [0, 1 + int(np.digitize(shard.qp[i], LEVEL_QPS))]
         return torch.from_numpy(np.ascontiguousarray(cut)).float() / 255.0, torch.tensor(levels)
 
 

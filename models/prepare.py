@@ -45,7 +45,7 @@ STRIDE = 3
 """Frames between two samples; neighbouring frames are nearly equal."""
 MIN_SAMPLES = 6
 """Samples of the smallest shard that is kept."""
-MIN_FACE = 72
+MIN_FACE_WIDTH = 72
 """Width in pixels of the smallest face box that is kept."""
 
 
@@ -139,7 +139,7 @@ def _sample_faces(path: Path, recipe: Recipe, samples: int) -> dict[int, list[di
             continue
         for face in faces:
             raw_face = same_face(face, raw_faces)
-            if raw_face is None or face.box[2] - face.box[0] < MIN_FACE:
+            if raw_face is None or face.box[2] - face.box[0] < MIN_FACE_WIDTH:
                 continue
             rows[face.track_id].append(
                 {

@@ -14,7 +14,7 @@ from receiver.enhance.faces.alignment import CROP
 
 Images: TypeAlias = list[NDArray[Any]]
 
-OFTEN = 0.2
+PROBABILITY = 0.2
 """Probability of each augmentation of the paper."""
 SHIFT = round(0.13 * CROP)
 """Largest shift of the paper, in pixels."""
@@ -33,16 +33,19 @@ def mirrored(rng: np.random.Generator, images: Images, side: int) -> Images:
 
 
 def paper(rng: np.random.Generator, images: Images, side: int) -> Images:
-    """Shifts, turns by quarters and punches a hole, each with probability OFTEN; then cuts."""
-    if rng.random() < OFTEN:
+    """Shifts, turns by quarters and punches a hole, each with PROBABILITY; then cuts."""
+    if rng.random() < PROBABILITY:
         dx, dy = (int(value) for value in rng.integers(-SHIFT, SHIFT + 1, size=2))
         margin = ((SHIFT, SHIFT), (SHIFT, SHIFT), (0, 0))
-        rows, columns = slice(SHIFT + dy, SHIFT + dy + CROP), slice(SHIFT + dx, SHIFT + dx + CROP)
+        rows, columns = (
+            slice(SHIFT + dy, SHIFT + dy + CROP),
+            slice(SHIFT + dx, SHIFT + dx + CROP),
+        )
         images = [np.pad(image, margin, mode="reflect")[rows, columns] for image in images]
-    if rng.random() < OFTEN:
+    if rng.random() < PROBABILITY:
         turns = int(rng.integers(1, 4))
         images = [np.rot90(image, turns) for image in images]
-    if rng.random() < OFTEN:
+    if rng.random() < PROBABILITY:
         height, width = (int(value) for value in rng.integers(HOLE[0], HOLE[1] + 1, size=2))
         top, left = int(rng.integers(CROP - height + 1)), int(rng.integers(CROP - width + 1))
         images = [image.copy() for image in images]

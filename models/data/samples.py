@@ -15,7 +15,7 @@ from models.data.augmentation import AUGMENTATIONS, Images
 from models.data.shards import Shard, load_shards
 from receiver.enhance.faces.alignment import draw_landmarks
 
-APART = 5
+MIN_DISTANCE = 5
 """Smallest distance between a picture and its reference, in samples of the shard."""
 
 
@@ -92,9 +92,9 @@ class Crops(Dataset[dict[str, Tensor]]):
         """Chooses a reference for picture i of a shard, or None."""
         kind = rng.random()
         if kind < self.mix.raw:
-            source, pictures, landmarks, apart = shard, "raw", shard.raw_landmarks, APART
+            source, pictures, landmarks, apart = shard, "raw", shard.raw_landmarks, MIN_DISTANCE
         elif kind < self.mix.raw + self.mix.decoded:
-            source, pictures, landmarks, apart = shard, "degraded", shard.landmarks, APART
+            source, pictures, landmarks, apart = shard, "degraded", shard.landmarks, MIN_DISTANCE
         elif kind < self.mix.raw + self.mix.decoded + self.mix.other:
             source = shards[rng.integers(len(shards))]
             pictures, landmarks, apart = "degraded", source.landmarks, 0

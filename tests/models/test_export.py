@@ -11,7 +11,7 @@ import torch
 
 from models import export
 from models.data.samples import Crops, ReferenceMix
-from models.export import HALF_TOLERANCE, TOLERANCE, load_trained, onnx_difference, write_half
+from models.export import FLOAT_TOLERANCE, HALF_TOLERANCE, load_trained, onnx_difference, write_half
 from models.narrow import read_lite
 from models.networks.lite import Lite, LiteConfig, shift, shuffle4
 from models.quantize import Levels
@@ -44,7 +44,7 @@ def network() -> Lite:
 def lite(network, tmp_path_factory) -> Path:
     """The ONNX file of `network`, with a card."""
     path = tmp_path_factory.mktemp("exported") / "lite.onnx"
-    assert export.export(network, path) <= TOLERANCE
+    assert export.export(network, path) <= FLOAT_TOLERANCE
     assert [p.name for p in path.parent.iterdir()] == ["lite.onnx"]
     state = {"earlier_steps": 5, "step": 7, "seconds": 60.0, "clips": ["a"]}
     export.write_card([path], network, TrainConfig(), state)
@@ -88,7 +88,7 @@ def test_shift_samples_where_the_flow_points():
 
 def test_onnx_equals_pytorch(network, lite):
     for count in (1, 3):
-        assert onnx_difference(network, lite, random_inputs(count)) <= TOLERANCE
+        assert onnx_difference(network, lite, random_inputs(count)) <= FLOAT_TOLERANCE
     Generator(str(lite), "cpu")
 
 
@@ -105,7 +105,7 @@ def test_an_exported_network_can_be_read_back(network, lite):
 
 
 def test_an_export_that_differs_is_not_kept(tmp_path, monkeypatch):
-    monkeypatch.setattr("models.export.onnx_difference", lambda *arguments: 2 * TOLERANCE)
+    monkeypatch.setattr("models.export.onnx_difference", lambda *arguments: 2 * FLOAT_TOLERANCE)
     with pytest.raises(ValueError, match="differs from PyTorch"):
         export.export(Blend(), tmp_path / "blend.onnx")
     assert list(tmp_path.iterdir()) == []
@@ -196,7 +196,7 @@ def test_the_papers_network_is_exported_like_any_other(data, tmp_path, command):
     inputs = random_inputs()
     with torch.no_grad():
         assert (network(*inputs) - inputs[0]).abs().max() > 1e-4  # it has learnt something
-    for kind, tolerance in (("", TOLERANCE), ("-half", HALF_TOLERANCE)):
+    for kind, tolerance in (("", FLOAT_TOLERANCE), ("-half", HALF_TOLERANCE)):
         path = tmp_path / f"mobilenet-v3-small{kind}.onnx"
         assert onnx_difference(network, path, inputs) <= tolerance
         Generator(str(path), "cpu")

@@ -15,7 +15,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from models import train
 from models.data.samples import ReferenceMix
-from models.export import TOLERANCE, load_trained, onnx_difference
+from models.export import FLOAT_TOLERANCE, load_trained, onnx_difference
 from models.features import QualityFeatures, load_features, train_features
 from models.networks import build
 from models.networks.backbones import VGG19
@@ -103,7 +103,7 @@ def test_a_training_starts_from_shipped_weights(data, tmp_path):
     trainer = Trainer(replace(SMALL, temporal_weight=0.1), data, tmp_path / "run", shipped)
     card = json.loads(shipped.with_suffix(".json").read_text())
     assert trainer.earlier_steps == card["steps"]
-    assert onnx_difference(trainer.network.eval(), shipped, random_inputs()) < TOLERANCE
+    assert onnx_difference(trainer.network.eval(), shipped, random_inputs()) < FLOAT_TOLERANCE
     trainer.run()
     assert len(scalars(tmp_path / "run")["temporal"]) == 2
 
