@@ -23,7 +23,7 @@ from receiver.signalling.client import MOST_REDIRECTS, Client, SessionError
 from receiver.signalling.links import ice_servers
 from receiver.signalling.sessions import open_publishing, open_session
 from receiver.stills.protocol import LABEL
-from receiver.transport.aiortc_hooks import h264_codecs, prepare_aiortc, receive_h264
+from receiver.transport.connections import h264_codecs, prepare_aiortc, receive_h264
 
 BETWEEN = b"\xfe\xedRTP\xfe"
 """Stands between the answers of one input, as in `bench.fuzz_targets`."""

@@ -36,11 +36,12 @@ from receiver.calls.server import ServeConfig, Server, listening
 from receiver.enhance.enhancer import Enhancer
 from receiver.enhance.faces.album import load_album, peer_of, save_album
 from receiver.enhance.faces.alignment import crop_from_frame
-from receiver.enhance.faces.generator import WEIGHTS, Generator, Model
+from receiver.enhance.faces.generator import Generator
 from receiver.enhance.faces.recognition import shared_recogniser
 from receiver.enhance.faces.tracking import Face
 from receiver.enhance.files import enhance_file
 from receiver.errors import ModelError, ReceiverError
+from receiver.inference.model_files import WEIGHTS, Model
 from receiver.media.encoding import Encoding
 from receiver.media.frame import DecodedFrame
 from receiver.media.pixels import PLANAR_420, RESTORABLE
@@ -48,22 +49,14 @@ from receiver.media.planes import planes
 from receiver.sending.portrait import FPS, portrait_frames
 from receiver.signalling.offers import MAX_CANDIDATES, OfferError, is_checked, read_offer
 from receiver.signalling.trickle import SDPFRAG, add_candidates, read_fragment
-from receiver.stills.protocol import (
-    LABEL,
-    StillError,
-    StillReceiver,
-    StillSender,
-    decode_still,
-    encode_still,
-)
-from receiver.stills.protocol import MAX_PIXELS as STILL_PIXELS
-from receiver.transport.aiortc_hooks import (
-    MAX_PIXELS,
-    ObservingDecoder,
-    h264_codecs,
-    prepare_aiortc,
-)
+from receiver.stills.picture import MAX_STILL_PIXELS as STILL_PIXELS
+from receiver.stills.picture import StillError, decode_still, encode_still
+from receiver.stills.protocol import LABEL
+from receiver.stills.receiver import StillReceiver
+from receiver.stills.sender import StillSender
+from receiver.transport.aiortc_hooks import MAX_FRAME_PIXELS, ObservingDecoder
 from receiver.transport.assembly import FORGOTTEN, MOST_MISSING, MOST_PACKETS, FrameAssembler
+from receiver.transport.connections import h264_codecs, prepare_aiortc
 from receiver.transport.damage import DamageWatch
 
 BETWEEN = b"\xfe\xedRTP\xfe"
@@ -191,7 +184,7 @@ def decode(data: bytes) -> None:
     first = len(units) - 5 + 1000
     for picture in pictures:
         seen = DecodedFrame.from_video(picture)
-        check(picture.width * picture.height <= MAX_PIXELS, "pictures are bounded")
+        check(picture.width * picture.height <= MAX_FRAME_PIXELS, "pictures are bounded")
         check(seen.qp is None or -64 <= seen.qp <= 64, f"QP {seen.qp}")
         check(seen.qp_within(np.array([0.0, 0.0, 9e9, 9e9])) is None or seen.qp is not None, "QP")
         _ = seen.motion_vectors
@@ -683,7 +676,9 @@ def frames(data: bytes) -> None:
 
 def _check_references(enhancer: Enhancer) -> None:
     for person in enhancer.people:
-        check(bool(np.isfinite(person.recent[-1].look).all()), "a person's look is numbers")
+        check(
+            bool(np.isfinite(person.recent[-1].appearance).all()), "a person's appearance is finite"
+        )
         for keyframe in person.keyframes:
             check(bool(np.isfinite(keyframe.landmarks).all()), "a reference's points are numbers")
 

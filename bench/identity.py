@@ -31,7 +31,7 @@ from bench.clips import clips_in
 from bench.references import FACE, cut
 from bench.result_cache import Finished
 from keyframes import Identity, Landmarks, Picture, appearance_descriptor, crop_qp, likeness, warp
-from keyframes.people import ENOUGH, SAME_PERSON
+from keyframes.identity import ENOUGH, SAME_PERSON
 from models.prepare import frame_rate, read_frames
 from receiver.commands.progress import progress_bar
 from receiver.commands.terminal import console
@@ -50,7 +50,7 @@ from receiver.enhance.faces.tracking import Face, FaceTracker
 from receiver.errors import InputError
 from receiver.media.encoding import Encoding, through_codec
 from receiver.media.planes import copy_frame, planes
-from receiver.stills.protocol import decode_still, encode_still
+from receiver.stills.picture import decode_still, encode_still
 
 OUTPUT = Path("bench-output") / "identity.jsonl"
 SECONDS = 6.0

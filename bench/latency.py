@@ -29,15 +29,16 @@ from rich.table import Table
 from bench import paper_way
 from bench.paced import FPS, TimedEnhancer, composed, encode, run_calls, times
 from receiver.commands.terminal import console
-from receiver.enhance.enhancer import STAGES as ENHANCERS
-from receiver.enhance.faces.generator import Device, ExecutionDevice, Generator, device_problem
+from receiver.enhance.faces.generator import Generator
+from receiver.enhance.faces.stage import TIMED
 from receiver.enhance.faces.tracking import MAX_FACES
 from receiver.errors import InputError
+from receiver.inference.devices import Device, ExecutionDevice, device_problem
 from receiver.media.frame import DecodedFrame
-from receiver.sending.tracks import Source, clip_source, portrait_source
+from receiver.sending.sources import Source, clip_source, portrait_source
 from receiver.transport.aiortc_hooks import ObservingDecoder
 
-STAGES = ("decode", *ENHANCERS, "output")
+STAGES = ("decode", *TIMED, "output")
 """In the order in which a frame meets them; the rest of the time is in none of them. `output` is
 from the enhancer's last work in its thread to the frame's being where it is used."""
 PER_FACE = ("choose", "warp")
@@ -114,7 +115,7 @@ def measure(packets: list[JitterFrame], generator: Generator) -> dict[str, Any]:
                 ended = time.perf_counter()
                 stats.add("output", ended - enhancer.ended)
                 stats.add("whole frame", ended - began)
-                stats.add("without decoding", ended - began - stats.last_seconds("decode"))
+                stats.add("without decoding", ended - began - stats.timings("decode").last())
                 enhancer.between_frames()
         except KeyboardInterrupt:
             interrupted = True

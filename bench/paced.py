@@ -24,7 +24,7 @@ from receiver.errors import InputError
 from receiver.media.encoding import Encoding
 from receiver.media.frame import DecodedFrame
 from receiver.media.planes import cut_frame, planes
-from receiver.sending.tracks import Source
+from receiver.sending.sources import Source
 from receiver.stats import Stats
 from receiver.transport.aiortc_hooks import ObservingDecoder
 

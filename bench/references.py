@@ -33,14 +33,14 @@ from receiver.commands.terminal import console
 from receiver.enhance.enhancer import Enhancer
 from receiver.enhance.faces.alignment import extract_crop, picture_of, transform
 from receiver.enhance.faces.generator import Generator
-from receiver.enhance.faces.observations import STILL_QP, faces_of_still, region_of
 from receiver.enhance.faces.recognition import shared_recogniser
+from receiver.enhance.faces.still_faces import STILL_QP, faces_of_still, region_of
 from receiver.enhance.faces.tracking import FaceTracker
 from receiver.media.encoding import Encoding
 from receiver.media.files.reading import ENDINGS
 from receiver.media.frame import DecodedFrame
 from receiver.media.planes import Region, cut_frame, planes
-from receiver.stills.protocol import decode_still, encode_still, part_of
+from receiver.stills.picture import decode_still, encode_still, part_of
 
 Way: TypeAlias = Literal["none", "i-frames", "quality", "stills", "raw"]
 WAYS: tuple[Way, ...] = ("none", "i-frames", "quality", "stills", "raw")

@@ -30,7 +30,8 @@ from receiver.enhance.enhancer import Enhancer
 from receiver.enhance.faces.generator import Generator
 from receiver.errors import InputError
 from receiver.media.encoding import Encoding
-from receiver.sending.tracks import EncodedTrack, portrait_source
+from receiver.sending.encoded_track import EncodedTrack
+from receiver.sending.sources import portrait_source
 from receiver.transport.receiving import SteadyReceiver
 
 matplotlib.use("Agg")

@@ -1,6 +1,6 @@
 """Ten lines that add restored faces to an existing aiortc application: an echo over HTTP.
 
-python examples/restored_echo.py        then POST an SDP offer to http://127.0.0.1:8081/echo
+.venv/bin/python examples/restored_echo.py        then POST an SDP offer to http://127.0.0.1:8081/echo
 """
 
 from aiohttp import web

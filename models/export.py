@@ -33,8 +33,9 @@ from models.quantize import float_weights, ranges, write_int8
 from models.split import split_at_warp
 from models.training.config import TrainConfig, load_config
 from receiver.enhance.faces.alignment import CROP
-from receiver.enhance.faces.generator import ALIGN, CHANNELS, INT8, MODELS
+from receiver.enhance.faces.generator import CHANNELS
 from receiver.errors import InputError
+from receiver.inference.model_files import ALIGN, INT8, MODELS
 from receiver.inference.models_folder import models_folder
 
 FLOAT_TOLERANCE = 1e-4

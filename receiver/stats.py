@@ -12,7 +12,7 @@ import numpy as np
 
 logger = logging.getLogger(__name__)
 
-WINDOW = 3000
+KEPT_TIMINGS = 3000
 """Timings kept a stage: the last hundred seconds at 30 fps."""
 
 HEALED_AFTER = 30
@@ -92,6 +92,42 @@ class Faults:
         return True
 
 
+class Timings:
+    """The latest timings of one thing, in seconds."""
+
+    def __init__(self) -> None:
+        self._seconds: deque[float] = deque(maxlen=KEPT_TIMINGS)
+
+    def add(self, seconds: float) -> None:
+        """Adds one timing."""
+        self._seconds.append(seconds)
+
+    def clear(self) -> None:
+        """Forgets all timings."""
+        self._seconds.clear()
+
+    def all(self) -> list[float]:
+        """Returns the timings, oldest first."""
+        return list(self._seconds)
+
+    def last(self) -> float:
+        """Returns the newest timing; 0 without any."""
+        return self._seconds[-1] if self._seconds else 0.0
+
+    def median(self, newest: int = KEPT_TIMINGS) -> float:
+        """Returns the median of the newest timings; 0 without any."""
+        seconds = self.all()[-newest:]
+        return float(np.median(seconds)) if seconds else 0.0
+
+    def middle(self) -> float:
+        """Returns the middle of the range of the last 150 timings without 2 % at each end.
+
+        0 without any. No other number is so near to even the worst of them.
+        """
+        seconds = self.all()[-150:]
+        return float(np.percentile(seconds, (2, 98)).mean()) if seconds else 0.0
+
+
 class Stats:
     """Counts and timings of one enhanced stream; cheap enough to stay on always.
 
@@ -104,6 +140,7 @@ class Stats:
         admitted: keyframes so far by their source, and faces of stills that were refused: nobody's
             on screen, or worse than the stream.
         faults: what failed, and whether it still does.
+        enhancement: the stages, for frames that they changed.
     """
 
     def __init__(self, device: str) -> None:
@@ -115,19 +152,34 @@ class Stats:
         self.keyframes = 0
         self.admitted = {"stream": 0, "still": 0, "nobody's": 0, "worse": 0}
         self.faults = Faults()
-        self._seconds: dict[str, deque[float]] = defaultdict(lambda: deque(maxlen=WINDOW))
-        self._leaving: deque[float] = deque(maxlen=WINDOW)
+        self.enhancement = Timings()
+        self._timings: dict[str, Timings] = defaultdict(Timings)
+        self._leaving: deque[float] = deque(maxlen=KEPT_TIMINGS)
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
         """Times the block as one run of stage `name`."""
         began = time.perf_counter()
         yield
-        self._seconds[name].append(time.perf_counter() - began)
+        self._timings[name].add(time.perf_counter() - began)
 
     def add(self, name: str, seconds: float) -> None:
         """Takes one timing of stage `name` that was measured elsewhere."""
-        self._seconds[name].append(seconds)
+        self._timings[name].add(seconds)
+
+    def timings(self, name: str) -> Timings:
+        """Returns the timings of stage `name`, which may be empty."""
+        return self._timings[name]
+
+    @property
+    def added_latency(self) -> Timings:
+        """From a frame's arrival until it leaves the enhancer."""
+        return self._timings["added latency"]
+
+    @property
+    def picture_delay(self) -> Timings:
+        """From a frame's arrival until it is sent to a viewer."""
+        return self._timings["picture delay"]
 
     def left(self, restored: bool) -> None:
         """Notes that a frame went out now; from these moments comes `fps`."""
@@ -142,7 +194,8 @@ class Stats:
 
     def forget_timings(self) -> None:
         """Starts the timings anew, as after a warm-up; the counts stay."""
-        self._seconds.clear()
+        self._timings.clear()
+        self.enhancement.clear()
         self._leaving.clear()
 
     @property
@@ -152,21 +205,9 @@ class Stats:
             return 0.0
         return (len(self._leaving) - 1) / (self._leaving[-1] - self._leaving[0])
 
-    def middle_seconds(self, name: str) -> float:
-        """Middle of the range of a stage's last 150 timings, 2 % at each end apart; 0 without any.
-
-        No other number is so near to even the worst of them.
-        """
-        seconds = self.seconds(name)[-150:]
-        return float(np.percentile(seconds, (2, 98)).mean()) if seconds else 0.0
-
-    def last_seconds(self, name: str) -> float:
-        """A stage's newest timing; 0 where it never ran."""
-        return self._seconds[name][-1] if self._seconds[name] else 0.0
-
     def seconds(self, name: str) -> list[float]:
         """A stage's timings, oldest first."""
-        return list(self._seconds.get(name, ()))
+        return self._timings[name].all() if name in self._timings else []
 
     def milliseconds(self, name: str, *percentiles: float) -> list[float]:
         """Percentiles of a stage's timings in ms; NaN where it never ran."""
@@ -176,7 +217,7 @@ class Stats:
     def snapshot(self) -> dict[str, Any]:
         """Everything, ready for JSON."""
         stages = {}
-        for name in list(self._seconds):
+        for name in [name for name, timings in list(self._timings.items()) if timings.all()]:
             median, p95 = self.milliseconds(name, 50, 95)
             stages[name] = {"median": round(median, 3), "p95": round(p95, 3)}
         return {

@@ -1,10 +1,8 @@
-"""Asks the sender of a call for references, when and how the policy says."""
+"""Requests references from the sender of a call, within the policy's budget."""
 
 import asyncio
 import time
 from collections import deque
-from collections.abc import Coroutine
-from typing import Any
 
 from aiortc import RTCDataChannel, RTCRtpReceiver
 
@@ -12,41 +10,41 @@ from keyframes import Budget, ReferenceNeed, RequestKind, RequestPolicy
 from keyframes.admission import BETTER
 from keyframes.requests import TIME_OUT
 from receiver.enhance.enhancer import Enhancer
-from receiver.enhance.faces.observations import region_of
-from receiver.media.frame import DecodedFrame
+from receiver.enhance.faces.still_faces import region_of
+from receiver.enhance.stage import EnhancedFrame
 from receiver.media.planes import WHOLE
-from receiver.stills.protocol import LABEL, Still, StillReceiver
+from receiver.stills.protocol import LABEL
+from receiver.stills.receiver import Still, StillReceiver
 from receiver.transport.aiortc_hooks import request_keyframe
 from receiver.transport.receiving import SteadyReceiver
+from receiver.waiting import BackgroundTasks
 
 STILL_SHARE = 0.5
-"""Pace of a still on a link that has been full in this call, of the video's rate: it takes its time
-then."""
+"""Rate of a still as a fraction of the video's rate, on a link that has been full in this call."""
 STILL_KBPS = (24.0, 200.0)
-"""kbit/s of a still at least and at most: it is there within the policy's `TIME_OUT`, and in a
-third of a second where there is room. A pose does not last much longer."""
+"""Lowest and highest rate of a still in kbit/s. With the lowest it arrives within the policy's
+`TIME_OUT`, with the highest in a third of a second; a pose does not last much longer."""
 RATE_SECONDS = 2.0
-"""Seconds over which the video's rate is taken."""
+"""Seconds over which the video's rate is averaged."""
 REPAIR_EVERY = 1.0
-"""Seconds from one request for a key frame to the next while pictures are damaged. The budget
-counts neither these nor those of `transport` for lost packets: without them the picture stays
-broken."""
+"""Seconds between requests for an I-frame while frames are damaged. The budget counts neither these
+nor those of `receiver.transport` for lost packets: without them the frames stay damaged."""
 
 
 class StillPace:
-    """How fast a still may come beside a video, from what the video takes itself."""
+    """Chooses the rate of a still from the rate of the video beside it."""
 
     def __init__(self) -> None:
         self._sizes: deque[tuple[float, int]] = deque()  # (seconds, bytes) of the latest frames
 
     def see(self, now: float, size_bytes: int | None) -> None:
-        """Takes the video's next frame."""
+        """Notes the video's next frame."""
         self._sizes.append((now, size_bytes or 0))
         while self._sizes[0][0] <= now - RATE_SECONDS:
             self._sizes.popleft()
 
     def kbps(self, *, link_was_full: bool) -> float:
-        """The pace in kbit/s."""
+        """Returns the rate of a still in kbit/s."""
         if not link_was_full:
             return STILL_KBPS[1]
         video_kbps = 8 * sum(size for _, size in self._sizes) / 1000 / RATE_SECONDS
@@ -54,37 +52,37 @@ class StillPace:
 
 
 class Requester:
-    """One call's requests: stills if the sender offers them, else key frames.
+    """Sends one call's requests: for stills if the sender offers them, else for I-frames.
 
-    All methods belong into one event loop.
+    All methods have to be called in one event loop.
 
     Attributes:
-        stills: the channel for stills, None if the sender opened none.
+        stills: receives stills; None if the sender opened no channel for them.
         keyframes_requested: PLIs sent, for references and to repair damage.
     """
 
     def __init__(self, enhancer: Enhancer, budget: Budget | None = None) -> None:
-        """Asks for what `enhancer` needs, within `budget`."""
+        """Requests what frames of `enhancer` lack, within `budget`."""
         self.stills: StillReceiver | None = None
         self.keyframes_requested = 0
         self._enhancer = enhancer
         self._policy = RequestPolicy(budget or Budget())
         self._receiver: RTCRtpReceiver | None = None
-        self._keyframe_wanted: ReferenceNeed | None = (
-            None  # what the face lacked when it was asked for
-        )
+        # What the face lacked at the request; the same and the key frame's size, until judged.
+        self._keyframe_wanted: ReferenceNeed | None = None
+        self._keyframe_unjudged: tuple[ReferenceNeed, int] | None = None
         self._keyframe_asked = 0.0
         self._judged = self._stills_judged()
         self._repaired = 0.0
         self._pace = StillPace()
-        self._tasks: set[asyncio.Future[Any]] = set()
+        self._tasks = BackgroundTasks()
 
     def listen_to(self, receiver: RTCRtpReceiver) -> None:
-        """Takes the receiver of the call's video: its sender can be asked for key frames."""
+        """Sets the receiver of the call's video, whose sender can be asked for I-frames."""
         self._receiver = receiver
 
     def take_channel(self, channel: RTCDataChannel) -> bool:
-        """Whether a data channel that the sender opened is the one for stills."""
+        """Uses a data channel for stills; returns False if the sender opened it for other uses."""
         if channel.label != LABEL or self.stills is not None:
             return False
         loop = asyncio.get_running_loop()
@@ -96,15 +94,15 @@ class Requester:
         self.stills = StillReceiver(channel, on_still, lambda _, size: self._failed(size))
         return True
 
-    def consider(self, frame: DecodedFrame) -> None:
-        """To be called once for every frame, after its enhancement."""
-        now = time.perf_counter()
+    def consider(self, enhanced: EnhancedFrame) -> None:
+        """Sends the requests that the policy grants; to be called for every frame that leaves."""
+        now, frame = time.perf_counter(), enhanced.received
         self._pace.see(now, frame.size_bytes)
         if frame.damaged and now >= self._repaired + REPAIR_EVERY:
             self._repaired = now
             self._ask_keyframe()
-        need = self._enhancer.need
-        self._look_at_keyframe(frame, need, now)
+        need = enhanced.reference_need
+        self._look_at_keyframe(enhanced, now)
         self._look_at_stills(now)
         kinds: list[RequestKind] = []
         if self.stills is not None and self.stills.ready:
@@ -116,44 +114,49 @@ class Requester:
             return
         if request.kind == "pli":
             self._keyframe_wanted, self._keyframe_asked = need, now
+            self._keyframe_unjudged = None
             self._ask_keyframe()
-        elif not self._ask_still(frame, request.max_bytes):
+        elif not self._ask_still(enhanced, request.max_bytes):
             self._failed(0)
 
     def close(self) -> None:
-        """Asks for nothing any more."""
+        """Ends all requests."""
         if self.stills is not None:
             self.stills.close()
-        for task in self._tasks:
-            task.cancel()
+        self._tasks.cancel()
 
     def _look_at_stills(self, now: float) -> None:
-        """Tells the policy what became of the stills that had arrived."""
+        """Reports to the policy whether the stills that arrived were of use."""
         judged = self._stills_judged()
         if judged != self._judged:
             self._policy.judged(now, useful=judged[0] > self._judged[0])
             self._judged = judged
 
     def _stills_judged(self) -> tuple[int, int]:
-        """Stills that became references, and those that were refused, in all calls so far."""
+        """Returns how many stills became references, and how many were refused."""
         admitted = self._enhancer.stats.admitted
         return admitted["still"], admitted["nobody's"] + admitted["worse"]
 
-    def _look_at_keyframe(
-        self, frame: DecodedFrame, need: ReferenceNeed | None, now: float
-    ) -> None:
-        """Tells the policy what a key frame that was asked for has cost, and whether it helped.
+    def _look_at_keyframe(self, enhanced: EnhancedFrame, now: float) -> None:
+        """Reports to the policy what a requested key frame cost, and whether it helped.
 
-        Real-time encoders make key frames worse than the pictures around them: asking such a
-        sender again would only cost its stream quality.
+        Real-time encoders make key frames worse than the frames around them: asking such a sender
+        again would only cost its stream quality. A key frame that the stages did not run on is
+        judged by the first frame after it that they did run on.
         """
-        if not frame.is_keyframe:
+        frame, need = enhanced.received, enhanced.reference_need
+        in_time = now < self._keyframe_asked + TIME_OUT  # later the policy has charged it already
+        if frame.is_keyframe:
+            self._policy.saw_keyframe(frame.size_bytes or 0)
+            wanted, self._keyframe_wanted = self._keyframe_wanted, None
+            if wanted is not None and in_time:
+                self._keyframe_unjudged = wanted, frame.size_bytes or 0
+        if not in_time:
+            self._keyframe_unjudged = None
+        if self._keyframe_unjudged is None or not enhanced.was_processed:
             return
-        size = frame.size_bytes or 0
-        self._policy.saw_keyframe(size)
-        wanted, self._keyframe_wanted = self._keyframe_wanted, None
-        if wanted is None or now >= self._keyframe_asked + TIME_OUT:
-            return  # nobody asked for it, or so long ago that the policy has charged it already
+        wanted, size = self._keyframe_unjudged
+        self._keyframe_unjudged = None
         known = need is not None and need.qp is not None and wanted.qp is not None
         if known and need.qp <= wanted.qp - BETTER:  # type: ignore[union-attr,operator]
             self._policy.arrived(now, size)
@@ -163,11 +166,11 @@ class Requester:
     def _ask_keyframe(self) -> None:
         if self._receiver is not None:
             self.keyframes_requested += 1
-            self._later(request_keyframe(self._receiver))
+            self._tasks.start(request_keyframe(self._receiver))
 
-    def _ask_still(self, frame: DecodedFrame, max_bytes: int) -> bool:
-        faces = self._enhancer.faces
-        region = region_of(faces[0], frame.video.width, frame.video.height) if faces else WHOLE
+    def _ask_still(self, enhanced: EnhancedFrame, max_bytes: int) -> bool:
+        faces, video = enhanced.faces, enhanced.received.video
+        region = region_of(faces[0], video.width, video.height) if faces else WHOLE
         receiver = self._receiver
         was_full = isinstance(receiver, SteadyReceiver) and receiver.link_was_full
         kbps = self._pace.kbps(link_was_full=was_full)
@@ -178,8 +181,3 @@ class Requester:
 
     def _failed(self, size: int) -> None:
         self._policy.failed(time.perf_counter(), size)
-
-    def _later(self, work: Coroutine[Any, Any, None]) -> None:
-        task = asyncio.ensure_future(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)

@@ -48,7 +48,7 @@ from receiver.media.encoding import Encoding
 from receiver.media.files.writing import format_of
 from receiver.media.outputs import FileOutput, VirtualCamera, Window
 from receiver.sending.publishing import send
-from receiver.sending.tracks import Source, camera_source, clip_source, portrait_source
+from receiver.sending.sources import Source, camera_source, clip_source, portrait_source
 from receiver.text import escaped
 
 Result = TypeVar("Result")

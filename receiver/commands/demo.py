@@ -20,13 +20,17 @@ from receiver.calls.track import EnhancedVideoTrack
 from receiver.enhance.enhancer import Enhancer
 from receiver.enhance.faces.alignment import Crop, extract_crop, picture_of, psnr_db
 from receiver.enhance.faces.tracking import Face
+from receiver.enhance.stage import EnhancedFrame
 from receiver.errors import ReceiverError
 from receiver.media.encoding import Encoding
-from receiver.media.frame import DecodedFrame
 from receiver.media.outputs import FileOutput, side_by_side, write_label, write_picture
-from receiver.sending.tracks import EncodedTrack, Source
-from receiver.stills.protocol import LABEL, StillSender, guard_channels
-from receiver.transport.aiortc_hooks import h264_codecs, prepare_aiortc, receive_h264
+from receiver.sending.encoded_track import EncodedTrack
+from receiver.sending.sources import Source
+from receiver.stills.protocol import LABEL
+from receiver.stills.sender import StillSender
+from receiver.transport.aiortc_hooks import on_keyframe_request
+from receiver.transport.connections import h264_codecs, prepare_aiortc, receive_h264
+from receiver.transport.data_channels import guard_channels
 
 PANELS = ["received", "restored", "original"]
 PATIENCE = 1.0
@@ -150,17 +154,18 @@ async def run_demo(
         (receiver,) = (one for one in receiving.getReceivers() if one.track is tracks["video"])
         requester.listen_to(receiver)
 
-        def on_frame(frame: DecodedFrame, output: av.VideoFrame) -> None:
-            requester.consider(frame)
+        def on_frame(enhanced: EnhancedFrame) -> None:
+            frame, output = enhanced.received, enhanced.video
+            requester.consider(enhanced)
             original = sender.sent.get(frame.video.pts or 0)
             if original is not None:
-                recorder.put(Moment((frame.video, output, original), enhancer.faces))
+                recorder.put(Moment((frame.video, output, original), list(enhanced.faces)))
             progress((frame.video.pts or 0) / 90000)
             if show is not None and not show(side_by_side([frame.video, output], PANELS[:2])):
                 sender.stop()
 
-        enhanced = EnhancedVideoTrack(tracks["video"], enhancer, on_frame=on_frame)
-        consumers = [asyncio.ensure_future(consume(enhanced, lambda _: None))]
+        restored = EnhancedVideoTrack(tracks["video"], enhancer, on_frame=on_frame)
+        consumers = [asyncio.ensure_future(consume(restored, lambda _: None))]
         if "audio" in tracks:
             consumers.append(asyncio.ensure_future(consume(tracks["audio"], recorder.put)))
         sender.begin()
@@ -189,8 +194,7 @@ async def connect(
 ) -> None:
     """Offer and answer between two connections of this process, until media can flow."""
     rtp_sender = sending.addTrack(video)
-    # aiortc has no public way to learn of a PLI; without this it would go to aiortc's own encoder.
-    setattr(rtp_sender, "_send_keyframe", video.request_keyframe)  # noqa: B010
+    on_keyframe_request(rtp_sender, video.request_keyframe)
     sending.getTransceivers()[0].setCodecPreferences(h264_codecs())
     if video.sound is not None:
         sending.addTrack(video.sound)

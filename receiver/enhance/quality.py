@@ -1,97 +1,69 @@
-"""How much is done for a frame: the most that this machine has time for, at the start and later."""
+"""Chooses the quality level that this machine has time for, at the start and during calls."""
 
 import asyncio
 import logging
 from collections.abc import Coroutine, Iterable
-from dataclasses import dataclass
-from statistics import median
 from threading import Lock
 from typing import Any, Literal, TypeAlias, TypeVar
 from weakref import WeakSet
 
 from receiver.enhance.capacity import FRAME_S, Measured, generator_seconds
-from receiver.enhance.enhancer import STAGES, Enhancer
-from receiver.enhance.faces.generator import MODELS, Generator, Model
-from receiver.enhance.faces.tracking import MAX_FACES, DetectionRate
+from receiver.enhance.enhancer import Enhancer
+from receiver.enhance.faces.generator import Generator
+from receiver.enhance.faces.levels import BALANCED, LEVELS, Level
+from receiver.inference.model_files import MODELS, Model
 
 logger = logging.getLogger(__name__)
 
 Result = TypeVar("Result")
 Choice: TypeAlias = Literal["auto", "best", "fast"]
-"""The most that there is time for; the best and the cheapest level, whatever they cost."""
+"""`auto`: the best level that there is time for; `best`, `fast`: the best and the cheapest one."""
 
-
-@dataclass(frozen=True)
-class Level:
-    """How much is done for a frame.
-
-    Attributes:
-        name: of the level.
-        floats: whether the generator runs in floating point rather than in 8-bit integers.
-        detection: how often faces are searched for and checked.
-        faces: that are restored in a frame at most, the nearest ones: rather these always than all
-            now and then.
-    """
-
-    name: str
-    floats: bool
-    detection: DetectionRate
-    faces: int = MAX_FACES
-
-
-BALANCED = Level("balanced", False, DetectionRate())
-LEVELS = (
-    Level("sparing", False, DetectionRate(search_every=90, check_every=25), faces=2),
-    BALANCED,
-    Level("best", True, DetectionRate(search_every=15, check_every=5)),
-)
-"""From the cheapest to the best. A GPU runs them all in floating point, and a file given by its
-path as it is: then the detection alone tells them apart."""
 
 ROOM = 0.6
-"""Of the budget that a better level may take: it has to stay below it when the machine is busy."""
+"""Share of a frame's time that a better level may take: a busy machine needs the rest."""
 LOOK_EVERY = 2.0
-"""Seconds from one look at the figures to the next."""
+"""Seconds between looks at the figures."""
 TOO_MANY = 0.1
-"""Share of the frames skipped in a look with which the level goes down."""
+"""Share of skipped frames in a look above which the level goes down."""
 FEW = 0.01
-"""Share of the frames skipped up to which a look is a calm one."""
+"""Share of skipped frames in a look up to which it counts as calm."""
 CALM = 5
-"""Calm looks in a row before the level goes up, at first. They double with every climb that was one
-too many, and are these few again once one has been held for longer than it was waited for."""
+"""Calm looks in a row before the level goes up, at first. The number doubles with every rise that
+was taken back, and is reset when a level has been held for longer than it was waited for."""
 SETTLES = 1
-"""Looks after a change that do not count: they show what was before, or the change itself."""
+"""Looks after a change that do not count: they still show the time before it."""
 TIMINGS = 60
-"""Of each stage, as the newest that are looked at: two seconds."""
+"""Newest timings that a look takes into account: two seconds."""
 
 
 class Ladder:
-    """Which level is next: down at the first trouble, up after a calm time.
+    """Chooses the next level: down when frames are late, up after a calm time.
 
     Attributes:
         level: the index of the present one; 0 is the cheapest.
+        costs: seconds for a frame by level; their ratios count.
     """
 
     def __init__(self, costs: Iterable[float], level: int) -> None:
         """
         Args:
-            costs: seconds for a frame by level, the cheapest first, measured when nothing else ran;
-                what counts is how they compare.
-            level: where it begins.
+            costs: seconds for a frame by level, the cheapest first, measured on an idle machine.
+            level: the first one.
         """
         self.level = level
-        self._costs = tuple(costs)
+        self.costs = tuple(costs)
         self._climbed = False  # by the last change
         self._calm_looks = 0
         self._patience = CALM
         self._held = 0  # looks since the last change
 
     def step(self, skipped_share: float, seconds: float) -> int:
-        """Takes what one look saw; returns the level from now on, one from the last at most.
+        """Takes the figures of a look; returns the new level, at most one away from the last.
 
         Args:
             skipped_share: of the frames since the last look, those skipped as too late, 0 to 1.
-            seconds: that a frame's enhancement takes now; 0 where none ran.
+            seconds: that a frame's enhancement takes now; 0 if none ran.
         """
         self._held += 1
         if self._held <= SETTLES:
@@ -110,14 +82,14 @@ class Ladder:
         return self.level
 
     def stay(self, level: int) -> None:
-        """Goes back to a level, since the one that `step` gave could not be had."""
+        """Goes back to a level because the one from `step` failed to open."""
         self._patience *= 2
         self._go_to(level)
 
     def _fits_above(self, seconds: float) -> bool:
-        if seconds <= 0.0 or self.level + 1 >= len(self._costs):
+        if seconds <= 0.0 or self.level + 1 >= len(self.costs):
             return False
-        above = seconds * self._costs[self.level + 1] / max(self._costs[self.level], 1e-6)
+        above = seconds * self.costs[self.level + 1] / max(self.costs[self.level], 1e-6)
         return above <= ROOM * FRAME_S
 
     def _go_to(self, level: int) -> None:
@@ -126,24 +98,26 @@ class Ladder:
 
 
 def best_that_fits(costs: Iterable[float]) -> int:
-    """The highest level that leaves room in the budget; the cheapest where none does."""
+    """Returns the highest level whose cost leaves room in a frame's time; 0 if none does."""
     return max((i for i, cost in enumerate(costs) if cost <= ROOM * FRAME_S), default=0)
 
 
 class Quality:
-    """The level of all enhancers that share a generator, and who looks after it.
+    """Sets the level of all enhancers that share a generator.
 
     Attributes:
-        generator: the one.
-        changes: of the level since the start.
-        is_fixed: whether the level was chosen rather than left to this class.
+        generator: the shared one.
+        changes: how often the level has changed.
+        is_fixed: whether the user chose the level.
     """
 
     def __init__(self, generator: Generator, choice: Choice, measured: Measured | None) -> None:
-        """Measures, chooses the first level and goes over to it.
+        """Chooses the first level and switches to it.
 
         Args:
-            measured: with the generator as it is, see `capacity.measure`; needed for `auto`.
+            generator: the shared one.
+            choice: of the user.
+            measured: with this generator, see `capacity.measure`; needed for `auto`.
 
         Raises:
             ValueError: for `auto` without a measure.
@@ -154,7 +128,7 @@ class Quality:
         self.generator = generator
         self._has_both = generator.name in MODELS and generator.device == "cpu"
         self._enhancers: WeakSet[Enhancer] = WeakSet()
-        self._joining = Lock()  # calls come while another thread looks
+        self._joining = Lock()  # calls start while another thread looks
         self._last = 0, 0  # frames skipped and received, at the last look
         costs = [0.0] * len(LEVELS)
         if choice == "auto":
@@ -164,28 +138,31 @@ class Quality:
             first = best_that_fits(costs)
         else:
             first = 0 if choice == "fast" else len(LEVELS) - 1
+        self._face_costs = costs
         self._ladder = Ladder(costs, first)
         self._level = BALANCED
         self._apply(LEVELS[first])
 
     @property
     def level(self) -> Level:
-        """The present one."""
+        """The present level."""
         return self._level
 
     def snapshot(self) -> dict[str, Any]:
-        """The level and how often it changed, ready for JSON."""
+        """Returns the level and how often it changed, ready for JSON."""
         return {"level": self._level.name, "changes": self.changes}
 
     def watch(self, enhancer: Enhancer) -> Enhancer:
-        """Gives an enhancer the level, from now on, and returns it."""
+        """Sets the level of an enhancer, now and when it changes; returns the enhancer."""
         with self._joining:
             _set(enhancer, self._level)
             self._enhancers.add(enhancer)
+            others = _costs_of_other_stages(enhancer)
+            self._ladder.costs = tuple(map(sum, zip(self._face_costs, others, strict=True)))
         return enhancer
 
     async def beside(self, call: Coroutine[Any, Any, Result]) -> Result:
-        """Runs a call, or a server, and keeps looking after its level meanwhile."""
+        """Awaits a call or a server, and adapts the level meanwhile."""
         looking = None if self.is_fixed else asyncio.ensure_future(self._keep_looking())
         try:
             return await call
@@ -195,7 +172,7 @@ class Quality:
                 await asyncio.wait((looking,))
 
     def look(self) -> None:
-        """Looks at the figures once and changes the level if need be; opens a file then."""
+        """Looks at the figures once and changes the level if necessary, which opens a file."""
         wanted = self._ladder.step(*self._seen())
         now = LEVELS.index(self._level)
         if wanted == now:
@@ -203,11 +180,11 @@ class Quality:
         try:
             self._apply(LEVELS[wanted])
         except Exception:
-            logger.exception("%s quality cannot be had", LEVELS[wanted].name)
+            logger.exception("quality %s is not available", LEVELS[wanted].name)
             self._ladder.stay(now)
             return
         self.changes += 1
-        logger.info("quality is %s now, it was %s", self._level.name, LEVELS[now].name)
+        logger.info("quality changed to %s from %s", self._level.name, LEVELS[now].name)
 
     async def _keep_looking(self) -> None:
         while True:
@@ -215,17 +192,19 @@ class Quality:
             await asyncio.to_thread(self.look)
 
     def _seen(self) -> tuple[float, float]:
-        """The share of frames skipped since the last look, and seconds a frame, the slowest's."""
+        """Returns the share of frames skipped since the last look, and the slowest time a frame."""
         with self._joining:
             enhancers = list(self._enhancers)
         skipped = sum(one.stats.frames.skipped for one in enhancers)
         received = sum(one.stats.frames.received for one in enhancers)
-        # Less than before where an enhancer has gone with its frames: then nothing is known.
+        # Fewer than before if an enhancer has ended: then nothing is known.
         more = max(0, skipped - self._last[0]), max(0, received - self._last[1])
         self._last = skipped, received
         if not more[1]:
             return 0.0, 0.0
-        return min(1.0, more[0] / more[1]), max(map(seconds_a_frame, enhancers))
+        return min(1.0, more[0] / more[1]), max(
+            one.stats.enhancement.median(TIMINGS) for one in enhancers
+        )
 
     def _apply(self, level: Level) -> None:
         if self._has_both and self.generator.device == "cpu":
@@ -236,7 +215,7 @@ class Quality:
             self._level = level
 
     def _costs(self, measured: Measured) -> list[float]:
-        """Seconds a frame by level. Leaves the generator as it is."""
+        """Returns seconds a frame by level. Does not change the generator."""
         floats = measured.generator_s
         if self._has_both:
             other = Generator(
@@ -252,10 +231,15 @@ class Quality:
 
 def _set(enhancer: Enhancer, level: Level) -> None:
     enhancer.set_detection(level.detection)
-    enhancer.most_faces = level.faces
+    for stage in enhancer.stages:
+        stage.set_level(LEVELS.index(level))
 
 
-def seconds_a_frame(enhancer: Enhancer) -> float:
-    """What a frame's enhancement takes now: the sum of its stages' medians; 0 where none ran."""
-    stages = (enhancer.stats.seconds(name)[-TIMINGS:] for name in STAGES)
-    return sum(median(seconds) for seconds in stages if seconds)
+def _costs_of_other_stages(enhancer: Enhancer) -> list[float]:
+    """Returns the measured seconds a frame of all stages but the face stage, by level."""
+    costs = [0.0] * len(LEVELS)
+    for stage in enhancer.stages:
+        known = [level.seconds or 0.0 for level in stage.levels]
+        for rank in range(len(LEVELS)) if known else ():
+            costs[rank] += known[min(rank, len(known) - 1)]
+    return costs

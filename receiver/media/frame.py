@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import av
 import numpy as np
@@ -44,6 +44,14 @@ class Arrival:
     seconds: float
     damaged: bool
     size_bytes: int | None = None
+
+
+class QpBlocks(NamedTuple):
+    """Macroblocks of a frame: left and top in luma pixels, and luma QPs, N of each."""
+
+    x: NDArray[np.int32]
+    y: NDArray[np.int32]
+    qp: NDArray[np.int32]
 
 
 @dataclass(frozen=True)
@@ -91,6 +99,15 @@ class DecodedFrame:
         x, y = blocks["x"] + blocks["w"] // 2, blocks["y"] + blocks["h"] // 2
         within = (x >= box[0]) & (x < box[2]) & (y >= box[1]) & (y < box[3])
         return float(blocks["dqp"][within].mean() + qp) if within.any() else self.qp
+
+    @property
+    def qp_blocks(self) -> QpBlocks | None:
+        """The QPs of the decoded frame's macroblocks; None if the codec does not export them."""
+        side_data = _blocks(self.video if self.stored is None else self.stored[0])
+        if side_data is None:
+            return None
+        blocks, qp = side_data
+        return QpBlocks(blocks["x"], blocks["y"], blocks["dqp"] + qp)
 
     @cached_property
     def motion_vectors(self) -> NDArray[Any] | None:

@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 
 from keyframes import Keyframe, landmark_distance
-from keyframes.people import ENOUGH
-from receiver.enhance.enhancer import Enhancer, blend_weight
+from keyframes.identity import ENOUGH
+from receiver.enhance.enhancer import Enhancer
 from receiver.enhance.faces.identities import MOST_AT_ONCE, SOON, WITHIN
 from receiver.enhance.faces.recognition import FaceRecogniser, shared_recogniser
+from receiver.enhance.faces.stage import blend_weight
 from receiver.enhance.faces.tracking import CHECK_EVERY, MISSES
 from receiver.media.encoding import Encoding, open_decoder, through_codec
 from receiver.media.frame import DecodedFrame
@@ -92,9 +93,9 @@ def test_by_quality_what_came_well_serves_when_it_comes_badly(generator, portrai
         enhancer.enhance(frame)
     known = list(enhancer.people[0].keyframes)
     for _, frame, _ in blurry:
-        enhancer.enhance(frame)
-        assert enhancer.need.distance < 100
-        assert enhancer.need.qp > max(keyframe.qp for keyframe in known)
+        need = enhancer.process(frame).reference_need
+        assert need.distance < 100
+        assert need.qp > max(keyframe.qp for keyframe in known)
     chosen = {id(keyframe) for keyframe in enhancer.people[0].keyframes if keyframe.qp < 30}
     assert chosen == {id(keyframe) for keyframe in known}
 
@@ -105,24 +106,23 @@ def refused_or_admitted(enhancer) -> tuple[int, int, int]:
 
 
 def test_a_still_becomes_a_reference_of_the_face_it_shows(enhancer, portrait, decoded):
-    enhancer.enhance(decoded[0])
-    assert enhancer.need.distance is None
+    assert enhancer.process(decoded[0]).reference_need.distance is None
     larger = portrait[1].reformat(width=960, height=720)
     assert enhancer.add_still(larger)
     assert not enhancer.add_still(plain_frame())
     for frame in decoded[1 : IDENTIFIED - 1]:
         enhancer.enhance(frame)
         assert enhancer.stats.admitted["still"] == 0  # it is not known yet who is on screen
-    enhancer.enhance(decoded[IDENTIFIED - 1])
+    need = enhancer.process(decoded[IDENTIFIED - 1]).reference_need
     assert refused_or_admitted(enhancer) == (1, 1, 0)  # the second had no face
     (still,) = [one for one in enhancer.people[0].keyframes if one.source == "still"]
-    assert enhancer.need.distance == pytest.approx(
+    assert need.distance == pytest.approx(
         landmark_distance(still.landmarks, enhancer.people[0].recent[-1].landmarks), abs=1e-3
     )
 
 
 def test_a_still_waits_no_longer_than_said(enhancer, portrait, decoded, monkeypatch):
-    monkeypatch.setattr("receiver.enhance.enhancer.STILL_WAITS", 3)
+    monkeypatch.setattr("receiver.enhance.faces.stage.STILL_WAITS", 3)
     enhancer.enhance(decoded[0])
     assert enhancer.add_still(portrait[1])
     for frame in decoded[1:IDENTIFIED]:
@@ -198,16 +198,16 @@ def test_a_still_in_other_colours_is_nobodys(enhancer, portrait, decoded):
 def test_references_outlive_a_change_of_resolution_and_an_outage(enhancer, portrait, decoded):
     far = np.full((68, 2), 60.0, np.float32)
     for frame in decoded:
-        enhancer.enhance(frame)
-    person = enhancer.people[enhancer.faces[0].track_id]
+        (face,) = enhancer.process(frame).faces
+    person = enhancer.people[face.track_id]
     person.keyframes.add(still := Keyframe(next(iter(person.keyframes)).crop, far, 18.0, "still"))
     for _ in range(CHECK_EVERY * MISSES + 1):
-        enhancer.enhance(DecodedFrame.from_video(plain_frame()))
-    assert enhancer.faces == []
+        empty = enhancer.process(DecodedFrame.from_video(plain_frame()))
+    assert (empty.faces, empty.outcome) == ((), "passed: no face")
     smaller = [frame.reformat(width=480, height=360) for frame in portrait[:20]]
     for _, frame, _ in through_codec(smaller, Encoding(crf=40), RATE):
-        enhancer.enhance(frame)
-    assert enhancer.people[enhancer.faces[0].track_id] is person
+        (face,) = enhancer.process(frame).faces
+    assert enhancer.people[face.track_id] is person
     assert still in list(person.keyframes)
 
 
@@ -285,8 +285,8 @@ def test_the_resolution_changes_in_mid_stream(enhancer, portrait):
 def test_every_face_has_references_of_its_own(enhancer, portrait):
     wide = [side_by_side(a, b) for a, b in zip(portrait[:12], portrait[40:52], strict=True)]
     for _, frame, _ in through_codec(wide, Encoding(crf=38, keyframe_every=4), RATE):
-        enhancer.enhance(frame)
-    assert len(enhancer.faces) == 2
+        enhanced = enhancer.process(frame)
+    assert len(enhanced.faces) == 2
     crops = [next(iter(person.keyframes)).crop for person in enhancer.people]
     assert len(crops) == 2
     assert not np.array_equal(crops[0], crops[1])
@@ -306,7 +306,7 @@ def halves_changed(frame: DecodedFrame, output: av.VideoFrame) -> list[bool]:
 
 def test_the_nearest_faces_are_restored_where_not_all_can_be(enhancer, portrait):
     """And the others are left alone, but still followed."""
-    enhancer.most_faces = 1
+    enhancer.face_stage.most_faces = 1
     farther = cut_frame(portrait[40].reformat(480, 360), 0, 0, 480, 360)
     smaller = av.VideoFrame(640, 480, "yuv420p")
     for to, of, level in zip(planes(smaller), planes(farther), (60, 128, 128), strict=True):
@@ -315,16 +315,17 @@ def test_the_nearest_faces_are_restored_where_not_all_can_be(enhancer, portrait)
     wide = [side_by_side(smaller, near) for near in portrait[:12]]
     changed = []
     for _, video, _ in through_codec(wide, Encoding(crf=38), RATE):
-        changed.append(halves_changed(video, enhancer.enhance(video)))
-    assert len(enhancer.faces) == 2
+        enhanced = enhancer.process(video)
+        changed.append(halves_changed(video, enhanced.video))
+    assert len(enhanced.faces) == 2
     assert changed[-6:] == [[False, True]] * 6
-    enhancer.most_faces = 4
+    enhancer.face_stage.most_faces = 4
     for _, video, _ in through_codec(wide[:2], Encoding(crf=38), RATE):
         assert halves_changed(video, enhancer.enhance(video)) == [True, True]
 
 
 def test_faces_that_are_alike_do_not_take_turns(enhancer, portrait):
-    enhancer.most_faces = 1
+    enhancer.face_stage.most_faces = 1
     wide = [side_by_side(a, b) for a, b in zip(portrait[:12], portrait[40:52], strict=True)]
     changed = [
         halves_changed(video, enhancer.enhance(video))

@@ -11,19 +11,19 @@ from hypothesis import strategies as st
 
 from receiver.enhance.capacity import FRAME_S, Measured
 from receiver.enhance.enhancer import Enhancer
-from receiver.enhance.faces.generator import WEIGHTS, Generator
+from receiver.enhance.faces.generator import Generator
+from receiver.enhance.faces.levels import LEVELS
+from receiver.enhance.faces.stage import TIMED
 from receiver.enhance.quality import (
     CALM,
-    LEVELS,
     ROOM,
     SETTLES,
-    STAGES,
     Ladder,
     Quality,
     best_that_fits,
-    seconds_a_frame,
 )
 from receiver.errors import ModelError
+from receiver.inference.model_files import WEIGHTS
 
 COSTS = (0.010, 0.010, 0.018)
 CALM_LOOK = 0.0, 0.008
@@ -176,7 +176,7 @@ def skip(enhancer: Enhancer, share: float, seconds: float) -> None:
     enhancer.stats.frames.received += 100
     enhancer.stats.frames.skipped += round(100 * share)
     for _ in range(100):
-        enhancer.stats.add("generator", seconds)
+        enhancer.stats.enhancement.add(seconds)
 
 
 def test_all_calls_change_together_and_it_is_told_once(shared, caplog):
@@ -189,12 +189,12 @@ def test_all_calls_change_together_and_it_is_told_once(shared, caplog):
         quality.look()
     assert quality.snapshot() == {"level": "balanced", "changes": 1}
     assert [record.getMessage() for record in caplog.records] == [
-        "quality is balanced now, it was best"
+        "quality changed to balanced from best"
     ]
     assert file_of(quality) == "lite-int8.onnx"
     rates = {call._tracker.rate for call in [*calls, quality.watch(Enhancer(shared))]}
     assert rates == {LEVELS[1].detection}
-    assert {call.most_faces for call in calls} == {LEVELS[1].faces}
+    assert {call.face_stage.most_faces for call in calls} == {LEVELS[1].faces}
     for _ in range(SETTLES + CALM):
         for call in calls:
             skip(call, 0.0, 0.002)
@@ -215,7 +215,7 @@ def test_a_call_that_ends_is_no_trouble(shared):
 
 def test_it_stays_where_the_other_file_cannot_be_had(shared, monkeypatch, caplog):
     quality = Quality(shared, "auto", SLOW)
-    quality._ladder = Ladder(COSTS, 1)
+    quality._ladder, quality._face_costs = Ladder(COSTS, 1), list(COSTS)
     quality._apply(LEVELS[1])
     call = quality.watch(Enhancer(shared))
 
@@ -227,7 +227,7 @@ def test_it_stays_where_the_other_file_cannot_be_had(shared, monkeypatch, caplog
         skip(call, 0.0, 0.004)
         quality.look()
     assert quality.snapshot() == {"level": "balanced", "changes": 0}
-    assert "best quality cannot be had" in caplog.text
+    assert "quality best is not available" in caplog.text
     assert quality._ladder.level == 1
 
 
@@ -245,15 +245,9 @@ async def test_somebody_looks_as_long_as_the_call_lasts(shared, monkeypatch):
     assert asyncio.all_tasks() == {asyncio.current_task()}
 
 
-def test_a_frame_takes_the_sum_of_its_stages(enhancer):
-    assert seconds_a_frame(enhancer) == 0.0
-    for name, seconds in (("faces", 0.002), ("generator", 0.008), ("added latency", 1.0)):
-        enhancer.stats.add(name, seconds)
-    assert seconds_a_frame(enhancer) == pytest.approx(0.010)
-
-
 def test_the_stages_are_those_of_the_enhancer():
     """One that is added to the enhancer and not here would not be seen."""
-    text = (Path(__file__).parents[2] / "receiver" / "enhance" / "enhancer.py").read_text()
+    enhance = Path(__file__).parents[2] / "receiver" / "enhance"
+    text = (enhance / "pipeline.py").read_text() + (enhance / "faces" / "stage.py").read_text()
     named = {part.split('"')[0] for part in text.split('stats.stage("')[1:]}
-    assert named == set(STAGES)
+    assert named == set(TIMED)

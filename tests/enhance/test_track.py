@@ -51,9 +51,9 @@ class SlowEnhancer(Enhancer):
 
     pause = 0.0
 
-    def enhance(self, frame):
+    def process(self, frame, *more):
         time.sleep(self.pause)
-        return super().enhance(frame)
+        return super().process(frame, *more)
 
 
 async def read_all(track: MediaStreamTrack) -> list[av.VideoFrame]:
@@ -108,15 +108,15 @@ class NotingEnhancer(Enhancer):
         super().__init__(generator)
         self.noted = []
 
-    def enhance(self, frame):
+    def process(self, frame, *more):
         self.noted.append("enhance")
-        return super().enhance(frame)
+        return super().process(frame, *more)
 
     def between_frames(self):
         self.noted.append("between")
         super().between_frames()
 
-    def left(self, frame, output):
+    def left(self, enhanced):
         self.noted.append("left")
 
 
@@ -164,11 +164,11 @@ class FailingEnhancer(Enhancer):
 
     count = 0
 
-    def enhance(self, frame):
+    def process(self, frame, *more):
         self.count += 1
         if self.count % 2:
             raise RuntimeError("no reason")
-        return super().enhance(frame)
+        return super().process(frame, *more)
 
 
 async def test_a_failure_passes_the_frame_on_and_is_told_once(generator, caplog):
@@ -193,11 +193,9 @@ async def test_stopping_the_track_stops_its_source(enhancer):
 
 async def test_every_frame_that_leaves_is_shown_as_received_and_as_it_leaves(enhancer):
     seen = []
-    track = EnhancedVideoTrack(
-        ListTrack(numbered(5), 0.01), enhancer, on_frame=lambda *pair: seen.append(pair)
-    )
+    track = EnhancedVideoTrack(ListTrack(numbered(5), 0.01), enhancer, on_frame=seen.append)
     outputs = await read_all(track)
-    assert [(frame.video.pts, output) for frame, output in seen] == [
+    assert [(one.received.video.pts, one.video) for one in seen] == [
         (output.pts, output) for output in outputs
     ]
 
@@ -205,8 +203,8 @@ async def test_every_frame_that_leaves_is_shown_as_received_and_as_it_leaves(enh
 async def test_the_slot_holds_one_and_the_newest():
     slot = NewestSlot()
     first, second = numbered(2)
-    assert not slot.put(first)
-    assert slot.put(second)
+    assert slot.put(first) is None
+    assert slot.put(second) is first
     assert await slot.take() is second
     waiting = asyncio.ensure_future(slot.take())
     await asyncio.sleep(0)

@@ -17,7 +17,7 @@ from receiver.enhance.faces.tracking import FaceTracker
 from receiver.errors import InputError
 from receiver.media.files.playing import INTERLEAVED, PIECE, SHORTEST, SLIP, SOUND_RATE, Loop
 from receiver.media.planes import planes
-from receiver.sending.tracks import MAX_RATE, clip_source
+from receiver.sending.sources import MAX_RATE, clip_source
 from tests.conftest import plain_frame, write_clip
 from tests.media.probing import run_ffmpeg
 

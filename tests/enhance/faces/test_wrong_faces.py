@@ -1,16 +1,16 @@
-"""Faces of a tracker that lost its mind: they pass untouched, and their neighbours are restored."""
+"""Tests that invalid faces of a tracker are ignored and their neighbours restored."""
 
 import math
 from dataclasses import replace
 from typing import Any
 
-import av
 import numpy as np
 import pytest
 
 from receiver.enhance.enhancer import Enhancer
 from receiver.enhance.faces.alignment import can_be_cropped, crop_from_frame
 from receiver.enhance.faces.tracking import Face
+from receiver.enhance.stage import EnhancedFrame
 from receiver.media.frame import DecodedFrame
 from tests.conftest import same_pixels
 
@@ -19,10 +19,9 @@ SIZE = 640, 480
 
 @pytest.fixture(scope="module")
 def face(generator, decoded) -> Face:
-    """The portrait's."""
+    """The face of the portrait."""
     enhancer = Enhancer(generator)
-    enhancer.enhance(decoded[0])
-    (found,) = enhancer.faces
+    (found,) = enhancer.process(decoded[0]).faces
     return found
 
 
@@ -45,7 +44,7 @@ def wrong_faces(face: Face) -> dict[str, Face]:
         "of no size": moved(face, 100.0, 100.0, 1e-4),
         "larger than any frame": moved(face, -4e5, -4e5, 1e3),
         "in one point": moved(face, 100.0, 100.0, 0.0),
-        "a crop that is bent": replace(
+        "a crop that is sheared": replace(
             face, crop_from_frame=face.crop_from_frame * [[1, 1, 1], [1, 2, 1]]
         ),
         "a crop of somewhere else": replace(
@@ -59,17 +58,17 @@ def wrong_faces(face: Face) -> dict[str, Face]:
     return found
 
 
-def tracked(enhancer: Enhancer, frame: DecodedFrame, faces: list[Face]) -> av.VideoFrame:
-    """The frame as it leaves where a tracker saw these faces in it."""
+def tracked(enhancer: Enhancer, frame: DecodedFrame, faces: list[Face]) -> EnhancedFrame:
+    """Returns the result for a frame in which a tracker saw these faces."""
     enhancer._tracker.track = lambda luma: faces
-    return enhancer.enhance(frame)
+    return enhancer.process(frame)
 
 
 def usable(face: Face) -> bool:
     return can_be_cropped(face.landmarks, face.box, face.crop_from_frame, *SIZE)
 
 
-def test_a_face_is_one_upright_or_not_and_half_outside(face):
+def test_a_face_may_be_upright_or_turned_or_half_outside(face):
     assert usable(face)
     assert usable(moved(face, -250.0, 0.0))
     assert usable(moved(face, 0.0, 0.0, 0.1))
@@ -78,25 +77,26 @@ def test_a_face_is_one_upright_or_not_and_half_outside(face):
 
 
 @pytest.mark.filterwarnings("error")
-def test_what_is_no_face_passes_untouched_and_becomes_no_reference(enhancer, decoded, face):
+def test_an_invalid_face_passes_through_and_becomes_no_reference(enhancer, decoded, face):
     for name, wrong in wrong_faces(face).items():
         assert not usable(wrong), name
-        assert tracked(enhancer, decoded[0], [wrong]) is decoded[0].video, name
-        assert enhancer.faces == []
+        enhanced = tracked(enhancer, decoded[0], [wrong])
+        assert enhanced.video is decoded[0].video, name
+        assert enhanced.faces == ()
     assert enhancer.stats.admitted["stream"] == 0
     assert list(enhancer.people) == []
 
 
-def test_its_neighbour_is_restored_as_if_it_were_alone(generator, decoded, face):
-    alone = tracked(Enhancer(generator), decoded[0], [face])
+def test_a_valid_face_beside_invalid_ones_is_restored_as_if_alone(generator, decoded, face):
+    alone = tracked(Enhancer(generator), decoded[0], [face]).video
     assert alone is not decoded[0].video
     neighbours = [replace(one, track_id=9 + i) for i, one in enumerate(wrong_faces(face).values())]
-    together = tracked(Enhancer(generator), decoded[0], [*neighbours, face])
+    together = tracked(Enhancer(generator), decoded[0], [*neighbours, face]).video
     assert same_pixels(together, alone)
 
 
 def test_twenty_faces_are_restored(generator, decoded, face):
     faces = [replace(moved(face, 4.0 * i - 40, 0.0), track_id=i) for i in range(20)]
-    enhancer = Enhancer(generator)
-    assert tracked(enhancer, decoded[0], faces) is not decoded[0].video
-    assert [one.track_id for one in enhancer.faces] == list(range(20))
+    enhanced = tracked(Enhancer(generator), decoded[0], faces)
+    assert enhanced.is_restored
+    assert [one.track_id for one in enhanced.faces] == list(range(20))

@@ -1,0 +1,159 @@
+"""Runs the stages on successive frames of one stream."""
+
+import time
+from collections.abc import Sequence
+from concurrent.futures import Executor
+
+import av
+
+from receiver.enhance.faces.alignment import can_be_cropped
+from receiver.enhance.faces.tracking import DetectionRate, Face, FaceTracker
+from receiver.enhance.stage import Canvas, EnhancedFrame, FrameContext, Stage
+from receiver.media.frame import DecodedFrame
+from receiver.media.pixels import RESTORABLE
+from receiver.media.planes import luma_of
+from receiver.media.priors import CodecPriors
+from receiver.media.sound import PcmWindow
+from receiver.stats import Stats
+
+MISSED_AT_MOST = 10
+"""Missed frames whose code stream is used. After more of them the
+chain of motion vectors is taken to be broken."""
+
+
+class Pipeline:
+    """A list of stages for one stream.
+
+    Synchronous and without I/O: a call, a file tool and a test use it alike.
+
+    Attributes:
+        stages: in the order in which they run; may be changed before the first frame.
+        stats: counts and timings; `stats.frames` is counted by the caller.
+    """
+
+    def __init__(self, stages: Sequence[Stage], stats: Stats) -> None:
+        """
+        Args:
+            stages: in the order in which they run.
+            stats: of the stream.
+
+        Raises:
+            MissingError: if the landmark file is missing.
+        """
+        self.stages = list(stages)
+        self.stats = stats
+        self._tracker = FaceTracker()
+        self._executor: Executor | None = None
+        self._last: av.VideoFrame | None = None  # that the stages ran on
+
+    def process(
+        self,
+        frame: DecodedFrame,
+        missed: Sequence[DecodedFrame] = (),
+        sound: PcmWindow | None = None,
+    ) -> EnhancedFrame:
+        """Returns the result for a frame; pts and time base of its video never change.
+
+        Args:
+            frame: the next one, in any pixel format; one that is not in `RESTORABLE` is passed
+                through.
+            missed: frames since the last call that were dropped or skipped, oldest first. The
+                stages observe them.
+            sound: see `FrameContext`.
+        """
+        began = time.perf_counter()
+        self._observe(missed)
+        video = frame.video
+        if video.format.name not in RESTORABLE or min(video.width, video.height) < 2:
+            return EnhancedFrame.passed(frame, "passed: format")
+        context = self._context(frame, missed, sound)
+        canvas = Canvas(video)
+        for stage in self.stages:
+            canvas = stage.run(context, canvas)
+        self._last = video
+        is_changed = canvas.video is not video
+        if is_changed:
+            canvas.video.pts = video.pts
+            if video.time_base is not None:
+                canvas.video.time_base = video.time_base
+        seconds = time.perf_counter() - began
+        if is_changed:
+            self.stats.enhancement.add(seconds)
+        return EnhancedFrame(
+            canvas.video,
+            frame,
+            "restored" if is_changed else context.passed,
+            canvas.scale,
+            tuple(vars(context).get("faces", ())),
+            context.reference_need,
+            seconds,
+        )
+
+    def enhance(self, frame: DecodedFrame) -> av.VideoFrame:
+        """Returns `process(frame).video`: the very same object if nothing was changed."""
+        return self.process(frame).video
+
+    def set_executor(self, executor: Executor) -> None:
+        """Runs in `executor`, a thread of its own, what can run beside the stages.
+
+        That is the search for faces, see `FaceTracker.set_executor`, and what stages submit.
+        `between_frames` has to be called after every frame then.
+        """
+        self._executor = executor
+        self._tracker.set_executor(executor)
+
+    def between_frames(self) -> None:
+        """Starts what is best done between two frames; returns at once. Not beside `process`."""
+        self._tracker.between_frames()
+        for stage in self.stages:
+            stage.between_frames()
+
+    def set_detection(self, rate: DetectionRate) -> None:
+        """Sets how often faces are searched for and checked; may be called from any thread."""
+        self._tracker.rate = rate
+
+    def search_finely(self) -> None:
+        """Lets the next frame's search find small faces, which takes longer: for files."""
+        self._tracker.search_finely()
+
+    def recover(self) -> None:
+        """Restarts whatever a failure may have left in a broken state.
+
+        May take as long as opening a session; not to be called beside `process`. Raises
+        MissingError for the landmark file, else what the stages raise; what could not be restarted
+        goes on as it is.
+        """
+        self._last = None
+        try:
+            for stage in self.stages:
+                stage.reset()
+        finally:
+            self._tracker = FaceTracker(self._tracker.rate)
+            if self._executor is not None:
+                self._tracker.set_executor(self._executor)
+
+    def _observe(self, missed: Sequence[DecodedFrame]) -> None:
+        if len(missed) > MISSED_AT_MOST:
+            self._last = None
+        for number, frame in enumerate(missed):
+            if frame.video.format.name in RESTORABLE:
+                context = self._context(frame, missed[:number], None)
+                for stage in self.stages:
+                    stage.observe(context)
+
+    def _context(
+        self, frame: DecodedFrame, missed: Sequence[DecodedFrame], sound: PcmWindow | None
+    ) -> FrameContext:
+        priors = CodecPriors((*missed[-MISSED_AT_MOST:], frame), self._last)
+        return FrameContext(frame, priors, self.stats, self._find_faces, sound, self._executor)
+
+    def _find_faces(self, frame: DecodedFrame) -> list[Face]:
+        video = frame.video
+        with self.stats.stage("faces"):
+            return [
+                face
+                for face in self._tracker.track(luma_of(video))
+                if can_be_cropped(
+                    face.landmarks, face.box, face.crop_from_frame, video.width, video.height
+                )
+            ]

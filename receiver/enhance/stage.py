@@ -1,0 +1,171 @@
+"""The contract of a stage: what it is given, and what it returns."""
+
+from collections.abc import Callable, Sequence
+from concurrent.futures import Executor
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import Literal, Protocol, TypeAlias
+
+import av
+
+from keyframes import ReferenceNeed
+from receiver.enhance.faces.tracking import Face
+from receiver.media.frame import DecodedFrame
+from receiver.media.planes import copy_frame
+from receiver.media.priors import CodecPriors
+from receiver.media.sound import PcmWindow
+from receiver.stats import Stats
+
+Outcome: TypeAlias = Literal[
+    "restored",
+    "passed: no face",
+    "passed: high quality",
+    "passed: format",
+    "passed: late",
+    "passed: failed",
+]
+"""What became of a frame. `late`: enhancement did not end in time, or would not have; `failed`: it
+raised; `format`: its pixel format cannot be restored."""
+
+
+@dataclass(frozen=True)
+class Canvas:
+    """The frame as the stages before have left it, 4:2:0 with 8 or 10 bits a sample.
+
+    Attributes:
+        video: the frame. Not to be written to unless `is_own`.
+        scale: pixels of the canvas for one pixel of the decoded frame.
+        is_own: whether `video` was made for this canvas. The decoder still predicts from the frame
+            that it returned.
+    """
+
+    video: av.VideoFrame
+    scale: float = 1.0
+    is_own: bool = False
+
+    def writable(self) -> "Canvas":
+        """Returns a canvas whose frame may be written to: this one if it is, else a copy."""
+        return self if self.is_own else replace(self, video=copy_frame(self.video), is_own=True)
+
+    def replaced(self, video: av.VideoFrame) -> "Canvas":
+        """Returns a canvas with a new frame, which may be larger or smaller than this one's."""
+        return Canvas(video, self.scale * video.width / self.video.width, is_own=True)
+
+
+@dataclass
+class FrameContext:
+    """A frame and what is known about it, for one run of the stages.
+
+    Attributes:
+        frame: as decoded.
+        priors: of the code stream, accumulated over the frames missed before this one.
+        stats: of the stream; a stage times its parts with `stats.stage`.
+        sound: that had arrived when the frame did; None if the call has none.
+        executor: runs work beside the stage's own, None if there is none (files): then a stage
+            has to be deterministic.
+        reference_need: is set by the face stage.
+        passed: the outcome if no stage changes the frame; may be set by stages.
+    """
+
+    frame: DecodedFrame
+    priors: CodecPriors
+    stats: Stats
+    find_faces: Callable[[DecodedFrame], list[Face]]
+    sound: PcmWindow | None = None
+    executor: Executor | None = None
+    reference_need: ReferenceNeed | None = None
+    passed: Outcome = "passed: no face"
+
+    @cached_property
+    def faces(self) -> list[Face]:
+        """The tracked faces, in pixels of the decoded frame; found when first read."""
+        return self.find_faces(self.frame)
+
+
+@dataclass(frozen=True)
+class StageLevel:
+    """A quality level of a stage.
+
+    Attributes:
+        name: of the level.
+        seconds: that a frame takes on this machine, as measured; None if unknown.
+    """
+
+    name: str
+    seconds: float | None = None
+
+
+class Stage(Protocol):
+    """One step of the enhancement of a stream. A subclass has to define `run` alone.
+
+    All methods are called in one thread at a time, none beside another.
+    """
+
+    levels: Sequence[StageLevel] = ()
+    """Quality levels, from the cheapest to the best; empty if there is nothing to choose."""
+
+    def run(self, context: FrameContext, canvas: Canvas) -> Canvas:
+        """Returns the canvas with this stage's change, or the very same object without one.
+
+        Args:
+            context: the frame, and what is known about it.
+            canvas: the result of the stage before. Write to `canvas.writable()` or return
+                `canvas.replaced(frame)`.
+        """
+        ...
+
+    def observe(self, context: FrameContext) -> None:
+        """Notes a frame that was dropped or skipped, so that recurrent state stays valid."""
+        return
+
+    def between_frames(self) -> None:
+        """Starts work that is best done between two frames; returns at once."""
+        return
+
+    def reset(self) -> None:
+        """Restarts the stage after a failure: drops what may be broken. May take seconds."""
+        return
+
+    def set_level(self, rank: int) -> None:
+        """Changes to `levels[rank]`, or to the best level if there are fewer."""
+        return
+
+
+@dataclass(frozen=True)
+class EnhancedFrame:
+    """The result for one frame.
+
+    Attributes:
+        video: the enhanced frame, with the pts and time base of the received one; the very same
+            object as `received.video` if nothing was changed.
+        received: the frame as decoded.
+        outcome: what became of it.
+        scale: pixels of `video` for one pixel of the received frame.
+        faces: the tracked faces, in pixels of the received frame; empty if no stage asked for them.
+        reference_need: which reference the nearest face lacks; None without a face, or if the
+            stages did not run.
+        seconds: that the stages took; 0 if they did not run.
+    """
+
+    video: av.VideoFrame
+    received: DecodedFrame
+    outcome: Outcome
+    scale: float = 1.0
+    faces: Sequence[Face] = field(default=())
+    reference_need: ReferenceNeed | None = None
+    seconds: float = 0.0
+
+    @property
+    def is_restored(self) -> bool:
+        """Whether a stage changed the frame."""
+        return self.outcome == "restored"
+
+    @property
+    def was_processed(self) -> bool:
+        """Whether the stages ran on the frame."""
+        return self.outcome not in ("passed: late", "passed: failed", "passed: format")
+
+    @classmethod
+    def passed(cls, received: DecodedFrame, outcome: Outcome) -> "EnhancedFrame":
+        """Returns the result for a frame that is forwarded unchanged."""
+        return cls(received.video, received, outcome)

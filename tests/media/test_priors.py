@@ -1,0 +1,107 @@
+"""What the code stream says: QPs, motion and changes, also over dropped frames."""
+
+from fractions import Fraction
+
+import av
+import numpy as np
+import pytest
+
+from receiver.media.encoding import Encoding, through_codec
+from receiver.media.frame import DecodedFrame
+from receiver.media.planes import copy_frame, planes
+from receiver.media.priors import CodecPriors
+
+SIZE = 320, 240
+
+
+def moving(frames: int, dx: int, dy: int) -> list[av.VideoFrame]:
+    """A textured scene that moves by (dx, dy) pixels a frame."""
+    rng = np.random.default_rng(1)
+    scene = np.kron(rng.integers(40, 215, (80, 90)), np.ones((6, 6))).astype(np.uint8)
+    made = []
+    for index in range(frames):
+        frame = av.VideoFrame(*SIZE, "yuv420p")
+        y, x = 60 - dy * index, 60 - dx * index
+        luma, *chroma = planes(frame)
+        luma[:] = scene[y : y + SIZE[1], x : x + SIZE[0]]
+        for plane in chroma:
+            plane[:] = 128
+        made.append(frame)
+    return made
+
+
+def decoded(frames: list[av.VideoFrame], **more) -> list[DecodedFrame]:
+    encoding = Encoding(crf=20, keyframe_every=1000, **more)
+    return [frame for _, frame, _ in through_codec(frames, encoding, Fraction(30))]
+
+
+def test_qps_have_a_place_and_the_mean_of_the_frame():
+    (frame,) = decoded(moving(1, 0, 0))
+    qp = CodecPriors([frame]).qp
+    assert qp.shape == (15, 20)
+    assert np.isfinite(qp).all()
+    assert float(qp.mean()) == pytest.approx(frame.qp, abs=1e-3)
+    left = frame.qp_within(np.array([0.0, 0.0, 16.0, 16.0]))
+    assert qp[0, 0] == pytest.approx(left)
+
+
+def test_without_a_known_codec_there_are_no_qps():
+    frame = DecodedFrame(moving(1, 0, 0)[0], True, None)
+    assert CodecPriors([frame]).qp is None
+
+
+@pytest.mark.parametrize(("dx", "dy"), [(3, 0), (0, 4), (-5, 2)])
+def test_motion_is_chained_over_dropped_frames(dx, dy):
+    """What moved by (dx, dy) a frame was at -(dx, dy) in the frame before."""
+    seen = decoded(moving(5, dx, dy))
+    for dropped in (0, 3):
+        priors = CodecPriors(seen[1 : 2 + dropped], seen[0].video)
+        inner = priors.motion[3:-3, 3:-3].reshape(-1, 2)
+        known = inner[np.isfinite(inner).all(axis=1)]
+        assert len(known) > 0.7 * len(inner)
+        assert np.median(known, axis=0) == pytest.approx(
+            [-dx * (1 + dropped), -dy * (1 + dropped)], abs=0.5
+        )
+
+
+def test_an_intra_frame_breaks_the_chain():
+    frames = moving(3, 3, 0)
+    seen = [
+        frame
+        for _, frame, _ in through_codec(frames, Encoding(crf=20, keyframe_every=2), Fraction(30))
+    ]
+    priors = CodecPriors(seen[1:3], seen[0].video)  # the third is an I-frame
+    assert np.isnan(priors.motion).all()
+
+
+def test_changes_are_those_of_any_frame_missed():
+    frames = moving(3, 0, 0)
+    planes(frames[1])[0][32:48, 64:80] ^= 128
+    frames[2] = moving(1, 0, 0)[0]
+    seen = [DecodedFrame(frame, False, None) for frame in frames]
+    assert not CodecPriors(seen[2:], seen[0].video).changed.any()
+    changed = CodecPriors(seen[1:], seen[0].video).changed
+    assert changed[2, 4]
+    assert changed.sum() == 1
+
+
+def test_nothing_is_known_of_the_first_frame_and_of_another_size():
+    first = DecodedFrame(moving(1, 0, 0)[0], True, None)
+    small = av.VideoFrame(160, 120, "yuv420p")
+    for before in (None, small):
+        priors = CodecPriors([first], before)
+        assert priors.motion is None
+        assert priors.changed.all()
+        assert priors.shape == (15, 20)
+
+
+def test_sizes_that_are_no_multiple_of_a_macroblock():
+    frame = av.VideoFrame(50, 34, "yuv420p")
+    for plane in planes(frame):
+        plane[:] = 100
+    other = copy_frame(frame)
+    planes(other)[0][33, 49] = 7
+    priors = CodecPriors([DecodedFrame(other, False, None)], frame)
+    assert priors.shape == (3, 4)
+    assert priors.changed[2, 3]
+    assert priors.changed.sum() == 1

@@ -1,0 +1,51 @@
+"""The sound that arrived before a frame, mono and bounded."""
+
+import av
+import numpy as np
+import pytest
+
+from receiver.media.sound import KEPT_S, RATE, SoundHistory
+
+
+def piece(level: float, samples: int = 960, rate: int = 48_000, layout: str = "stereo"):
+    channels = 2 if layout == "stereo" else 1
+    values = np.full((1, samples * channels), round(level * 32768), np.int16)
+    frame = av.AudioFrame.from_ndarray(values, "s16", layout)
+    frame.sample_rate = rate
+    return frame
+
+
+def test_nothing_before_the_first_piece():
+    history = SoundHistory()
+    assert history.window(10.0) is None
+    history.add(piece(0.5), 5.0)
+    assert history.window(4.9) is None
+
+
+def test_it_ends_with_what_had_arrived():
+    history = SoundHistory()
+    for number in range(10):
+        history.add(piece(number / 16), number * 0.02)
+    window = history.window(0.1)
+    assert window.ends_at == pytest.approx(0.1)
+    assert window.samples.dtype == np.float32
+    assert abs(len(window.samples) - 6 * 320) <= 32  # the resampler holds some back
+    assert window.samples[-1] == pytest.approx(5 / 16, abs=0.02)
+
+
+def test_it_is_bounded():
+    history = SoundHistory()
+    for number in range(500):
+        history.add(piece(0.25), number * 0.02)
+    window = history.window(100.0)
+    assert KEPT_S * RATE <= len(window.samples) <= KEPT_S * RATE + 320
+    assert len(history._pieces) <= 52
+
+
+def test_another_format_restarts_the_resampler():
+    history = SoundHistory()
+    history.add(piece(0.5), 0.0)
+    history.add(piece(0.5, layout="mono", rate=8000, samples=160), 0.02)
+    history.add(piece(0.5, layout="mono", rate=8000, samples=160), 0.04)
+    window = history.window(1.0)
+    assert window.samples[-1] == pytest.approx(0.5, abs=0.05)
