@@ -1,4 +1,4 @@
-"""One process, or several that torchrun started, each with its share of every batch."""
+"""The processes of a training: one, or several that torchrun started and that share each batch."""
 
 import os
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 @dataclass(frozen=True)
 class Processes:
-    """This process among those of the training."""
+    """This process and the number of processes in the training."""
 
     rank: int
     count: int
@@ -20,7 +20,11 @@ class Processes:
 
     @classmethod
     def join(cls, on_cpu: bool = False) -> "Processes":
-        """Meets the others of torchrun's environment: NCCL where there is CUDA, else gloo."""
+        """Joins the group that torchrun's environment describes, through NCCL on CUDA, else gloo.
+
+        Args:
+            on_cpu: use the CPU even if CUDA is available.
+        """
         rank, count, local = (
             int(os.environ.get(name, default))
             for name, default in (("RANK", "0"), ("WORLD_SIZE", "1"), ("LOCAL_RANK", "0"))
@@ -34,30 +38,33 @@ class Processes:
         return cls(rank, count, device)
 
     def leave(self) -> None:
-        """Parts from the others, when all have come so far: one that only goes may end in abort."""
+        """Leaves the group after all processes have arrived here; leaving early can abort them."""
         if self.count > 1:
             dist.barrier()
             dist.destroy_process_group()
 
     def wrap(self, module: nn.Module) -> nn.Module:
-        """The same module, its gradients averaged over the processes; call it, not the module."""
+        """Returns a module that averages its gradients over the processes.
+
+        Call the returned module, not the one passed in.
+        """
         if self.count == 1:
             return module
         for part in module.modules():
             if type(part) is nn.BatchNorm2d:
                 part.__class__ = SharedBatchNorm2d
-        # Buffers follow from what all processes share.
+        # SharedBatchNorm2d keeps the buffers of all processes equal.
         return DistributedDataParallel(module, forward_sync_buffers=False)
 
     def mean(self, values: dict[str, Tensor]) -> dict[str, float]:
-        """Each scalar's mean over the processes."""
+        """Returns the mean of each scalar over the processes."""
         stacked = torch.stack([value.detach().float() for value in values.values()])
         if self.count > 1:
             dist.all_reduce(stacked)
         return dict(zip(values, (stacked / self.count).tolist(), strict=True))
 
     def any(self, flag: bool) -> bool:
-        """Whether it is set in any process."""
+        """Returns whether the flag is set in any process."""
         if self.count == 1:
             return flag
         flags = torch.tensor(float(flag), device=self.device)
@@ -66,44 +73,48 @@ class Processes:
 
 
 class SharedBatchNorm2d(nn.BatchNorm2d):
-    """Normalises by the statistics of all processes' shares, as one process would of the batch.
+    """Normalises with the statistics of the whole batch, over all processes.
 
-    `nn.SyncBatchNorm` does so on GPUs alone.
+    `nn.SyncBatchNorm` does the same on GPUs only.
     """
 
     def forward(self, x: Tensor) -> Tensor:
-        """NxCxHxW; the same shape and type. In training every process has the same N, H and W."""
+        """Maps NxCxHxW to the same shape and type.
+
+        In training, N, H and W must be equal in all processes.
+        """
         if not self.training:
             return super().forward(x)
         wide = x.to(torch.promote_types(x.dtype, torch.float32))
         mean = _mean(wide.mean(dim=(0, 2, 3)))
         variance = _mean((wide - mean[:, None, None]).square().mean(dim=(0, 2, 3)))
-        self._remember(mean.detach(), variance.detach(), x.numel() // x.shape[1])
+        self._update_running(mean.detach(), variance.detach(), x.numel() // x.shape[1])
         scale = self.weight * torch.rsqrt(variance + self.eps)
         return ((wide - mean[:, None, None]) * scale[:, None, None] + self.bias[:, None, None]).to(
             x.dtype
         )
 
     @torch.no_grad()
-    def _remember(self, mean: Tensor, variance: Tensor, share: int) -> None:
+    def _update_running(self, mean: Tensor, variance: Tensor, values: int) -> None:
+        """Updates the running statistics; `values` is this process's number a channel."""
         assert self.running_mean is not None
         assert self.running_var is not None
         assert self.num_batches_tracked is not None
         assert self.momentum is not None
-        count = share * dist.get_world_size()
+        count = values * dist.get_world_size()
         self.num_batches_tracked += 1
         self.running_mean.lerp_(mean, self.momentum)
         self.running_var.lerp_(variance * count / (count - 1), self.momentum)
 
 
 def _mean(x: Tensor) -> Tensor:
-    """Over the processes, with a gradient."""
-    summed: Tensor = _Sum.apply(x)
+    """Returns the mean over the processes, with a gradient."""
+    summed: Tensor = _Sum.apply(x)  # type: ignore[no-untyped-call]
     return summed / dist.get_world_size()
 
 
 class _Sum(torch.autograd.Function):
-    """Over the processes; so is its gradient, since each process's result depends on all."""
+    """Sums over the processes. Its gradient is summed too: each result depends on all inputs."""
 
     @staticmethod
     def forward(context: Any, x: Tensor) -> Tensor:

@@ -1,32 +1,36 @@
-"""The adversarial stage: discriminators that learn beside the generator."""
+"""The adversarial stage: discriminators that are trained together with the generator."""
 
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from models.losses import adversarial_loss, hinge_loss, matching_loss
+from models.networks import channels_last
 from models.networks.discriminators import Discriminator
-from models.parallel import Processes
+from models.training.losses import adversarial_loss, hinge_loss, matching_loss
+from models.training.parallel import Processes
 
 
 class Adversary:
-    """The discriminators and their optimiser."""
+    """The discriminators and their optimizer."""
 
     def __init__(
         self, scales: int, betas: tuple[float, float], bfloat16: bool, processes: Processes
     ) -> None:
-        """`scales` as in `Discriminator`; `betas` are Adam's."""
-        self.discriminator = Discriminator(scales).to(
-            processes.device, memory_format=torch.channels_last
-        )
+        """Builds untrained discriminators.
+
+        Args:
+            scales: number of discriminators, see `Discriminator`.
+            betas: of the optimizer, Adam.
+        """
+        self.discriminator = channels_last(Discriminator(scales), processes.device)
         self.bfloat16 = bfloat16
         self._hinge = processes.wrap(_Hinge(self.discriminator))
         self.optimizer = torch.optim.Adam(self.discriminator.parameters(), betas=betas)
 
     def losses(self, restored: Tensor, target: Tensor) -> dict[str, Tensor]:
-        """The generator's `adversarial` and `matching` losses; both pictures Nx3xHxW in [0, 1]."""
-        # The gradient passes through the discriminators, and is none of theirs.
+        """Returns the generator's losses `adversarial` and `matching` for Nx3xHxW in [0, 1]."""
+        # The gradient flows through the discriminators without changing them.
         self.discriminator.requires_grad_(False)
         with torch.autocast(restored.device.type, torch.bfloat16, enabled=self.bfloat16):
             with torch.no_grad():
@@ -40,7 +44,11 @@ class Adversary:
         }
 
     def learn(self, restored: Tensor, target: Tensor, learning_rate: float) -> Tensor:
-        """One step towards telling them apart; `restored` without gradient. Returns the loss."""
+        """Trains the discriminators for one step and returns their loss.
+
+        Args:
+            restored, target: Nx3xHxW in [0, 1], `restored` detached from the generator.
+        """
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate
         self.optimizer.zero_grad(set_to_none=True)
@@ -51,20 +59,20 @@ class Adversary:
         return loss.detach()
 
     def state_dict(self) -> dict[str, Any]:
-        """All that has to be kept."""
+        """Returns the state for a checkpoint."""
         return {
             "discriminator": self.discriminator.state_dict(),
             "optimizer": self.optimizer.state_dict(),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Goes on from there."""
+        """Restores the state that `state_dict` returned."""
         self.discriminator.load_state_dict(state["discriminator"])
         self.optimizer.load_state_dict(state["optimizer"])
 
 
 class _Hinge(nn.Module):
-    """The discriminators' loss as one module, for its gradients to be averaged."""
+    """Computes the discriminators' loss as one module, so that gradients can be averaged."""
 
     def __init__(self, discriminator: Discriminator) -> None:
         super().__init__()
