@@ -231,9 +231,9 @@ def with_sound(tmp_path) -> bytes:
 def test_a_video_of_an_unknown_kind_is_named(with_sound, enhancer, tmp_path):
     """Found by fuzzing: AttributeError came through."""
     (tmp_path / "odd.mkv").write_bytes(with_sound.replace(b"V_MPEG4/ISO/AVC", b"V_MPEG4/ISO/AVZ"))
-    with pytest.raises(InputError, match=r"odd\.mkv has a video that cannot be decoded"):
+    with pytest.raises(InputError, match=r"the video in .*odd\.mkv cannot be decoded"):
         clip_source(tmp_path / "odd.mkv")
-    with pytest.raises(InputError, match=r"odd\.mkv has a video that cannot be decoded"):
+    with pytest.raises(InputError, match=r"the video in .*odd\.mkv cannot be decoded"):
         enhance_file(tmp_path / "odd.mkv", tmp_path / "out.mkv", enhancer)
 
 

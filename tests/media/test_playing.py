@@ -166,7 +166,7 @@ def test_a_file_that_goes_ends_the_playing_with_a_word(tmp_path, caplog, becomes
         path.write_text(becomes)
     assert [number_of(frame) for frame in frames] == [1, 2, 3, 4]
     assert len(list(sound)) == 9
-    assert caplog.text.count("it is played no further") == 2
+    assert caplog.text.count("; playing ends") == 2
 
 
 def test_a_file_that_loses_its_frames_ends_the_playing(tmp_path, caplog):
@@ -181,7 +181,7 @@ def test_a_file_that_loses_its_frames_ends_the_playing(tmp_path, caplog):
     next(frames)
     other.replace(path)
     assert [number_of(frame) for frame in frames] == [1, 2, 3, 4]
-    assert "holds no frame any more, it is played no further" in caplog.text
+    assert "has no frames any more, playing ends" in caplog.text
 
 
 def test_a_file_that_grows_keeps_picture_and_sound_together(tmp_path):
@@ -222,7 +222,7 @@ def test_sound_that_cannot_be_decoded_is_left_out_with_a_word(tmp_path, caplog):
             target.mux(sent)
     with caplog.at_level(logging.WARNING):
         assert clip_source(path).sound is None
-    assert caplog.text.count("is sent without its sound: it cannot be decoded") == 1
+    assert caplog.text.count("is sent without its sound, which cannot be decoded") == 1
 
 
 def test_a_clip_without_frames_is_named(tmp_path):
