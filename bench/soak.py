@@ -39,7 +39,7 @@ import matplotlib.pyplot as plt
 KBPS = 150.0
 WARM_UP = 0.1, 120.0
 """Of the time, and seconds at least, before growth counts: caches fill, pools find their size, and
-timings are kept for a hundred seconds (`receiver.stats.WINDOW`)."""
+timings are kept for a hundred seconds (`receiver.stats.TIMINGS_KEPT`)."""
 MOST_MB_AN_HOUR = 20.0
 CONSTANT = ("threads", "handles")
 GROWING = ("rss_mb", "gpu_mb")

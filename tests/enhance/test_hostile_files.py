@@ -108,7 +108,7 @@ def test_what_names_other_files_is_not_opened(folder, enhancer, name, text, open
 
 def test_a_refused_format_is_told_with_the_way_out(folder):
     (folder / "script.mp4").write_text(CONCAT)
-    with pytest.raises(InputError, match=r"playlists, .* are not opened, convert it to \.mp4"):
+    with pytest.raises(InputError, match=r"playlists, .* are not supported, convert it to \.mp4"):
         VideoReader(folder / "script.mp4")
 
 

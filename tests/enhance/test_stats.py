@@ -46,7 +46,7 @@ def test_frames_a_second_come_from_the_moments_of_leaving(monkeypatch):
 
 
 def test_only_the_newest_timings_are_kept(monkeypatch):
-    monkeypatch.setattr("receiver.stats.WINDOW", 5)
+    monkeypatch.setattr("receiver.stats.TIMINGS_KEPT", 5)
     stats = Stats("cpu")
     for seconds in (9.0, 9.0, 1.0, 1.0, 1.0, 1.0, 1.0):
         stats.add("warp", seconds)
