@@ -17,6 +17,8 @@ PYTEST = $(BIN)/python -m pytest
 PARALLEL = --numprocesses 2 --dist loadfile
 # Calls with real peers run in real time, one by one.
 REAL_TIME = tests/calls
+# make test COVERAGE= runs without it, in about four fifths of the time.
+COVERAGE = --cov
 
 .PHONY: demo check quick test bench docs clean
 
@@ -33,8 +35,8 @@ quick: .venv/with-tests
 	$(PYTEST) --ignore tests/calls --ignore tests/models --ignore tests/bench $(PARALLEL) -m "not slow"
 
 test: .venv/with-tests
-	$(PYTEST) --ignore $(REAL_TIME) $(PARALLEL) --cov --cov-report= --cov-fail-under=0
-	$(PYTEST) $(REAL_TIME) --cov --cov-append --cov-report=term:skip-covered
+	$(PYTEST) --ignore $(REAL_TIME) $(PARALLEL) $(COVERAGE) --cov-report= --cov-fail-under=0
+	$(PYTEST) $(REAL_TIME) $(COVERAGE) --cov-append --cov-report=term:skip-covered
 
 bench: .venv/with-bench
 	$(BIN)/python -m bench --help
@@ -63,4 +65,4 @@ docs: .venv/with-docs
 	touch $@ .venv/with-demo .venv/with-bench
 
 clean:
-	rm -rf .venv build site *.egg-info demo-output bench-output .coverage
+	rm -rf .venv build site *.egg-info demo-output bench-output .coverage*

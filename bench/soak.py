@@ -37,7 +37,7 @@ KBPS = 150.0
 """Bitrate of the call in kbit/s."""
 WARM_UP_SHARE, WARM_UP_LEAST = 0.1, 120.0
 """Share of the run, and at least so many seconds, before growth counts: caches fill, pools find
-their size, and timings are kept for a hundred seconds (`receiver.stats.WINDOW`)."""
+their size, and timings are kept for a hundred seconds (`receiver.stats.KEPT_TIMINGS`)."""
 MOST_MB_AN_HOUR = 20.0
 """Largest growth of memory that passes."""
 CONSTANT = ("threads", "handles")

@@ -1,4 +1,4 @@
-"""A WebRTC receiver that restores the faces which compression took from the call.
+"""A WebRTC receiver that restores faces in video calls.
 
 from receiver import EnhancedVideoTrack, Enhancer, Generator
 
@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from receiver.media.frame import DecodedFrame
     from receiver.transport.connections import prepare_aiortc, receive_h264
 
-# ONNX Runtime would note a device ID in the user's home and collect events of its use. It looks at
-# this when it is imported: its function for it comes too late.
+# Otherwise ONNX Runtime writes a device ID into the user's home and collects usage events. It reads
+# this variable when it is imported; its own function to disable telemetry takes effect too late.
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 __all__ = [
@@ -43,17 +43,17 @@ _HOMES = {
     "prepare_aiortc": "transport.connections",
     "receive_h264": "transport.connections",
 }
-"""Modules of the names that are no errors."""
+"""Modules of the public names, except those of errors."""
 
 
 def __getattr__(name: str) -> Any:
-    """Loads a public name's module when it is first used (PEP 562).
+    """Loads the module of a public name at its first use (PEP 562).
 
-    Loading all of them takes a second, in which the command line could not handle Ctrl-C.
+    Loading all modules takes a second, during which the command line could not handle Ctrl-C.
     """
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    # Before PyAV: both bring an X client library, and OpenCV's windows hang if PyAV's came first.
+    # Before PyAV: both contain an X client library, and OpenCV's windows hang if PyAV's is first.
     import_module("cv2")
     value = getattr(import_module(f"receiver.{_HOMES.get(name, 'errors')}"), name)
     globals()[name] = value

@@ -1,4 +1,4 @@
-"""`python -m receiver` is the command `receiver`."""
+"""Runs the command `receiver`, also as `python -m receiver`."""
 
 import sys
 from collections.abc import Callable
@@ -7,7 +7,7 @@ from receiver.commands import terminal
 
 
 def main() -> None:
-    """Runs the command line and exits: 0 well, 1 something is missing or failed, 2 bad input."""
+    """Runs the command line and exits: 0 success, 1 something is missing or failed, 2 bad input."""
     terminal.run("receiver", _load)
 
 

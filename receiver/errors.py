@@ -1,13 +1,13 @@
-"""What can go wrong for a user.
+"""Errors that a user can do something about.
 
 ReceiverError
 ├── InputError       a file, a camera or a value that cannot be used
-├── ModelError       a model file that is unknown, unreadable, changed or has another signature
-├── DeviceError      CUDA or TensorRT was asked for and is not there
-└── MissingError     something that has to be installed first
+├── ModelError       a model file that is unknown, unreadable, changed or has a wrong signature
+├── DeviceError      CUDA or TensorRT was asked for and is not available
+└── MissingError     something that must be installed first
 
-Each message is one sentence that names the value and the way out; the command line prints it and
-exits with code 2.
+Each message is one sentence that names the invalid value and the way out. The command line prints
+it and exits with code 2.
 """
 
 
@@ -20,12 +20,12 @@ class InputError(ReceiverError):
 
 
 class ModelError(ReceiverError):
-    """A model file that is unknown, unreadable, changed or has another signature."""
+    """A model file that is unknown, unreadable, changed or has a wrong signature."""
 
 
 class DeviceError(ReceiverError):
-    """CUDA or TensorRT was asked for and is not there."""
+    """CUDA or TensorRT was asked for and is not available."""
 
 
 class MissingError(ReceiverError):
-    """Something that has to be installed first."""
+    """Something that must be installed first."""

@@ -1,4 +1,4 @@
-"""Output files that appear under their name only when they are complete."""
+"""Writes files that appear under their name only when they are complete."""
 
 import contextlib
 import logging
@@ -15,38 +15,39 @@ from receiver.errors import InputError
 logger = logging.getLogger(__name__)
 
 PRIVATE = 0o600
-"""Mode of files that hold faces of other people: recordings and albums."""
+"""Mode of files with faces of other people: recordings and albums."""
 SHORT = 40
-"""Characters of the target's name that a temporary name begins with."""
+"""Characters of the target's name at the start of a temporary name."""
 PUBLIC = 0o666
-"""Mode of files that a user makes from files of their own, less the process's umask."""
+"""Mode of other files, before the process's umask."""
 
 
 class NewFile:
     """A file that is written under a temporary name in the target's folder, then renamed.
 
     The temporary name is random, hidden, and has the target's ending: `.call.1f0c….part.mp4` for
-    `call.mp4`. The file is created exclusively and without following a symbolic link, so nothing
-    that is there is overwritten. `finish` replaces the target in one step: a symbolic link at the
-    target is itself replaced, what it points to stays.
+    `call.mp4`. The file is created exclusively and without following symbolic links, so that no
+    existing file is overwritten. `finish` replaces the target in one step: a symbolic link at the
+    target is itself replaced, and the file it points to stays.
 
-    As a context manager: finishes the file at the end, or discards it after an exception. A process
-    that is killed leaves the temporary file, which is never deleted by another one; the next
-    `NewFile` for the same target names it in the log.
+    As a context manager, it finishes the file at the end, or discards it after an exception. A
+    process that is killed leaves the temporary file; no other process deletes it, but the next
+    `NewFile` for the same target logs its name.
 
     Attributes:
         path: the target.
         unfinished: the temporary name.
         file: open for reading and writing; each write is complete or raises OSError.
-        finished: whether the target is in place.
+        finished: whether the target has been replaced.
     """
 
     def __init__(self, path: Path, *, private: bool) -> None:
         """Creates the temporary file.
 
         Args:
-            path: the target, in a folder that exists.
-            private: whether only this user may read the file (`PRIVATE`), else as the umask says.
+            path: the target, in an existing folder.
+            private: whether only this user may read the file (`PRIVATE`); otherwise the umask
+                applies.
 
         Raises:
             InputError: if the file cannot be created there.
@@ -54,13 +55,13 @@ class NewFile:
         self.path = path
         self.finished = False
         self.unfinished = path.parent / (
-            # libav goes by the ending. Shortened: the name must stay within the system's limit.
+            # libav selects the format by the ending. Shortened to stay within the system's limit.
             f".{path.stem[:SHORT]}.{secrets.token_hex(8)}.part{path.suffix}"
         )
         mode = PRIVATE if private else PUBLIC
 
         def create(name: str, flags: int) -> int:
-            # Windows has no O_NOFOLLOW; O_EXCL, from the mode "x", refuses links by itself.
+            # Windows lacks O_NOFOLLOW; O_EXCL, from the mode "x", rejects links anyway.
             return os.open(name, flags | getattr(os, "O_NOFOLLOW", 0), mode)
 
         try:
@@ -85,15 +86,15 @@ class NewFile:
             self.discard()
 
     def finish(self) -> None:
-        """Puts the file in its place, on the disk itself.
+        """Replaces the target by the file, after flushing it to the disk.
 
-        Raises InputError if that fails; what was written then stays under the temporary name.
+        Raises InputError if that fails; the content then stays under the temporary name.
         """
         try:
             try:
                 os.fsync(self.file.fileno())
             finally:
-                self.file.close()  # Windows renames no open file
+                self.file.close()  # Windows cannot rename an open file
             os.replace(self.unfinished, self.path)
         except OSError as error:
             raise InputError(
@@ -113,9 +114,9 @@ class NewFile:
 
 
 class _WholeWrites(FileIO):
-    """An unbuffered file whose `write` writes everything, as libav and zipfile expect.
+    """An unbuffered file whose `write` writes all data, as libav and zipfile expect.
 
-    Without a buffer of Python's, a process that is killed loses nothing that libav has written.
+    Because Python buffers nothing, a process that is killed loses no data that libav has written.
     """
 
     def write(self, data: "bytes | bytearray | memoryview") -> int:  # type: ignore[override]
@@ -128,7 +129,7 @@ class _WholeWrites(FileIO):
 
 
 def _check_target(path: Path) -> None:
-    """Raises InputError for a target that a rename would fail on, or that is a device or a pipe."""
+    """Raises InputError if the target is a folder, a device, a pipe or a socket."""
     try:
         mode = path.lstat().st_mode
     except FileNotFoundError:
@@ -138,13 +139,16 @@ def _check_target(path: Path) -> None:
 
 
 def _log_leftovers(path: Path) -> None:
+    """Logs the names of unfinished files for the same target."""
     stem, suffix = re.escape(path.stem[:SHORT]), re.escape(path.suffix)
-    leftover = re.compile(rf"\.{stem}(\.[0-9a-f]{{16}})?\.part{suffix}")  # older ones had no number
-    with contextlib.suppress(OSError):  # a folder may be writable and yet not readable
+    leftover = re.compile(
+        rf"\.{stem}(\.[0-9a-f]{{16}})?\.part{suffix}"
+    )  # earlier versions used no number
+    with contextlib.suppress(OSError):  # a folder may be writable but not readable
         for found in sorted(path.parent.iterdir()):
             if leftover.fullmatch(found.name):
                 logger.warning(
-                    "%s is an unfinished %s, of a run that was killed or goes on: it is kept",
+                    "%s is an unfinished %s of a process that was killed or still runs; it is kept",
                     found,
                     path.name,
                 )
@@ -152,7 +156,9 @@ def _log_leftovers(path: Path) -> None:
 
 def _sync_folder(folder: Path) -> None:
     """Makes a rename outlive a power failure, if the system can."""
-    with contextlib.suppress(OSError):  # Windows opens no folders, some file systems sync none
+    with contextlib.suppress(
+        OSError
+    ):  # Windows cannot open folders, and some file systems cannot sync them
         descriptor = os.open(folder, os.O_RDONLY)
         try:
             os.fsync(descriptor)

@@ -1,4 +1,4 @@
-"""What happened to the frames, how long each stage took, and what went wrong."""
+"""Counts frames, times stages, and keeps track of faults."""
 
 import logging
 import time
@@ -13,50 +13,53 @@ import numpy as np
 logger = logging.getLogger(__name__)
 
 KEPT_TIMINGS = 3000
-"""Timings kept a stage: the last hundred seconds at 30 fps."""
+"""Timings kept for each stage: the last 100 seconds at 30 frames a second."""
 
 HEALED_AFTER = 30
-"""Successes in a row after which a fault is over: a second at 30 fps."""
+"""Successes in a row after which a fault is over: one second at 30 frames a second."""
 
 
 @dataclass
 class FrameCounts:
-    """Frames since the start. received = enhanced + passed + dropped (+ at most one under way)."""
+    """Counts frames since the start.
+
+    received = enhanced + passed + dropped (+ at most one in progress).
+    """
 
     received: int = 0
     enhanced: int = 0
-    passed: int = 0  # went out untouched: no face in it, no generator, or skipped
-    skipped: int = 0  # those of the passed that had a face but would have come out late
-    failed: int = 0  # those of the passed whose enhancement raised
-    dropped: int = 0  # replaced by a newer one before their turn
+    passed: int = 0  # passed through: without a face, without a generator, or skipped
+    skipped: int = 0  # passed through, although with a face, because they would have been late
+    failed: int = 0  # passed through because their enhancement raised an error
+    dropped: int = 0  # replaced by a newer frame before their turn
 
 
 class Faults:
-    """What failed in a running call: always counted, told when it begins and when it is over.
+    """Failures in a running call: counts each, and logs when a fault starts and when it is over.
 
-    Nothing here ever raises or waits: a call goes on without what fails.
+    No method raises or waits: a call continues without the part that fails.
 
     Attributes:
-        counts: failures since the start, by what failed.
+        counts: failures since the start, by the part that failed.
     """
 
     def __init__(self) -> None:
         self.counts: dict[str, int] = {}
-        self._told: set[tuple[str, object, type[Exception]]] = set()
-        self._successes: dict[tuple[str, object], int] = {}  # in a row, of what is failing now
+        self._logged: set[tuple[str, object, type[Exception]]] = set()
+        self._successes: dict[tuple[str, object], int] = {}  # in a row, of the parts that fail now
 
     @property
     def healthy(self) -> bool:
-        """Whether nothing is failing now."""
+        """Whether no part fails now."""
         return not self._successes
 
     @contextmanager
     def guard(self, what: str, whose: object = None) -> Iterator[None]:
-        """Keeps the block's exceptions in, as `failed`; without one it is `worked`.
+        """Suppresses the block's exceptions and calls `failed`, or else `worked`.
 
         Args:
-            what: failed, in a word.
-            whose: tells several of a kind apart.
+            what: name of the part, as in `counts`.
+            whose: distinguishes several parts of the same name.
         """
         try:
             yield
@@ -66,11 +69,11 @@ class Faults:
             self.worked(what, whose)
 
     def count(self, what: str, error: Exception, whose: object = None) -> None:
-        """Counts a failure that does not last; told once for each type of error."""
+        """Counts a single failure; logs it once for each type of error."""
         self.counts[what] = self.counts.get(what, 0) + 1
         kind = what, whose, type(error)
-        if kind not in self._told:
-            self._told.add(kind)
+        if kind not in self._logged:
+            self._logged.add(kind)
             logger.error("%s failed; the call goes on without it", what, exc_info=error)
 
     def failed(self, what: str, error: Exception, whose: object = None) -> None:
@@ -79,7 +82,7 @@ class Faults:
         self._successes[what, whose] = 0
 
     def worked(self, what: str, whose: object = None) -> bool:
-        """Notes a success; returns whether nothing of this kind is failing now."""
+        """Takes note of a success; returns whether this part has no fault now."""
         key = what, whose
         if key not in self._successes:
             return True
@@ -87,7 +90,7 @@ class Faults:
         if self._successes[key] < HEALED_AFTER:
             return False
         del self._successes[key]
-        self._told = {kind for kind in self._told if kind[:2] != key}
+        self._logged = {kind for kind in self._logged if kind[:2] != key}
         logger.warning("%s works again; it had failed %d times", what, self.counts[what])
         return True
 
@@ -129,17 +132,17 @@ class Timings:
 
 
 class Stats:
-    """Counts and timings of one enhanced stream; cheap enough to stay on always.
+    """Counts and timings of one enhanced stream; cheap enough to be always on.
 
     Attributes:
-        device: where the generator runs, 'cpu', 'cuda' or 'tensorrt'.
-        frames: what became of the frames.
-        first_restored_s: seconds from the start to the first restored frame, None before it.
-        keyframes: held now, over the faces on screen.
+        device: execution device of the generator, 'cpu', 'cuda' or 'tensorrt'.
+        frames: counts of frames by outcome.
+        first_restored_s: seconds from the start to the first restored frame; None before it.
+        keyframes: number of references held now, for all faces on screen.
         high_quality_inputs: frames whose faces needed no restoration.
-        admitted: keyframes so far by their source, and faces of stills that were refused: nobody's
-            on screen, or worse than the stream.
-        faults: what failed, and whether it still does.
+        admitted: references so far by their source, and faces of stills that were rejected because
+            they match nobody on screen, or are worse than the stream.
+        faults: failures, and whether they persist.
         enhancement: the stages, for frames that they changed.
     """
 
@@ -158,13 +161,13 @@ class Stats:
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
-        """Times the block as one run of stage `name`."""
+        """Measures the time of the block as one run of stage `name`."""
         began = time.perf_counter()
         yield
         self._timings[name].add(time.perf_counter() - began)
 
     def add(self, name: str, seconds: float) -> None:
-        """Takes one timing of stage `name` that was measured elsewhere."""
+        """Adds a time of stage `name` that was measured elsewhere."""
         self._timings[name].add(seconds)
 
     def timings(self, name: str) -> Timings:
@@ -182,40 +185,40 @@ class Stats:
         return self._timings["picture delay"]
 
     def left(self, restored: bool) -> None:
-        """Notes that a frame went out now; from these moments comes `fps`."""
+        """Takes note that a frame was sent on now; `fps` is computed from these moments."""
         now = time.perf_counter()
         self._leaving.append(now)
         if restored and self.first_restored_s is None:
             self.first_restored_s = now - self._began
 
     def restart_clock(self) -> None:
-        """Makes now the moment from which `first_restored_s` counts."""
+        """Makes `first_restored_s` count from now."""
         self._began = time.perf_counter()
 
     def forget_timings(self) -> None:
-        """Starts the timings anew, as after a warm-up; the counts stay."""
+        """Clears the timings, as after a warm-up; the counts stay."""
         self._timings.clear()
         self.enhancement.clear()
         self._leaving.clear()
 
     @property
     def fps(self) -> float:
-        """Frames a second that went out, over the window; 0 before there are two."""
+        """Frames a second that were sent on, over the timings kept; 0 before there are two."""
         if len(self._leaving) < 2:
             return 0.0
         return (len(self._leaving) - 1) / (self._leaving[-1] - self._leaving[0])
 
     def seconds(self, name: str) -> list[float]:
-        """A stage's timings, oldest first."""
+        """Returns a stage's times in seconds, oldest first."""
         return self._timings[name].all() if name in self._timings else []
 
     def milliseconds(self, name: str, *percentiles: float) -> list[float]:
-        """Percentiles of a stage's timings in ms; NaN where it never ran."""
+        """Returns percentiles (0 to 100) of a stage's times in ms; NaN if it never ran."""
         seconds = self.seconds(name) or [np.nan]
         return [float(value) for value in np.percentile(seconds, percentiles) * 1e3]
 
     def snapshot(self) -> dict[str, Any]:
-        """Everything, ready for JSON."""
+        """Returns all figures as a dict for JSON."""
         stages = {}
         for name in [name for name, timings in list(self._timings.items()) if timings.all()]:
             median, p95 = self.milliseconds(name, 50, 95)

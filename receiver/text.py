@@ -1,17 +1,17 @@
-"""Text that a stranger chose, made fit for a terminal and a log."""
+"""Makes untrusted text safe for terminals and logs."""
 
 from unicodedata import category
 
 MOST_TEXT = 200
-"""Characters of a stranger's text in one sentence."""
+"""Characters of untrusted text in one sentence."""
 
 
 def printable(text: object, most: int = MOST_TEXT) -> str:
     """Returns `text` on one line, without control characters, `most` characters long at most.
 
-    Control characters (C0, DEL, C1: among them what begins an ANSI escape), format characters
-    (bidirectional overrides, zero-width ones), surrogates, private and unassigned characters and
-    all separators become a space; several spaces become one.
+    Control characters (C0, DEL and C1, including those that start ANSI escapes), format characters
+    (bidirectional overrides, zero-width characters), surrogates, private and unassigned characters
+    and all separators become a space; several spaces become one.
     """
     head = str(text)[: 4 * most]
     line = " ".join("".join(one if one.isprintable() else " " for one in head).split())
@@ -19,10 +19,10 @@ def printable(text: object, most: int = MOST_TEXT) -> str:
 
 
 def escaped(text: object) -> str:
-    """Returns `text` on one line with nothing left out: for names that the user has to find again.
+    """Returns `text` on one line with nothing left out, for names that the user has to find again.
 
-    Of what `printable` replaces, all but spaces (category Zs) becomes its Python escape: `\\n`,
-    `\\x1b`, `\\u202e`, and `\\udcff` for the byte 0xFF of a name that is no UTF-8.
+    Each character that `printable` replaces, except spaces (category Zs), becomes a Python escape:
+    `\\n`, `\\x1b`, `\\u202e`, and `\\udcff` for the byte 0xFF of a name that is no UTF-8.
     """
     return "".join(
         one

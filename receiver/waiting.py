@@ -1,4 +1,4 @@
-"""Waiting for what may never come, in ways that can be cancelled."""
+"""Waits for events and tasks, with limits and cancellation."""
 
 import asyncio
 from collections.abc import Coroutine, Iterator
@@ -33,7 +33,7 @@ class BackgroundTasks:
 
 
 async def first(*events: asyncio.Event, seconds: float | None = None) -> bool:
-    """Waits for any of the events; returns whether one came in time."""
+    """Waits for any of the events; returns whether one was set in time (None: without a limit)."""
     waits = [asyncio.ensure_future(event.wait()) for event in events]
     try:
         done, _ = await asyncio.wait(waits, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
@@ -44,10 +44,7 @@ async def first(*events: asyncio.Event, seconds: float | None = None) -> bool:
 
 
 async def run_until(stop: asyncio.Event, work: Coroutine[Any, Any, None]) -> None:
-    """Runs `work` until it ends or `stop` comes, which cancels it whatever it waits for.
-
-    Raises what `work` raises.
-    """
+    """Runs `work` until it ends; cancels it when `stop` is set. Raises the errors of `work`."""
     working, stopping = asyncio.ensure_future(work), asyncio.ensure_future(stop.wait())
     try:
         await asyncio.wait((working, stopping), return_when=asyncio.FIRST_COMPLETED)
@@ -59,9 +56,9 @@ async def run_until(stop: asyncio.Event, work: Coroutine[Any, Any, None]) -> Non
 
 
 async def finished(work: Coroutine[Any, Any, Result], seconds: float) -> Result:
-    """Awaits `work`; if that is cancelled, `work` still has `seconds` to finish.
+    """Awaits `work`; if the caller is cancelled, `work` still has `seconds` to finish.
 
-    For a request that opens a session: only its answer names what is to be closed.
+    For a request that opens a session: only its response names the session that has to be closed.
     """
     task = asyncio.ensure_future(work)
     try:
@@ -73,7 +70,7 @@ async def finished(work: Coroutine[Any, Any, Result], seconds: float) -> Result:
 
 
 async def stopped(task: asyncio.Future[Any]) -> BaseException | None:
-    """Cancels a task, unless it has ended, and returns the error that it ended with, if any."""
+    """Cancels a task unless it has ended, waits for its end, and returns its error, if any."""
     task.cancel()
     await asyncio.wait((task,))
     return None if task.cancelled() else task.exception()

@@ -1,4 +1,4 @@
-"""A thread that may hang: nobody has to wait for it, not even the process that wants to end."""
+"""A worker thread that may hang without blocking its callers or the end of the process."""
 
 import atexit
 import time
@@ -9,8 +9,8 @@ from threading import Lock, Thread
 from typing import Any, ParamSpec, TypeAlias, TypeVar
 
 ENDS_WITHIN = 2.0
-"""Seconds that the process waits at its end for work under way: a library whose thread still runs
-while the interpreter goes may crash."""
+"""Seconds for which the process waits at its end for work in progress: a library whose thread still
+runs while the interpreter shuts down may crash."""
 
 P = ParamSpec("P")
 Result = TypeVar("Result")
@@ -18,35 +18,35 @@ Job: TypeAlias = "tuple[Future[Any], Callable[[], Any]] | None"
 
 
 class Worker(Executor):
-    """One thread that does one piece of work after the other, begun with the first.
+    """Runs one function after another in a thread that starts with the first one.
 
-    Like ThreadPoolExecutor(1), but for its end: that one's threads are waited for when the process
-    ends, so one that hangs within a library would keep the process for ever.
+    Like ThreadPoolExecutor(1), except that a process waits for that one's threads at its end: a
+    thread that hangs in a library would keep the process from ending.
     """
 
     def __init__(self, name: str) -> None:
-        """`name` is the thread's."""
+        """Creates a worker whose thread gets this name."""
         self._name = name
         self._jobs: SimpleQueue[Job] = SimpleQueue()
         self._lock = Lock()
         self._thread: Thread | None = None
         self._closed = False
-        self._began = 0.0  # of the work under way, by time.monotonic; 0 while there is none
+        self._began = 0.0  # start of the work in progress, by time.monotonic; 0 if idle
 
     @property
     def busy_s(self) -> float:
-        """Seconds for which the work under way has been going on, 0 while there is none."""
+        """Seconds since the start of the work in progress; 0 if idle."""
         began = self._began
         return time.monotonic() - began if began else 0.0
 
     def submit(
         self, fn: Callable[P, Result], /, *args: P.args, **kwargs: P.kwargs
     ) -> Future[Result]:
-        """As `Executor.submit`. Raises RuntimeError after `shutdown` or `abandon`."""
+        """Schedules a call like `Executor.submit`. Raises RuntimeError after `shutdown`."""
         future: Future[Result] = Future()
         with self._lock:
             if self._closed:
-                raise RuntimeError("this worker takes no work any more")
+                raise RuntimeError("this worker was shut down")
             if self._thread is None:
                 self._thread = Thread(target=self._run, name=self._name, daemon=True)
                 atexit.register(self._end)
@@ -55,7 +55,7 @@ class Worker(Executor):
         return future
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
-        """Takes no work any more; the thread ends with what was given to it so far."""
+        """Accepts no more work; the thread ends after the work submitted so far."""
         with self._lock:
             self._closed = True
             if cancel_futures:
@@ -65,7 +65,7 @@ class Worker(Executor):
             self._thread.join()
 
     def abandon(self) -> None:
-        """Leaves the thread to itself: it ends once its work under way does, if that ever ends."""
+        """Abandons the thread: it ends when its work in progress ends, if ever."""
         self.shutdown(wait=False, cancel_futures=True)
         atexit.unregister(self._end)
 
@@ -87,7 +87,7 @@ class Worker(Executor):
                 self._began = time.monotonic()
                 _do(future, work)
                 self._began = 0.0
-            del job, future, work  # a picture is not to be kept until the next one comes
+            del job, future, work  # do not keep a frame alive until the next one arrives
         atexit.unregister(self._end)
 
 

@@ -17,8 +17,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from keyframes import Landmarks, Picture
-from receiver.enhance.faces.tracking import Box, landmark_file
+from receiver.enhance.faces.tracking import landmark_file
 from receiver.inference.package_models import RECOGNITION, package_model
+from receiver.media.frame import Box
 
 VMAF, VMAF_NEG = "version=vmaf_v0.6.1", "version=vmaf_v0.6.1neg"
 RESAMPLES = 10_000

@@ -16,8 +16,9 @@ from keyframes import Landmarks, Picture
 from models.openh264 import OpenH264, through_any_codec
 from receiver.enhance.faces.alignment import extract_crop, picture_of, transform
 from receiver.enhance.faces.generator import Generator
-from receiver.enhance.faces.tracking import Box, Face
+from receiver.enhance.faces.tracking import Face
 from receiver.media.encoding import Encoding
+from receiver.media.frame import Box
 
 Protocol: TypeAlias = Literal["none", "call", "paper"]
 PROTOCOLS: dict[Protocol, Origin] = {"none": "none", "call": "stills", "paper": "raw"}

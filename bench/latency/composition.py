@@ -7,9 +7,10 @@ from itertools import islice
 import av
 from aiortc.jitterbuffer import JitterFrame
 
-from receiver.enhance.faces.tracking import MAX_FACES, Box, FaceTracker
+from receiver.enhance.faces.tracking import MAX_FACES, FaceTracker
 from receiver.errors import InputError
 from receiver.media.encoding import Encoding
+from receiver.media.frame import Box
 from receiver.media.planes import cut_frame, planes
 from receiver.sending.sources import Source
 

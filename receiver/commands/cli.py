@@ -1,6 +1,6 @@
-"""The command `receiver`."""
+"""The command `receiver`: assembles the parser and runs the selected command."""
 
-# Before PyAV: both bring an X client library, and OpenCV's windows hang if PyAV's came first.
+# Before PyAV: both contain an X client library, and OpenCV's windows hang if PyAV's is first.
 import cv2  # noqa: F401
 
 # isort: split
@@ -25,19 +25,22 @@ def run(arguments: list[str]) -> int:
     Raises ReceiverError for bad input.
     """
     args = parse(arguments)
-    # FFmpeg's own words would stand between ours. Any level but None hands them to Python, where a
-    # decoder's thread that says something while the decoder is freed waits for ever.
+    # FFmpeg's messages would mix with ours. With any level but None, they are passed to Python:
+    # a decoder's thread that logs while the decoder is freed would then wait for ever.
     av.logging.set_level(None)
     code: int = args.run(args)
     return code
 
 
 def parse(arguments: list[str]) -> argparse.Namespace:
-    """The arguments as a namespace whose `run` does the job; exits with 2 on bad ones."""
+    """Parses the arguments; exits with 2 if they are invalid.
+
+    Returns a namespace whose attribute `run` is the command to run with it.
+    """
     parser = Parser(
         prog="receiver",
-        description="Receives video calls and shows the face that compression took from them.",
-        epilog="receiver COMMAND --help tells what each takes.",
+        description="Receives video calls and restores faces that compression has degraded.",
+        epilog="receiver COMMAND --help describes the options of a command.",
     )
     parser.add_argument("--version", action="version", version=version("keyframe-receiver"))
     commands = parser.add_subparsers(required=True, metavar="COMMAND")

@@ -25,7 +25,7 @@ from receiver.enhance.files import FileResult, enhance_file
 from receiver.enhance.quality import Quality
 from receiver.errors import InputError
 from receiver.heap import return_large_blocks
-from receiver.media.files.writing import FORMATS
+from receiver.media.files.writing import WRITTEN_FORMATS
 from receiver.text import escaped
 
 MOST_SECONDS = 1e7
@@ -54,7 +54,7 @@ def add(commands: Any) -> None:
         nargs="+",
         metavar="IN OUT",
         help="any video file, or - for standard input; and the file to write: "
-        f"{', '.join(FORMATS)}, or - for Matroska on standard output",
+        f"{', '.join(WRITTEN_FORMATS)}, or - for Matroska on standard output",
     )
     enhance.add_argument(
         "--into",

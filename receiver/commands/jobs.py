@@ -11,7 +11,7 @@ from receiver.commands.options import make_folder
 from receiver.enhance.files import frame_total
 from receiver.errors import InputError
 from receiver.media.files.reading import ENDINGS
-from receiver.media.files.writing import FORMATS, format_of
+from receiver.media.files.writing import WRITTEN_FORMATS, format_of
 
 PIPE = "-"
 """Name that stands for standard input or output."""
@@ -102,7 +102,7 @@ def _videos(place: Path) -> list[Path]:
 
 def _output_name(source: Path) -> str:
     """Returns the name that a source's output gets in the folder of `--into`."""
-    if source.suffix.lower() in FORMATS:
+    if source.suffix.lower() in WRITTEN_FORMATS:
         return source.name
     return source.with_suffix(DEFAULT_ENDING).name
 

@@ -23,18 +23,18 @@ from receiver.media.pixels import (
 )
 
 MOST_STRETCHED = 4
-"""Width to height of a pixel, or height to width, beyond which a file's aspect is not believed."""
+"""Ratio of a pixel's sides above which a file's sample aspect ratio is ignored as wrong."""
 GREY = 128
-"""Chroma sample without a colour."""
+"""Chroma sample of a grey pixel, with 8 bits."""
 
 
 @dataclass(frozen=True)
 class Display:
-    """How stored frames are shown: turned, mirrored, with pixels of another shape.
+    """How stored frames are shown: rotated, mirrored, or with pixels that are not square.
 
     Attributes:
-        matrix: the 9 numbers of the file's display matrix (ISO/IEC 14496-12, 8.3.2), None without.
-        aspect: width to height of a stored pixel.
+        matrix: the 9 numbers of the file's display matrix (ISO/IEC 14496-12, 8.3.2), or None.
+        aspect: width of a stored pixel divided by its height.
     """
 
     matrix: tuple[int, ...] | None = None
@@ -42,7 +42,11 @@ class Display:
 
     @classmethod
     def of(cls, frame: av.VideoFrame, aspect: Any) -> "Display":
-        """Reads it off a decoded frame and its stream's sample aspect ratio (None: square)."""
+        """Returns the display of a decoded frame, with its stream's sample aspect ratio.
+
+        Args:
+            aspect: the sample aspect ratio; None for square pixels.
+        """
         container: Any = (
             SideDataContainer  # not frame.side_data: see receiver.media.frame._side_data
         )
@@ -72,7 +76,7 @@ class Display:
         return not self.transposed and self.mirrored == (False, False) and self.aspect == 1
 
     def size(self, width: int, height: int) -> tuple[int, int]:
-        """Width and height in square pixels at which stored frames of this size are shown."""
+        """Returns the width and height in square pixels of stored frames of this size."""
         if self.aspect > 1:
             width = round(width * self.aspect)
         else:
@@ -80,14 +84,14 @@ class Display:
         return (height, width) if self.transposed else (width, height)
 
     def shown(self, frame: av.VideoFrame) -> av.VideoFrame:
-        """The frame as a viewer sees it: upright, in square pixels, 4:2:0.
+        """Returns the frame as a viewer sees it: upright, with square pixels, 4:2:0.
 
         Args:
             frame: in a pixel format of `Storage`.
 
         Returns:
             A new frame with the same time, colours and depth (`RESTORABLE`), or the same object if
-            nothing is to be done.
+            it needs no change.
         """
         if self.is_plain and frame.format.name in RESTORABLE:
             return frame
@@ -102,9 +106,9 @@ class Display:
         return view
 
     def put_back(self, frame: av.VideoFrame, view: av.VideoFrame, restored: av.VideoFrame) -> None:
-        """Does to a stored frame, in place, what restoring did to its `shown` view.
+        """Applies to a stored frame, in place, what restoring changed in its `shown` view.
 
-        Samples whose view did not change stay as they are, to the bit.
+        Samples that did not change in the view stay bit-equal.
         """
         frame.make_writable()
         most = (1 << bits_of(frame)) - 1
@@ -121,7 +125,11 @@ class Display:
             plane[:] = np.clip(plane.astype(np.int32) + change, 0, most)
 
     def stored_box(self, box: NDArray[np.float64], width: int, height: int) -> NDArray[np.float64]:
-        """Where left, top, right, bottom of a view lie in the stored frame of this size."""
+        """Maps a box (left, top, right, bottom in pixels) of a view to the stored frame.
+
+        Args:
+            width, height: of the stored frame.
+        """
         shown = self.size(width, height)
         x, y = box[0::2] / shown[0], box[1::2] / shown[1]
         flip_x, flip_y = self.mirrored
@@ -144,7 +152,7 @@ class Display:
 
 
 def _three(frame: av.VideoFrame) -> Iterator[Samples]:
-    """Luma and both chroma planes; those that a grey frame lacks are grey."""
+    """Yields luma and both chroma planes; a grey frame gets chroma planes of grey."""
     planes = list(samples(frame))
     yield from planes
     if len(planes) == 1:
@@ -153,7 +161,7 @@ def _three(frame: av.VideoFrame) -> Iterator[Samples]:
 
 
 def _resized(plane: Samples, shape: tuple[int, ...]) -> Samples:
-    """A plane in another height and width: averaged where smaller, interpolated where larger."""
+    """Returns a plane in another height and width: averaged if smaller, interpolated if larger."""
     if plane.shape == shape:
         return plane
     smaller = shape[0] <= plane.shape[0] and shape[1] <= plane.shape[1]

@@ -1,4 +1,4 @@
-"""H.264 as a camera in a call would send it: for demo, benches and training."""
+"""Encodes H.264 as a camera in a call would send it, for the demo, benches and training."""
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
@@ -26,7 +26,7 @@ class Encoding:
     preset: str = "veryfast"
 
     def open(self, width: int, height: int, rate: Fraction) -> av.VideoCodecContext:
-        """An encoder for yuv420p pictures of this size and frame rate, time base 1/90000."""
+        """Returns an encoder for yuv420p frames of this size and rate, with time base 1/90000."""
         codec: av.VideoCodecContext = av.CodecContext.create("libx264", "w")
         codec.width, codec.height, codec.pix_fmt = width, height, "yuv420p"
         codec.framerate, codec.time_base = rate, Fraction(1, 90000)
@@ -43,7 +43,7 @@ class Encoding:
 
 
 def open_decoder() -> av.VideoCodecContext:
-    """An H.264 decoder that holds no frame back and exports QPs and motion vectors."""
+    """Returns an H.264 decoder that holds no frame back and exports QPs and motion vectors."""
     codec: av.VideoCodecContext = av.CodecContext.create("h264", "r")
     export_side_data(codec)
     return codec
@@ -54,7 +54,7 @@ def through_codec(
 ) -> Iterator[tuple[av.VideoFrame, DecodedFrame, int]]:
     """Encodes and decodes yuv420p frames one by one, setting their pts.
 
-    Yields each frame, what a receiver would have seen of it, and its size in bytes.
+    Yields each frame, the frame that a receiver would decode, and its encoded size in bytes.
     """
     encoder: av.VideoCodecContext | None = None
     decoder = open_decoder()

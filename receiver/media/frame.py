@@ -1,4 +1,4 @@
-"""From packets to pictures that know how well they arrived."""
+"""Decoded frames, and the data about them that the decoder exports."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -23,8 +23,8 @@ _BLOCK = np.dtype([("x", "<i4"), ("y", "<i4"), ("w", "<i4"), ("h", "<i4"), ("dqp
 def export_side_data(codec: av.VideoCodecContext) -> None:
     """Makes a decoder that is not open yet export QPs and motion vectors with its frames.
 
-    It then decodes with slice threads: of frame threads, libav gives out a frame while another
-    thread still writes its side data, and QPs would differ from run to run.
+    Switches it to slice threads: with frame threads, libav returns a frame while another thread
+    still writes its side data, and QPs would differ from run to run.
     """
     codec.thread_type = "SLICE"
     codec.options = {**codec.options, "export_side_data": "venc_params"}
@@ -33,12 +33,12 @@ def export_side_data(codec: av.VideoCodecContext) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Arrival:
-    """How a frame came, as its `opaque` tells.
+    """How a frame arrived; stored in its `opaque`.
 
     Attributes:
-        seconds: when its packets were whole, by `time.perf_counter`.
-        damaged: whether it, or a picture that it is predicted from, was lost.
-        size_bytes: of its access unit, None where nobody counted.
+        seconds: when its last packet arrived, by `time.perf_counter`.
+        damaged: whether part of it, or of a frame that it is predicted from, was lost.
+        size_bytes: size of its access unit; None if unknown.
     """
 
     seconds: float
@@ -56,17 +56,17 @@ class QpBlocks(NamedTuple):
 
 @dataclass(frozen=True)
 class DecodedFrame:
-    """A frame as the decoder gave it, and what the decoder knows of it.
+    """A frame as decoded, with the data that the decoder exported.
 
     Attributes:
         video: the frame, planar YUV, with its pts and time base.
-        is_keyframe: whether it was decoded from an IDR or another random access point.
-        qp: mean luma QP over the picture's macroblocks, 0 to 51, skipped ones with the QP they
-            inherit; None where the codec does not tell.
-        damaged: whether a loss came before it in its prediction chain; False where nobody watched.
-        size_bytes: as encoded, None where nobody counted.
-        stored: if `video` is a view that is turned or scaled, the frame that was decoded, and what
-            takes a box in `video` to one in it; else None.
+        is_keyframe: whether it was decoded from an IDR picture or another random access point.
+        qp: mean luma QP over the frame's macroblocks, 0 to 51; skipped macroblocks count with the
+            QP that they inherit. None if the codec does not export it.
+        damaged: whether its prediction chain contains a loss; False if losses were not tracked.
+        size_bytes: size of the encoded frame; None if unknown.
+        stored: if `video` is a rotated or scaled view, the decoded frame, and a function that maps
+            a box in `video` to a box in that frame; otherwise None.
     """
 
     video: av.VideoFrame
@@ -78,15 +78,19 @@ class DecodedFrame:
 
     @classmethod
     def from_video(cls, video: av.VideoFrame) -> "DecodedFrame":
-        """Reads off a frame what its decoder exported (see `export_side_data`, `Arrival`)."""
+        """Reads the data that a decoder exported with a frame (`export_side_data`, `Arrival`)."""
         arrival = video.opaque if isinstance(video.opaque, Arrival) else None
         damaged, size = (arrival.damaged, arrival.size_bytes) if arrival else (False, None)
         return cls(video, bool(video.key_frame), _mean_qp(video), damaged, size)
 
     def qp_within(self, box: Box) -> float | None:
-        """Mean luma QP of the macroblocks that lie within left, top, right, bottom in pixels.
+        """Returns the mean luma QP of the macroblocks whose centres lie within a box, 0 to 51.
 
-        Of the whole picture where none does; None where the codec does not tell.
+        Returns the mean over the whole frame if no centre does, and None if the codec does not
+        export QPs.
+
+        Args:
+            box: left, top, right, bottom in pixels of `video`.
         """
         decoded = self.video
         if self.stored is not None:
@@ -111,20 +115,22 @@ class DecodedFrame:
 
     @cached_property
     def motion_vectors(self) -> NDArray[Any] | None:
-        """FFmpeg's AVMotionVector records as a structured array; None on an intra picture."""
+        """FFmpeg's AVMotionVector records as a structured array; None for an intra frame."""
         side_data = _side_data(self.video, "MOTION_VECTORS")
         return None if side_data is None else side_data.to_ndarray()
 
 
 def _mean_qp(video: av.VideoFrame) -> float | None:
+    """Returns the mean luma QP of a frame; None if the codec does not export it."""
     side_data = _blocks(video)
     return None if side_data is None else float(side_data[0]["dqp"].mean() + side_data[1])
 
 
 def _blocks(video: av.VideoFrame) -> tuple[NDArray[Any], int] | None:
-    """The picture's macroblocks as `_BLOCK` records, and the QP that theirs are relative to.
+    """Returns the frame's macroblocks as `_BLOCK` records, and the QP that theirs are relative to.
 
-    None where the codec is not H.264: MPEG-4 counts from 1 to 31, VP9 from 0 to 255.
+    Returns None for codecs other than H.264, whose QPs have other ranges: MPEG-4's is 1 to 31,
+    VP9's is 0 to 255.
     """
     side_data = _side_data(video, "VIDEO_ENC_PARAMS")
     if side_data is None or side_data.codec_type != _H264 or not side_data.nb_blocks:
@@ -136,10 +142,10 @@ def _blocks(video: av.VideoFrame) -> tuple[NDArray[Any], int] | None:
 
 
 def _side_data(video: av.VideoFrame, name: str) -> Any:
-    """A frame's side data of this type, None without any.
+    """Returns a frame's side data of this type, or None.
 
-    Not by `video.side_data`: frame and side data would hold each other, and every picture stay in
-    memory until the garbage collector finds it; those that it once let live, for hours.
+    Does not use `video.side_data`: frame and side data would refer to each other, and every frame
+    would stay in memory until the garbage collector runs; old generations, for hours.
     """
     container: Any = SideDataContainer
     return container(video).get(name)

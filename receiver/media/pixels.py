@@ -1,4 +1,4 @@
-"""Pixel formats: which of them an H.264 file can hold, and their planes as arrays."""
+"""Pixel formats: how H.264 files store them, and their planes as arrays."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -13,14 +13,15 @@ Samples: TypeAlias = NDArray[Any]
 """HxW, uint8 or uint16: one plane of a frame."""
 
 PLANAR_420 = ("yuv420p", "yuvj420p")
-"""The 8-bit 4:2:0 pixel formats: what calls decode to."""
+"""The 8-bit 4:2:0 pixel formats, which calls decode to."""
 DEEP_420 = "yuv420p10le"
+"""The 4:2:0 pixel format with `DEEP_BITS` bits a sample."""
 RESTORABLE = (*PLANAR_420, DEEP_420)
 """The pixel formats in which faces are restored."""
 DEEP_BITS = 10
 """Bits a sample of `DEEP_420`, and the most that x264 encodes."""
 SMPTE170M = 6
-"""MatrixCoefficients of ITU-T H.273 by which RGB becomes YUV here."""
+"""MatrixCoefficients (ITU-T H.273) that are used here to convert RGB to YUV."""
 
 
 @dataclass(frozen=True)
@@ -29,7 +30,7 @@ class Storage:
 
     Attributes:
         name: a planar YUV pixel format of x264: 8 or 10 bits, 4:2:0, 4:2:2, 4:4:4 or grey.
-        change: what it takes from the frames, in a few words; empty for nothing.
+        change: what frames lose by the conversion, in a few words; empty if nothing.
     """
 
     name: str
@@ -37,7 +38,7 @@ class Storage:
 
     @classmethod
     def of(cls, frame: av.VideoFrame) -> "Storage":
-        """The storage that keeps most of frames like this one."""
+        """Returns the storage that preserves most of frames like this one."""
         layout = frame.format
         colours = [part for part in layout.components if not part.is_alpha]
         bits = max(part.bits for part in colours)
@@ -65,7 +66,7 @@ class Storage:
         return cls(name, f"{layout.name} becomes {name} ({', '.join(changes)})" if changes else "")
 
     def stored(self, frame: av.VideoFrame) -> av.VideoFrame:
-        """The frame in this pixel format; the same object if it has it already.
+        """Returns the frame in this pixel format; the same object if it has that already.
 
         A converted frame keeps its times and colour tags, but not its side data.
         """
@@ -97,17 +98,17 @@ def samples(frame: av.VideoFrame) -> Iterator[Samples]:
 
 
 def bits_of(frame: av.VideoFrame) -> int:
-    """Bits a sample."""
+    """Returns the bits a sample of a frame."""
     return max(part.bits for part in frame.format.components)
 
 
 def bytes_a_sample(frame: av.VideoFrame) -> int:
-    """1 or 2."""
+    """Returns the bytes in which a sample of a frame is stored, 1 or 2."""
     return 1 if bits_of(frame) <= 8 else 2
 
 
 def to_8_bits(plane: Samples, bits: int) -> Samples:
-    """A plane of this many bits a sample with 8 bits, rounded."""
+    """Returns a plane of `bits` bits a sample, rounded to 8 bits (uint8)."""
     if bits == 8:
         return plane
     half = 1 << (bits - 9)
@@ -116,7 +117,7 @@ def to_8_bits(plane: Samples, bits: int) -> Samples:
 
 
 def keep_tags(to: av.VideoFrame, of: av.VideoFrame) -> None:
-    """Gives a frame the time and the colours of another one."""
+    """Copies the time and the colour tags of a frame to another one."""
     to.pts = of.pts
     if of.time_base is not None:
         to.time_base = of.time_base
@@ -125,7 +126,7 @@ def keep_tags(to: av.VideoFrame, of: av.VideoFrame) -> None:
 
 
 def _chroma(layout: av.VideoFormat) -> str:
-    """The sampling that holds all colour samples of a YUV format: 420, 422 or 444."""
+    """Returns the sampling that preserves all chroma samples of a YUV format: 420, 422 or 444."""
     width, height = layout.chroma_width(64), layout.chroma_height(64)
     if height < 64:
         return "420" if width <= 32 else "444"
@@ -133,6 +134,7 @@ def _chroma(layout: av.VideoFormat) -> str:
 
 
 def _named(chroma: str, depth: int, *, full_range: bool) -> str:
+    """Returns libav's name of a planar YUV format."""
     if depth == 10:
         return f"yuv{chroma}p10le"
     return f"yuvj{chroma}p" if full_range else f"yuv{chroma}p"

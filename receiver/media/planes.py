@@ -1,4 +1,4 @@
-"""A frame's planes as arrays: views, copies, parts, and the matrices between YUV and RGB."""
+"""Accesses planes of frames as arrays, copies and cuts frames, and converts YUV and RGB."""
 
 from functools import lru_cache
 from typing import Any, TypeAlias, cast
@@ -15,18 +15,18 @@ Plane: TypeAlias = NDArray[Any]
 
 
 Matrix: TypeAlias = list[list[float]]
-"""Rows of the weights of three channels: plain numbers, as OpenCV's functions take them."""
+"""Rows of weights of three channels: plain numbers, as OpenCV's functions take them."""
 
 
 Region: TypeAlias = tuple[float, float, float, float]
-"""Left, top, right, bottom as fractions of a picture's width and height."""
+"""Left, top, right, bottom as fractions of a frame's width and height, 0 to 1."""
 
 
 WHOLE: Region = (0.0, 0.0, 1.0, 1.0)
 
 
 def planes(frame: av.VideoFrame) -> tuple[Plane, Plane, Plane]:
-    """The Y (HxW), U and V (half of each, rounded up) planes of a 4:2:0 frame, without a copy."""
+    """Returns the Y (HxW), U and V (half of each, rounded up) planes of a 4:2:0 frame as views."""
     kind = np.uint8 if frame.format.name in PLANAR_420 else np.dtype("<u2")
     y, u, v = (
         np.ndarray(
@@ -41,13 +41,13 @@ def planes(frame: av.VideoFrame) -> tuple[Plane, Plane, Plane]:
 
 
 def luma_of(frame: av.VideoFrame) -> Plane:
-    """The Y plane of a 4:2:0 frame with 8 bits a sample."""
+    """Returns the Y plane of a 4:2:0 frame, HxW, uint8; deeper samples are rounded to 8 bits."""
     luma = planes(frame)[0]
     return luma if luma.dtype == np.uint8 else to_8_bits(luma, DEEP_BITS)
 
 
 def copy_frame(frame: av.VideoFrame) -> av.VideoFrame:
-    """A copy that may be written to: the decoder still predicts from the frame that it gave."""
+    """Returns a copy that may be written to: the decoder still predicts from its own frame."""
     copy = av.VideoFrame(frame.width, frame.height, frame.format.name)
     for to, of in zip(planes(copy), planes(frame), strict=True):
         to[:] = of
@@ -56,9 +56,11 @@ def copy_frame(frame: av.VideoFrame) -> av.VideoFrame:
 
 
 def cut_frame(frame: av.VideoFrame, left: int, top: int, width: int, height: int) -> av.VideoFrame:
-    """A part of a frame as a 4:2:0 frame of its own, with its time and colours.
+    """Returns a part of a frame as a new 4:2:0 frame with the same time and colours.
 
-    All four are even; what would lie beyond the frame is moved into it.
+    Args:
+        left, top, width, height: of the part in pixels, all even; a part that would extend beyond
+            the frame is moved into it.
     """
     if frame.format.name not in PLANAR_420:
         frame = frame.reformat(format="yuv420p")
@@ -76,18 +78,19 @@ def cut_frame(frame: av.VideoFrame, left: int, top: int, width: int, height: int
 
 
 def colours_of(frame: av.VideoFrame) -> tuple[bool, bool, int]:
-    """Whether a frame is BT.709 (else BT.601), whether it is full range, and bits a sample."""
+    """Returns whether a frame is BT.709 (else BT.601), whether it is full range, and its bits."""
     full_range = frame.color_range == ColorRange.JPEG or frame.format.name == "yuvj420p"
     return frame.colorspace == Colorspace.ITU709, full_range, bits_of_sample(frame)
 
 
 def bits_of_sample(frame: av.VideoFrame) -> int:
+    """Returns the bits a sample of a `RESTORABLE` frame: 8 or 10."""
     return 8 if frame.format.name in PLANAR_420 else DEEP_BITS
 
 
 @lru_cache(maxsize=8)
 def rgb_from_yuv_matrix(bt709: bool, full_range: bool, bits: int) -> Matrix:
-    """3x4: takes Y, U, V samples and 1 to R, G, B in [0, 1] (ITU-T H.273, MatrixCoefficients)."""
+    """Returns the 3x4 matrix from (Y, U, V, 1) in samples to R, G, B in [0, 1] (ITU-T H.273)."""
     kr, kb = (0.2126, 0.0722) if bt709 else (0.299, 0.114)
     step = float(1 << (bits - 8))
     luma, chroma, black = 219.0 * step, 224.0 * step, 16.0 * step
@@ -108,6 +111,6 @@ def rgb_from_yuv_matrix(bt709: bool, full_range: bool, bits: int) -> Matrix:
 
 @lru_cache(maxsize=8)
 def yuv_from_rgb_matrix(bt709: bool, full_range: bool, bits: int) -> Matrix:
-    """3x3: takes a difference of R, G, B in [0, 1] to one of Y, U, V samples."""
+    """Returns the 3x3 matrix from differences of R, G, B in [0, 1] to differences of Y, U, V."""
     rgb_from_yuv = np.array(rgb_from_yuv_matrix(bt709, full_range, bits))[:, :3]
     return cast(Matrix, np.linalg.inv(rgb_from_yuv).tolist())

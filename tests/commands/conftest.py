@@ -1,4 +1,4 @@
-"""What the tests of several commands share."""
+"""Fixtures of the tests of several commands."""
 
 from pathlib import Path
 
@@ -10,7 +10,7 @@ from tests.conftest import plain_frame, write_clip
 
 @pytest.fixture(scope="session")
 def clips(portrait, tmp_path_factory) -> Path:
-    """A folder of clips: of three frames, of four, of two without a face."""
+    """Writes clips of three frames, of four, and of two without a face; returns their folder."""
     folder = tmp_path_factory.mktemp("clips")
     write_clip(folder / "three.mp4", portrait[:3], with_audio=False, crf=36)
     write_clip(folder / "four.mkv", portrait[:4], with_audio=False, crf=36)

@@ -1,4 +1,4 @@
-"""The command line as a person meets it: what it prints and how it exits."""
+"""The command line: its output and exit codes."""
 
 import json
 import os
@@ -31,7 +31,7 @@ def run(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]
 
 
 def assert_one_sentence(result: subprocess.CompletedProcess[str], *words: str) -> None:
-    """Exit code 2, nothing on standard output, one line on standard error with these words."""
+    """Asserts exit code 2, no standard output, and one line with these words on standard error."""
     assert result.returncode == 2, result.stderr
     assert result.stdout == ""
     assert "Traceback" not in result.stderr
@@ -74,13 +74,13 @@ def demo_output(tmp_path) -> Path:
         ([], ["COMMAND"]),
     ],
 )
-def test_bad_input_is_told_in_one_sentence(arguments, words, tmp_path, monkeypatch):
+def test_bad_input_is_reported_in_one_sentence(arguments, words, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert_one_sentence(run(*arguments), *words)
     assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
 
 
-def test_a_model_that_is_no_model(tmp_path):
+def test_an_invalid_model_file_is_rejected(tmp_path):
     path = tmp_path / "text.onnx"
     path.write_text("no network")
     result = run("enhance", "a.mp4", "b.mp4", "--model", str(path))
@@ -92,7 +92,7 @@ def test_a_model_that_is_no_model(tmp_path):
     )
 
 
-def test_cuda_that_is_absent(clip, tmp_path):
+def test_missing_cuda_is_an_error(clip, tmp_path):
     if not any(finding.name == "cuda" and not finding.fine for finding in examine("lite", "cpu")):
         pytest.skip("CUDA is here, so its absence cannot be seen")
     result = run("enhance", str(clip), str(tmp_path / "out.mp4"), "--device", "cuda")
@@ -128,7 +128,7 @@ def test_enhance_prints_one_object(clip, tmp_path):
 
 @pytest.mark.skipif(sys.platform == "win32", reason="needs a limit on file sizes")
 @pytest.mark.parametrize("command", ["enhance", "demo"])
-def test_a_disk_that_is_full(clip, tmp_path, command):
+def test_a_full_disk_is_reported(clip, tmp_path, command):
     script = (
         "import resource, sys; resource.setrlimit(resource.RLIMIT_FSIZE, (30000, 30000));"
         f"sys.argv = {['receiver', *full_disk_arguments(command, clip, tmp_path)]!r};"
@@ -220,7 +220,7 @@ def test_doctor_fails_when_what_was_asked_for_is_missing():
     assert "Something is missing" in result.stdout
 
 
-def test_doctor_sees_changed_weights(monkeypatch, tmp_path):
+def test_doctor_reports_changed_weights(monkeypatch, tmp_path):
     weights = tmp_path / "weights"
     weights.mkdir()
     for path in Path(receiver.__file__).parent.joinpath("weights").iterdir():
@@ -233,7 +233,7 @@ def test_doctor_sees_changed_weights(monkeypatch, tmp_path):
     assert "install the package again" in finding.says
 
 
-def test_doctor_misses_the_landmark_file(monkeypatch):
+def test_doctor_reports_a_missing_landmark_file(monkeypatch):
     monkeypatch.setattr("receiver.inference.package_models.find_spec", lambda name: None)
     finding = next(f for f in examine("lite", "cpu") if f.name == "landmarks")
     assert not finding.fine
@@ -264,8 +264,8 @@ def test_the_public_names_are_these():
     assert all(hasattr(receiver, name) for name in receiver.__all__)
 
 
-def test_ffmpegs_words_are_not_handed_to_python(monkeypatch, tmp_path):
-    """A decoder's thread that has something to say would wait for the thread that frees it."""
+def test_ffmpegs_messages_are_not_passed_to_python(monkeypatch, tmp_path):
+    """A decoder's thread that logs would wait for the thread that frees the decoder."""
     monkeypatch.setattr("sys.argv", ["receiver", "enhance", str(tmp_path / "none"), "out.mp4"])
     with pytest.raises(SystemExit):
         cli.main()
@@ -273,7 +273,7 @@ def test_ffmpegs_words_are_not_handed_to_python(monkeypatch, tmp_path):
 
 
 class EnoughError(Exception):
-    """Instead of a server that runs until somebody stops it."""
+    """Raised instead of the command's work."""
 
 
 @pytest.mark.parametrize(
@@ -284,10 +284,10 @@ class EnoughError(Exception):
         (["--quality", "fast"], 2, True, "fast"),
     ],
 )
-def test_serve_takes_as_many_calls_as_were_measured_or_told(
+def test_serve_admits_as_many_calls_as_measured_or_given(
     monkeypatch, capsys, options, calls, is_measured, level
 ):
-    """All share one generator, whose batches are bounded by what was measured too."""
+    """All calls share one generator; the measurement bounds its batches as well."""
     generators = []
     quick = Measured(frame_s=0.012, generator_s=0.007, pair_s=0.014)
     monkeypatch.setattr(serve, "measure", lambda generator: generators.append(generator) or quick)
@@ -321,7 +321,7 @@ def test_serve_takes_as_many_calls_as_were_measured_or_told(
         (["--quality", "best"], "lite.onnx"),
     ],
 )
-def test_enhance_takes_all_cores_and_floats_if_asked(monkeypatch, options, file):
+def test_enhance_uses_all_cores_and_floats_if_asked(monkeypatch, options, file):
     used: list[Generator] = []
 
     def enhance_file(source, target, enhancer, **_):

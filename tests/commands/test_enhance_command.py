@@ -99,7 +99,7 @@ def test_times(text, seconds):
 @pytest.mark.parametrize(
     "text", ["-1", "nan", "inf", "1e3", "1:60", "60:00:", "1:2:3:4", "", ":", "٣", "9" * 400, "1,5"]
 )
-def test_no_times(text):
+def test_invalid_times_are_rejected(text):
     for option in ("--start", "--duration"):
         result = parsing("enhance", "a", "b", f"{option}={text}")
         assert (
@@ -107,13 +107,13 @@ def test_no_times(text):
         )
 
 
-def test_a_duration_is_more_than_nothing():
+def test_a_duration_must_be_more_than_0():
     said = "argument --duration: '0:00' is not a duration: give more than 0 seconds"
     assert said in parsing("enhance", "a", "b", "--duration", "0:00")
 
 
 def parsing(*arguments: str) -> str:
-    """What the parser says as it exits with 2."""
+    """Returns the error message of the parser, which exits with 2."""
     said = io.StringIO()
     with contextlib.redirect_stderr(said), pytest.raises(SystemExit) as stopped:
         cli.parse(list(arguments))
@@ -125,7 +125,7 @@ def test_a_part_is_asked_for_and_counted(monkeypatch, clips, here):
     asked = {}
 
     class EnoughError(Exception):
-        """Instead of the work."""
+        """Raised instead of the work."""
 
     def enhance_file(source, target, enhancer, **options):
         asked.update(options)
@@ -192,7 +192,7 @@ def test_a_pipe_that_cannot_be_used_is_named(closed, arguments, sentence, clips,
     assert_one_sentence(result, f"receiver: {sentence}")
 
 
-def test_a_disk_that_fills_up_is_said_once(clips, here):
+def test_a_disk_that_fills_up_is_reported_once(clips, here):
     command = ["sh", "-c", 'ulimit -f 1; exec "$@" >out.mkv', "sh", *RECEIVER, "enhance"]
     result = subprocess.run(
         [*command, str(clips / "four.mkv"), "-"], capture_output=True, text=True, check=False
@@ -239,7 +239,7 @@ def on_terminal(*arguments: str, **environment: str) -> tuple[int, str]:
     return process.wait(60), shown.decode()
 
 
-def test_progress_shows_frames_speed_and_time_left_and_goes(clips, here):
+def test_progress_shows_frames_speed_and_time_left_and_disappears(clips, here):
     code, shown = on_terminal(str(clips / "four.mkv"), "o.mp4", NO_COLOR="1")
     assert code == 0
     assert " 4/4 " in shown
@@ -250,7 +250,7 @@ def test_progress_shows_frames_speed_and_time_left_and_goes(clips, here):
 
 
 @pytest.mark.parametrize("arguments", [["text.mp4", "o.mp4"], ["no.mp4", "o.mp4"]])
-def test_what_fails_before_the_first_frame_shows_no_bar(arguments, here):
+def test_a_failure_before_the_first_frame_shows_no_bar(arguments, here):
     (here / "text.mp4").write_text("no video")
     code, shown = on_terminal(*arguments)
     assert (code, shown.count("\n"), shown.count("\x1b")) == (2, 1, 0)
@@ -283,7 +283,7 @@ def test_nothing_restored_has_its_reason(clips, here):
     assert second == "Nothing was restored: no face was found."
 
 
-def test_a_strength_of_0_is_the_reason_and_not_the_faces(clips, here):
+def test_a_strength_of_0_is_named_as_the_reason(clips, here):
     result = run("enhance", str(clips / "three.mp4"), "o.mp4", "--strength", "0")
     first, second = result.stdout.splitlines()
     counts = "3 frames, 0 enhanced, 0 already of high quality, 3 unchanged"

@@ -15,7 +15,7 @@ from tests.commands.conftest import frames_of
 from tests.commands.test_cli import assert_one_sentence, run
 
 
-def test_several_files_go_on_after_a_failure(clips, here):
+def test_a_failure_does_not_stop_the_other_files(clips, here):
     (here / "text.mp4").write_text("no video")
     places = [str(clips / "three.mp4"), "text.mp4", "no.mp4", str(clips / "plain.avi")]
     result = run("enhance", *places, "--into", "made/out", COLUMNS="200")
@@ -58,7 +58,7 @@ def test_several_files_as_json_lines(clips, here):
         }
 
 
-def test_all_well_is_exit_code_0(clips, here):
+def test_success_is_exit_code_0(clips, here):
     result = run("enhance", str(clips / "three.mp4"), "--into", "out", COLUMNS="40")
     assert (result.returncode, result.stderr) == (0, "")
 
@@ -83,7 +83,7 @@ def test_a_narrow_terminal_gets_a_list_instead_of_a_table(clips, here):
     ("sent", "code", "said"),
     [(signal.SIGINT, 130, "receiver: interrupted\n"), (signal.SIGTERM, 143, "")],
 )
-def test_an_interruption_prints_what_was_done(sent, code, said, clips, clip, here):
+def test_an_interrupted_command_prints_its_table(sent, code, said, clips, clip, here):
     shutil.copy(clips / "three.mp4", here / "a.mp4")
     shutil.copy(clip, here / "b.mp4")
     shutil.copy(clip, here / "c.mp4")
@@ -153,7 +153,7 @@ def test_a_folder_is_its_videos_by_name(tmp_path):
         (["a.mp4", "link/a.mp4"], "link/a.mp4 is the input itself: give another name"),
     ],
 )
-def test_what_is_refused_before_the_network_is_loaded(arguments, sentence, clips, here):
+def test_bad_arguments_are_rejected_before_the_model_is_loaded(arguments, sentence, clips, here):
     shutil.copy(clips / "three.mp4", here / "a.mp4")
     (here / "in").mkdir()
     (here / "empty").mkdir()
@@ -166,7 +166,7 @@ def test_what_is_refused_before_the_network_is_loaded(arguments, sentence, clips
     assert sorted(path.name for path in here.iterdir()) == ["a.mp4", "empty", "in", "link"]
 
 
-def test_a_network_that_is_missing_ends_it_at_once(clips, here):
+def test_a_missing_model_ends_the_command_at_once(clips, here):
     result = run("enhance", str(clips), "--into", "out", "--model", "nosuch")
     assert_one_sentence(result, "there is no model 'nosuch'")
 

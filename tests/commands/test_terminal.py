@@ -1,4 +1,4 @@
-"""Terminals and pipes as they are: closed, full, ASCII only, narrow; names of any bytes."""
+"""Unusual terminals and pipes (closed, full, ASCII only, narrow), and names of any bytes."""
 
 import json
 import os
@@ -88,7 +88,7 @@ def test_streams_that_are_closed_or_full(redirection, arguments, code, said, buf
 
 
 def test_a_file_is_not_taken_for_a_closed_standard_output(short, tmp_path):
-    """The first file that is opened would have the descriptor of what is closed."""
+    """Otherwise the first opened file would get the descriptor of the closed stream."""
     target = tmp_path / "out.mkv"
     result = shell("<&- >&- 2>&-", *RECEIVER, "enhance", str(short), str(target))
     assert result.returncode == 0
@@ -215,7 +215,7 @@ def test_json_is_taken_by_any_reader():
 
 
 def interrupting(folder: Path, module: str) -> dict[str, str]:
-    """An environment in which `module`, while it is loaded, meets Ctrl-C as modules in C do."""
+    """Returns an environment in which loading `module` meets Ctrl-C as modules in C do."""
     (folder / f"{module}.py").write_text(
         "import os, signal\n"
         "try:\n"
@@ -244,7 +244,7 @@ def test_ctrl_c_while_modules_are_loaded(tmp_path, module, command, name):
     assert result.stderr == f"{name}: interrupted\n"
 
 
-def test_ctrl_c_that_a_shell_has_turned_off_stays_so(tmp_path):
+def test_ctrl_c_that_a_shell_has_disabled_stays_disabled(tmp_path):
     """As for a command in the background of a script."""
     (tmp_path / "dlib.py").write_text(
         "import os, signal, sys\n"

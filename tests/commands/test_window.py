@@ -16,7 +16,7 @@ needs_screen = pytest.mark.skipif(bool(missing), reason="needs apt install xvfb 
     "imports", ["from receiver import Enhancer", "import receiver.commands.cli"]
 )
 def test_opencv_is_loaded_before_pyav(imports):
-    """The other way round its windows hang: both bring a libxcb."""
+    """In the other order OpenCV's windows hang: both contain a libxcb."""
     order = f"{imports}; import sys; m = list(sys.modules); print(m.index('cv2'), m.index('av'))"
     output = subprocess.run(
         [sys.executable, "-c", order], capture_output=True, text=True, check=True

@@ -1,4 +1,4 @@
-"""Enhances files and compares all that they hold, with what may differ and has to be said."""
+"""Enhances files and compares their contents; differences must be allowed and reported."""
 
 import itertools
 from pathlib import Path
@@ -16,19 +16,19 @@ from tests.media.sources import FRAMES, face_in
 EIGHT = ("yuv420p", "yuv422p", "yuv444p", "gray")
 TEN = ("yuv420p10le", "yuv422p10le", "yuv444p10le", "gray10le")
 X264 = EIGHT + TEN
-"""Pixel formats that the output can have."""
+"""Pixel formats of outputs."""
 ISO_SOUND = {"aac", "ac3", "eac3", "mp3", "mp2", "alac", "flac", "opus", "dts", "truehd", "vorbis"}
-"""Codecs of sound that an .mp4 holds by FFmpeg's muxer; a .mov also any PCM."""
+"""Codecs of sound that FFmpeg's muxer accepts for .mp4; a .mov holds any PCM as well."""
 
 
 ENCODED_ANEW = {"wmav2", "amr_nb", "adpcm_ima_wav", "nellymoser", "wmapro"}
-"""Codecs of sound for which no container here has a name."""
+"""Codecs of sound that no container here supports."""
 
 
 def enhanced(
     source: Path, target: Path, generator: Any, **options: Any
 ) -> tuple[FileResult, list[str]]:
-    """Enhances a file; returns the result, and what was said before the first frame was done."""
+    """Enhances a file; returns the result, and the notes from before the first frame."""
     events: list[Any] = []
     result = enhance_file(
         source, target, Enhancer(generator), crf=0, progress=events.append, say=events.append,
@@ -47,7 +47,7 @@ def check(
     orientation: int = 0,
     frames: int = FRAMES,
 ) -> dict[str, Any]:
-    """Enhances a file and compares all of it; returns the probed output.
+    """Enhances a file and compares its whole content; returns the probed output.
 
     Args:
         orientation: which of `tests.media.sources.ORIENTATIONS` the file has.
@@ -75,7 +75,7 @@ def check(
 def _is_reduction(
     name: str, had: Any, has: Any, ending: str, before: dict[str, Any], notes: tuple[str, ...]
 ) -> bool:
-    """Whether a difference is one that the output's codec or container forces, and is noted."""
+    """Returns whether the output's codec or container forces a difference, and a note names it."""
     told = " ".join(notes).lower()
     odd = any(side % 2 for side in video_of(before)["frames"][0]["size"])
     match name.split():
@@ -133,7 +133,7 @@ def _iso_holds(codec: str, ending: str) -> bool:
 
 
 def _is_least_loss(had: str, has: str, odd: bool) -> bool:
-    """Whether a pixel format becomes the nearest one that x264 has."""
+    """Returns whether a pixel format becomes the nearest one that x264 supports."""
     if has not in X264:
         return False
     if had in X264 and not odd:
@@ -152,7 +152,7 @@ def _is_least_loss(had: str, has: str, odd: bool) -> bool:
 
 
 def _holds_all(had: str, has: str) -> bool:
-    """Whether one YUV pixel format loses nothing of another, so that nothing has to be said."""
+    """Returns whether a YUV pixel format preserves another one, so that no note is needed."""
     one, other = av.VideoFormat(had), av.VideoFormat(has)
     return (
         not one.is_rgb
@@ -162,7 +162,7 @@ def _holds_all(had: str, has: str) -> bool:
 
 
 def compare_pictures(before: av.VideoFrame, after: av.VideoFrame, orientation: int = 0) -> None:
-    """Outside of the face alike, to the bit or within 45 dB; within it something was restored."""
+    """Asserts that frames are alike outside the face (bit-equal or 45 dB), and differ within it."""
     name = before.format.name
     had, has = name.replace("yuvj", "yuv"), after.format.name.replace("yuvj", "yuv")
     face = face_in(orientation, before.width, before.height)
@@ -186,7 +186,7 @@ def compare_pictures(before: av.VideoFrame, after: av.VideoFrame, orientation: i
 
 
 def _levels(frame: av.VideoFrame) -> list[np.ndarray]:
-    """A frame's samples, 0 to 255: planes of Y, U and V, or one HxWx3 of red, green and blue."""
+    """Returns a frame's samples, 0 to 255: planes Y, U and V, or one HxWx3 array of RGB."""
     layout = frame.format
     if layout.is_rgb or layout.has_palette or layout.name == "ya8":
         return [frame.reformat(format="rgb24", threads=1).to_ndarray()]
@@ -195,7 +195,7 @@ def _levels(frame: av.VideoFrame) -> list[np.ndarray]:
 
 
 def _at_size(face: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
-    """The face's region in a plane of this size: where any of its pixels lie, and one more."""
+    """Returns the face's region in a plane of this size, enlarged by one sample."""
     rows, columns = face.shape
     down, across = -(-rows // shape[0]), -(-columns // shape[1])
     ys, xs = np.nonzero(face)

@@ -21,7 +21,7 @@ STEP = 5
 
 
 def tone(seconds: float) -> np.ndarray:
-    """Mono samples, all of them loud."""
+    """Returns mono samples, all of them loud."""
     return np.where(np.arange(round(seconds * SOUND_RATE)) // 24 % 2, 9000, -9000).astype(np.int16)
 
 
@@ -67,18 +67,18 @@ def write_timed(
 
 
 def number_of(frame: av.VideoFrame) -> int:
-    """Which of `write_timed`'s frames it is."""
+    """Returns the number of a frame of `write_timed`."""
     return round((planes(frame)[0].mean() - 40) / STEP)
 
 
 def played(loop: Loop, count: int) -> list[tuple[int, Fraction]]:
-    """Numbers and times of the first frames."""
+    """Returns numbers and times of the first frames."""
     frames = islice(loop.frames(MAX_RATE), count)
     return [(number_of(frame), Fraction(frame.pts) * frame.time_base) for frame in frames]
 
 
 def heard(loop: Loop, seconds: float) -> np.ndarray:
-    """The first samples, mono."""
+    """Returns the first samples, mono."""
     pieces = list(islice(loop.sound(), round(seconds * SOUND_RATE) // PIECE))
     assert {(p.samples, p.format.name, p.layout.name, p.sample_rate) for p in pieces} == {
         (PIECE, "s16", "stereo", SOUND_RATE)
@@ -89,6 +89,6 @@ def heard(loop: Loop, seconds: float) -> np.ndarray:
 
 
 def onsets(samples: np.ndarray) -> list[int]:
-    """Numbers of the samples at which sound begins after silence of 10 ms."""
+    """Returns the numbers of the samples at which sound starts after 10 ms of silence."""
     loud = np.flatnonzero(np.abs(samples) > 2000)
     return [int(n) for n in loud[np.diff(loud, prepend=-SOUND_RATE) > SOUND_RATE // 100]]

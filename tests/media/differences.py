@@ -1,4 +1,4 @@
-"""What differs between two probed media files."""
+"""Compares two probed media files."""
 
 import contextlib
 from fractions import Fraction
@@ -8,10 +8,10 @@ from tests.media.probing import PROGRAMS, of_type, sound_bytes
 
 
 def differences(before: dict[str, Any], after: dict[str, Any]) -> dict[str, tuple[Any, Any]]:
-    """Every property that two probed files do not share, but for the pictures' pixels.
+    """Returns every property in which two probed files differ, except the frames' samples.
 
     Times may differ by half a tick of the coarser of two clocks, and, as Matroska has no times
-    below nought, all by the same amount in it. Keys are `metadata title`, `audio 1 language`...
+    below 0, all by the same amount. Keys are `metadata title`, `audio 1 language`...
     """
     shift = _shift(before, after)
     found = _file_differences(before, after)
@@ -29,7 +29,7 @@ def differences(before: dict[str, Any], after: dict[str, Any]) -> dict[str, tupl
 
 
 def _shift(before: dict[str, Any], after: dict[str, Any]) -> Fraction:
-    """By how much all times were moved, where they may be; else 0.
+    """Returns by how much all times were moved, if they may be; otherwise 0.
 
     A Matroska file has none below nought. The clock of MPEG's streams begins anywhere, so that
     theirs may begin at nought.
@@ -120,7 +120,7 @@ def _stream_differences(
 
 
 def _tolerance(one: dict[str, Any], other: dict[str, Any]) -> Fraction:
-    """A tick of the coarser clock, as a shift is rounded as well; nothing for one and the same."""
+    """Returns a tick of the coarser clock, since a shift is rounded as well; 0 for equal clocks."""
     clocks = one["time_base"], other["time_base"]
     return Fraction(0) if clocks[0] == clocks[1] else max(clocks)
 
@@ -142,7 +142,7 @@ def _compare_times(
 def _video_differences(
     one: dict[str, Any], other: dict[str, Any], container: str, shift: Fraction, exact: bool
 ) -> dict[str, Any]:
-    """Of frames that are shown: times, sizes, colours and all."""
+    """Compares the frames that are shown: times, sizes, colours and all other properties."""
     found: dict[str, Any] = {}
     tolerance = _tolerance(one, other)
     times = [[frame["time"] for frame in s["frames"]] for s in (one, other)]

@@ -1,7 +1,7 @@
-"""Everything that a media file holds, read as ffprobe would, and what differs between two files.
+"""Reads the whole content of media files, as ffprobe does.
 
 `probe` reads through PyAV; `shown` and `described` read the same through the ffmpeg program of
-imageio-ffmpeg, so that a mistake which reader and writer share does not hide.
+imageio-ffmpeg, so that an error that reader and writer share does not go unnoticed.
 """
 
 import re
@@ -16,7 +16,7 @@ import numpy as np
 from av.sidedata.sidedata import Type
 
 FFMPEG = [imageio_ffmpeg.get_ffmpeg_exe(), "-hide_banner", "-nostdin", "-y"]
-"""The program, which is newer than PyAV's libraries and can write what these cannot."""
+"""The program; it is newer than PyAV's libraries and supports more formats."""
 
 PROGRAMS = {
     *("encoder", "major_brand", "minor_version", "compatible_brands", "vendor_id", "duration"),
@@ -25,7 +25,7 @@ PROGRAMS = {
     "alpha_mode",  # true of the source's codec
     *("software", "iso8601_date_time", "variant_bitrate", "id3v2_priv.com.apple.streaming"),
 }
-"""Metadata that tells about the program that wrote a file, not about what is in it."""
+"""Metadata about the program that wrote a file, not about its content."""
 SIDE_DATA = {
     Type.MASTERING_DISPLAY_METADATA: "mastering display",
     Type.CONTENT_LIGHT_LEVEL: "content light level",
@@ -40,11 +40,11 @@ SIDE_DATA = {
     Type.DOVI_RPU_BUFFER: "Dolby Vision",
 }
 FULL_RANGE = {f"yuvj{chroma}p": f"yuv{chroma}p" for chroma in (411, 420, 422, 440, 444)}
-"""Names that mean a pixel format and full range at once."""
+"""Names that stand for a pixel format and full range at once."""
 
 
 def probe(path: Path) -> dict[str, Any]:
-    """Reads all that a file holds: its frames, packets, and every property of its streams.
+    """Reads the content of a file: its frames, packets, and all properties of its streams.
 
     Times are exact seconds. Metadata keys are in lower case, as Matroska's have none. A data
     stream without packets is left out: it is an .mp4's list of chapters.
@@ -75,18 +75,18 @@ def probe(path: Path) -> dict[str, Any]:
 
 
 def of_type(probed: dict[str, Any], *types: str) -> list[dict[str, Any]]:
-    """The streams of some types, in their order; covers are a type of their own, `cover`."""
+    """Returns the streams of some types in their order; cover art has the type `cover`."""
     return [stream for stream in probed["streams"] if stream["type"] in types]
 
 
 def video_of(probed: dict[str, Any]) -> dict[str, Any]:
-    """The one video stream that is no cover."""
+    """Returns the only video stream that is not cover art."""
     (video,) = of_type(probed, "video")
     return video
 
 
 def _lower(metadata: dict[str, str]) -> dict[str, str]:
-    """Metadata by keys in lower case, their values by one spelling."""
+    """Returns metadata with keys in lower case and values in one spelling."""
     lower = {key.lower(): value for key, value in metadata.items()}
     if "creation_time" in lower:
         lower["creation_time"] = lower["creation_time"].replace(".000000Z", "Z")
@@ -96,7 +96,7 @@ def _lower(metadata: dict[str, str]) -> dict[str, str]:
 
 
 def _stream(stream: Any) -> dict[str, Any]:
-    """What a stream's header tells, with room for what its packets do."""
+    """Returns the properties in a stream's header, with empty lists for packets and frames."""
     codec = stream.codec_context
     kept: dict[str, Any] = {
         "type": "cover" if "attached_pic" in _flags(stream.disposition) else stream.type,
@@ -128,7 +128,7 @@ def _stream(stream: Any) -> dict[str, Any]:
 
 
 def _codec_name(codec: Any) -> str:
-    """A codec's name, not its decoder's: libdav1d and av1 are one."""
+    """Returns the name of a codec, not of its decoder: av1 for libdav1d."""
     return _CODECS.get(codec.name, codec.name)
 
 
@@ -151,7 +151,7 @@ def _flags(disposition: Any) -> set[str]:
 
 
 def _colours(of: Any) -> tuple[int, int, int, int]:
-    """Range, matrix, primaries, transfer, as numbers of ITU-T H.273 (range: FFmpeg's)."""
+    """Returns range (FFmpeg's number), matrix, primaries and transfer (ITU-T H.273)."""
     return tuple(
         int(getattr(of, name) or 0)
         for name in ("color_range", "colorspace", "color_primaries", "color_trc")
@@ -159,7 +159,7 @@ def _colours(of: Any) -> tuple[int, int, int, int]:
 
 
 def _read_packets(container: Any, streams: list[dict[str, Any]]) -> bool:
-    """Fills the streams' packets and frames; returns whether the file breaks off."""
+    """Fills in the streams' packets and frames; returns whether the file ends with an error."""
     demuxed = [stream for stream in container.streams if stream.type != "attachment"]
     try:
         for packet in container.demux(demuxed):
@@ -177,7 +177,7 @@ def _read_packets(container: Any, streams: list[dict[str, Any]]) -> bool:
 
 
 def _hold_light(frames: list[dict[str, Any]]) -> None:
-    """Gives each frame without HDR metadata that of the frame before: a GOP has it once."""
+    """Gives frames without HDR metadata those of the previous frame: a GOP has them once."""
     last: dict[str, bytes] = {}
     for frame in frames:
         last |= {name: frame["side_data"][name] for name in LIGHT & frame["side_data"].keys()}
@@ -193,7 +193,7 @@ def _packet(packet: Any) -> tuple[Fraction | None, Fraction, bytes]:
 
 
 def _frame(frame: Any) -> dict[str, Any]:
-    """A decoded picture with its time and everything that it says of itself."""
+    """Returns a decoded frame with its time and all its properties."""
     format_name = frame.format.name
     colours = _colours(frame)
     if format_name in FULL_RANGE:
@@ -215,7 +215,7 @@ def _frame(frame: Any) -> dict[str, Any]:
 
 
 def planes_of(frame: av.VideoFrame) -> list[np.ndarray]:
-    """The planes of a planar frame, HxW each, 8 or 16 bits a sample, copied."""
+    """Returns copies of the planes of a planar frame, HxW each, 8 or 16 bits a sample."""
     wide = any(component.bits > 8 for component in frame.format.components)
     pixel = np.dtype(np.uint16 if wide else np.uint8)
     return [
@@ -227,7 +227,7 @@ def planes_of(frame: av.VideoFrame) -> list[np.ndarray]:
 
 
 def sound_bytes(stream: dict[str, Any]) -> list[bytes]:
-    """A stream's packets free of how a container wraps them.
+    """Returns a stream's packets without the wrapping of their container.
 
     PCM is one run of samples, which each container cuts up as it likes; AAC has no ADTS headers,
     which only streams without a container's own header need.
@@ -241,14 +241,14 @@ def sound_bytes(stream: dict[str, Any]) -> list[bytes]:
 
 
 def _without_adts(data: bytes) -> bytes:
-    """An AAC frame without its ADTS header (ISO/IEC 13818-7, 6.2)."""
+    """Returns an AAC frame without its ADTS header (ISO/IEC 13818-7, 6.2)."""
     if len(data) > 7 and data[0] == 0xFF and data[1] & 0xF6 == 0xF0:
         return data[7 if data[1] & 1 else 9 :]
     return data
 
 
 def run_ffmpeg(*arguments: object, quiet: bool = True) -> str:
-    """Runs the ffmpeg program; returns what it says. Raises AssertionError if it fails."""
+    """Runs the ffmpeg program; returns its messages. Raises AssertionError if it fails."""
     level = ["-loglevel", "error"] if quiet else []
     done = subprocess.run(
         [*FFMPEG, *level, *map(str, arguments)], capture_output=True, check=False, timeout=120
@@ -259,7 +259,7 @@ def run_ffmpeg(*arguments: object, quiet: bool = True) -> str:
 
 
 def described(path: Path) -> list[str]:
-    """The lines that ffmpeg prints of a file: format, duration, chapters, streams, metadata."""
+    """Returns the lines that ffmpeg prints for a file: format, duration, chapters, streams."""
     done = subprocess.run(
         [*FFMPEG, "-i", f"file:{path}"], capture_output=True, check=False, timeout=120
     )
@@ -268,7 +268,7 @@ def described(path: Path) -> list[str]:
 
 
 def shown(path: Path, stream: str = "0:v:0") -> list[dict[str, str]]:
-    """Every frame as ffmpeg's `showinfo` filter prints it, side data under `side`."""
+    """Returns every frame as ffmpeg's `showinfo` filter prints it, side data under `side`."""
     said = run_ffmpeg(
         *("-noautorotate", "-copyts", "-i", f"file:{path}", "-map", stream, "-vf", "showinfo"),
         *("-fps_mode", "passthrough", "-f", "null", "-"),
@@ -289,7 +289,7 @@ def shown(path: Path, stream: str = "0:v:0") -> list[dict[str, str]]:
 
 
 def _end(stream: Any) -> Fraction | None:
-    """When a stream's last frame ends, in seconds; None if the file does not say."""
+    """Returns the end of a stream's last frame in seconds; None if the file does not say."""
     if "matroska" in stream.container.format.name:  # only a tag tells
         hours, _, rest = stream.metadata.get("DURATION", "").partition(":")
         minutes, _, seconds = rest.partition(":")

@@ -1,4 +1,4 @@
-"""Video files of every kind, made of the demo's portrait with the ffmpeg program.
+"""Makes video files of every kind from the demo's portrait with the ffmpeg program.
 
 `Properties` describes a file, `build` makes it; `FACE` is where its one face may be restored.
 """
@@ -15,9 +15,9 @@ from tests.media.probing import run_ffmpeg
 
 FRAMES = 6
 SIZE = (320, 240)
-"""Of the portrait as it is shown, a face of 87 pixels in it."""
+"""Size of the portrait as it is shown; its face is 87 pixels wide."""
 FACE = (0.1, 0.0, 0.9, 1.0)
-"""Left, top, right, bottom of what restoring it may touch, as parts of the upright picture."""
+"""Left, top, right, bottom of the region that may be restored, as fractions of the frame."""
 
 ORIENTATIONS: tuple[tuple[str, str], ...] = (
     # How a file says it, as ffmpeg's input options; what the camera did to the upright picture.
@@ -44,12 +44,12 @@ QUALITY = {
     "mjpeg": "-q:v 24",
     "prores_ks": "-q:v 24",
 }
-"""Encoder options by which a picture comes badly; other encoders are lossless."""
+"""Encoder options for poor quality; other encoders are lossless."""
 
 
 @dataclass(frozen=True)
 class Properties:
-    """What a source is like.
+    """The properties of a source.
 
     Attributes:
         colours: range, matrix, primaries and transfer by ffmpeg's names; None for nothing said.
@@ -96,7 +96,7 @@ def write_raw(frames: Sequence[av.VideoFrame], path: Path) -> Path:
 
 
 def stored_size(properties: Properties) -> tuple[int, int]:
-    """Width and height of the stored picture: lying if the camera lay, narrow for wide pixels."""
+    """Returns width and height of the stored frame, after rotation and for wide pixels."""
     width, height = properties.size
     if properties.orientation in SIDEWAYS:
         width, height = height, width
@@ -106,7 +106,7 @@ def stored_size(properties: Properties) -> tuple[int, int]:
 
 
 def face_in(orientation: int, width: int, height: int) -> np.ndarray:
-    """HxW bool: where in a stored picture of this size the face may be restored."""
+    """Returns an HxW bool array: where the face may be restored in a stored frame of this size."""
     sideways = orientation in SIDEWAYS
     shown = np.zeros((width, height) if sideways else (height, width), bool)
     left, top, right, bottom = FACE
@@ -130,7 +130,7 @@ _LIE_DOWN: dict[str, Callable[[np.ndarray], np.ndarray]] = {
 
 
 def build(properties: Properties, raw: Path, folder: Path, name: str = "source") -> Path:
-    """Makes a file of these properties of the raw portrait."""
+    """Makes a file with these properties from the raw portrait."""
     target = folder / f"{name}.{properties.container}"
     video = folder / f"{name}.video.{properties.container}"
     fields = ["-flags", "+ildct+ilme"] if properties.fields != "prog" else []
@@ -152,11 +152,11 @@ def build(properties: Properties, raw: Path, folder: Path, name: str = "source")
 
 
 _START = ("-muxpreload", 0, "-muxdelay", 0)
-"""Without them MPEG's containers begin later than they are asked to."""
+"""Without these options, MPEG's containers start later than requested."""
 
 
 def _other_streams(properties: Properties, raw: Path, target: Path) -> list[object]:
-    """Options that add all but the video, which is the first input."""
+    """Returns options that add everything except the video, which is the first input."""
     inputs: list[object] = []
     maps: list[object] = ["-map", "0:v"]
     coding: list[object] = []
@@ -213,7 +213,7 @@ def _metadata_file(properties: Properties, path: Path) -> Path:
 
 
 def _filters(properties: Properties) -> str:
-    """Lies the picture down, squeezes it, gives it its times and tags."""
+    """Returns filters that rotate and squeeze the frames and set their times and tags."""
     width, height = stored_size(properties)
     late = "+2*gte(N\\,3)" if properties.jumps else ""
     steps = [

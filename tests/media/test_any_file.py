@@ -1,4 +1,4 @@
-"""Whatever a video file is like: enhanced, it is the same but for its faces."""
+"""Any video file: enhancing changes only its faces."""
 
 from fractions import Fraction
 from pathlib import Path
@@ -35,7 +35,7 @@ SOURCES: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     ),
     "qtrle": (("rgb24", "argb"), ("mov",)),
 }
-"""Of each encoder, pixel formats and containers."""
+"""Pixel formats and containers by encoder."""
 ODD = ("libvpx", "libvpx-vp9", "ffv1", "mpeg4")
 """Encoders that take odd sides of 4:2:0."""
 SOUND = {
@@ -120,7 +120,7 @@ REFUSALS = {
     ),
     "mkv": (),
 }
-"""What is said of sound that an output cannot hold, but another one."""
+"""Error for sound that an output cannot hold, but a file with another ending can."""
 
 
 @given(properties=sources(), ending=st.sampled_from(("mp4", "mkv", "mov", "m4v")))

@@ -1,4 +1,4 @@
-"""What a decoded frame tells of itself."""
+"""The data of decoded frames: QPs, motion vectors, side data."""
 
 import gc
 from fractions import Fraction
@@ -41,7 +41,7 @@ def test_the_qp_is_that_of_the_encoder(portrait, qp):
 
 
 @pytest.mark.parametrize("codec", ["mpeg4", "mpeg2video"])
-def test_other_codecs_qps_are_on_another_scale_and_not_told(portrait, codec):
+def test_qps_of_other_codecs_are_on_another_scale_and_not_reported(portrait, codec):
     encoder = av.CodecContext.create(codec, "w")
     encoder.width, encoder.height, encoder.pix_fmt = 640, 480, "yuv420p"
     encoder.framerate, encoder.time_base = RATE, 1 / RATE
@@ -77,8 +77,8 @@ def test_the_encoder_keeps_to_its_bitrate(portrait, kbps):
     assert sum(sizes) * 8 / 1000 / (len(portrait) / 30) < 1.25 * kbps
 
 
-def test_a_picture_is_gone_with_its_last_user(portrait):
-    """Not when the garbage collector comes by: that may be hours later."""
+def test_a_frame_is_freed_with_its_last_reference(portrait):
+    """Not when the garbage collector runs: that may be hours later."""
     pictures = portrait[:6]
     gc.collect()
     gc.disable()

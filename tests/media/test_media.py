@@ -27,11 +27,11 @@ TURNS = {
     "transposed": ((0, ONE, 0, ONE, 0), lambda plane: plane.T),
     "transposed across": ((0, -ONE, 0, -ONE, 0), lambda plane: np.rot90(plane, 2).T),
 }
-"""First five numbers of a display matrix, and what it does to a plane (ISO/IEC 14496-12, 8.3.2)."""
+"""First five numbers of a display matrix, and its effect on a plane (ISO/IEC 14496-12, 8.3.2)."""
 
 
 def packet(stream: int, dts: int | None, kind: str = "video", lasts: int = 1) -> SimpleNamespace:
-    """A packet on a clock of 25 ticks a second."""
+    """Makes a packet on a clock of 25 ticks a second."""
     return SimpleNamespace(
         stream=SimpleNamespace(index=stream, type=kind),
         pts=dts,
@@ -52,12 +52,12 @@ def test_times_without_a_jump_stay():
     assert placed(clock, [packet(0, t) for t in (3, 4, 5, 6)]) == [3, 4, 5, 6]
 
 
-def test_the_origin_becomes_nought():
+def test_the_origin_becomes_0():
     clock = PacketClock(may_jump=True, origin=Fraction(3, 25))
     assert placed(clock, [packet(0, t) for t in (2, 3, 4)]) == [-1, 0, 1]
 
 
-def test_a_segment_that_begins_again_goes_on():
+def test_times_continue_in_a_new_segment():
     clock = PacketClock(may_jump=True)
     assert placed(clock, [packet(0, t) for t in (10, 11, 12, 2, 3)]) == [10, 11, 12, 13, 14]
 
@@ -176,7 +176,7 @@ def test_times_always_ascend(times):
 
 
 def noise(width: int, height: int, name: str) -> av.VideoFrame:
-    """A frame of random samples, none so near to black or white that a change is cut off."""
+    """Makes a frame of random samples, far enough from black and white for any change."""
     random, one = np.random.default_rng(5), av.VideoFrame(width, height, name)
     deep = 4 if "10" in name else 1
     for plane in samples(one):
@@ -198,7 +198,7 @@ def test_a_view_is_what_players_show(turn, name):
 @pytest.mark.parametrize("aspect", [Fraction(1), Fraction(4, 3), Fraction(8, 9)])
 @pytest.mark.parametrize("turn", TURNS)
 @pytest.mark.parametrize("name", ["yuv420p", "yuv422p", "yuv444p10le", "gray", "yuv420p10le"])
-def test_a_change_goes_back_to_where_it_was_seen(name, turn, aspect):
+def test_a_change_is_put_back_where_it_was_seen(name, turn, aspect):
     """And nothing else changes, to the bit."""
     display = Display((*TURNS[turn][0], 0, 0, 0, 1 << 30), aspect)
     stored = noise(96, 64, name)
@@ -221,7 +221,7 @@ def test_a_change_goes_back_to_where_it_was_seen(name, turn, aspect):
         np.testing.assert_array_equal(plane, was)
 
 
-def test_an_aspect_that_nobody_has_is_not_believed():
+def test_an_impossible_aspect_ratio_is_ignored():
     assert Display.of(noise(16, 16, "yuv420p"), Fraction(100)).aspect == 1
     assert Display.of(noise(16, 16, "yuv420p"), None).aspect == 1
 

@@ -43,7 +43,7 @@ def test_frames_of_a_variable_rate_come_at_their_own_times(tmp_path, name):
 )
 @pytest.mark.parametrize("scale", [1000, 90000])
 def test_the_rate_is_limited_evenly(tmp_path, own, sent, scale):
-    """Though times are rounded to milliseconds."""
+    """Even though times are rounded to milliseconds."""
     times, rate = [i / own for i in range(2 * round(own))], Fraction(own).limit_denominator(1001)
     path = write_timed(tmp_path / "clip.mkv", times, scale=scale, rate=rate)
     times = [float(time) for _, time in played(Loop(path), 40)]
@@ -126,7 +126,7 @@ def test_cover_art_is_not_the_video(raw, tmp_path):
     assert (clip_source(path).width, clip_source(path).height) == (320, 240)
 
 
-def test_a_clock_that_jumps_goes_on(raw, tmp_path):
+def test_playing_continues_after_a_clock_jumps(raw, tmp_path):
     for name, offset in (("a.ts", 500), ("b.ts", 3)):
         run_ffmpeg("-i", raw, "-c:v", "libx264", "-output_ts_offset", offset, tmp_path / name)
     both = b"".join((tmp_path / name).read_bytes() for name in ("a.ts", "b.ts"))
@@ -155,7 +155,7 @@ def test_a_broken_file_ends_its_pass_and_not_the_call(tmp_path):
 
 
 @pytest.mark.parametrize("becomes", [None, "ffconcat version 1.0\nfile other.mkv\n", ""])
-def test_a_file_that_goes_ends_the_playing_with_a_word(tmp_path, caplog, becomes):
+def test_a_deleted_file_ends_the_playing_with_a_warning(tmp_path, caplog, becomes):
     path = write_timed(tmp_path / "clip.mkv", [i / 25 for i in range(5)], tone(0.2))
     write_timed(tmp_path / "other.mkv", [i / 25 for i in range(50)])
     loop = Loop(path)
@@ -166,7 +166,7 @@ def test_a_file_that_goes_ends_the_playing_with_a_word(tmp_path, caplog, becomes
         path.write_text(becomes)
     assert [number_of(frame) for frame in frames] == [1, 2, 3, 4]
     assert len(list(sound)) == 9
-    assert caplog.text.count("it is played no further") == 2
+    assert caplog.text.count("; playing ends") == 2
 
 
 def test_a_file_that_loses_its_frames_ends_the_playing(tmp_path, caplog):
@@ -181,11 +181,11 @@ def test_a_file_that_loses_its_frames_ends_the_playing(tmp_path, caplog):
     next(frames)
     other.replace(path)
     assert [number_of(frame) for frame in frames] == [1, 2, 3, 4]
-    assert "holds no frame any more, it is played no further" in caplog.text
+    assert "has no frames any more, playing ends" in caplog.text
 
 
 def test_a_file_that_grows_keeps_picture_and_sound_together(tmp_path):
-    """A pass stays as long as the first one: what would come after its end is left out."""
+    """Passes stay as long as the first one: later frames are left out."""
     path, longer = tmp_path / "clip.mkv", tmp_path / "longer.mkv"
     write_timed(path, [i / 25 for i in range(10)], tone(0.2), 0.1)
     write_timed(longer, [i / 25 for i in range(30)], tone(1.0), 0.1)
@@ -204,8 +204,8 @@ def test_a_file_that_grows_keeps_picture_and_sound_together(tmp_path):
     assert np.subtract(begun, shown) == pytest.approx([0.1] * len(shown), abs=0.0001)
 
 
-def test_sound_that_cannot_be_decoded_is_left_out_with_a_word(tmp_path, caplog):
-    """Its codec is known, but nothing of it makes sense."""
+def test_sound_that_cannot_be_decoded_is_left_out_with_a_warning(tmp_path, caplog):
+    """Its codec is known, but its packets are invalid."""
     whole, path = tmp_path / "whole.mkv", tmp_path / "odd.mkv"
     write_timed(whole, [i / 25 for i in range(25)], tone(1.0), sound_codec="flac")
     chance = np.random.default_rng(0)
@@ -222,7 +222,7 @@ def test_sound_that_cannot_be_decoded_is_left_out_with_a_word(tmp_path, caplog):
             target.mux(sent)
     with caplog.at_level(logging.WARNING):
         assert clip_source(path).sound is None
-    assert caplog.text.count("is sent without its sound: it cannot be decoded") == 1
+    assert caplog.text.count("is sent without its sound, which cannot be decoded") == 1
 
 
 def test_a_clip_without_frames_is_named(tmp_path):

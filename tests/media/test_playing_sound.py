@@ -14,7 +14,7 @@ from tests.media.probing import run_ffmpeg
 
 
 def passes(loop: Loop, count: int, frames_a_pass: int) -> tuple[list[Fraction], list[Fraction]]:
-    """When the first frame is shown in so many passes, and when the sound begins."""
+    """Returns when the first frame and the sound start in a number of passes."""
     frames = played(loop, count * frames_a_pass)
     shown = [time for number, time in frames if number == 0]
     seconds = float(shown[-1] + (shown[-1] - shown[-2]))
@@ -74,18 +74,18 @@ def test_sound_that_begins_before_the_picture_keeps_its_lead(tmp_path):
     assert onsets(heard(Loop(path), 1.5))[:2] == [0, pytest.approx(lasts * SOUND_RATE, abs=1)]
 
 
-def test_sound_has_no_gap_where_a_pass_begins_anew(tmp_path):
+def test_sound_has_no_gap_between_passes(tmp_path):
     path = write_timed(tmp_path / "clip.mkv", [i / 25 for i in range(25)], tone(1.0))
     assert onsets(heard(Loop(path), 10.0)) == [0]
 
 
-def test_the_last_frame_stays_while_the_sound_goes_on(tmp_path):
+def test_the_last_frame_stays_until_the_sound_ends(tmp_path):
     """One picture and a talk: the talk is heard to its end."""
     path = write_timed(tmp_path / "clip.mkv", [0], tone(3.0))
     assert [time for _, time in played(Loop(path), 3)] == [0, 3, 6]
 
 
-def test_a_hole_in_the_sound_is_silent_and_what_follows_comes_at_its_time(tmp_path):
+def test_a_gap_in_the_sound_is_silent_and_later_sound_keeps_its_time(tmp_path):
     path = tmp_path / "clip.mkv"
     whole = tone(1.0)
     write_timed(tmp_path / "whole.mkv", [i / 25 for i in range(25)], whole)
@@ -102,7 +102,7 @@ def test_a_hole_in_the_sound_is_silent_and_what_follows_comes_at_its_time(tmp_pa
     assert begun[1] / SOUND_RATE == pytest.approx(0.6, abs=0.025)
 
 
-def test_sound_that_overlaps_is_cut_rather_than_put_off(tmp_path):
+def test_sound_that_overlaps_is_cut_rather_than_delayed(tmp_path):
     whole, path = tmp_path / "whole.mkv", tmp_path / "clip.mkv"
     write_timed(whole, [i / 25 for i in range(50)], tone(1.0), chunk=4800)
     with av.open(str(whole)) as source, av.open(str(path), "w") as target:
@@ -143,7 +143,7 @@ def test_a_format_without_durations_has_its_last_frame(tmp_path, first):
     assert np.diff(begins[1:]) == pytest.approx([1 + 1024 / SOUND_RATE], abs=0.001)
 
 
-def test_a_format_without_times_goes_on_at_its_rate(raw, tmp_path):
+def test_a_format_without_times_plays_at_its_rate(raw, tmp_path):
     run_ffmpeg("-i", raw, "-c:v", "libx264", "-r", 25, tmp_path / "raw.h264")
     times = [frame.time for frame in islice(Loop(tmp_path / "raw.h264").frames(MAX_RATE), 60)]
     assert np.diff(times) == pytest.approx([0.04] * 59, abs=0.0001)

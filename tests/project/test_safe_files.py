@@ -43,7 +43,7 @@ def test_a_private_file_is_the_users_alone_and_another_follows_the_umask(
     assert target.read_bytes() == b"after"
 
 
-def test_the_target_appears_in_one_step_and_nothing_else_stays(tmp_path):
+def test_the_target_appears_in_one_step_and_nothing_else_remains(tmp_path):
     target = tmp_path / "call.mp4"
     with NewFile(target, private=True) as new:
         new.file.write(b"whole")
@@ -110,7 +110,7 @@ def test_a_target_that_is_no_regular_file_is_refused_at_once(tmp_path, kind):
 
 
 @pytest.mark.parametrize("target", ["missing/out.mp4", "file/out.mp4"])
-def test_a_folder_that_is_none_is_named(tmp_path, target):
+def test_an_invalid_folder_is_named(tmp_path, target):
     (tmp_path / "file").write_bytes(b"")
     with pytest.raises(InputError, match=r"out\.mp4 cannot be written: No"):
         NewFile(tmp_path / target, private=True)
@@ -127,7 +127,7 @@ def test_a_file_that_cannot_take_its_place_is_kept_and_named(tmp_path):
     assert not new.finished
 
 
-def test_a_killed_process_leaves_its_file_which_the_next_one_names_and_keeps(tmp_path, caplog):
+def test_the_file_of_a_killed_process_is_kept_and_logged_by_the_next_one(tmp_path, caplog):
     target = tmp_path / "my call.mp4"
     script = (
         "import os, signal, sys; from pathlib import Path\n"

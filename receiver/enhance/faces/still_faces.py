@@ -33,7 +33,8 @@ from receiver.enhance.faces.alignment import (
 )
 from receiver.enhance.faces.observations import detail, scale_and_roll, sharpness
 from receiver.enhance.faces.recognition import ANSWERS_WITHIN, FaceRecogniser
-from receiver.enhance.faces.tracking import Box, Face, FaceTracker, overlap
+from receiver.enhance.faces.tracking import Face, FaceTracker, overlap
+from receiver.media.frame import Box
 from receiver.media.pixels import PLANAR_420
 from receiver.media.planes import WHOLE, Region, planes
 

@@ -18,6 +18,7 @@ from keyframes import Landmarks
 from receiver.enhance.faces.alignment import Affine, crop_from_frame
 from receiver.enhance.faces.motion import FaceBefore
 from receiver.inference.package_models import LANDMARKS, package_model
+from receiver.media.frame import Box as Box  # also for the importers of this module
 
 MAX_FACES = 4
 """Most faces that are tracked."""
@@ -36,9 +37,6 @@ CHECK_SIDE = 88
 """Side in pixels to which a tracked face is reduced for a check."""
 MISSES = 2
 """Failed checks in a row after which a face is no longer tracked."""
-
-Box = NDArray[np.float64]
-"""Left, top, right, bottom in pixels of the frame."""
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Times of packets and frames that go on, whatever the times in the file do."""
+"""Gives packets and frames times that continue, even if the times in the file jump."""
 
 import heapq
 from dataclasses import dataclass
@@ -9,18 +9,18 @@ from typing import Any
 import av
 
 BACK = Fraction(1, 10)
-"""Seconds by which a stream's decoding times go back where a new segment begins (FFmpeg's limit):
-one file appended to another."""
+"""Seconds by which a stream's decoding times must go back to start a new segment, as in a file that
+was appended to another (FFmpeg's limit)."""
 FORWARD = Fraction(10)
-"""Seconds by which they leap forward where a new segment begins (FFmpeg's `dts_delta_threshold`),
-and more than any packet of sound lasts."""
+"""Seconds by which they must jump forward to start a new segment (FFmpeg's `dts_delta_threshold`);
+no packet of sound lasts that long."""
 MOST_WAITING = 64
-"""Decoding times that wait for their frames: more than any codec reorders."""
+"""Most decoding times that wait for their frames: more than any codec reorders."""
 
 
 @dataclass
 class _Progress:
-    """Where one stream is: its segment, and the decoding times in the file, in seconds."""
+    """The position of one stream: its segment, and the decoding times in the file, in seconds."""
 
     segment: int = 0
     last: Fraction | None = None
@@ -28,17 +28,18 @@ class _Progress:
 
 
 class PacketClock:
-    """Shifts the times of packets so that they go on where those in the file jump.
+    """Shifts the times of packets so that they continue when those in the file jump.
 
-    A jump begins a new segment. Streams reach it one after another, and all of them are shifted by
-    the same time, so that sound and video stay together.
+    A jump starts a new segment. Streams reach it one after another, and all of them are shifted by
+    the same time, so that sound and video stay in step.
     """
 
     def __init__(self, *, may_jump: bool, origin: Fraction = Fraction(0)) -> None:
-        """
+        """Starts with the first segment.
+
         Args:
-            may_jump: whether the format's clock may jump (AVFMT_TS_DISCONT). In others, a pause may
-                be as long as it likes, and decoding times go back at an edit.
+            may_jump: whether the format's clock may jump (AVFMT_TS_DISCONT). In other formats,
+                pauses may have any length, and decoding times go back at an edit.
             origin: time in the file, in seconds, that becomes 0.
         """
         self._may_jump = may_jump
@@ -61,6 +62,7 @@ class PacketClock:
             packet.dts += shift
 
     def _segment(self, stream: int, dts: Fraction, lasts: Fraction) -> int:
+        """Returns the segment of a stream's packet, and adds a new one if its time jumps."""
         progress = self._streams.setdefault(stream, _Progress())
         if progress.last is not None and (
             dts < progress.last - BACK or dts > progress.next + FORWARD
@@ -75,11 +77,11 @@ class PacketClock:
 
 
 class FrameClock:
-    """Gives each decoded frame a time that is later than that of the frame before.
+    """Gives each decoded frame a time that is later than that of the previous frame.
 
-    A frame keeps its own pts. In a file whose first packet has none (AVI), frames take the decoding
-    times of the packets in ascending order; where there are no times at all (raw H.264), they
-    follow at the stream's rate.
+    A frame keeps its own pts. In a file whose first packet has no pts (AVI), frames get the
+    decoding times of the packets in ascending order. In a file without any times (raw H.264),
+    frames follow each other at the stream's rate.
     """
 
     def __init__(
@@ -90,14 +92,15 @@ class FrameClock:
         begins: Fraction | None = Fraction(0),
         end: Fraction | None = None,
     ) -> None:
-        """
+        """Starts before the first frame.
+
         Args:
             time_base: unit of the frames' pts, in seconds.
             rate: frames a second of a stream without times.
-            begins: time of a first frame that has none, in seconds; None if that is not known, so
-                that such a frame stays without.
-            end: of the file, in seconds, beyond which no frame lasts; None if that is not known.
-                (In an .mp4, the durations of frames that are reordered are those of others.)
+            begins: time of a first frame without a time, in seconds; None if unknown, so that such
+                a frame stays without one.
+            end: of the file, in seconds; no frame lasts longer. None if unknown. (In an .mp4,
+                reordered frames have the durations of other frames.)
         """
         self._end = None if end is None else ceil(end / time_base)
         self._base, self._step = time_base, 1 / rate / time_base
@@ -107,7 +110,7 @@ class FrameClock:
         self._last: int | None = None
 
     def sent(self, packet: Any) -> None:
-        """Notes a packet that goes to the decoder."""
+        """Takes note of a packet that is sent to the decoder."""
         if self._has_pts is None:
             self._has_pts = packet.pts is not None
         if not self._has_pts and packet.dts is not None:
@@ -116,7 +119,7 @@ class FrameClock:
                 heapq.heappop(self._waiting)
 
     def place(self, frame: av.VideoFrame) -> None:
-        """Sets the next frame's pts, time base and, where the file has none, its duration."""
+        """Sets the next frame's pts and time base, and its duration if the file has none."""
         time = frame.pts if self._has_pts else None
         if time is None and self._waiting:
             time, frame.duration = heapq.heappop(self._waiting), round(self._step)

@@ -1,4 +1,4 @@
-"""Carries everything of a video file to another one but its video's frames."""
+"""Copies everything of a video file to another one, except the frames of its video."""
 
 import contextlib
 from collections.abc import Iterable, Mapping
@@ -13,28 +13,28 @@ from receiver.media.display import Display
 from receiver.media.files.reading import STILL, VideoReader
 from receiver.media.files.side_data import x264_params
 from receiver.media.files.tags import chapters_of, codec_name, copy_tags, describe, in_words
-from receiver.media.files.writing import FORMATS, Memory, add_h264
+from receiver.media.files.writing import WRITTEN_FORMATS, Memory, add_h264
 from receiver.media.pixels import Storage
 
 PRESET = "veryfast"
-"""x264's preset of files."""
+"""x264's preset for files."""
 PICTURES = {
     "mjpeg": ("jpg", "image/jpeg"),
     "png": ("png", "image/png"),
     "bmp": ("bmp", "image/bmp"),
 }
-"""Ending and media type of cover art, by its codec."""
+"""File ending and media type of cover art, by its codec."""
 LAYOUTS = {"1 channels": "mono", "2 channels": "stereo", "6 channels": "5.1", "8 channels": "7.1"}
-"""Usual layouts of sound whose file only counts its channels; .mp4 needs one."""
+"""Usual layouts of sound whose file states only the number of channels; .mp4 requires a layout."""
 DAMAGED = (av.error.ArgumentError, av.error.InvalidDataError, av.error.PatchWelcomeError)
-"""What a muxer says of a packet that it cannot make sense of."""
+"""Errors of a muxer for a packet that it cannot interpret."""
 FINEST = Fraction(1, 2_000_000)
-"""Seconds of the finest time base of a video: x264 and .mp4 count ticks with 32 bits."""
+"""Finest time base of a video, in seconds: x264 and .mp4 count ticks with 32 bits."""
 SOUND, SOUND_BITS = "aac", 192_000
-"""Codec, and bits a second, of sound that no container here can hold as it is."""
+"""Codec and bits a second for sound that no container here can hold unchanged."""
 TOP_FIRST, BOTTOM_FIRST = 2, 3
 INTERLACED = {TOP_FIRST: "tff=1", BOTTOM_FIRST: "bff=1", 4: "bff=1", 5: "tff=1"}
-"""x264's parameter by AVFieldOrder: which field is shown first."""
+"""x264's parameter for the field that is shown first, by AVFieldOrder."""
 
 
 @dataclass(frozen=True)
@@ -44,8 +44,8 @@ class VideoPlan:
     Attributes:
         storage: pixel format.
         display: how it is shown.
-        first: its first frame, which tells size, colours and HDR.
-        crf: x264's, 0 to 51; 0 is lossless.
+        first: its first frame, which determines size, colours and HDR.
+        crf: constant rate factor of x264, 0 to 51; 0 is lossless.
     """
 
     storage: Storage
@@ -56,7 +56,7 @@ class VideoPlan:
     def add_to(
         self, container: av.container.OutputContainer, source: VideoReader
     ) -> av.VideoStream:
-        """Adds the stream to a container."""
+        """Adds the video stream to a container and returns it."""
         stored = self.storage.stored(self.first)
         stream = add_h264(
             container,
@@ -73,7 +73,7 @@ class VideoPlan:
         if source.video.sample_aspect_ratio:
             codec.sample_aspect_ratio = source.video.sample_aspect_ratio
         order = source.video.codec_context.field_order
-        if not order and self.first.interlaced_frame:  # not every codec's header says it
+        if not order and self.first.interlaced_frame:  # not every codec states it in its header
             order = BOTTOM_FIRST if codec_name(source.video) == "dvvideo" else TOP_FIRST
         if order in INTERLACED:
             codec.field_order = order
@@ -87,12 +87,12 @@ class VideoPlan:
 
 
 class Copy:
-    """A container that gets everything of a source: its streams in their order, and its tags.
+    """Copies everything of a source to a container: its streams in their order, and its tags.
 
     Attributes:
-        video: the stream that frames are encoded for.
+        video: the stream for the encoded frames.
         left_out: streams that the container cannot hold, in a few words each.
-        damaged: packets that it refused.
+        damaged: number of packets that the container refused.
     """
 
     def __init__(
@@ -110,15 +110,16 @@ class Copy:
 
         Args:
             packets: a copy of the first packet of streams, by their index.
-            shift: seconds by which chapters begin earlier.
-            length: seconds after which chapters are cut off.
-            pipe: whether the container cannot go back in its file.
+            plan: how the video is encoded.
+            shift: seconds by which chapters start earlier.
+            length: seconds after which chapters are cut off; None for no cut.
+            pipe: whether the container cannot seek in its file.
         """
         self.container, self._pipe = container, pipe
         self.left_out: list[str] = []
         self.damaged = 0
         self._copies: dict[int, Any] = {}
-        self._encoded: dict[int, Any] = {}  # sound that is encoded anew: its encoders
+        self._encoded: dict[int, Any] = {}  # encoders of sound that cannot be copied
         self._last: dict[int, int] = {}
         self._hidden: dict[int, Any] = {}  # the newest packet that an edit list hides, by stream
         self._begun: set[int] = set()
@@ -143,11 +144,11 @@ class Copy:
             self._mux(encoder.encode(None))
 
     def mux(self, packet: Any) -> None:
-        """Writes a packet of the source, at a time later than that of its stream's last one.
+        """Writes a packet of the source, at a later time than its stream's previous one.
 
-        Of those that the source's edit list hides, those before the first that is played are
-        written, whose decoder starts with them: all of them where the new file hides them too, and
-        the last one in Matroska, which cannot.
+        Packets that the source's edit list hides are written only if they precede the first packet
+        that is played, because the decoder starts with them. Matroska cannot hide packets: there,
+        only the last of these is written.
         """
         index = packet.stream.index
         if packet.is_discard:
@@ -173,7 +174,7 @@ class Copy:
         packet.stream = copy = self._copies[index]
         if copy.disposition & STILL:
             packet.pts = packet.dts = 0
-        if packet.dts is None and copy.type != "video":  # libav works out that of a video
+        if packet.dts is None and copy.type != "video":  # libav computes that of a video
             packet.dts = packet.pts
         ratio = Fraction(packet.time_base) / Fraction(copy.time_base)
         for name in ("pts", "dts", "duration"):
@@ -217,7 +218,9 @@ class Copy:
             if stream.type == "audio" and stream.codec_context is not None and stream.channels:
                 self._encode_anew(stream)
             else:
-                keeps = [end for end, name in FORMATS.items() if can_hold(name, stream, packet)]
+                keeps = [
+                    end for end, name in WRITTEN_FORMATS.items() if can_hold(name, stream, packet)
+                ]
                 way_out = f" ({keeps[0]} keeps them)" if keeps else ""
                 self.left_out.append(f"{in_words(stream)}{way_out}")
             return
@@ -227,7 +230,7 @@ class Copy:
             self._copies[stream.index] = copy
 
     def _encode_anew(self, stream: Any) -> None:
-        """Adds sound of a kind that no container here can hold, or PyAV cannot put into it."""
+        """Adds sound that no container here can hold, or PyAV cannot copy, by encoding it again."""
         layout = LAYOUTS.get(stream.layout.name, stream.layout.name)
         encoder: Any = self.container.add_stream(SOUND, rate=stream.rate, layout=layout)
         encoder.bit_rate = SOUND_BITS
@@ -237,10 +240,11 @@ class Copy:
 
 
 def can_hold(format_name: str, stream: Any, packet: Any = None, *, pipe: bool = False) -> bool:
-    """Whether a container of this format can hold a stream, and a packet of it, as they are.
+    """Returns whether a container of this format can hold a stream, and a packet of it, unchanged.
 
     Args:
-        pipe: whether it cannot go back in its file: for what the first packet tells of the codec.
+        pipe: whether the container cannot seek in its file; some write the codec's parameters
+            there after the first packet.
     """
     with Memory(pipe=pipe) as nowhere:
         container = av.open(nowhere, "w", format_name)
@@ -260,7 +264,7 @@ def can_hold(format_name: str, stream: Any, packet: Any = None, *, pipe: bool = 
 
 
 def copy_packet(packet: Any) -> Any:
-    """A copy of a packet, without its side data: `Copy.mux` changes what it is given."""
+    """Returns a copy of a packet without its side data: `Copy.mux` changes its packets."""
     copy: Any = av.Packet(bytes(packet))
     copy.stream, copy.time_base = packet.stream, packet.time_base
     copy.pts, copy.dts, copy.duration = packet.pts, packet.dts, packet.duration
@@ -273,7 +277,7 @@ def copy_packet(packet: Any) -> Any:
 
 
 def first_of_each(packets: Iterable[Any]) -> dict[int, Any]:
-    """A copy of the first packet of each stream among these, by the stream's index."""
+    """Returns a copy of the first packet of each stream, by the stream's index."""
     first: dict[int, Any] = {}
     for packet in packets:
         if packet.size and packet.stream.index not in first:
@@ -282,9 +286,9 @@ def first_of_each(packets: Iterable[Any]) -> dict[int, Any]:
 
 
 def _is_made_anew(stream: Any, source: VideoReader) -> bool:
-    """Whether a data stream is what a muxer writes by itself: a timecode, or a list of chapters.
+    """Returns whether a data stream is one that muxers create: a timecode, or a chapter list.
 
-    libav reads the list itself, and then discards the stream.
+    libav reads the chapter list itself, and then discards the stream.
     """
     if "timecode" in stream.metadata:
         return "timecode" in source.video.metadata
@@ -292,9 +296,9 @@ def _is_made_anew(stream: Any, source: VideoReader) -> bool:
 
 
 def add_like(container: av.container.OutputContainer, stream: Any) -> Any:
-    """Adds a stream whose packets are copied. Raises ValueError if the format has no such codec."""
+    """Adds a stream for copied packets. Raises ValueError if the format lacks its codec."""
     if stream.codec_context is None and stream.type not in ("data", "attachment"):
-        raise ValueError("a codec that is unknown")
+        raise ValueError("the codec is unknown")
     copy: Any = container.add_stream_from_template(stream, opaque=True)
     if stream.type == "audio" and stream.layout.name in LAYOUTS:
         copy.codec_context.layout = LAYOUTS[stream.layout.name]
@@ -302,7 +306,7 @@ def add_like(container: av.container.OutputContainer, stream: Any) -> Any:
 
 
 def close_trial(container: av.container.OutputContainer) -> None:
-    """Closes a trial, whatever state it is in."""
+    """Closes the container of a trial, whatever its state."""
     try:
         container.close()
     except (av.FFmpegError, ValueError, OSError):

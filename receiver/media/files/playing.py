@@ -1,4 +1,4 @@
-"""Plays a video file again and again: its frames and its sound on one clock that goes on."""
+"""Plays a video file in a loop, with its frames and its sound on one continuous clock."""
 
 import logging
 import threading
@@ -27,45 +27,49 @@ SOUND_RATE = 48_000
 PIECE = 960
 """Samples of a piece of sound: 20 ms, as calls send it."""
 JITTER = (Fraction(3, 10), Fraction(2, 10))
-"""Parts of the time between frames by which one may come too soon and still be within the limit: of
-a clip that is not faster on average, and of one that is. With a quarter for the latter, of 120
-frames a second some would follow others sooner than the rest."""
+"""How much too early a frame may be and still be within the rate limit, as a fraction of the frame
+interval: for clips whose average rate is within the limit, and for faster ones. With 1/4 for the
+latter, frames selected from 120 frames a second would be spaced unevenly."""
 SLIP = SOUND_RATE // 25
-"""Samples (40 ms) by which times of sound may part from what was decoded so far: more is a gap, to
-be filled, or an overlap, to be cut. Files round their times to a millisecond and more."""
+"""Samples (40 ms) by which the time of sound may differ from the end of the sound so far. Anything
+more is a gap, which is filled, or an overlap, which is cut. Files round times to 1 ms and more."""
 INTERLEAVED = Fraction(10)
-"""Seconds by which the sound may lag behind the video in the file: FFmpeg's `max_interleave_delta`.
-Where none has come by then, there is silence."""
+"""Seconds by which sound may lag behind the video in the file (FFmpeg's `max_interleave_delta`). If
+none has been read by then, it is replaced by silence."""
 SHORTEST = Fraction(1, 10)
-"""Least seconds of one pass, so that a file of a few frames is not opened all the time."""
+"""Shortest pass in seconds, so that a file of a few frames is not reopened all the time."""
 TRIED = 1000
-"""Packets at the begin of a file among which one of sound has to be decoded, if any of it is."""
+"""Packets at the start of a file that are searched for sound that can be decoded."""
 
 Stereo: TypeAlias = NDArray[np.int16]
 """Nx2 samples."""
 
 
 class Loop:
-    """A video file that begins anew whenever it has ended.
+    """A video file that restarts whenever it has ended.
 
-    Each pass lasts until both video and sound have ended, as players do it: the last frame stays
-    while the sound goes on, and silence follows sound that is shorter. Frames and sound may be read
-    in different threads, at any pace, or one of them alone: each reads the file for itself, and
-    their passes begin at the same times.
+    Each pass lasts until both video and sound have ended, as in players: the last frame stays while
+    the sound continues, and shorter sound is followed by silence. Frames and sound can be read in
+    different threads, at any pace, or one without the other: each iterator opens the file itself,
+    and their passes start at the same times.
 
     Attributes:
-        width, height: of the frames as `frames` gives them: upright, with square pixels.
-        rate, fastest: frames a second on average, and where they follow each other most closely.
-        has_sound: whether there is sound that can be decoded.
+        width, height: size of the frames that `frames` yields, which are upright with square
+            pixels.
+        rate, fastest: frames a second, on average and at the highest rate within the file.
+        has_sound: whether the file has sound that can be decoded.
     """
 
     def __init__(self, path: Path) -> None:
-        """Raises InputError if `path` is no video that can be played."""
+        """Opens the file once to read its properties.
+
+        Raises InputError if it cannot be played as a video.
+        """
         self._path = path
         with VideoReader(path) as reader:
             first = next(reader.frames(), None)
             if first is None:
-                raise InputError(f"{path} holds no frame that can be decoded: give another clip")
+                raise InputError(f"{path} has no frame that can be decoded: give another clip")
             self._storage = Storage.of(first)
             self._display = Display.of(first, reader.video.sample_aspect_ratio)
             self.rate = reader.rate
@@ -76,12 +80,12 @@ class Loop:
         self._lock = threading.Lock()
 
     def frames(self, most: float) -> Iterator[av.VideoFrame]:
-        """Yields frames at their own times, `VIDEO_BASE` their unit; ends if the file is gone.
+        """Yields frames with their own times in units of `VIDEO_BASE`; ends if the file is gone.
 
-        The first one comes at 0, though its own time may be later.
+        The first frame has time 0, even if its own time is later.
 
         Args:
-            most: frames a second: of faster ones, every other one or more is left out.
+            most: frames a second; frames of faster clips are left out.
         """
         rate, is_first = _RateLimit(Fraction(most), JITTER[self.rate > most]), True
         for start, one in self._passes():
@@ -98,13 +102,13 @@ class Loop:
                     yield _at(shown, time)
                 is_first = False
             if not one.has_frames:
-                logger.warning("%s holds no frame any more, it is played no further", self._path)
+                logger.warning("%s has no frames any more, playing ends", self._path)
                 return
 
     def sound(self) -> Iterator[av.AudioFrame]:
-        """Yields pieces of `PIECE` samples, 16-bit stereo, without a gap; ends if the file is gone.
+        """Yields pieces of `PIECE` samples, 16-bit stereo, without gaps; ends if the file is gone.
 
-        What cannot be decoded is silent.
+        Sound that cannot be decoded is replaced by silence.
         """
         line = _SoundLine()
         for start, one in self._passes():
@@ -112,13 +116,13 @@ class Loop:
             yield from line.fill(_samples(start + self._ended(one)))
 
     def _passes(self) -> Iterator[tuple[Fraction, "_Pass"]]:
-        """Yields when each pass begins, in seconds, and the opened file."""
+        """Yields the start of each pass in seconds, and the opened file."""
         start = Fraction(0)
         while True:
             try:
                 one = _Pass(self._path, self.has_sound)
             except InputError as error:
-                logger.warning("%s, it is played no further", error)
+                logger.warning("%s; playing ends", error)
                 return
             with one:
                 yield start, one
@@ -139,7 +143,7 @@ class Loop:
                 begins = False
 
     def _ended(self, one: "_Pass") -> Fraction:
-        """How long a pass lasts: whichever is through first, frames or sound, settles it."""
+        """Returns the length of a pass in seconds; the iterator that ends first determines it."""
         with self._lock:
             if self._lasts is None:
                 self._lasts = max(one.end, SHORTEST)
@@ -150,12 +154,12 @@ class _Pass:
     """One pass over a file.
 
     Attributes:
-        end: when the last of all that was read so far ends, in seconds.
+        end: end of the last packet or frame so far, in seconds.
         has_frames: whether a frame was decoded.
     """
 
     def __init__(self, path: Path, has_sound: bool) -> None:
-        """Raises InputError if the file cannot be read."""
+        """Opens the file. Raises InputError if it cannot be read."""
         self.reader = VideoReader(path, side_data=False)
         self.reader.seek(Fraction(0))  # the first time in the file becomes 0
         self._streams = [self.reader.video]
@@ -171,13 +175,14 @@ class _Pass:
         self.reader.close()
 
     def packets(self) -> Iterator[Any]:
-        """Yields those of video and sound.
+        """Yields the packets of video and sound.
 
-        Of both, whichever is needed: both tell how long the pass is, and where times jump.
+        Both are read even if only one is used: both determine the length of the pass, and where
+        times jump.
         """
         for packet in self.reader.packets(self._streams):
             time = packet.dts if packet.pts is None else packet.pts
-            # What an edit list hides is decoded, and not played.
+            # Packets that an edit list hides are decoded, but not played.
             if packet.size and time is not None and not packet.is_discard:
                 lasts = (packet.duration or 0) * Fraction(packet.time_base)
                 if packet.stream is self.reader.video:
@@ -197,10 +202,10 @@ class _Pass:
 
 
 class _RateLimit:
-    """Admits frames as long as they are not more a second than a limit.
+    """Limits the frames a second.
 
-    It is the generic cell rate algorithm (ITU-T I.371): frames that come regularly are left out
-    regularly, and frames that only jitter are not left out.
+    Implements the generic cell rate algorithm (ITU-T I.371): from a regular sequence it leaves out
+    frames regularly, and it does not leave out frames that only jitter.
     """
 
     def __init__(self, most: Fraction, jitter: Fraction) -> None:
@@ -209,6 +214,7 @@ class _RateLimit:
         self._due = Fraction(0)
 
     def admits(self, time: Fraction) -> bool:
+        """Returns whether a frame at `time` (seconds) is within the limit."""
         if time < self._due - self._slack:
             return False
         self._due = max(self._due, time) + self._gap
@@ -225,7 +231,7 @@ class _SoundDecoder:
         self._has_failed = False
 
     def decode(self, packet: Any) -> Iterator[tuple[Fraction | None, Stereo]]:
-        """Yields samples and when they are heard, in seconds; None right after those before."""
+        """Yields times in seconds and samples; the time is None directly after other samples."""
         try:
             for frame in packet.decode():
                 time = None if frame.pts is None else _seconds(frame)
@@ -237,7 +243,7 @@ class _SoundDecoder:
                     yield None, _stereo(rest)
         except (av.FFmpegError, OSError, ValueError) as error:
             if not self._has_failed:
-                logger.debug("%s: sound that cannot be decoded is silent: %s", self._name, error)
+                logger.debug("%s: sound cannot be decoded and is silent: %s", self._name, error)
             self._has_failed = True
 
     def _resampled(self, frame: av.AudioFrame) -> Iterator[Stereo]:
@@ -250,10 +256,10 @@ class _SoundDecoder:
 
 
 class _SoundLine:
-    """Cuts sound into pieces that follow one another without a gap.
+    """Cuts sound into pieces without gaps between them.
 
     Attributes:
-        end: samples so far.
+        end: number of samples so far.
     """
 
     def __init__(self) -> None:
@@ -263,13 +269,13 @@ class _SoundLine:
     def put(
         self, samples: Stereo, at: int | None, end: int | None, *, exactly: bool
     ) -> Iterator[av.AudioFrame]:
-        """Appends samples and yields what pieces are full.
+        """Appends samples and yields the pieces that are complete.
 
         Args:
-            samples: of the sound.
-            at: number of the first of them; None if it follows those before.
-            end: number of the first sample that is not heard any more; None for no end.
-            exactly: whether `at` counts to the sample, rather than within `SLIP`.
+            samples: to append.
+            at: position of the first sample; None directly after the previous ones.
+            end: position at which the sound is cut off; None for no end.
+            exactly: whether `at` is exact to the sample, rather than within `SLIP`.
         """
         if at is None or (not exactly and abs(at - self.end) <= SLIP):
             at = self.end
@@ -278,7 +284,7 @@ class _SoundLine:
         yield from self._append(samples[max(0, self.end - at) : last])
 
     def fill(self, until: int) -> Iterator[av.AudioFrame]:
-        """Appends silence until sample number `until`, if that is later than the end."""
+        """Appends silence up to sample `until`, if that is later than the end."""
         while self.end < until:
             yield from self._append(np.zeros((min(PIECE, until - self.end), 2), np.int16))
 
@@ -295,7 +301,7 @@ class _SoundLine:
 
 
 def _has_sound(path: Path) -> bool:
-    """Whether a file's sound can be decoded; a warning says so if there is some that cannot be."""
+    """Returns whether a file's sound can be decoded; logs a warning if it has sound that cannot."""
     with VideoReader(path) as reader:
         tried = 0
         if reader.audio is not None:
@@ -306,9 +312,9 @@ def _has_sound(path: Path) -> bool:
                     if any(True for _ in decoder.decode(packet)):
                         return True
         if tried or (reader.audio is None and reader.container.streams.audio):
-            logger.warning("%s is sent without its sound: it cannot be decoded", path)
+            logger.warning("%s is sent without its sound, which cannot be decoded", path)
             return False
-        return reader.audio is not None  # it begins later, or never
+        return reader.audio is not None  # it starts later, or never
 
 
 def _seconds(frame: Any) -> Fraction:

@@ -1,4 +1,4 @@
-"""A trial of a file in memory, before the work: what it can hold, and what would be lost."""
+"""Writes a trial of a file in memory before the work, to see what would be lost."""
 
 from collections.abc import Iterable, Mapping
 from fractions import Fraction
@@ -22,17 +22,17 @@ from receiver.media.files.tags import (
     tags_of,
     title_of,
 )
-from receiver.media.files.writing import FORMATS, Memory, format_of, is_pipe, unwritable
+from receiver.media.files.writing import WRITTEN_FORMATS, Memory, format_of, is_pipe, unwritable
 
 MUXER = {"fflags": "+bitexact", "movie_timescale": "90000"}
-"""libav's options for every file: no random numbers and no date, so that runs are alike; and in
-.mp4 a clock by which streams begin when they should, rather than at the next millisecond."""
+"""libav's options for every file: no random numbers and no date, so that runs give equal files, and
+for .mp4 a clock that is fine enough for the exact start of each stream."""
 TRIALS: tuple[dict[str, str], ...] = (MUXER, {**MUXER, "movflags": "+use_metadata_tags"})
-"""Muxer options to try: .mp4 holds either iTunes' tags and cover art, or any tags without it."""
+"""Muxer options to try: .mp4 can hold iTunes' tags with cover art, or any tags without it."""
 
 
 def check_sound(source: VideoReader, target: Path, packets: Mapping[int, Any]) -> None:
-    """Raises InputError if `target` cannot hold sound that another ending can."""
+    """Raises InputError if `target` cannot hold sound that a file with another ending can."""
     sounds = source.container.streams.audio
 
     def held(name: str) -> set[int]:
@@ -41,7 +41,7 @@ def check_sound(source: VideoReader, target: Path, packets: Mapping[int, Any]) -
     here = held(format_of(target))
     if len(here) == len(sounds):
         return
-    for ending, name in FORMATS.items():
+    for ending, name in WRITTEN_FORMATS.items():
         if len(more := held(name)) > len(here):
             lost = next(one for one in sounds if one.index in more - here)
             raise InputError(f"{target} cannot hold {codec_name(lost)} audio: end it in {ending}")
@@ -56,7 +56,7 @@ def rehearse(
         packets: a copy of the first packet of streams, by their index.
 
     Returns:
-        The muxer options by which least is lost, and what is lost, in a few words each.
+        The muxer options with the fewest losses, and these losses in a few words each.
 
     Raises:
         InputError: if the target cannot be written at all.
@@ -79,6 +79,7 @@ def _trial(
     plan: VideoPlan,
     packets: Mapping[int, Any],
 ) -> list[str]:
+    """Writes a file in memory and returns what it lacks, in a few words each."""
     with Memory(pipe=is_pipe(target)) as trial:
         container = av.open(trial, "w", format_of(target), container_options=dict(options))
         try:
@@ -103,20 +104,20 @@ def _trial(
 def _lost_tags(
     source: VideoReader, copied: set[int], written: av.container.InputContainer
 ) -> list[str]:
-    """The tags of the source that a file written from it lacks."""
+    """Returns the tags of the source that the written file lacks."""
     lost = [f"the metadata {key}" for key in missing(source.container.metadata, written.metadata)]
     before, after = chapters_of(source, Fraction(0), None), written.chapters()
     if [title_of(one) for one in before] != [title_of(one) for one in after]:
         lost.append("chapters" if len(before) != len(after) else "titles of chapters")
     if source.video.metadata.get("alpha_mode", source.video.metadata.get("ALPHA_MODE")) == "1":
-        lost.append("transparency")  # beside the frames, in WebM: the decoder does not see it
+        lost.append("transparency")  # WebM stores it beside the frames: the decoder does not see it
     kept = {source.video.index, *copied}
     if len(_covers(source.container)) > len(_covers(written)):
         lost.append("cover art")
     for kind in ("video", "audio", "subtitle", "data"):
         old = [one for one in source.container.streams if one.type == kind and one.index in kept]
         new = [one for one in written.streams if one.type == kind]
-        if len(old) == len(new):  # streams without a packet in a trial are not in every format
+        if len(old) == len(new):  # some formats omit streams without a packet
             for one, other in zip(old, new, strict=True):
                 lost += [f"{what} of {in_words(one)}" for what in _lost_of_stream(one, other)]
     return lost
@@ -127,6 +128,7 @@ def _covers(container: av.container.InputContainer) -> list[Any]:
 
 
 def _lost_of_stream(stream: Any, written: Any) -> Iterable[str]:
+    """Yields the tags and marks of a stream that the written one lacks."""
     spoken = language(stream)
     if spoken and spoken != language(written):
         yield f"the language {spoken}"
@@ -134,7 +136,7 @@ def _lost_of_stream(stream: Any, written: Any) -> Iterable[str]:
     if "name" in known:  # what libav calls the title of an .mp4's track
         known.setdefault("title", known["name"])
     for key in missing(tags_of(stream), known):
-        if key == "creation_time":  # the file has one, too
+        if key == "creation_time":  # the file has one as well
             continue
         yield f"the metadata {key}"
     gone = Disposition(stream.disposition & ~written.disposition)

@@ -1,4 +1,4 @@
-"""What frames carry beside their samples: HDR, captions, orientation."""
+"""Reads the side data of frames: HDR, captions, orientation."""
 
 from typing import Any
 
@@ -23,17 +23,17 @@ NAMES = {
     Type.SPHERICAL: "the 360° projection",
     Type.STEREO3D: "stereo 3D",
 }
-"""What side data of frames mean to those who watch, in words."""
+"""Kinds of side data that a viewer would miss, in words."""
 
 
 def kinds(frame: av.VideoFrame) -> set[str]:
-    """The kinds of side data of a frame, as `NAMES` calls them."""
+    """Returns the kinds of side data of a frame, by their `NAMES`."""
     container: Any = SideDataContainer  # not frame.side_data: see receiver.media.frame._side_data
     return {NAMES[one.type] for one in container(frame) if one.type in NAMES}
 
 
 def x264_params(frame: av.VideoFrame) -> list[str]:
-    """x264's parameters for the mastering display and content light level of a frame, if any."""
+    """Returns x264's parameters for a frame's mastering display and content light level."""
     container: Any = SideDataContainer
     side_data = container(frame)
     params = []

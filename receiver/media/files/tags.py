@@ -1,4 +1,4 @@
-"""Tags of files and streams: languages, titles, marks, chapters; and streams in words."""
+"""Reads and copies tags of files and streams (languages, titles, chapters)."""
 
 from collections.abc import Mapping
 from fractions import Fraction
@@ -15,11 +15,11 @@ TECHNICAL = frozenset(
         *("language", "name", "filename", "mimetype", "alpha_mode"),
     )
 )
-"""Metadata (in lower case) that tell how a file was made: the writer of the new one sets them."""
+"""Metadata keys (lower case) about how a file was made: the writer of a new file sets its own."""
 
 
 def describe(copy: Any, stream: Any) -> None:
-    """Gives a new stream the language, title and other tags of the source's, and its marks."""
+    """Copies language, title, other tags and disposition of a source's stream to a new stream."""
     tags = tags_of(stream)
     spoken = language(stream)
     if spoken:
@@ -32,7 +32,7 @@ def describe(copy: Any, stream: Any) -> None:
 
 
 def tags_of(stream: Any) -> dict[str, str]:
-    """The stream's tags that are not `TECHNICAL`, its title among them."""
+    """Returns the stream's tags that are not `TECHNICAL`, including its title."""
     tags: dict[str, str] = {}
     copy_tags(tags, stream.metadata)
     if "name" in stream.metadata:  # what libav calls the title of an .mp4's track
@@ -41,22 +41,22 @@ def tags_of(stream: Any) -> dict[str, str]:
 
 
 def copy_tags(to: dict[str, str], of: Mapping[str, str]) -> None:
-    """Adds the tags that are not `TECHNICAL`."""
+    """Copies the tags that are not `TECHNICAL`."""
     to.update({key: value for key, value in of.items() if key.lower() not in TECHNICAL})
 
 
 def language(stream: Any) -> str | None:
-    """The stream's language, None if it is undetermined."""
+    """Returns the stream's language; None if it is undetermined."""
     spoken: str | None = stream.metadata.get("language")
     return None if spoken == "und" else spoken
 
 
 def chapters_of(source: VideoReader, shift: Fraction, length: Fraction | None) -> list[Any]:
-    """The source's chapters, as dicts of libav's, in a part of it.
+    """Returns the chapters of a part of the source, as PyAV's dicts.
 
     Args:
-        shift: seconds at which the part begins.
-        length: of the part in seconds, None for the rest.
+        shift: start of the part in seconds.
+        length: of the part in seconds; None for the rest.
     """
     chapters = []
     for chapter in source.container.chapters():
@@ -71,12 +71,12 @@ def chapters_of(source: VideoReader, shift: Fraction, length: Fraction | None) -
 
 
 def title_of(chapter: Mapping[str, Any]) -> str:
-    """A chapter's title, empty if it has none."""
+    """Returns a chapter's title; empty if it has none."""
     return str(chapter["metadata"].get("title", ""))
 
 
 def _same(value: str, other: str | None) -> bool:
-    """Whether two values of a tag are the same; times may have zeros behind their seconds."""
+    """Returns whether two values of a tag are equal, apart from a time's fraction of zeros."""
     if other is None:
         return False
     return value == other or value.removesuffix("Z") == other.removesuffix("Z").removesuffix(
@@ -85,9 +85,9 @@ def _same(value: str, other: str | None) -> bool:
 
 
 def missing(wanted: Mapping[str, str], written: Mapping[str, str]) -> list[str]:
-    """The keys of tags that are wanted and were not written, in any case, or not with that value.
+    """Returns the keys of wanted tags that were not written, or with another value, sorted.
 
-    Those that are `TECHNICAL` are not wanted.
+    Compares keys without regard to case, and ignores those that are `TECHNICAL`.
     """
     known = {key.lower(): value for key, value in written.items()}
     return sorted(
@@ -98,7 +98,7 @@ def missing(wanted: Mapping[str, str], written: Mapping[str, str]) -> list[str]:
 
 
 def in_words(stream: Any) -> str:
-    """A stream as it is named in a sentence: what it is, its number, codec and language."""
+    """Describes a stream for a sentence: its type, number, codec and language."""
     kind = {"subtitle": "subtitles", "audio": "sound"}.get(stream.type, stream.type)
     details = [one for one in (codec_name(stream), language(stream)) if one]
     about = f" ({', '.join(printable(one) for one in details)})" if details else ""
@@ -106,7 +106,7 @@ def in_words(stream: Any) -> str:
 
 
 def codec_name(stream: Any) -> str | None:
-    """A stream's codec, or the name of an attachment; None if neither is known."""
+    """Returns a stream's codec or an attachment's name; None if neither is known."""
     if stream.codec_context is None:
         name: str | None = getattr(stream, "name", None)
         return name

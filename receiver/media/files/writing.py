@@ -1,4 +1,4 @@
-"""Writes video files: under a temporary name until they are complete, with H.264 by x264."""
+"""Writes video files, under a temporary name until they are complete, with H.264 by x264."""
 
 import contextlib
 import io
@@ -17,36 +17,40 @@ from av.codec.context import Flags
 from receiver.errors import InputError
 from receiver.safe_files import NewFile
 
-FORMATS = {".mp4": "mp4", ".mkv": "matroska", ".mov": "mov", ".m4v": "mp4"}
-"""libav's names of the formats that are written, by the file's ending."""
+WRITTEN_FORMATS = {".mp4": "mp4", ".mkv": "matroska", ".mov": "mov", ".m4v": "mp4"}
+"""libav's names of the formats that can be written, by the file's ending."""
 LIVE = {"movflags": "hybrid_fragmented", "frag_duration": "1000000"}
-"""Muxer options by which an .mp4 that breaks off plays up to its last second; .mkv ignores them."""
-PIPE = "matroska"
-"""The format of standard output: it can be written, and read, without going back."""
+"""Muxer options that let an unfinished .mp4 play up to its last second; .mkv ignores them."""
+PIPE_FORMAT = "matroska"
+"""libav's name of the format of standard output: it is written and read without seeking."""
 
 
 class Memory(io.BytesIO):
-    """A file in memory; one that stands for a pipe cannot go back, but can be read afterwards."""
+    """A file in memory. One that stands for a pipe is not seekable until it is read."""
 
     def __init__(self, *, pipe: bool) -> None:
-        """It is empty."""
+        """Creates an empty file.
+
+        Args:
+            pipe: whether it stands for a pipe.
+        """
         super().__init__()
         self.pipe = pipe
 
     def seekable(self) -> bool:
-        """Whether libav may go back."""
+        """Returns whether libav may seek."""
         return not self.pipe
 
 
 def format_of(path: Path | None) -> str:
-    """libav's name of the format that a file's ending stands for, or `PIPE` for None.
+    """Returns libav's name of the format for a file's ending, or `PIPE_FORMAT` for None.
 
-    Raises InputError for another ending.
+    Raises InputError for other endings.
     """
     if path is None:
-        return PIPE
+        return PIPE_FORMAT
     try:
-        return FORMATS[path.suffix.lower()]
+        return WRITTEN_FORMATS[path.suffix.lower()]
     except KeyError:
         raise InputError(
             f"{path} has no ending of a video format that can be written: use .mp4 or .mkv "
@@ -55,16 +59,16 @@ def format_of(path: Path | None) -> str:
 
 
 def is_pipe(path: Path | None) -> bool:
-    """Whether a target is a standard output in which libav cannot go back."""
+    """Returns whether a target is standard output and libav cannot seek in it."""
     return path is None and not sys.stdout.seekable()
 
 
 class VideoWriter:
-    """Writes a video under a temporary name; it gets its own name when it is complete (`NewFile`).
+    """Writes a video under a temporary name, and renames it when it is complete (`NewFile`).
 
-    One that is `live` records a call: only this user may read it, and if writing breaks off, what
-    can be played of it gets its name. Any other has the rights that the umask leaves, as the
-    outputs of other programs have, and is removed if writing breaks off.
+    A `live` writer records a call: only this user may read the file, and if writing fails, the
+    part that plays is kept. Other files get the usual permissions (umask), and are removed if
+    writing fails.
 
     Attributes:
         path: of the file, None for standard output.
@@ -74,13 +78,15 @@ class VideoWriter:
     def __init__(
         self, path: Path | None, *, live: bool = False, options: Mapping[str, str] | None = None
     ) -> None:
-        """
+        """Creates the file, and its folder if necessary.
+
         Args:
-            path: of the file, whose ending tells its format; None for standard output.
+            path: of the file, whose ending selects the format; None for standard output.
+            live: whether the file records a call.
             options: of libav's muxer.
 
         Raises:
-            InputError: if the folder cannot be written or the ending is of no container.
+            InputError: if the folder cannot be written, or for an ending of another format.
         """
         self.path = path
         self._live = live
@@ -95,8 +101,8 @@ class VideoWriter:
         except OSError as error:
             raise InputError(f"{path} cannot be written: {error.strerror}") from error
         self._new = NewFile(path, private=live)
-        # The open file, not its name: libav would open the name anew, truncate whatever is there by
-        # then, and follow a link. It costs no time: measured with 60 MB/s.
+        # The open file, not its name: libav would open the name again, truncate whatever is there
+        # by then, and follow a link. This costs no time (measured at 60 MB/s).
         try:
             self.container = av.open(self._new.file, "w", name, container_options=options)
         except BaseException:
@@ -105,7 +111,7 @@ class VideoWriter:
 
     @property
     def kept(self) -> bool:
-        """Whether the file has its name, complete or not."""
+        """Whether the file is in place under its own name, complete or not."""
         return self._new is not None and self._new.finished
 
     def __enter__(self) -> "VideoWriter":
@@ -135,13 +141,13 @@ class VideoWriter:
 
 
 def unwritable(path: Path | None, error: Exception) -> InputError:
-    """What is said of a file that cannot be written, or not to its end."""
+    """Returns the error for a file that cannot be written, or not to its end."""
     name = "standard output" if path is None else path
     return InputError(f"{name} cannot be written: {getattr(error, 'strerror', None) or error}")
 
 
 def _plays(file: FileIO) -> bool:
-    """Whether a file holds a picture that can be decoded."""
+    """Returns whether a file contains a frame that can be decoded."""
     file.seek(0)
     with contextlib.suppress(av.FFmpegError, OSError), av.open(file, "r") as container:
         return any(True for _ in container.decode(container.streams.video))
@@ -157,7 +163,15 @@ def add_h264(
     preset: str,
     pixel_format: str = "yuv420p",
 ) -> av.VideoStream:
-    """An x264 stream for frames of `size` (width, height); CRF 0 is lossless at any depth."""
+    """Adds an x264 stream to a container and returns it.
+
+    Args:
+        size: width and height in pixels.
+        rate: frames a second.
+        time_base: unit of the frames' pts, in seconds.
+        crf: constant rate factor, 0 to 51; 0 is lossless at any depth.
+        preset: x264's preset.
+    """
     stream = container.add_stream("libx264", rate=rate)
     stream.width, stream.height = size
     stream.pix_fmt = pixel_format

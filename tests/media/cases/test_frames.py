@@ -27,7 +27,7 @@ from tests.media.probing import described, of_type, probe, sound_bytes, video_of
 # Runs that differ, frames that are lost
 
 
-def test_one_frame_comes_out_the_same_each_time(shop):
+def test_one_frame_gives_the_same_output_each_time(shop):
     """Decoding by several threads lost the QP of some frames, and so their strength."""
     source = shop.make("one.mp4", "-frames:v", 1, *X264)
     outputs = set()
@@ -101,7 +101,7 @@ def transport_streams(shop: Workshop, *starts: float) -> Path:
 
 
 @pytest.mark.parametrize("starts", [(500, 3), (3, 3), (3, 500), (3, 3, 3)])
-def test_times_that_jump_go_on(shop, starts):
+def test_times_continue_after_a_jump(shop, starts):
     after = shop.enhance(transport_streams(shop, *starts))
     assert shop.result.frames["enhanced"] == FRAMES * len(starts)
     assert len(times_of(after)) == FRAMES * len(starts)
@@ -110,7 +110,7 @@ def test_times_that_jump_go_on(shop, starts):
     assert max(gaps) < 0.1
 
 
-def test_a_clock_that_wraps_around_goes_on(shop):
+def test_times_continue_after_a_clock_wraps_around(shop):
     """MPEG's clock has 33 bits: it begins anew after 26.5 hours."""
     source = shop.make("wrap.ts", "-an", *X264, "-output_ts_offset", 2**33 / 90000 - 0.5 - 1.4)
     after = shop.enhance(source)
@@ -130,7 +130,7 @@ def test_sound_stays_with_the_picture_over_a_jump(shop):
     assert min(np.diff(starts)) > 0.01
 
 
-def test_the_last_frame_stays_as_long_as_it_did(shop):
+def test_the_last_frame_keeps_its_duration(shop):
     source = shop.folder / "last.mp4"
     with av.open(str(source), "w") as container, av.open(str(shop.raw)) as raw:
         video = container.add_stream("libx264", rate=30)

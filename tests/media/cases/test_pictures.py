@@ -85,7 +85,7 @@ def test_4_2_2_interlaced_at_ten_bits(shop):
 
 @pytest.mark.parametrize("container", ["mov", "mkv"])
 @pytest.mark.parametrize("degrees", [90, -90, 180])
-def test_a_phone_held_upright_stays_so(shop, container, degrees):
+def test_the_orientation_of_a_phone_stays(shop, container, degrees):
     lie = {90: "transpose=clock", -90: "transpose=cclock", 180: "hflip,vflip"}[degrees]
     lying = shop.make(f"lying.{container}", *tone(), "-vf", lie, *X264, "-c:a", "aac")
     source = shop.run(
@@ -154,13 +154,13 @@ def test_full_range_of_a_webcam_stays_full(shop, pixel_format, container):
     assert frame["color_range"] == "pc"
 
 
-def test_colours_that_are_not_told_stay_untold(shop):
+def test_unspecified_colours_stay_unspecified(shop):
     source = shop.make("plain.mp4", *X264)
     frame = video_of(shop.check(source))["frames"][0]
     assert frame["colours"][1:] == (2, 2, 2)
 
 
-def test_colours_that_only_the_container_tells(shop):
+def test_colours_that_only_the_container_specifies(shop):
     """An .mkv's Colour element, or an .mp4's colr box, of a stream that says nothing itself."""
     plain = shop.make("plain.h264", *X264)
     tags = [
@@ -229,7 +229,7 @@ def test_a_face_that_appears_late(shop):
         ("a.gif", ("-pix_fmt", "bgr8")),
     ],
 )
-def test_transparency_that_is_lost_is_said(shop, name, coding):
+def test_lost_transparency_is_reported(shop, name, coding):
     clear = "format=yuva444p,geq=lum='p(X,Y)':cb='cb(X,Y)':cr='cr(X,Y)':a='if(lt(X,40),0,255)'"
     if name.endswith("gif"):
         clear = "split[a][b];[a]palettegen=reserve_transparent=1[p];[b][p]paletteuse"

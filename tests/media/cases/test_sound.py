@@ -92,7 +92,7 @@ def test_sound_that_is_shorter_or_longer_than_the_picture(shop, seconds, ending)
     assert last + lasts == pytest.approx(seconds, abs=0.05)
 
 
-def test_a_silence_in_mid_file_stays_a_gap(shop):
+def test_a_gap_in_the_sound_stays_a_gap(shop):
     """A recorder that was muted wrote no sound for a while."""
     source = shop.make(
         "gap.mkv", *tone(), *X264, "-c:a", "aac", "-af", "aselect='lt(t,0.3)+gt(t,0.7)'"

@@ -35,7 +35,7 @@ def test_languages_chapters_title_and_subtitles_stay(shop, many):
 
 
 @pytest.mark.parametrize("ending", ["mp4", "mov"])
-def test_what_an_mp4_cannot_hold_is_said(shop, many, ending):
+def test_losses_of_an_mp4_are_reported(shop, many, ending):
     after = shop.check(many, f"out.{ending}")
     sounds = of_type(after, "audio")
     spoken = [s["metadata"].get("language") for s in sounds]
@@ -46,7 +46,7 @@ def test_what_an_mp4_cannot_hold_is_said(shop, many, ending):
     assert [tags["title"] for _, _, tags in after["chapters"]] == ["One"]
 
 
-def test_only_one_line_is_said(shop, many):
+def test_losses_are_reported_in_one_line(shop, many):
     _, said = enhanced(many, shop.folder / "out.mp4", shop.generator)
     assert len(said) == 1
     assert "\n" not in said[0]
@@ -303,7 +303,7 @@ def test_telemetry_of_an_action_camera(shop, ending, chapters):
     assert len(of_type(probe(shop.folder / f"out.{ending}"), "audio")) == 1
 
 
-def test_a_broadcast_with_streams_that_nobody_knows(shop):
+def test_a_broadcast_with_unknown_streams(shop):
     data = shop.folder / "private.bin"
     data.write_bytes(bytes(range(250)))
     source = shop.make("air.ts", *tone(), "-f", "data", "-i", data, "-map", "0:v", "-map", "1:a",
