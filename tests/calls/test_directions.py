@@ -96,7 +96,7 @@ async def test_what_a_viewer_sends_is_not_decoded(generator, http, offered, answ
         await viewer.close()
 
 
-async def test_a_viewer_that_sends_although_it_was_not_asked_to_costs_nothing(generator, http):
+async def test_media_that_a_viewer_sends_cost_nothing(generator, http):
     async with serving(generator) as (server, base):
         publisher, viewer = Peer(http, base), Peer(http, base)
         await publish(publisher)
@@ -211,7 +211,7 @@ async def test_a_goodbye_ends_the_call(generator, http: aiohttp.ClientSession):
         await asyncio.gather(*(peer.close() for peer in (publisher, viewer, second)))
 
 
-async def test_a_goodbye_of_something_else_ends_nothing(generator, http):
+async def test_a_goodbye_of_another_stream_ends_nothing(generator, http):
     async with serving(generator) as (server, base):
         publisher, viewer = Peer(http, base), Peer(http, base)
         await publish(publisher, sound=True)

@@ -59,7 +59,7 @@ async def test_one_publisher_and_two_viewers(generator, http):
             await peer.close()
 
 
-async def test_a_viewer_leaves_and_another_comes(generator, http):
+async def test_one_viewer_leaves_and_another_joins(generator, http):
     async with serving(generator) as (server, base):
         publisher, first, second = (Peer(http, base) for _ in range(3))
         await publisher.publish()
@@ -113,7 +113,7 @@ def own_threads():
     return {one for one in threading.enumerate() if not one.name.startswith(shared)}
 
 
-async def test_one_call_more_than_was_measured_is_refused_until_one_ends(generator, http):
+async def test_calls_beyond_the_measured_capacity_are_refused(generator, http):
     quality = Quality(Generator("lite", "cpu"), "fast", None)
     config = ServeConfig(port=0, rooms=2, is_measured=True)
     server = Server(config, lambda: quality.watch(Enhancer(generator)), quality)
@@ -163,7 +163,7 @@ async def test_over_https_a_call_is_published_and_watched(generator, tmp_path):
 
 
 @pytest.mark.parametrize("order", [("end", "watch"), ("watch", "end")])
-async def test_a_call_that_ends_while_a_viewer_comes_leaves_nothing(generator, http, order):
+async def test_a_call_that_ends_while_a_viewer_joins_leaves_nothing(generator, http, order):
     """The viewer's new encoder made the end fail half way: the publisher went on, unseen."""
     offer = filled(VIDEO, [])
     async with serving(generator) as (server, base):

@@ -97,7 +97,7 @@ async def test_a_viewer_that_never_connects_frees_its_slot(generator, http, peer
         assert stats[""] == {"never_connected": {"publisher": 0, "viewer": 2}}
 
 
-async def test_of_viewers_that_come_at_once_only_so_many_are_answered(generator, http):
+async def test_of_simultaneous_viewers_only_the_limit_is_answered(generator, http):
     async with serving(generator, viewers=2) as (server, base):
         await post_silent(http, base + "/whip/room")
         room = server.rooms["room"]
@@ -113,7 +113,7 @@ async def test_of_viewers_that_come_at_once_only_so_many_are_answered(generator,
         assert room.viewer_count == 2
 
 
-async def test_a_viewer_whose_room_ends_meanwhile_leaves_nothing(generator, http):
+async def test_a_viewer_leaves_nothing_if_the_room_ends_meanwhile(generator, http):
     async with serving(generator) as (server, base):
         await post_silent(http, base + "/whip/room")
         room = server.rooms["room"]

@@ -63,7 +63,7 @@ def candidates(sockets: list[socket.socket], line: str = "a=candidate:1 1 udp 1 
 
 
 @pytest.mark.parametrize("path", [path for path, _ in ROLES])
-async def test_a_candidate_that_comes_later_is_checked(generator, http, path):
+async def test_a_later_candidate_is_checked(generator, http, path):
     async with serving(generator) as (_, base):
         session = await opened(http, base, path)
         assert "a=ice-options:trickle" in await session.created.text()
@@ -77,7 +77,7 @@ async def test_a_candidate_that_comes_later_is_checked(generator, http, path):
 
 
 @pytest.mark.parametrize("role", ["publisher", "viewer"])
-async def test_a_peer_whose_offer_has_no_candidates_trickles_them(generator, http, role):
+async def test_a_peer_without_candidates_in_its_offer_trickles_them(generator, http, role):
     async with serving(generator) as (server, base):
         publisher, viewer = Peer(http, base), Peer(http, base)
         late = publisher if role == "publisher" else viewer

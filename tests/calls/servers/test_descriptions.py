@@ -70,7 +70,7 @@ from tests.calls.servers.endpoints import (
         (replaced("m=video [0-9]+", "m=video 99999999999999999999 x"), "it is no SDP"),
     ],
 )
-async def test_an_answer_that_does_not_fit_is_told(change, why):
+async def test_an_answer_that_does_not_fit_is_reported(change, why):
     async with answerer(change) as endpoint, origin(endpoint) as home:
         await refused(home.base, InputError, "cannot be used", why)
 
@@ -95,7 +95,7 @@ USELESS = (
 )
 
 
-async def test_candidates_that_cannot_be_used_are_left_out(caplog):
+async def test_unusable_candidates_are_omitted(caplog):
     """Of the others 32 are used: a call comes about among them."""
     caplog.set_level(logging.INFO, "aioice")
     own: list[str] = []
@@ -131,7 +131,7 @@ async def test_candidates_that_cannot_be_used_are_left_out(caplog):
         (replaced("message-size:.*", "message-size:9"), "refuse messages of 16384 bytes"),
     ],
 )
-async def test_an_answer_that_does_not_fit_what_is_sent_is_told(clip, change, why):
+async def test_an_answer_that_does_not_fit_the_media_sent_is_reported(clip, change, why):
     call = Sending(clip_source(clip), Encoding(kbps=60))
     async with answerer(change) as endpoint, origin(endpoint) as home:
         with pytest.raises(InputError, match=why):

@@ -101,7 +101,7 @@ async def test_an_odd_offer_of_janus_becomes_a_call(change):
         await joined(url, None)
 
 
-async def test_an_offer_of_janus_that_cannot_be_used_is_told():
+async def test_an_unusable_offer_of_janus_is_reported():
     async with fake_janus() as (server, _, url):
         server.change = replaced("packetization-mode=1", "packetization-mode=0")
         words = "it has H.264 only in packetization-mode 0: add packetization-mode=1"
@@ -140,7 +140,7 @@ SPEEX = [line.replace("opus/48000/2", "speex/16000") for line in section("audio"
     ],
 )
 @pytest.mark.parametrize("path", ["/whip/other", "/whep/room"])
-async def test_an_offer_that_cannot_be_answered_is_told_why(
+async def test_an_offer_that_cannot_be_answered_is_refused_with_a_reason(
     generator, http, path, sentence, change
 ):
     """None of the sentences is aiortc's."""
@@ -237,7 +237,7 @@ async def test_every_address_tells_its_methods(generator, http, path):
         assert "Allow" not in (await http.options(base + "/nowhere")).headers
 
 
-async def test_pages_of_other_origins_may_trickle_where_they_may_publish(generator, http):
+async def test_pages_of_other_origins_may_trickle_if_they_may_publish(generator, http):
     async with serving(generator, cors=True) as (_, base):
         headers = (await http.options(base + "/whip/x/1")).headers
         assert "PATCH" in headers["Access-Control-Allow-Methods"]

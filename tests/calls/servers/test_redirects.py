@@ -76,7 +76,7 @@ async def test_a_redirect_to_another_origin_gets_the_offer_and_no_token(caplog):
     assert "is not deleted there" in caplog.text
 
 
-async def test_a_redirect_to_another_origin_that_asks_for_the_token_is_told():
+async def test_a_redirect_to_another_origin_that_asks_for_the_token_is_reported():
     async def unauthorised(request: web.Request) -> web.Response:
         return web.Response(status=401)
 
@@ -105,7 +105,7 @@ async def test_a_user_and_password_go_to_the_users_origin_alone():
     assert other.seen == [("POST", "/whep", None)]
 
 
-async def test_no_cookie_is_kept():
+async def test_no_cookie_is_stored():
     """Cookies do not know ports: another origin of the same host would get them."""
     cookies: list[str | None] = []
 
@@ -188,7 +188,7 @@ async def test_options_and_delete_are_not_redirected():
     assert not other.seen
 
 
-async def test_an_endpoint_far_away_leads_nowhere_near():
+async def test_a_public_endpoint_cannot_redirect_to_a_local_address():
     """Neither by an address nor by a name of one."""
     for place in ("127.0.0.1:9", "localhost:9", "10.0.0.1", "[::ffff:127.0.0.1]", "printer.local"):
         async with Client("http://sfu.example/whep", None, SECONDS).opened() as client:
@@ -197,7 +197,7 @@ async def test_an_endpoint_far_away_leads_nowhere_near():
                 client._next(moved)
 
 
-async def test_a_name_far_away_that_has_an_address_nearby_is_not_reached(monkeypatch):
+async def test_a_public_name_with_a_local_address_is_not_contacted(monkeypatch):
     """Whoever owns a name says what address it has."""
     look_up = socket.getaddrinfo
 
