@@ -36,11 +36,12 @@ from receiver.calls.server import ServeConfig, Server, listening
 from receiver.enhance.enhancer import Enhancer
 from receiver.enhance.faces.album import load_album, peer_of, save_album
 from receiver.enhance.faces.alignment import crop_from_frame
-from receiver.enhance.faces.generator import WEIGHTS, Generator, Model
+from receiver.enhance.faces.generator import Generator
 from receiver.enhance.faces.recognition import shared_recogniser
 from receiver.enhance.faces.tracking import Face
 from receiver.enhance.files import enhance_file
 from receiver.errors import ModelError, ReceiverError
+from receiver.inference.model_files import WEIGHTS, Model
 from receiver.media.encoding import Encoding
 from receiver.media.frame import DecodedFrame
 from receiver.media.pixels import PLANAR_420, RESTORABLE
@@ -675,7 +676,9 @@ def frames(data: bytes) -> None:
 
 def _check_references(enhancer: Enhancer) -> None:
     for person in enhancer.people:
-        check(bool(np.isfinite(person.recent[-1].look).all()), "a person's look is numbers")
+        check(
+            bool(np.isfinite(person.recent[-1].appearance).all()), "a person's appearance is finite"
+        )
         for keyframe in person.keyframes:
             check(bool(np.isfinite(keyframe.landmarks).all()), "a reference's points are numbers")
 

@@ -31,7 +31,7 @@ from bench.clips import clips_in
 from bench.references import FACE, cut
 from bench.result_cache import Finished
 from keyframes import Identity, Landmarks, Picture, appearance_descriptor, crop_qp, likeness, warp
-from keyframes.people import ENOUGH, SAME_PERSON
+from keyframes.identity import ENOUGH, SAME_PERSON
 from models.prepare import frame_rate, read_frames
 from receiver.commands.progress import progress_bar
 from receiver.commands.terminal import console

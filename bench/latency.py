@@ -29,10 +29,11 @@ from rich.table import Table
 from bench import paper_way
 from bench.paced import FPS, TimedEnhancer, composed, encode, run_calls, times
 from receiver.commands.terminal import console
-from receiver.enhance.faces.generator import Device, ExecutionDevice, Generator, device_problem
+from receiver.enhance.faces.generator import Generator
 from receiver.enhance.faces.stage import TIMED
 from receiver.enhance.faces.tracking import MAX_FACES
 from receiver.errors import InputError
+from receiver.inference.devices import Device, ExecutionDevice, device_problem
 from receiver.media.frame import DecodedFrame
 from receiver.sending.sources import Source, clip_source, portrait_source
 from receiver.transport.aiortc_hooks import ObservingDecoder

@@ -33,8 +33,8 @@ from receiver.commands.terminal import console
 from receiver.enhance.enhancer import Enhancer
 from receiver.enhance.faces.alignment import extract_crop, picture_of, transform
 from receiver.enhance.faces.generator import Generator
-from receiver.enhance.faces.observations import STILL_QP, faces_of_still, region_of
 from receiver.enhance.faces.recognition import shared_recogniser
+from receiver.enhance.faces.still_faces import STILL_QP, faces_of_still, region_of
 from receiver.enhance.faces.tracking import FaceTracker
 from receiver.media.encoding import Encoding
 from receiver.media.files.reading import ENDINGS

@@ -1,9 +1,18 @@
-"""The reference memory of the receiver: which keyframes to keep, which one to use, how to bend it.
+"""The reference memory of the receiver: keeps keyframes, chooses one for a face, warps it.
 
-Pure numpy and OpenCV. Knows nothing of calls, networks or files.
+Uses numpy and OpenCV only. Knows nothing of calls, networks or files.
 """
 
 from keyframes.admission import Admission, Admitted, FaceObservation, admit, crop_qp
+from keyframes.appearance import (
+    AppearanceDescriptor,
+    Received,
+    appearance_descriptor,
+    likeness,
+    resemblance,
+    thumbnail,
+)
+from keyframes.identity import Identity
 from keyframes.keyframe_set import (
     Embedding,
     Keyframe,
@@ -15,17 +24,7 @@ from keyframes.keyframe_set import (
     worth,
 )
 from keyframes.mls import mls_map, warp
-from keyframes.people import (
-    AppearanceDescriptor,
-    Identity,
-    People,
-    Person,
-    Received,
-    appearance_descriptor,
-    likeness,
-    resemblance,
-    thumbnail,
-)
+from keyframes.people import People, Person
 from keyframes.requests import Budget, ReferenceNeed, Request, RequestKind, RequestPolicy
 
 __all__ = [

@@ -1,4 +1,4 @@
-"""Which pictures of a face may become references."""
+"""Decides which observations of a face become references."""
 
 import math
 from collections.abc import Callable
@@ -8,35 +8,36 @@ from typing import Literal, TypeAlias
 from keyframes.keyframe_set import Keyframe, KeyframeSet, Landmarks
 
 Admission: TypeAlias = Literal["quality", "i-frames"]
-"""How references are admitted: by measured quality, or every key frame as in the paper."""
+"""How references are admitted: by measured quality, or from every I-frame as in the paper."""
 
 SAME_POSE = 30.0
-"""Landmark distance in crop pixels within which two faces show one pose: 3.6 px a landmark."""
+"""Landmark distance in crop pixels up to which two faces show the same pose: 3.6 px a landmark."""
 BETTER = 3.0
-"""QP steps by which a picture has to be better to take another's place."""
-WORSE = 3.0
-"""QP steps by which a new pose may be worse than the picture that it displaces."""
+"""QP steps by which an observation must be better to replace a reference of the same pose."""
+WORSE_THAN_EVICTED = 3.0
+"""QP steps by which a new pose may be worse than the reference that it evicts."""
 BLURRED = 0.6
-"""Share of the known pictures' sharpness below which a picture is a blur."""
+"""An observation is blurred if its sharpness is below this share of the nearest reference's."""
 MAX_ROLL = 35.0
-"""Degrees by which a reference's face may be tilted."""
+"""Largest tilt of a reference's face, in degrees."""
 MAX_ENLARGED = 3.0
-"""Crop pixels for one pixel of the frame beyond which a face is too small to be a reference."""
+"""Most crop pixels for one frame pixel: a face that is enlarged more is too small to be a
+reference."""
 
 
 @dataclass(frozen=True)
 class FaceObservation:
-    """A face as it arrived, and what is known of its quality.
+    """A face in the current frame and what is known of its quality.
 
     Attributes:
         landmarks: 68x2 float32 in crop pixels.
-        qp: of the face, see `crop_qp`; None where the codec does not tell.
-        is_keyframe: whether the picture was decoded from a random access point.
-        damaged: whether a loss came before it in its prediction chain.
-        roll: degrees by which the face is tilted.
-        enlarged: crop pixels for one pixel of the frame.
-        sharpness: measures what `Keyframe` calls so; called only where it may decide.
-        detail: measures what stills are compared by; called only for them.
+        qp: QP of the face, see `crop_qp`; None if the codec does not report it.
+        is_keyframe: whether the frame is an I-frame.
+        damaged: whether the frame, or one that it was predicted from, suffered a loss.
+        roll: tilt of the face in degrees.
+        enlarged: crop pixels for one frame pixel.
+        sharpness: returns the sharpness as in `Keyframe`; called only if the decision needs it.
+        detail: returns the detail that stills are compared by; called only for stills.
     """
 
     landmarks: Landmarks
@@ -51,7 +52,7 @@ class FaceObservation:
 
 @dataclass(frozen=True)
 class Admitted:
-    """Where an admitted picture goes: into the place of another, or into one of its own."""
+    """An admitted observation: it replaces a keyframe of the set, or is added to the set."""
 
     replaces: Keyframe | None = None
 
@@ -59,12 +60,12 @@ class Admitted:
 def admit(
     keyframes: KeyframeSet, observation: FaceObservation, admission: Admission = "quality"
 ) -> Admitted | None:
-    """The place of `observation` in the set, None if it is not to become a reference.
+    """Decides how `observation` enters the set; returns None if it does not become a reference.
 
-    By `i-frames` every undamaged key frame gets a place of its own, as in the paper. By `quality`
-    I-frames have no privilege (real-time encoders make them worse than their neighbours): a pose
-    that the set knows is replaced by a clearly better picture of it, a new pose is taken in if it
-    is about as good as what it may displace.
+    With `i-frames` every undamaged I-frame is added, as in the paper. With `quality` I-frames have
+    no privilege, because real-time encoders make them worse than their neighbours: a clearly better
+    observation of a known pose replaces the reference of that pose, and a new pose is added if it
+    is about as good as the reference that it may evict.
     """
     if observation.damaged:
         return None
@@ -72,7 +73,7 @@ def admit(
         return Admitted() if observation.is_keyframe else None
     if abs(observation.roll) > MAX_ROLL or observation.enlarged > MAX_ENLARGED:
         return None
-    if observation.qp is None:  # unknown to this codec: its key frames are the best guess
+    if observation.qp is None:  # the codec does not report it: I-frames are the best guess
         return Admitted() if observation.is_keyframe else None
     nearest = keyframes.nearest(observation.landmarks)
     if nearest is None:
@@ -83,22 +84,26 @@ def admit(
         return Admitted(replaces=known) if better and not _blurred(observation, known) else None
     if _blurred(observation, known):
         return None
-    displaced = keyframes.least_used() if len(keyframes) == keyframes.capacity else None
-    if displaced is None or displaced.qp is None or observation.qp <= displaced.qp + WORSE:
+    evicted = keyframes.least_used() if len(keyframes) == keyframes.capacity else None
+    if evicted is None or evicted.qp is None or observation.qp <= evicted.qp + WORSE_THAN_EVICTED:
         return Admitted()
     return None
 
 
 def _blurred(observation: FaceObservation, known: Keyframe) -> bool:
-    # A better picture of the same face has more detail, never less, unless it moved.
+    # A better picture of the same face has more detail, never less, unless the face moved.
     return observation.sharpness() < BLURRED * known.sharpness
 
 
 def crop_qp(qp: float, enlarged: float) -> float:
-    """QP of a crop: that of the picture, and six steps for each doubling of its size.
+    """Returns the QP of a crop: the frame's QP plus six steps for each doubling of the face's size.
 
-    Six QP steps double the quantiser (H.264, 8.5.9), which takes about as much detail as halving
-    the resolution: so faces of different sizes, before and after the sender changed its
-    resolution, can be compared.
+    Six QP steps double the quantiser step (H.264, 8.5.9), which removes about as much detail as
+    halving the resolution. So faces of different sizes can be compared, also before and after the
+    sender changed its resolution.
+
+    Args:
+        qp: of the face in the frame.
+        enlarged: crop pixels for one frame pixel; below 1 it counts as 1.
     """
     return qp + 6.0 * math.log2(max(1.0, enlarged))

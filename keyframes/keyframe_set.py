@@ -1,4 +1,4 @@
-"""A small set of keyframes, of which the one nearest in pose becomes the reference."""
+"""A small set of keyframes; the one that suits a face's pose best becomes its reference."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -11,40 +11,39 @@ Landmarks: TypeAlias = NDArray[np.float32]
 """68x2 float32, x then y, in pixels."""
 
 Picture: TypeAlias = NDArray[Any]
-"""HxWx3 RGB, uint8 in [0, 255] or float32 in [0, 1]; each use says which."""
+"""HxWx3 RGB, either uint8 in [0, 255] or float32 in [0, 1], as each use states."""
 
 Embedding: TypeAlias = NDArray[np.float32]
-"""128 float32 of length 1, which lie near each other for pictures of one person."""
+"""128 float32 of Euclidean length 1; embeddings of one person are close to each other."""
 
 Policy: TypeAlias = Literal["lfu", "max-distance"]
 
 REACH = 100.0
-"""Landmark distance in crop pixels beyond which even a raw picture brings nothing."""
-WORSE = 4.0
-"""QP steps by which a reference may be worse than the face, and still bring something new."""
-LEAST = 100.0
-"""Worth below which a face is better off without a reference: one as good as the face itself
-helps up to a distance of 75, one that is 16 steps better up to 95."""
-UNKNOWN = 6.0
-"""QP steps by which a reference of unknown QP is taken to be better."""
+"""Landmark distance in crop pixels beyond which even an uncompressed reference adds nothing."""
+WORSE_THAN_FACE = 4.0
+"""QP steps by which a reference may be worse than the face and still add something."""
+LEAST_WORTH = 100.0
+"""Least worth of a reference that helps. A reference as good as the face itself helps up to a
+distance of 75, one that is 16 QP steps better up to 95."""
+ASSUMED_BETTER = 6.0
+"""QP steps by which a reference of unknown QP is assumed to be better than the face."""
 
 
 @dataclass(slots=True, eq=False)
 class Keyframe:
-    """A face that arrived well enough to help restore others.
+    """A face crop that is good enough to guide the restoration of other crops.
 
     Attributes:
         crop: 256x256x3 uint8 RGB, eyes aligned.
         landmarks: 68x2 float32, in pixels of the crop.
-        qp: luma QP of the face in the picture it came from, None where unknown: the lower, the
-            better the picture.
-        source: how it came: a picture of the stream, or a still sent beside it.
-        sharpness: mean absolute Laplacian of the crop's luma, in 8-bit levels.
-        embedding: of the face, by which it is compared with those on screen before it is used; None
-            for a picture of the stream itself.
-        peer: SHA-256 of the address of the call that it comes from; empty for this one.
-        frame: number of the frame that it was admitted in, see `People.frames`.
-        uses: how often it was chosen, halved at every insertion (a float: the halves are exact).
+        qp: QP of the face, see `crop_qp`; lower is better, None if unknown.
+        source: where it comes from: a frame of the stream, or a still sent beside the stream.
+        sharpness: mean absolute Laplacian of the crop's green channel, in 8-bit levels.
+        embedding: embedding of the face, compared with the person on screen before the keyframe is
+            used; None for a keyframe from the stream itself.
+        peer: SHA-256 of the address of the call that it comes from; empty for the current call.
+        frame: number of the frame in which it was admitted, see `People.frames`.
+        uses: how often it was chosen, halved at every insertion (a float: halves are exact).
     """
 
     crop: Picture
@@ -59,31 +58,31 @@ class Keyframe:
 
 
 def landmark_distance(a: Landmarks, b: Landmarks) -> float:
-    """Euclidean distance over all 136 coordinates of two 68x2 landmark arrays, in pixels."""
+    """Returns the Euclidean distance in pixels of two 68x2 arrays over all 136 coordinates."""
     return float(np.linalg.norm(a.astype(np.float64) - b.astype(np.float64)))
 
 
 def worth(keyframe: Keyframe, distance: float, qp: float) -> float:
-    """What a keyframe is worth to a face of this QP at this landmark distance: more is better.
+    """Returns how much a keyframe helps a face of this QP at this landmark distance, 0 or more.
 
-    Measured on unseen people, what a reference adds falls about linearly to nothing with the
-    distance and grows about linearly with the QP steps by which it is the better picture. Below
-    `LEAST` the face is better off without it.
+    Measured on people outside the training set, the gain from a reference falls about linearly to
+    zero with the distance and grows about linearly with the QP steps by which the reference is
+    better. A face is restored better without a reference whose worth is below `LEAST_WORTH`.
     """
-    better = UNKNOWN if keyframe.qp is None else qp - keyframe.qp
-    return max(0.0, better + WORSE) * max(0.0, REACH - distance)
+    better = ASSUMED_BETTER if keyframe.qp is None else qp - keyframe.qp
+    return max(0.0, better + WORSE_THAN_FACE) * max(0.0, REACH - distance)
 
 
 class KeyframeSet:
-    """At most `capacity` keyframes, oldest first.
+    """Holds at most `capacity` keyframes, oldest first.
 
-    Policies, for the moment when a keyframe arrives and the set is full:
+    The policy decides which keyframe is evicted when one is added to a full set:
 
-    - `lfu`: the least used one goes (of equals the oldest); the newcomer starts at zero uses.
-      Then every count is halved, also while the set is still filling, so that old fame fades.
-    - `max-distance`: of the `capacity + 1` candidates that one goes (of equals the oldest)
-      without which the rest keeps the largest sum of pairwise landmark distances.
-      This may be the newcomer itself. Counts are kept, and halved, but do not matter.
+    - `lfu` evicts the least used keyframe (of equals the oldest); the new one starts at zero uses.
+      Then every count is halved, also while the set is still filling, so that old uses count less.
+    - `max-distance` evicts the one of the `capacity + 1` candidates (of equals the oldest) without
+      which the others have the largest sum of pairwise landmark distances. This may be the new
+      keyframe itself. Uses are counted and halved too, but have no effect.
 
     ("Perceptual Quality Improvement in Videoconferencing using Keyframes-based GAN", section III.)
     """
@@ -97,9 +96,7 @@ class KeyframeSet:
         self.capacity = capacity
         self.policy = policy
         self._keyframes: list[Keyframe] = []
-        self._coordinates = np.empty(
-            (0, 136), np.float64
-        )  # one row a keyframe, for one-pass lookup
+        self._coordinates = np.empty((0, 136), np.float64)  # one row a keyframe
 
     def __len__(self) -> int:
         return len(self._keyframes)
@@ -108,7 +105,7 @@ class KeyframeSet:
         return iter(self._keyframes)
 
     def add(self, keyframe: Keyframe) -> None:
-        """Takes `keyframe` in, evicting by the policy if the set is full."""
+        """Adds `keyframe`; evicts one by the policy if the set is full."""
         self._keyframes.append(keyframe)
         self._coordinates = np.vstack([self._coordinates, _row(keyframe.landmarks)])
         if len(self) > self.capacity:
@@ -121,63 +118,68 @@ class KeyframeSet:
             kept.uses /= 2
 
     def discard(self, keyframe: Keyframe) -> None:
-        """Removes one of the set's keyframes."""
-        place = next(i for i, kept in enumerate(self._keyframes) if kept is keyframe)
-        del self._keyframes[place]
-        self._coordinates = np.delete(self._coordinates, place, axis=0)
+        """Removes `keyframe`, which must be in the set."""
+        index = next(i for i, kept in enumerate(self._keyframes) if kept is keyframe)
+        del self._keyframes[index]
+        self._coordinates = np.delete(self._coordinates, index, axis=0)
 
     def replace(self, old: Keyframe, new: Keyframe) -> None:
-        """Puts `new` into the place of `old`, one of the set's, with its count of uses."""
-        place = next(i for i, kept in enumerate(self._keyframes) if kept is old)
+        """Replaces `old`, which must be in the set, with `new`; `new` takes over its uses."""
+        index = next(i for i, kept in enumerate(self._keyframes) if kept is old)
         new.uses = old.uses
-        self._keyframes[place] = new
-        self._coordinates[place] = _row(new.landmarks)
+        self._keyframes[index] = new
+        self._coordinates[index] = _row(new.landmarks)
 
     def least_used(self) -> Keyframe | None:
-        """The one that is used least (of equals the oldest); None if the set is empty."""
+        """Returns the least used keyframe (of equals the oldest); None if the set is empty."""
         return self._keyframes[self._least_used(len(self))] if self._keyframes else None
 
     def nearest(self, landmarks: Landmarks) -> tuple[Keyframe, float] | None:
-        """The keyframe nearest to `landmarks` (of equals the oldest) and its distance.
+        """Returns the keyframe nearest to `landmarks` (of equals the oldest) and its distance.
 
-        None if the set is empty. `landmarks` is 68x2 in crop pixels, the distance is in pixels.
+        Returns None if the set is empty. `landmarks` is 68x2 in crop pixels; the distance is in
+        pixels, see `landmark_distance`.
         """
         if not self._keyframes:
             return None
         distances = self._distances(landmarks)
-        place = int(distances.argmin())
-        return self._keyframes[place], float(distances[place])
+        index = int(distances.argmin())
+        return self._keyframes[index], float(distances[index])
 
     def choose(
         self, landmarks: Landmarks, qp: float | None = None
     ) -> tuple[Keyframe, float] | None:
-        """The keyframe to restore a face with, and its landmark distance; None if there is none.
+        """Returns the keyframe to restore a face with and its landmark distance, or None.
 
-        Counts as one use of it, or, if none is worth using, of the nearest: its pose came up.
+        Returns None if the set is empty or no keyframe is worth using. Counts one use of the chosen
+        keyframe, or, if none is worth using, of the nearest one, because its pose occurred.
 
         Args:
             landmarks: 68x2 in crop pixels.
-            qp: of the face, see `crop_qp`. With it, the keyframe that is worth most to such a
-                face, see `worth`; without it, the nearest (of equals the oldest), as in the paper.
+            qp: QP of the face, see `crop_qp`. If given, the keyframe that helps such a face most is
+                chosen, see `worth`; if None, the nearest (of equals the oldest), as in the paper.
         """
         if not self._keyframes:
             return None
         distances = self._distances(landmarks)
-        place = nearest = int(distances.argmin())
+        index = nearest = int(distances.argmin())
         if qp is not None:
             worths = [
                 worth(keyframe, float(distance), qp)
                 for keyframe, distance in zip(self._keyframes, distances, strict=True)
             ]
-            place = int(np.argmax(worths))
-            if worths[place] < LEAST:
+            index = int(np.argmax(worths))
+            if worths[index] < LEAST_WORTH:
                 self._keyframes[nearest].uses += 1
                 return None
-        self._keyframes[place].uses += 1
-        return self._keyframes[place], float(distances[place])
+        self._keyframes[index].uses += 1
+        return self._keyframes[index], float(distances[index])
 
     def nearest_better(self, landmarks: Landmarks, highest_qp: float) -> float | None:
-        """Distance to the nearest keyframe of at most this QP, or of none; None without one."""
+        """Returns the landmark distance to the nearest keyframe whose QP is unknown or low enough.
+
+        Returns None if there is no such keyframe.
+        """
         distances = self._distances(landmarks)
         fine = [
             float(distance)
@@ -192,7 +194,10 @@ class KeyframeSet:
         return np.sqrt(squares)
 
     def _least_used(self, count: int) -> int:
-        """The place of the least used of the first `count`: a newcomer, last, does not stand."""
+        """Returns the index of the least used of the first `count` keyframes (or the oldest such).
+
+        `add` leaves out the new keyframe, which is last.
+        """
         return int(np.argmin([keyframe.uses for keyframe in self._keyframes[:count]]))
 
     def _least_distant(self) -> int:

@@ -1,4 +1,4 @@
-"""Affine moving least squares: bend a reference face onto the current one."""
+"""Affine moving least squares: warps a reference face onto the current one."""
 
 from functools import lru_cache
 from typing import Any, cast
@@ -10,17 +10,17 @@ from numpy.typing import NDArray
 from keyframes.keyframe_set import Landmarks, Picture
 
 NEAREST_SQUARE = 1e-6
-"""Added to the squared distances (px^2) in the weights: a grid point may lie on a landmark."""
+"""Added to the squared distances (px^2), because a grid point may coincide with a landmark."""
 
 
 def mls_map(
     source: Landmarks, target: Landmarks, points: NDArray[np.float64]
 ) -> NDArray[np.float64]:
-    """Where in the source each of `points` of the target comes from.
+    """Maps `points` of the target to the source.
 
-    Affine moving least squares in closed form with weights 1/d^2 (Schaefer, McPhail and Warren,
-    "Image Deformation Using Moving Least Squares", section 2.1), as the inverse map: the control
-    points are the target's landmarks, their images the source's.
+    Computes affine moving least squares in closed form with weights 1/d^2 (Schaefer, McPhail and
+    Warren, "Image Deformation Using Moving Least Squares", section 2.1), as the inverse map: the
+    control points are the target's landmarks, and the source's landmarks are their images.
 
     Args:
         source, target: Kx2 landmarks in pixels.
@@ -29,11 +29,11 @@ def mls_map(
     Returns:
         Mx2, in pixels of the source.
     """
-    # Around one of the landmarks, so that the moments below lose no digits.
+    # Relative to one of the landmarks, so that the moments below lose no digits.
     centre = target[0].astype(np.float64)
     (x, y), q, v = (target - centre).T, (source - centre).T, (points - centre).T  # p is (x, y)
-    # For each landmark what the weighted sums are of: 1, p, the products of p, and q with them. All
-    # the sums are one matrix product, and |p - v|^2 = xx + yy - 2 p v + |v|^2 is another.
+    # What the weighted sums add up, a column a landmark: 1, p, the products of p, q, and q times p.
+    # All the sums are one matrix product, and |p - v|^2 = xx + yy - 2 p v + |v|^2 is another.
     terms = np.empty((12, len(target)))
     terms[0], terms[1], terms[2], terms[5] = 1.0, x, y, y * y
     terms[3:5], terms[6:8], terms[8:10], terms[10:12] = terms[1:3] * x, q, q * x, q * y
@@ -44,11 +44,11 @@ def mls_map(
     weights = np.divide(1.0, squares, out=squares)
     sums = terms[1:] @ weights  # (11, M)
     sums /= weights.sum(axis=0)
-    (x, y, xx, xy, yy), q, xq, yq = sums[:5], sums[5:7], sums[7:9], sums[9:11]  # means from here on
+    (x, y, xx, xy, yy), q, xq, yq = sums[:5], sums[5:7], sums[7:9], sums[9:11]  # now means
     xx, xy, yy, xq, yq = xx - x * x, xy - x * y, yy - y * y, xq - x * q, yq - y * q
     along_x, along_y = ahead = v - sums[:2]
     determinant = xx * yy - xy * xy
-    # Landmarks on one line give no affine map; there the point only moves along with them.
+    # Landmarks on one line define no affine map: the point then only moves along with them.
     flat = determinant <= 1e-9 * (xx + yy) ** 2
     determinant[flat] = 1.0
     bent = (along_x * yy - along_y * xy) * xq + (along_y * xx - along_x * xy) * yq
@@ -57,17 +57,17 @@ def mls_map(
 
 
 def warp(image: Picture, source: Landmarks, target: Landmarks, *, step: int = 16) -> Picture:
-    """Bends `image` so that its landmarks `source` come to lie at `target`.
+    """Warps `image` so that its landmarks move from `source` to `target`.
 
-    The map is computed on a grid of `step` pixels and interpolated; beyond the image its border
-    is repeated.
+    The map is computed on a grid of `step` pixels and interpolated. Beyond the image its border is
+    repeated.
 
     Args:
         image: HxWx3, uint8 or float32, H and W multiples of `step`.
-        source, target: Kx2 in pixels of the image: a face's 68, or any other points.
+        source, target: Kx2 in pixels of the image: the 68 landmarks of a face, or any other points.
 
     Returns:
-        An image of the same shape and type, sampled bilinearly.
+        The warped image, of the same shape and dtype, sampled bilinearly.
     """
     height, width = image.shape[:2]
     rows, columns = height // step + 2, width // step + 2
@@ -78,7 +78,7 @@ def warp(image: Picture, source: Landmarks, target: Landmarks, *, step: int = 16
         interpolation=cv2.INTER_LINEAR,
     )
     fine = fine[step:-step, step:-step]
-    # OpenCV samples four channels in half the time that it takes for three.
+    # OpenCV samples four channels in half the time of three.
     four = cv2.cvtColor(image, cv2.COLOR_RGB2RGBA)
     second = cast(Any, None)  # the first map holds x and y; OpenCV's types know only two maps
     four = cv2.remap(four, fine, second, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
@@ -88,9 +88,9 @@ def warp(image: Picture, source: Landmarks, target: Landmarks, *, step: int = 16
 
 @lru_cache(maxsize=4)
 def _grid(rows: int, columns: int, step: int) -> NDArray[np.float64]:
-    """Centres of the cells of an image, and of one beyond each border: (rows * columns)x2.
+    """Returns the centres of an image's cells and of one cell beyond each border, (rows*columns)x2.
 
-    Centres, and the cells beyond, because cv2.resize interpolates between centres.
+    It takes centres, and the cells beyond, because cv2.resize interpolates between centres.
     """
     xs = (np.arange(columns) - 0.5) * step - 0.5
     ys = (np.arange(rows) - 0.5) * step - 0.5

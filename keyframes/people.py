@@ -1,16 +1,16 @@
-"""Whose face is it: a keyframe set for each person of a call, found again after a cut."""
+"""Keeps a keyframe set for each person of a call and recognises people after a cut."""
 
 from collections import deque
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from functools import lru_cache
-from typing import Any, TypeAlias
+from typing import Any
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from keyframes.admission import SAME_POSE
+from keyframes.appearance import Received, appearance_descriptor, likeness, thumbnail
+from keyframes.identity import SAME_PERSON, Identity
 from keyframes.keyframe_set import (
     Embedding,
     Keyframe,
@@ -20,170 +20,20 @@ from keyframes.keyframe_set import (
     landmark_distance,
 )
 
-AppearanceDescriptor: TypeAlias = NDArray[np.float32]
-"""192 numbers of length 1: the colours of a crop in 8x8 fields, each channel less its mean. It
-follows a face from frame to frame; it does not tell who it is."""
-
-Thumbnail: TypeAlias = NDArray[np.float32]
-"""32x32: the green channel of a crop, in levels of any range."""
-
-FIELDS, STEP = 8, 8
-"""Fields a side, and pixels from one that is looked at to the next."""
-THUMBNAIL = 32
-"""Side of a thumbnail in pixels."""
-SOFT = 2.0
-"""Standard deviation, in thumbnail pixels, of the blur whose result is the light on a face: what is
-left is the face's structure."""
 CUT = 0.7
-"""Likeness of successive frames below which another face has taken the first one's place; 98 % of
+"""Likeness of successive faces of a track below which the track shows another person. 98 % of the
 faces of one person 0.1 s apart are above 0.87, 98 % of different people's below 0.75."""
-JUMP, CUT_IN_JUMP = 60.0, 0.9
-"""Landmark distance of successive frames, and the likeness that is asked for beyond it."""
-SAME_PERSON = 0.36
-"""Distance of embeddings below which two faces are taken for one person's."""
-OTHER_PERSON = 0.5
-"""Distance of embeddings beyond which an observation contradicts the ones before."""
+POSE_JUMP, CUT_IN_JUMP = 60.0, 0.9
+"""Landmark distance of successive faces above which the pose jumps, and the likeness below which
+such a jump is a cut to another person."""
 CONTRADICTIONS = 2.0
-"""Observations in a row that contradict the ones before, after which a track shows another person:
-a single one may be a hand before the face."""
-UNCLEAR = 0.5
-"""What an observation counts as that neither fits nor contradicts: of those between `SAME_PERSON`
-and `OTHER_PERSON` most are of the same person in bad quality."""
-ENOUGH = 3
-"""Observations from which an identity is known: a mean of several decides better than one."""
-BEST = 5
-"""Observations of which an identity is the mean: the ones in the best quality."""
+"""Contradictions in a row (see `Identity`) after which a track shows another person: a single one
+may be a hand in front of the face."""
 RECENT = 240
-"""Received faces that are remembered a person, to compare a still of the same moment with: 8 s at
-30 frames a second, longer than a still is waited for."""
+"""Received faces remembered for each person, to find the moment that a still shows: 8 s at 30 fps,
+longer than a request waits for its still."""
 KNOWN = 8
-"""People remembered; of more, the one goes who has been away longest."""
-
-
-def appearance_descriptor(crop: NDArray[Any]) -> AppearanceDescriptor:
-    """What a 3x256x256 crop, of any type and range, looks like from afar."""
-    some = crop[:, STEP // 2 :: STEP, STEP // 2 :: STEP].astype(np.float32)
-    fields = some.reshape(3, FIELDS, some.shape[1] // FIELDS, FIELDS, -1).mean(axis=(2, 4))
-    fields -= fields.mean(axis=(1, 2), keepdims=True)
-    length = np.sqrt(np.square(fields).sum())
-    found: AppearanceDescriptor = (fields / np.maximum(length, 1e-6)).ravel()
-    return found
-
-
-def likeness(a: AppearanceDescriptor, b: AppearanceDescriptor) -> float:
-    """Cosine of two signatures: 1 for the same picture, about 0 for strangers."""
-    return float((a * b).sum())
-
-
-def thumbnail(crop: NDArray[Any]) -> Thumbnail:
-    """Returns the thumbnail of a 3x256x256 crop."""
-    small: Thumbnail = cv2.resize(
-        crop[1], (THUMBNAIL, THUMBNAIL), interpolation=cv2.INTER_AREA
-    ).astype(np.float32)
-    return small
-
-
-def resemblance(a: Thumbnail, b: Thumbnail) -> float:
-    """Returns the correlation of two faces' structure, -1 to 1, without the light on them.
-
-    For pictures of one moment it is about 0.95, even if one of them came at QP 42; for another
-    person's face in the same pose and the same light 0.6.
-    """
-    first, second = ((one - cv2.GaussianBlur(one, (0, 0), SOFT))[_face()] for one in (a, b))
-    first, second = first - first.mean(), second - second.mean()
-    length = float(np.linalg.norm(first) * np.linalg.norm(second))
-    return float((first * second).sum()) / max(length, 1e-6)
-
-
-@lru_cache(maxsize=1)
-def _face() -> NDArray[np.bool_]:
-    """Where the face is in a thumbnail: an ellipse around the place to which crops align it."""
-    drawn = np.zeros((THUMBNAIL, THUMBNAIL), np.uint8)
-    centre = THUMBNAIL // 2, round(0.55 * THUMBNAIL)
-    axes = round(0.26 * THUMBNAIL), round(0.34 * THUMBNAIL)
-    cv2.ellipse(drawn, centre, axes, 0, 0, 360, 1, cv2.FILLED)
-    return drawn.astype(bool)
-
-
-@dataclass(frozen=True, eq=False)
-class Received:
-    """What is remembered of a face that was received: 68x2 landmarks in crop pixels, and looks."""
-
-    landmarks: Landmarks
-    look: AppearanceDescriptor
-    thumbnail: Thumbnail
-
-
-class Identity:
-    """The mean embedding of a face's best observations.
-
-    Each observation has to fit the mean, and the mean of the first `ENOUGH` too, which stays half
-    of the mean: a face that goes over to another step by step would carry it along.
-
-    Attributes:
-        contradictions: the latest observations in a row that do not fit the ones before; unclear
-            ones count as `UNCLEAR`.
-    """
-
-    def __init__(self) -> None:
-        self.contradictions = 0.0
-        self._observations: list[tuple[float, Embedding]] = []  # quality and embedding, best first
-        self._anchor: Embedding | None = None
-
-    def __len__(self) -> int:
-        """Returns how many observations there are, at most `BEST`."""
-        return len(self._observations)
-
-    @property
-    def mean(self) -> Embedding | None:
-        """The mean embedding, of length 1; None before there are `ENOUGH` observations."""
-        if len(self) < ENOUGH:
-            return None
-        found: Embedding = self._mean()
-        return found
-
-    def observe(self, embedding: Embedding, qp: float) -> None:
-        """Adds an observation of quality `qp` (see `crop_qp`), unless it contradicts the others."""
-        known = [one for one in (self._anchor, self.mean) if one is not None]
-        if not known and len(self):
-            known = [self._mean()]
-        farthest = max((_distance(one, embedding) for one in known), default=0.0)
-        if farthest > OTHER_PERSON:
-            self.contradictions += 1.0
-            return
-        if self._anchor is not None and farthest >= SAME_PERSON:
-            self.contradictions += UNCLEAR
-            return
-        self.contradictions = 0.0
-        self._observations.append((qp, embedding))
-        self._observations.sort(key=lambda one: one[0])  # stable: of equals, the older one first
-        del self._observations[BEST:]
-        if self._anchor is None:
-            self._anchor = self.mean
-
-    def distance(self, other: Embedding) -> float:
-        """Returns the Euclidean distance of an embedding to the mean, infinite before there is."""
-        mean = self.mean
-        return np.inf if mean is None else _distance(mean, other)
-
-    def accepts(self, other: Embedding) -> bool:
-        """Returns whether an embedding is taken for the same person's."""
-        return self.distance(other) < SAME_PERSON
-
-    def _mean(self) -> Embedding:
-        found = _mean_of([one for _, one in self._observations])
-        return found if self._anchor is None else _mean_of([found, self._anchor])
-
-
-def _mean_of(embeddings: list[Embedding]) -> Embedding:
-    """Returns the mean, of length 1."""
-    found: Embedding = np.sum(embeddings, axis=0)
-    found /= max(1e-6, float(np.linalg.norm(found)))
-    return found
-
-
-def _distance(a: Embedding, b: Embedding) -> float:
-    return float(np.linalg.norm(a - b))
+"""Most people remembered; beyond it the person away for longest is forgotten."""
 
 
 @dataclass(eq=False)
@@ -192,10 +42,11 @@ class Person:
 
     Attributes:
         keyframes: the references.
-        identity: which tells this person from others.
+        identity: distinguishes this person from others.
         recent: the latest received faces, oldest first.
-        observe_at: number of the frame from which the next embedding is worth computing.
+        observe_at: number of the first frame in which the next embedding should be computed.
         confirmed_at: number of the latest frame in which an observation fitted this person.
+        seen: number of the latest frame in which this person was on screen.
     """
 
     keyframes: KeyframeSet
@@ -211,38 +62,39 @@ class Person:
         return self.identity.contradictions >= 1.0
 
     def drop_unconfirmed(self) -> None:
-        """Discards references of the stream that are newer than the last fitting observation."""
+        """Discards references from the stream that are newer than the last fitting observation."""
         for keyframe in list(self.keyframes):
             if keyframe.source == "stream" and keyframe.frame > self.confirmed_at:
                 self.keyframes.discard(keyframe)
 
     def nearest_received(self, landmarks: Landmarks) -> Received | None:
-        """Returns the recent face nearest in pose: of the moment of a still with these landmarks.
+        """Returns the recent face nearest in pose to 68x2 landmarks in crop pixels.
 
-        None if no such pose was received, within `JUMP`.
+        For a still's landmarks that is the face at the still's moment. Returns None if no recent
+        face is within `POSE_JUMP`.
         """
         if not self.recent:
             return None
         offsets = np.stack([one.landmarks for one in self.recent]) - landmarks
         distances = np.sqrt(np.einsum("ijk,ijk->i", offsets, offsets))
         nearest = int(distances.argmin())
-        return self.recent[nearest] if distances[nearest] <= JUMP else None
+        return self.recent[nearest] if distances[nearest] <= POSE_JUMP else None
 
     def known_by(self) -> list[Embedding]:
-        """Returns what this person is recognised by: the identity, or else each reference's own.
+        """Returns the embeddings that identify this person.
 
-        Nothing for a stranger.
+        They are the identity's mean, or, before there is one, the references' embeddings; a
+        stranger has none.
         """
         if self.identity.mean is not None:
             return [self.identity.mean]
         return [one.embedding for one in self.keyframes if one.embedding is not None]
 
     def absorb(self, other: "Person") -> list[Keyframe]:
-        """Takes over what is known of the same person, who is on screen as `other`.
+        """Merges `other`, who is the same person and on screen, into this person.
 
-        Keyframes of `other` are added, except where this set has the pose in better quality.
-        Returns own keyframes that turned out to be of somebody else by their embedding; they are
-        not in the set any more.
+        Adds the keyframes of `other`, unless this set has the same pose in better quality. Removes
+        and returns the keyframes of this set whose embedding shows that they are somebody else's.
         """
         foreign = [
             one
@@ -257,27 +109,27 @@ class Person:
                 self.keyframes.add(keyframe)
             elif keyframe.qp is not None and known[0].qp is not None and keyframe.qp < known[0].qp:
                 self.keyframes.replace(known[0], keyframe)
-        self.identity = other.identity  # of what was received in this call, not of a file
+        self.identity = other.identity  # from this call, not from a file
         self.recent, self.seen, self.observe_at = other.recent, other.seen, other.observe_at
         self.confirmed_at = other.confirmed_at
         return foreign
 
 
 class People:
-    """The people of a call: who is on screen, and who was.
+    """The people of a call: those on screen and those seen before.
 
-    A followed face stays the same person until its appearance changes at once: a scene cut, or
-    another speaker in the same place. A face that appears is a stranger with an empty set, until
-    its identity is known and is that of somebody who is not on screen. So references outlive a cut,
-    a short outage and a change of resolution, and never serve another person.
+    A tracked face stays the same person until its appearance changes abruptly, after a scene cut or
+    when another speaker takes the same place. A new face is a stranger with an empty set until its
+    identity is known and matches somebody who is not on screen. So references survive a cut, a
+    short outage and a change of resolution, and are never used for another person.
 
     Attributes:
-        frames: number of the frame at hand.
-        left_out: those from a file who were forgotten to make room: they still belong into it.
+        frames: number of the current frame.
+        left_out: people from a file who were forgotten to make room; they remain in the file.
     """
 
     def __init__(self, capacity: int = 10, policy: Policy = "lfu") -> None:
-        """See `KeyframeSet`, also for what is raised."""
+        """Takes the arguments of each person's `KeyframeSet`, and raises as that does."""
         KeyframeSet(capacity, policy)
         self._capacity, self._policy = capacity, policy
         self._on_screen: dict[int, Person] = {}
@@ -289,11 +141,11 @@ class People:
         return iter(self._known)
 
     def __getitem__(self, track_id: int) -> Person:
-        """Returns the person followed under this id. Raises KeyError."""
+        """Returns the person of a tracked face. Raises KeyError for an unknown track id."""
         return self._on_screen[track_id]
 
     def add(self, person: Person) -> None:
-        """Remembers somebody who is not on screen."""
+        """Adds a person who is not on screen; forgets the one away for longest beyond `KNOWN`."""
         self._known.append(person)
         while len(self._known) > KNOWN:
             forgotten = min(self._away() or self._known, key=lambda one: one.seen)
@@ -302,13 +154,13 @@ class People:
                 self.left_out.append(forgotten)
 
     def empty_set(self) -> KeyframeSet:
-        """Returns a keyframe set as a new person has it."""
+        """Returns an empty keyframe set for a new person."""
         return KeyframeSet(self._capacity, self._policy)
 
     def retain(self, track_ids: Iterable[int]) -> None:
-        """Notes that all others are not on screen; to be called once a frame.
+        """Starts a frame in which only these tracks are on screen; call it once a frame.
 
-        Strangers are forgotten: nobody could be recognised as them.
+        Strangers who are no longer on screen are forgotten, because they cannot be recognised.
         """
         self.frames += 1
         kept = set(track_ids)
@@ -318,7 +170,7 @@ class People:
         self._forget_strangers()
 
     def see(self, track_id: int, crop: NDArray[Any], landmarks: Landmarks) -> Person:
-        """Returns whose face is followed under this id, in the frame at hand.
+        """Returns the person whom a tracked face shows in the current frame.
 
         Args:
             crop: 3x256x256 of any type and range.
@@ -337,15 +189,15 @@ class People:
     def identify(
         self, person: Person, embedding: Embedding, qp: float, frame: int | None = None
     ) -> None:
-        """Takes an observation of a person into account.
+        """Adds an observation of a person's face.
 
-        One who contradicts their own earlier observations `CONTRADICTIONS` times is a stranger from
-        now on. A stranger whose identity is that of somebody away is that person again.
+        After `CONTRADICTIONS` contradictions the track shows a stranger. A stranger whose identity
+        matches somebody who is not on screen becomes that person again.
 
         Args:
-            embedding: of a face that was received.
-            qp: its quality, see `crop_qp`.
-            frame: number of the frame in which it was received; by default the one at hand.
+            embedding: embedding of a received face.
+            qp: QP of that face, see `crop_qp`.
+            frame: number of the frame in which it was received; the current frame by default.
         """
         person.identity.observe(embedding, qp)
         if not person.identity.contradictions:
@@ -392,20 +244,21 @@ class People:
 
 
 def _is_jump(person: Person, received: Received) -> bool:
-    """Whether a face changes as no face of one person usually does: worth an observation."""
+    """Returns whether a track changed so much that its person should be observed again."""
     if not person.recent:
         return False
     before = person.recent[-1]
     moved = landmark_distance(before.landmarks, received.landmarks)
-    return moved > JUMP or likeness(before.look, received.look) < CUT_IN_JUMP
+    return moved > POSE_JUMP or likeness(before.appearance, received.appearance) < CUT_IN_JUMP
 
 
 def _is_cut(person: Person, received: Received) -> bool:
+    """Returns whether a track changed so much that it shows another person."""
     if not person.recent:
         return False
     before = person.recent[-1]
-    alike = likeness(before.look, received.look)
+    alike = likeness(before.appearance, received.appearance)
     if alike < CUT:
         return True
     moved = landmark_distance(before.landmarks, received.landmarks)
-    return alike < CUT_IN_JUMP and moved > JUMP
+    return alike < CUT_IN_JUMP and moved > POSE_JUMP

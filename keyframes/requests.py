@@ -1,4 +1,4 @@
-"""When to ask the sender for a better reference: rarely enough for the call's budget."""
+"""Decides when to ask the sender for a better reference, within the call's budget."""
 
 import math
 from collections import deque
@@ -10,47 +10,48 @@ RequestKind: TypeAlias = Literal["still", "pli"]
 """A still beside the stream, or an I-frame in it (RTCP's Picture Loss Indication)."""
 
 FAR = 20.0
-"""Landmark distance in crop pixels (4 a landmark) beyond which a nearer reference helps more."""
+"""Landmark distance in crop pixels (2.4 a landmark) above which a nearer reference helps more."""
 GOOD_QP = 28.0
-"""Below it a face has come so well that no reference is worth its bits."""
+"""A face of lower QP is a high-quality input: a reference is not worth its bits."""
 SETTLED = 0.2
-"""Seconds for which a face keeps its far pose before a reference is asked for: no blink does."""
+"""Seconds for which a face must keep a far pose before a reference is requested; a blink is
+shorter."""
 AS_STILL = 20.0
-"""Change of the distance in crop pixels by which a face counts as having moved on."""
+"""Change of the distance in crop pixels above which a face counts as having moved on."""
 UNSEEN = 0.5
-"""Seconds without a decision after which nothing is known of how long a pose has lasted."""
+"""Seconds without a decision after which the duration of the pose is forgotten."""
 WORST_QP = 38.0
-"""Above it the sender has so few bits that an I-frame would be worse than what is there."""
+"""QP above which the sender has so few bits that an I-frame would be worse than the frames now."""
 
-WINDOW = 60.0
-"""Seconds over which a budget is kept."""
+BUDGET_WINDOW = 60.0
+"""Seconds over which the budget is kept."""
 TIME_OUT = 12.0
-"""Seconds after which an answer does not count as one any more."""
+"""Seconds after which an answer no longer counts."""
 GAP: dict[RequestKind, float] = {"still": 2.0, "pli": 5.0}
-"""Seconds between two requests at least; a PLI costs the stream quality for one or two."""
+"""Least seconds between two requests; a PLI costs the stream quality for one or two seconds."""
 LONGEST_BACKOFF: dict[RequestKind, float] = {"still": 60.0, "pli": 600.0}
-"""Seconds between two requests, however often they failed: an encoder whose key frames were worse
-than the pictures before them will hardly make better ones, and each spoils its stream a little."""
+"""Most seconds between two requests after failures. An encoder whose I-frames were worse than the
+frames before them will hardly make better ones, and each of them costs the stream some quality."""
 MOST_USELESS = 3
-"""Stills refused in a row that make the pause before the next request longer."""
+"""Most refused stills in a row that lengthen the pause before the next request."""
 EMPTY_SHARE = 0.5
-"""Of the budget: what a face without any reference may use as fast as it can."""
+"""Share of the budget that a face without any reference may use as fast as it can."""
 LARGEST = 8_000
-"""Bytes of a still at most: a face of 250 px in good quality. More stills bring more than larger
+"""Most bytes of a still: a face of 250 px in good quality. More stills help more than larger
 ones."""
 SMALLEST = 6_000
-"""Bytes below which a still is not worth its request."""
-KEYFRAME = 12_000
-"""Bytes that an I-frame is expected to take, before a larger one was seen in the call."""
+"""Fewest bytes of a still that is worth a request."""
+I_FRAME_BYTES = 12_000
+"""Expected bytes of an I-frame, until the call has had a larger one."""
 
 
 @dataclass(frozen=True)
 class Budget:
-    """What references may cost in any window of 60 s.
+    """Limits what references may cost in any window of 60 s.
 
     Attributes:
-        kbps: kbit/s on average, every bit of a reference counted.
-        requests: how many of them.
+        kbps: average kbit/s, counting every bit of a reference.
+        requests: number of requests.
     """
 
     kbps: float = 20.0
@@ -59,12 +60,12 @@ class Budget:
 
 @dataclass(frozen=True)
 class ReferenceNeed:
-    """How well a face is served now.
+    """What a face lacks in references.
 
     Attributes:
-        distance: landmark distance in crop pixels to the nearest reference that is much better;
-            None if there is none.
-        qp: mean luma QP of the face, None where unknown.
+        distance: landmark distance in crop pixels to the nearest reference that is much better than
+            the face; None if there is none.
+        qp: QP of the face, see `crop_qp`; None if unknown.
     """
 
     distance: float | None
@@ -73,7 +74,7 @@ class ReferenceNeed:
 
 @dataclass(frozen=True)
 class Request:
-    """What to ask for: which kind, and how many bytes the answer may have."""
+    """A request for a reference: its kind and the most bytes that the answer may have."""
 
     kind: RequestKind
     max_bytes: int
@@ -81,48 +82,51 @@ class Request:
 
 @dataclass(frozen=True, slots=True)
 class _Spending:
-    end: float  # seconds: when its last byte had come
+    end: float  # seconds: when its last byte arrived
     size_bytes: int
 
 
 class RequestPolicy:
-    """Decides when to ask for a reference. Has no clock: every call gives the time in seconds.
+    """Decides when to ask for a reference. Has no clock: every call passes the time in seconds.
 
     A request reserves its `max_bytes` until `arrived` or `failed` reports the real size, or until
-    `TIME_OUT`, when it is charged in full. It is made only if the last 60 s and the reservation
-    together stay within the budget. A still is never larger than its `max_bytes`. An I-frame is as
-    large as the sender makes it, so the largest one seen in the call, or `KEYFRAME`, is reserved.
+    `TIME_OUT`, when it is charged in full. A request is made only if the last 60 s and the
+    reservation together stay within the budget. A still is never larger than its `max_bytes`. An
+    I-frame is as large as the sender makes it, so the size of the largest one in the call, at least
+    `I_FRAME_BYTES`, is reserved.
 
-    What is promised, if the transport ignores answers that come after `TIME_OUT`, and whether an
-    answer is counted when it was asked for or when it came:
+    If the transport ignores answers after `TIME_OUT`, the policy guarantees the following, whether
+    an answer is counted at the time of its request or of its arrival:
 
-    - A window of 60 s holds no more than the budget, unless its newest answer is an I-frame larger
-      than every one before its request; then it holds more by that difference at most.
-    - No further I-frame is asked for until the budget has room for one of that size; if that is
-      more than the budget of a whole window, none is asked for in this call.
+    - A window of 60 s stays within the budget, unless its newest answer is an I-frame larger than
+      every one before its request; then it exceeds the budget by that difference at most.
+    - No further I-frame is requested until the budget has room for one of that size; if that is
+      more than the budget of a whole window, none is requested in this call.
     - So those differences add up to less than the call's largest I-frame.
 
-    Only references are counted: key frames that repair damage are asked for by others, whatever the
-    budget (`receiver.calls.requester`, `receiver.transport.receiving`).
+    Only references are counted. I-frames that repair damage are requested elsewhere, regardless of
+    the budget (`receiver.calls.requester`, `receiver.transport.receiving`).
 
-    The budget is spent fast at first, more and more slowly then: see `_pause`.
+    The budget is spent fast at first and ever more slowly later, see `_pause`.
 
     Attributes:
-        excess_bytes: that came beyond what was asked for; charged like all others.
+        excess_bytes: bytes that arrived beyond what was requested; charged like all others.
     """
 
     def __init__(self, budget: Budget = Budget()) -> None:
-        """Raises ValueError for a budget that is negative or no number."""
+        """Raises ValueError for a budget that is negative or not finite."""
         if not (math.isfinite(budget.kbps) and budget.kbps >= 0 and budget.requests >= 0):
-            raise ValueError(f"{budget} is no budget")
+            raise ValueError(
+                f"{budget} is not a valid budget: both limits must be finite and at least 0"
+            )
         self.excess_bytes = 0
-        self._window_bytes = math.floor(budget.kbps * 1000 / 8 * WINDOW)
+        self._window_bytes = math.floor(budget.kbps * 1000 / 8 * BUDGET_WINDOW)
         self._window_requests = budget.requests
         self._spendings: deque[_Spending] = deque()  # of the last window, oldest first
-        self._spent = 0  # their sum
-        self._largest_keyframe = KEYFRAME
+        self._spent = 0  # their sum in bytes
+        self._largest_i_frame = I_FRAME_BYTES
         self._outstanding: Request | None = None
-        self._asked = -math.inf
+        self._asked = -math.inf  # seconds
         self._failures = 0  # since the last answer
         self._useless = 0  # stills refused since the last one that became a reference
         self._ended = -math.inf
@@ -132,13 +136,14 @@ class RequestPolicy:
     def decide(
         self, now: float, need: ReferenceNeed, kinds: Collection[RequestKind]
     ) -> Request | None:
-        """Whether to ask now; what it returns counts as asked.
+        """Returns the request to send now, which then counts as sent; None if there is none.
 
-        To be called for every frame, with the face that is to be helped.
+        Call it for every frame, with the need of the face that references should help.
 
         Args:
-            now: seconds, never less than before.
-            kinds: those that the sender offers; a still is preferred.
+            now: time in seconds, never earlier than in the call before.
+            need: what that face lacks.
+            kinds: the kinds that the sender offers; a still is preferred.
         """
         self._bring_up_to(now)
         if not self._is_wanted(now, need) or self._outstanding is not None or not kinds:
@@ -147,7 +152,7 @@ class RequestPolicy:
         if kind == "pli" and (need.qp is None or need.qp > WORST_QP):
             return None
         left = self._window_bytes - self._spent
-        least = SMALLEST if kind == "still" else self._largest_keyframe
+        least = SMALLEST if kind == "still" else self._largest_i_frame
         if left < least or len(self._spendings) >= self._window_requests:
             return None
         pause, backoff = self._pause(kind, need), self._backoff(kind)
@@ -158,19 +163,19 @@ class RequestPolicy:
         return self._outstanding
 
     def saw_keyframe(self, size_bytes: int) -> None:
-        """Takes the size of any I-frame of the stream, asked for or not."""
-        self._largest_keyframe = max(self._largest_keyframe, size_bytes)
+        """Records the size of an I-frame of the stream, requested or not."""
+        self._largest_i_frame = max(self._largest_i_frame, size_bytes)
 
     def arrived(self, now: float, size_bytes: int) -> None:
-        """The answer to the outstanding request came. Raises ValueError for a negative size.
+        """Records the answer to the outstanding request. Raises ValueError for a negative size.
 
-        Bytes for which there is no outstanding request are charged all the same.
+        Bytes without an outstanding request are charged as well.
         """
         self._bring_up_to(now)
         self._end_request(now, size_bytes, failed=False)
 
     def failed(self, now: float, size_bytes: int) -> None:
-        """The outstanding request was refused, or broke off after `size_bytes`.
+        """Records that the outstanding request was refused, or broke off after `size_bytes`.
 
         Raises ValueError for a negative size.
         """
@@ -178,9 +183,9 @@ class RequestPolicy:
         self._end_request(now, size_bytes, failed=True)
 
     def judged(self, now: float, *, useful: bool) -> None:
-        """A still that had arrived became a reference, or was refused as one.
+        """Records whether a still that had arrived became a reference.
 
-        Refused ones count like failures: a sender whose stills are of no use is asked rarely.
+        A refused still counts like a failure: a sender whose stills are useless is asked rarely.
         """
         self._bring_up_to(now)
         self._useless = 0 if useful else self._useless + 1
@@ -188,10 +193,10 @@ class RequestPolicy:
             self._ended = now
 
     def _bring_up_to(self, now: float) -> None:
-        """Ends a request that timed out, and forgets what has left the window."""
+        """Ends a request that has timed out and forgets the costs that have left the window."""
         if self._outstanding is not None and now >= self._asked + TIME_OUT:
             self._end_request(self._asked + TIME_OUT, self._outstanding.max_bytes, failed=True)
-        while self._spendings and self._spendings[0].end < now - WINDOW:
+        while self._spendings and self._spendings[0].end < now - BUDGET_WINDOW:
             self._spent -= self._spendings.popleft().size_bytes
 
     def _end_request(self, end: float, size_bytes: int, *, failed: bool) -> None:
@@ -209,7 +214,7 @@ class RequestPolicy:
             self._ended = end
 
     def _is_wanted(self, now: float, need: ReferenceNeed) -> bool:
-        """Whether no reference helps, or only a far one for as long as the pose has settled."""
+        """Returns whether a reference is missing, or too far from a pose that has settled."""
         if now > self._looked + UNSEEN:
             self._pose = None
         self._looked = now
@@ -224,23 +229,23 @@ class RequestPolicy:
         return now >= self._pose[0] + SETTLED
 
     def _pause(self, kind: RequestKind, need: ReferenceNeed) -> float:
-        """Seconds from one request to the next, so that something is left for later poses.
+        """Returns the seconds from one request to the next, so that later poses get a share.
 
-        The cube of the part of the budget that is spent, times the window: of 8 kB stills and the
-        default budget the first seven come 2 s apart, then 3, 5, 7, 9 and 12 s pass.
-        Stills for a face without any reference do not wait until half of the budget is spent.
+        They are the cube of the spent share of the budget times the window: with 8 kB stills and
+        the default budget the first seven requests are 2 s apart, then 3, 5, 7, 9 and 12 s pass.
+        Until half of the budget is spent, a face without any reference waits for `GAP` only.
         """
         requests = len(self._spendings) / self._window_requests
         share = max(requests, self._spent / self._window_bytes)
         if kind == "still" and need.distance is None and share < EMPTY_SHARE:
             return GAP[kind]
-        return max(GAP[kind], share**3 * WINDOW)
+        return max(GAP[kind], share**3 * BUDGET_WINDOW)
 
     def _backoff(self, kind: RequestKind) -> float:
-        """Seconds from requests that failed, or whose stills were refused, to the next.
+        """Returns the seconds to wait after failed requests or refused stills.
 
-        2, 4, 8 ... gaps; refused stills alone `MOST_USELESS` doublings at most, since the next one
-        may be better than a stream that has become worse.
+        They are 2, 4, 8 ... gaps. Refused stills alone double the gap `MOST_USELESS` times at most,
+        because the next still may be better than a stream that has become worse.
         """
         doublings = self._failures + min(self._useless, MOST_USELESS)
         doubled: float = GAP[kind] * 2.0 ** min(doublings, 10)

@@ -30,7 +30,8 @@ from models.quantize import float_weights, ranges, write_int8
 from models.split import split_at_warp
 from models.train import TrainConfig, load_config
 from receiver.enhance.faces.alignment import CROP
-from receiver.enhance.faces.generator import ALIGN, CHANNELS, INT8, WEIGHTS
+from receiver.enhance.faces.generator import CHANNELS
+from receiver.inference.model_files import ALIGN, INT8, WEIGHTS
 
 TOLERANCE = 1e-4
 """Largest absolute difference between ONNX Runtime and PyTorch, for pixels in [0, 1]."""

@@ -10,7 +10,7 @@ from keyframes import Budget, ReferenceNeed, RequestKind, RequestPolicy
 from keyframes.admission import BETTER
 from keyframes.requests import TIME_OUT
 from receiver.enhance.enhancer import Enhancer
-from receiver.enhance.faces.observations import region_of
+from receiver.enhance.faces.still_faces import region_of
 from receiver.enhance.stage import EnhancedFrame
 from receiver.media.planes import WHOLE
 from receiver.stills.protocol import LABEL

@@ -7,17 +7,12 @@ import av
 import onnxruntime
 
 from receiver.enhance.capacity import cores_here, in_words, measure
-from receiver.enhance.faces.generator import (
-    MODELS,
-    Device,
-    ExecutionDevice,
-    Generator,
-    Model,
-    device_problem,
-)
+from receiver.enhance.faces.generator import Generator
 from receiver.enhance.faces.tracking import landmark_file
 from receiver.enhance.quality import Quality
 from receiver.errors import ReceiverError
+from receiver.inference.devices import Device, ExecutionDevice, device_problem
+from receiver.inference.model_files import MODELS, Model
 from receiver.media.outputs import Window
 
 

@@ -6,7 +6,9 @@ from collections.abc import Callable, Sequence
 from typing import Any, NoReturn, get_args
 
 from receiver.enhance.enhancer import Enhancer
-from receiver.enhance.faces.generator import MODELS, ExecutionDevice, Generator
+from receiver.enhance.faces.generator import Generator
+from receiver.inference.devices import ExecutionDevice
+from receiver.inference.model_files import MODELS
 from receiver.text import escaped
 
 

@@ -1,4 +1,4 @@
-"""How many calls this machine carries: a short measure at the start, and what follows from it."""
+"""Estimates how many calls this machine can enhance from a short measurement."""
 
 import math
 import os
@@ -22,31 +22,33 @@ from receiver.media.frame import DecodedFrame
 from receiver.media.planes import planes
 
 FRAME_S = 1 / 30
-"""Seconds from one frame to the next: the budget."""
+"""Seconds from one frame to the next: the time budget of a frame."""
 USABLE = 0.75
-"""Of the budget and of the cores. The rest is for what no median shows: frames of several calls
-that come at once, searches for faces, stills, garbage collection, the machine's other programs."""
+"""Usable share of the budget and of the cores. The rest is for what medians do not show: frames of
+several calls that arrive at once, searches for faces, stills, garbage collection, other
+programs."""
 OTHER_S = 0.008
-"""Seconds of a core for a frame beside its enhancement. For 640x480 on an AMD EPYC: half a ms to
-decode, 3.5 to encode it for the page (received and restored), and about as much for RTP and SRTP,
-which aiortc does in Python."""
+"""Seconds of a core that a frame takes besides its enhancement. For 640x480 on an AMD EPYC: 0.5 ms
+to decode, 3.5 ms to encode it for the page (received and restored), and about as much for RTP and
+SRTP, which aiortc does in Python."""
 
 WARM_UPS, RUNS, SECONDS = 4, 20, 0.6
-"""Frames that are not counted, frames that are, and seconds after which three have to do."""
+"""Frames before the measurement, most measured frames, and seconds after which three suffice."""
 PAYS = 1.5
-"""Two faces in one run have to take less than so many times one. With 1.5 both are ready as early,
-in the mean, as one after the other; on a CPU they take twice as long, and the first only waits."""
+"""Batching pays if two faces in one run take less than so many times the time of one. At 1.5 both
+are ready as early, on average, as one after the other. On a CPU two take twice as long, so that the
+first one would only wait."""
 
 
 @dataclass(frozen=True)
 class Measured:
-    """Seconds, each the median of some runs.
+    """Measured times in seconds, each the median of some runs.
 
     Attributes:
-        frame_s: one frame with one face, through all of the enhancer.
-        generator_s: of these, in the generator.
+        frame_s: one frame with one face through the whole enhancer.
+        generator_s: part of it in the generator.
         pair_s: two faces in one run of the generator.
-        threads: the generator's, each of which keeps a core for as long as it runs.
+        threads: threads of the generator, each of which occupies a core during a run.
     """
 
     frame_s: float
@@ -56,20 +58,20 @@ class Measured:
 
     @property
     def batch(self) -> int:
-        """Faces of several calls that should go in one run at most: see `Generator.batch`."""
+        """Most faces of several calls that should share a run, see `Generator.batch`."""
         return BATCH if self.pair_s < PAYS * self.generator_s else 1
 
     @property
     def rest_s(self) -> float:
-        """Of a frame, outside the generator."""
+        """Seconds of a frame outside the generator."""
         return max(0.0, self.frame_s - self.generator_s)
 
 
 def calls_carried(measured: Measured, cores: int) -> int:
-    """Calls of one face at 30 fps that can be enhanced at once; one at least.
+    """Returns how many calls of one face at 30 fps can be enhanced at the same time, at least 1.
 
-    Two things are shared: the cores, and the generator, in which the last of all whose frames come
-    at once waits for the others and still has to leave before the next frame.
+    The calls share the cores and the generator. If all their frames arrive at once, the last one
+    waits for the others in the generator and must still be ready before the next frame.
     """
     another_s = measured.generator_s if measured.batch == 1 else measured.pair_s / 2
     core_s = measured.rest_s + measured.generator_s * measured.threads + OTHER_S
@@ -79,7 +81,7 @@ def calls_carried(measured: Measured, cores: int) -> int:
 
 
 def in_words(measured: Measured, cores: int) -> str:
-    """How many calls that is, and why."""
+    """Returns a phrase with the number of calls and the measurement behind it."""
     calls = calls_carried(measured, cores)
     return (
         f"{calls} call{'' if calls == 1 else 's'} at 30 frames a second: "
@@ -89,18 +91,18 @@ def in_words(measured: Measured, cores: int) -> str:
 
 
 def cores_here() -> int:
-    """Cores that this process may use."""
+    """Returns the number of cores that this process may use."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
 
 
 def measure(generator: Generator) -> Measured:
-    """Times the enhancer's real work with this generator: about a second, if nothing else runs.
+    """Measures the enhancer with this generator; takes about a second if nothing else runs.
 
-    Raises MissingError if the landmark file is missing, or whatever the generator raises.
+    Raises MissingError if the landmark file is missing, and whatever the generator raises.
     """
-    enhancer = Enhancer(generator, admission="i-frames")  # so that there is a reference to bend
+    enhancer = Enhancer(generator, admission="i-frames")  # so that there is a reference to warp
     frames = drawn_faces(2)
     turns = count()
 
@@ -115,7 +117,7 @@ def measure(generator: Generator) -> Measured:
 
 
 def generator_seconds(generator: Generator, faces: int = 1) -> float:
-    """Seconds that the generator takes for some faces in one run."""
+    """Returns the seconds that the generator takes for so many faces in one run."""
     arrays = [np.full((faces, n, CROP, CROP), 0.5, np.float32) for n in CHANNELS.values()]
     return _median_s(lambda: generator.restore(*arrays))
 
@@ -133,10 +135,10 @@ def _median_s(work: Callable[[], object]) -> float:
 
 
 def drawn_faces(total: int) -> list[av.VideoFrame]:
-    """Pictures of a drawn face that moves a little, 640x480 yuv420p.
+    """Returns so many frames of a drawn face that moves a little, 640x480 yuv420p.
 
-    The detector takes it for one, and no stage asks whose face it is: so a machine can be measured
-    without the demo's portrait, which not everybody has installed.
+    The detector finds that face, and restoring it takes as long as restoring a real one. So a
+    machine can be measured without the demo's portrait, which may not be installed.
     """
     frames = []
     for index in range(total):

@@ -87,7 +87,9 @@ def test_a_model_that_is_no_model(tmp_path):
     assert_one_sentence(result, "there is no file a.mp4")
     clip = tmp_path / "clip.mp4"
     clip.write_bytes(b"")
-    assert_one_sentence(run("demo", "--model", str(path)), "text.onnx is no ONNX model")
+    assert_one_sentence(
+        run("demo", "--model", str(path)), "text.onnx cannot be loaded as an ONNX model"
+    )
 
 
 def test_cuda_that_is_absent(clip, tmp_path):
@@ -225,7 +227,7 @@ def test_doctor_sees_changed_weights(monkeypatch, tmp_path):
         (weights / path.name).write_bytes(path.read_bytes())
     with (weights / "lite.onnx").open("ab") as file:
         file.write(b"\0")
-    monkeypatch.setattr("receiver.enhance.faces.generator.WEIGHTS", weights)
+    monkeypatch.setattr("receiver.inference.model_files.WEIGHTS", weights)
     finding = next(f for f in examine("lite", "cpu") if f.name == "weights lite.onnx")
     assert not finding.fine
     assert "install the package again" in finding.says

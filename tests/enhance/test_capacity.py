@@ -1,4 +1,4 @@
-"""How many calls a machine is said to carry."""
+"""Tests the estimate of how many calls a machine can enhance."""
 
 import pytest
 from hypothesis import given
@@ -28,15 +28,15 @@ GPU = Measured(frame_s=0.009, generator_s=0.0015, pair_s=0.0018)
     [
         (LAPTOP, 1, 1),
         (LAPTOP, 2, 2),
-        (LAPTOP, 64, 2),  # one after the other in one generator, however many cores there are
+        (LAPTOP, 64, 2),  # they share one generator, however many cores there are
         (FOUR_THREADS, 4, 3),
         (FOUR_THREADS, 16, 5),
-        (GPU, 2, 2),  # the cores are what is scarce
+        (GPU, 2, 2),  # limited by the cores
         (GPU, 64, 18),
-        (Measured(0.2, 0.18, 0.36), 64, 1),  # far too slow, yet somebody may try
+        (Measured(0.2, 0.18, 0.36), 64, 1),  # far too slow, but at least one call
     ],
 )
-def test_the_estimate_is_this(measured, cores, calls):
+def test_the_estimate(measured, cores, calls):
     assert calls_carried(measured, cores) == calls
 
 
@@ -51,7 +51,7 @@ def measures(draw):
 
 
 @given(measures(), st.integers(1, 128))
-def test_it_promises_no_more_than_there_is_time_for(measured, cores):
+def test_the_estimate_leaves_enough_time_for_each_frame(measured, cores):
     calls = calls_carried(measured, cores)
     assert calls >= 1
     if calls > 1:
@@ -71,12 +71,12 @@ def test_a_slower_machine_carries_no_more(measured, slower):
     assert calls_carried(other, 8) <= calls_carried(measured, 8)
 
 
-def test_faces_go_together_only_where_that_is_quicker():
+def test_faces_are_batched_only_if_that_is_quicker():
     assert LAPTOP.batch == FOUR_THREADS.batch == 1
     assert GPU.batch == BATCH
 
 
-def test_it_is_told_in_a_sentence():
+def test_the_estimate_in_words():
     assert in_words(LAPTOP, 2) == (
         "2 calls at 30 frames a second: a face takes 16.0 ms of a frame's 33.3, on 2 cores"
     )
@@ -85,7 +85,7 @@ def test_it_is_told_in_a_sentence():
 
 
 def test_the_drawn_face_costs_what_a_face_in_a_call_costs(generator):
-    """It is found, followed and restored with a reference: every stage runs."""
+    """It is found, tracked and restored with a reference, so every step runs."""
     enhancer = Enhancer(generator, admission="i-frames")
     for turn, frame in enumerate(drawn_faces(2) * 2):
         output = enhancer.enhance(DecodedFrame(frame, is_keyframe=turn == 0, qp=None))
@@ -94,7 +94,7 @@ def test_the_drawn_face_costs_what_a_face_in_a_call_costs(generator):
     assert {"faces", "crop", "warp", "generator", "paste"} <= set(stages)
 
 
-def test_a_measure_is_of_the_whole_frame(generator, monkeypatch):
+def test_the_measurement_includes_the_whole_frame(generator, monkeypatch):
     monkeypatch.setattr(capacity, "SECONDS", 0.0)  # the fewest runs
     measured = measure(generator)
     assert 0 < measured.generator_s < measured.frame_s

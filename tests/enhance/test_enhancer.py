@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from keyframes import Keyframe, landmark_distance
-from keyframes.people import ENOUGH
+from keyframes.identity import ENOUGH
 from receiver.enhance.enhancer import Enhancer
 from receiver.enhance.faces.identities import MOST_AT_ONCE, SOON, WITHIN
 from receiver.enhance.faces.recognition import FaceRecogniser, shared_recogniser

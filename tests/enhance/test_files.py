@@ -1,4 +1,4 @@
-"""Any file in, the enhanced file out."""
+"""Tests the enhancement of whole files."""
 
 from pathlib import Path
 
@@ -28,14 +28,14 @@ def sound(path: Path) -> list[bytes]:
 
 
 @pytest.mark.parametrize("ending", [".mp4", ".mkv"])
-def test_frames_times_size_and_sound_stay(clip, enhancer, tmp_path, ending):
+def test_frames_times_size_and_sound_are_kept(clip, enhancer, tmp_path, ending):
     target = tmp_path / f"out{ending}"
     done = []
     result = enhance_file(clip, target, enhancer, progress=done.append)
     assert result.frames == {"received": 40, "enhanced": 40, "passed": 0}
-    assert result.keyframes == 1  # one pose, in the best quality that came
+    assert result.keyframes == 1  # one pose, in the best quality received
     assert done == list(range(1, 41))
-    # Matroska has no times below nought: it moves picture and sound alike, by AAC's first packet.
+    # Matroska has no negative times: it shifts video and sound alike, by AAC's first packet.
     moved = 1024 / 48000 if ending == ".mkv" else 0.0
     np.testing.assert_allclose(np.array(times(target)) - moved, times(clip), atol=0.001)
     assert {(f.width, f.height) for f in pictures(target)} == {(640, 480)}
@@ -45,7 +45,7 @@ def test_frames_times_size_and_sound_stay(clip, enhancer, tmp_path, ending):
     assert [path.name for path in tmp_path.iterdir()] == [target.name]
 
 
-def test_times_that_are_not_even_stay(portrait, enhancer, tmp_path):
+def test_irregular_times_are_kept(portrait, enhancer, tmp_path):
     source, target = tmp_path / "uneven.mkv", tmp_path / "out.mkv"
     stamps = [0, 1, 2, 5, 6, 11, 12, 20]
     with av.open(str(source), "w") as container:
@@ -60,7 +60,7 @@ def test_times_that_are_not_even_stay(portrait, enhancer, tmp_path):
     np.testing.assert_allclose(times(target), times(source), atol=0.0011)
 
 
-def test_without_a_face_a_lossless_file_is_alike_to_the_bit(enhancer, tmp_path):
+def test_a_lossless_file_without_faces_is_kept_bit_by_bit(enhancer, tmp_path):
     source, target = tmp_path / "plain.mp4", tmp_path / "out.mp4"
     write_clip(source, [plain_frame(level=80 + i) for i in range(10)], with_audio=False)
     result = enhance_file(source, target, enhancer, crf=0)
@@ -69,7 +69,7 @@ def test_without_a_face_a_lossless_file_is_alike_to_the_bit(enhancer, tmp_path):
     assert all(same_pixels(a, b) for a, b in pairs)
 
 
-def test_split_leaves_the_left_half(clip, enhancer, tmp_path):
+def test_split_keeps_the_left_half(clip, enhancer, tmp_path):
     target = tmp_path / "split.mp4"
     enhance_file(clip, target, enhancer, split=True, crf=0)
     for before, after in zip(pictures(clip), pictures(target), strict=True):
@@ -78,7 +78,7 @@ def test_split_leaves_the_left_half(clip, enhancer, tmp_path):
         assert (right != planes(before)[0][:, 322:]).any()
 
 
-def test_strength_nought_keeps_the_pixels(clip, generator, tmp_path):
+def test_strength_zero_keeps_the_pixels(clip, generator, tmp_path):
     target = tmp_path / "same.mp4"
     enhance_file(clip, target, Enhancer(generator, strength=0.0), crf=0)
     pairs = zip(pictures(clip), pictures(target), strict=True)
@@ -105,7 +105,7 @@ def test_other_codecs_and_pixel_formats(portrait, enhancer, tmp_path, codec, pix
 
 
 def test_a_phone_held_upright(portrait, enhancer, tmp_path):
-    """The file holds a picture lying on its side and says how to turn it."""
+    """The file holds frames lying on their side and the rotation to show them upright."""
     sideways, source = tmp_path / "sideways.mp4", tmp_path / "phone.mp4"
     lying = [
         av.VideoFrame.from_ndarray(np.rot90(f.to_ndarray(format="rgb24")).copy(), format="rgb24")
@@ -137,11 +137,11 @@ def turn_in_header(source: Path, target: Path) -> None:
     target.write_bytes(data)
 
 
-def test_the_total_is_known_beforehand(clip):
+def test_the_number_of_frames_is_known_beforehand(clip):
     assert frame_total(clip) == 40
 
 
-def test_the_end_of_a_broken_file_costs_only_itself(clip, enhancer, tmp_path):
+def test_of_a_damaged_file_only_the_damaged_end_is_lost(clip, enhancer, tmp_path):
     source = tmp_path / "broken.mkv"
     enhance_file(clip, source, enhancer)
     source.write_bytes(source.read_bytes()[: source.stat().st_size * 2 // 3])
@@ -151,7 +151,7 @@ def test_the_end_of_a_broken_file_costs_only_itself(clip, enhancer, tmp_path):
 
 
 def bad_inputs(folder: Path) -> dict[str, str]:
-    """Files that cannot be used, and what is said of them."""
+    """Files that cannot be used, with the expected message."""
     (folder / "text.mp4").write_text("no video")
     (folder / "empty.mp4").write_bytes(b"")
     with av.open(str(folder / "sound.mp4"), "w") as container:
@@ -170,7 +170,7 @@ def bad_inputs(folder: Path) -> dict[str, str]:
 
 
 @pytest.mark.parametrize("name", ["missing.mp4", "text.mp4", "empty.mp4", "sound.mp4", "."])
-def test_an_unusable_input_is_named_and_leaves_nothing(enhancer, tmp_path, name):
+def test_an_unusable_input_is_reported_and_writes_nothing(enhancer, tmp_path, name):
     said = bad_inputs(tmp_path)[name]
     before = sorted(path.name for path in tmp_path.iterdir())
     with pytest.raises(InputError, match=said):
@@ -186,7 +186,7 @@ def test_an_unusable_input_is_named_and_leaves_nothing(enhancer, tmp_path, name)
         ("file/out.mp4", r"cannot be written"),
     ],
 )
-def test_an_unusable_output_is_named(clip, enhancer, tmp_path, target, said):
+def test_an_unusable_output_is_reported(clip, enhancer, tmp_path, target, said):
     (tmp_path / "file").write_text("not a folder")
     with pytest.raises(InputError, match=said):
         enhance_file(clip, tmp_path / target, enhancer)
@@ -219,7 +219,7 @@ def test_sound_that_the_container_cannot_hold(portrait, enhancer, tmp_path):
 
 
 class Interrupted(Enhancer):
-    """The person presses Ctrl-C at the fifth frame."""
+    """Acts as if the user pressed Ctrl-C at the fifth frame."""
 
     def process(self, frame, *more):
         if self.stats.frames.received == 5:
@@ -227,7 +227,7 @@ class Interrupted(Enhancer):
         return super().process(frame, *more)
 
 
-def test_an_interruption_leaves_no_half_file(clip, generator, tmp_path):
+def test_an_interruption_leaves_no_partial_file(clip, generator, tmp_path):
     (tmp_path / "out.mp4").write_text("an older result")
     with pytest.raises(KeyboardInterrupt):
         enhance_file(clip, tmp_path / "out.mp4", Interrupted(generator))
@@ -235,8 +235,8 @@ def test_an_interruption_leaves_no_half_file(clip, generator, tmp_path):
     assert (tmp_path / "out.mp4").read_text() == "an older result"
 
 
-def test_metadata_in_an_old_encoding_is_no_reason_to_refuse_a_file(clip, enhancer, tmp_path):
-    """Found by fuzzing: UnicodeDecodeError came through."""
+def test_metadata_in_an_old_encoding_does_not_matter(clip, enhancer, tmp_path):
+    """Fuzzing found that UnicodeDecodeError was raised."""
     source = tmp_path / "latin1.mp4"
     source.write_bytes(clip.read_bytes().replace(b"isomiso2", b"isom\xe9so2", 1))
     assert enhance_file(source, tmp_path / "out.mp4", enhancer).frames["received"] == 40

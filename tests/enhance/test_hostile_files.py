@@ -1,4 +1,4 @@
-"""Files that a stranger made: what is opened, and what an output never overwrites."""
+"""Tests which files of strangers are opened, and what an output never overwrites."""
 
 import os
 import signal
@@ -46,12 +46,12 @@ def folder(tmp_path) -> Path:
 
 
 def box(kind: bytes, content: bytes) -> bytes:
-    """An ISO base media file box (ISO/IEC 14496-12, 4.2)."""
+    """Returns an ISO base media file box (ISO/IEC 14496-12, 4.2)."""
     return (8 + len(content)).to_bytes(4, "big") + kind + content
 
 
 def with_external_data(mp4: bytes, name: str) -> bytes:
-    """Makes a QuickTime alias of the data reference: the samples are then read from `name`."""
+    """Turns the data reference into a QuickTime alias, so that samples are read from `name`."""
     volume, path = b"\4disk".ljust(28, b"\0"), f"x:{name}".encode()
     alias = bytes(10) + volume + bytes(12) + bytes(64) + bytes(16)
     alias += (1).to_bytes(2, "big") * 2 + bytes(16)  # one folder up and down: beside this file
@@ -71,11 +71,11 @@ def with_external_data(mp4: bytes, name: str) -> bytes:
             at += size
         return result
 
-    return rewritten(mp4)  # the index lies behind the samples, so that their places stay
+    return rewritten(mp4)  # the index is after the samples, so that their offsets stay
 
 
 def stock_frames(path: Path, **options: str) -> int:
-    """How many frames libav decodes by itself, without this package's options."""
+    """Returns how many frames libav decodes without this package's options."""
     with av.open(str(path), options=options) as container:
         return sum(1 for _ in container.decode(video=0))
 
@@ -93,9 +93,11 @@ def stock_frames(path: Path, **options: str) -> int:
         ("manifest.mp4", DASH, False),
     ],
 )
-def test_what_names_other_files_is_not_opened(folder, enhancer, name, text, opened_by_itself):
+def test_a_file_that_refers_to_other_files_is_not_opened(
+    folder, enhancer, name, text, opened_by_itself
+):
     (folder / name).write_text(text)
-    if opened_by_itself:  # so the refusal is ours
+    if opened_by_itself:  # so the refusal comes from this package
         assert stock_frames(folder / name) == 10
     for use in (VideoReader, clip_source):
         with pytest.raises(InputError, match=rf"{name} is no video that can be read: .+"):
@@ -105,13 +107,13 @@ def test_what_names_other_files_is_not_opened(folder, enhancer, name, text, open
     assert not (folder / "out.mp4").exists()
 
 
-def test_a_refused_format_is_told_with_the_way_out(folder):
+def test_the_error_for_a_refused_format_names_the_way_out(folder):
     (folder / "script.mp4").write_text(CONCAT)
     with pytest.raises(InputError, match=r"playlists, .* are not opened, convert it to \.mp4"):
         VideoReader(folder / "script.mp4")
 
 
-def test_numbered_pictures_are_no_video(folder):
+def test_numbered_pictures_are_not_a_video(folder):
     write_picture(folder / "p1.png", np.zeros((48, 64, 3), np.uint8))
     (folder / "p%d.png").write_bytes(b"")
     assert stock_frames(folder / "p%d.png") == 1
@@ -127,8 +129,8 @@ def test_samples_in_another_file_are_not_read(folder):
         clip_source(hostile)
 
 
-def test_nothing_but_files_is_opened_whatever_a_path_looks_like(folder, monkeypatch):
-    """libav takes what stands before a colon for a protocol."""
+def test_a_path_that_looks_like_a_url_is_opened_as_a_file_only(folder, monkeypatch):
+    """libav takes the text before a colon for a protocol."""
     monkeypatch.chdir(folder)
     named = Path("concat:secret.mp4|secret.mp4")
     named.write_bytes(Path("secret.mp4").read_bytes())
@@ -141,7 +143,7 @@ def test_nothing_but_files_is_opened_whatever_a_path_looks_like(folder, monkeypa
 @pytest.mark.parametrize("linked", [False, True])
 def test_pipes_and_devices_are_not_opened(tmp_path, linked):
     pipe = tmp_path / "pipe.mp4"
-    os.mkfifo(pipe)  # opening it would wait for ever
+    os.mkfifo(pipe)  # opening it would wait forever
     for special in (pipe, Path("/dev/zero")):
         path = special
         if linked:
@@ -180,7 +182,7 @@ def test_a_link_to_a_video_is_opened(folder):
         ("a.m4v", "mpeg4"),
     ],
 )
-def test_what_people_have_is_opened(tmp_path, name, codec):
+def test_common_formats_are_opened(tmp_path, name, codec):
     with av.open(str(tmp_path / name), "w") as container:
         video = container.add_stream(codec, rate=25)
         video.width, video.height = 128, 96
@@ -215,20 +217,20 @@ def test_a_recording_without_a_length_is_sent_with_its_sound(tmp_path, caplog):
     with VideoReader(path) as reader:
         assert reader.audio is not None
         assert reader.lasts is None
-    pieces = list(islice(clip_source(path).sound(), 60))  # of 20 in the file
+    pieces = list(islice(clip_source(path).sound(), 60))  # the file has 20
     assert all(np.abs(piece.to_ndarray()).max() > 5000 for piece in pieces[5:15] + pieces[45:55])
     assert caplog.text == ""
 
 
 @pytest.fixture
 def with_sound(tmp_path) -> bytes:
-    """A clip with sound, whose codecs have names that can be searched for."""
+    """A clip with sound whose codec names can be found in the file."""
     write_clip(tmp_path / "sound.mkv", [plain_frame(64, 48)] * 10, with_audio=True)
     return (tmp_path / "sound.mkv").read_bytes()
 
 
-def test_a_video_of_an_unknown_kind_is_named(with_sound, enhancer, tmp_path):
-    """Found by fuzzing: AttributeError came through."""
+def test_a_video_of_an_unknown_codec_is_reported(with_sound, enhancer, tmp_path):
+    """Fuzzing found that AttributeError was raised."""
     (tmp_path / "odd.mkv").write_bytes(with_sound.replace(b"V_MPEG4/ISO/AVC", b"V_MPEG4/ISO/AVZ"))
     with pytest.raises(InputError, match=r"odd\.mkv has a video that cannot be decoded"):
         clip_source(tmp_path / "odd.mkv")
@@ -236,7 +238,7 @@ def test_a_video_of_an_unknown_kind_is_named(with_sound, enhancer, tmp_path):
         enhance_file(tmp_path / "odd.mkv", tmp_path / "out.mkv", enhancer)
 
 
-def test_sound_of_an_unknown_kind_is_named(with_sound, enhancer, tmp_path, caplog):
+def test_sound_of_an_unknown_codec_is_reported(with_sound, enhancer, tmp_path, caplog):
     (tmp_path / "odd.mkv").write_bytes(with_sound.replace(b"A_AAC", b"A_AAZ"))
     assert clip_source(tmp_path / "odd.mkv").sound is None
     assert caplog.text.count("without its sound") == 1
@@ -263,9 +265,7 @@ def mode(path: Path) -> int:
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="needs POSIX file modes")
-def test_recordings_are_the_users_alone_and_enhanced_files_follow_the_umask(
-    clip, enhancer, tmp_path
-):
+def test_recordings_are_private_and_enhanced_files_follow_the_umask(clip, enhancer, tmp_path):
     before = os.umask(0o002)
     try:
         recorded(tmp_path / "call.mp4")
@@ -278,14 +278,14 @@ def test_recordings_are_the_users_alone_and_enhanced_files_follow_the_umask(
 
 
 @pytest.mark.parametrize("name", ["call.mp4", "call.mkv"])
-def test_a_killed_recording_stays_plays_and_is_named_by_the_next_one(tmp_path, name, caplog):
+def test_a_killed_recording_is_playable_and_reported_by_the_next_one(tmp_path, name, caplog):
     script = """
 import os, signal, sys
 from fractions import Fraction
 from itertools import islice
 from pathlib import Path
 from receiver.media.outputs import FileOutput
-from tests.enhance.test_faults import fill
+from tests.media.test_recording_faults import fill
 file = FileOutput(Path(sys.argv[1]), Fraction(30), has_sound=False)
 fill(file, 300)
 while file._queue.qsize():
@@ -305,7 +305,7 @@ os.kill(os.getpid(), signal.SIGKILL)
 
 
 def test_two_recordings_to_one_file_do_not_disturb_each_other(tmp_path):
-    """With one temporary name for both, the second one truncated the first one's."""
+    """With a shared temporary name the second one truncated the first one's file."""
     one = FileOutput(tmp_path / "call.mkv", Fraction(30), has_sound=False)
     recorded(tmp_path / "call.mkv", pictures=7)
     assert stock_frames(tmp_path / "call.mkv") == 7
@@ -317,8 +317,8 @@ def test_two_recordings_to_one_file_do_not_disturb_each_other(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["call.mkv"]
 
 
-def test_a_link_laid_at_the_temporary_name_is_not_followed_while_writing(tmp_path):
-    """libav would open the name anew and truncate what it finds; it gets the open file instead."""
+def test_a_link_planted_at_the_temporary_name_is_not_followed(tmp_path):
+    """libav would open the name again and truncate its target, so it gets the open file."""
     victim = tmp_path / "victim"
     victim.write_bytes(b"mine")
     with VideoWriter(tmp_path / "call.mp4", live=True) as file:
@@ -334,7 +334,7 @@ def test_a_link_laid_at_the_temporary_name_is_not_followed_while_writing(tmp_pat
 
 
 @pytest.mark.parametrize("name", ["call.m3u8", "call.mpd", "call-%d.png", "call.txt", "call"])
-def test_what_writes_files_of_its_own_is_no_container(tmp_path, name):
+def test_a_muxer_that_writes_its_own_files_is_refused(tmp_path, name):
     with pytest.raises(InputError, match="names no video container that can be written"):
         VideoWriter(tmp_path / name, live=True)
     assert list(tmp_path.iterdir()) == []
@@ -356,7 +356,7 @@ def test_a_target_that_is_a_pipe_is_neither_written_nor_replaced(tmp_path):
 @pytest.mark.parametrize(
     "arguments", [["enhance", "FILE", "out.mp4"], ["demo", "--clip", "FILE"], ["send", "FILE", "x"]]
 )
-def test_the_command_line_says_it_in_one_sentence(folder, arguments, name):
+def test_the_command_line_reports_it_in_one_sentence(folder, arguments, name):
     texts = {"list.m3u8": HLS, "script.mkv": CONCAT, "call.sdp": SDP}
     if name in texts:
         (folder / name).write_text(texts[name])

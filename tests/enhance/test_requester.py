@@ -8,7 +8,7 @@ import av
 import pytest
 
 from keyframes import Budget, ReferenceNeed
-from keyframes.requests import KEYFRAME, TIME_OUT
+from keyframes.requests import I_FRAME_BYTES, TIME_OUT
 from receiver.calls.requester import STILL_KBPS, Requester, StillPace
 from receiver.enhance.stage import EnhancedFrame, Outcome
 from receiver.media.frame import DecodedFrame
@@ -87,7 +87,7 @@ async def test_without_stills_a_key_frame_is_asked_for_once_and_judged(frame):
         requester.consider_frame(frame)
     await settled(requester)
     assert receiver.asked == [2]
-    assert requester._policy._outstanding.max_bytes == KEYFRAME
+    assert requester._policy._outstanding.max_bytes == I_FRAME_BYTES
     # It came, worse than what was there: as real-time encoders do. That counts as a failure.
     requester.need = ReferenceNeed(None, 39.0)
     requester.consider_frame(replace(frame, is_keyframe=True, size_bytes=9000))
@@ -154,7 +154,7 @@ async def test_a_key_frame_long_after_the_request_is_no_answer(frame):
     requester._keyframe_asked -= TIME_OUT
     requester._policy._asked -= TIME_OUT
     requester.consider_frame(replace(frame, is_keyframe=True, size_bytes=9_000))
-    assert requester._policy._spent == KEYFRAME  # as reserved, and charged once
+    assert requester._policy._spent == I_FRAME_BYTES  # as reserved, and charged once
     await settled(requester)
 
 

@@ -1,4 +1,4 @@
-"""The keyframe set against a slow, obvious reference."""
+"""Compares the keyframe set with a slow, obvious implementation."""
 
 from dataclasses import dataclass
 
@@ -8,27 +8,27 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from keyframes import Keyframe, KeyframeSet, landmark_distance, worth
-from keyframes.keyframe_set import LEAST, REACH, WORSE
+from keyframes.keyframe_set import LEAST_WORTH, REACH, WORSE_THAN_FACE
 
 CROP = np.zeros((1, 1, 3), np.uint8)
 
 
 def face_at(position: float) -> np.ndarray:
-    """Landmarks that are all shifted by `position`: distances are then |a - b| * sqrt(68)."""
+    """Returns landmarks shifted by `position`, so that distances are |a - b| * sqrt(68)."""
     base = np.arange(136, dtype=np.float32).reshape(68, 2)
     return base + np.array([position, 0], np.float32)
 
 
 @dataclass
 class Held:
-    """What the reference knows of a keyframe: its place and its count."""
+    """A keyframe in the obvious implementation: its position and its uses."""
 
     position: int
     uses: float = 0.0
 
 
 def reference_lfu(steps: list[tuple[str, int]], capacity: int) -> tuple[list[Held], list[int]]:
-    """The paper's rules, written out: what is held in the end, and what was chosen."""
+    """Follows the paper's rules; returns what is held in the end and what was chosen."""
     held: list[Held] = []
     chosen = []
     for action, position in steps:
@@ -52,7 +52,7 @@ STEPS = st.lists(st.tuples(st.sampled_from(["add", "choose"]), st.integers(-50, 
 
 
 @given(steps=STEPS, capacity=st.integers(1, 6))
-def test_lfu_is_the_papers(steps, capacity):
+def test_lfu_follows_the_paper(steps, capacity):
     keyframes = KeyframeSet(capacity)
     chosen = []
     for action, position in steps:
@@ -73,7 +73,7 @@ def test_lfu_is_the_papers(steps, capacity):
 
 
 def reference_max_distance(positions: list[int], capacity: int) -> list[int]:
-    """Of every group that leaves one out, the one that is farthest apart in all."""
+    """Keeps, of all groups that leave one out, the one with the largest sum of distances."""
     held: list[int] = []
     for position in positions:
         held = [*held, position]
@@ -91,13 +91,13 @@ def test_max_distance_keeps_the_widest_group(positions, capacity):
         keyframes.add(Keyframe(CROP, face_at(position)))
     held = [round(float(keyframe.landmarks[0, 0])) for keyframe in keyframes]
     expected = reference_max_distance(positions, capacity)
-    # Which of equally wide groups is kept may hang on rounding: compare how wide they are.
+    # Rounding may decide between equally wide groups: compare their widths.
     spread = [sum(abs(a - b) for a in group for b in group) for group in (held, expected)]
     assert len(held) == len(expected)
     assert spread[0] == spread[1]
 
 
-def test_the_newcomer_is_never_the_one_that_lfu_evicts():
+def test_lfu_never_evicts_the_new_keyframe():
     keyframes = KeyframeSet(2)
     for position in (0, 10):
         keyframes.add(Keyframe(CROP, face_at(position)))
@@ -106,7 +106,7 @@ def test_the_newcomer_is_never_the_one_that_lfu_evicts():
     assert [float(keyframe.landmarks[0, 0]) for keyframe in keyframes] == [10, 20]
 
 
-def test_counts_are_halved_while_the_set_fills():
+def test_uses_are_halved_while_the_set_fills():
     keyframes = KeyframeSet(10)
     keyframes.add(Keyframe(CROP, face_at(0)))
     for _ in range(4):
@@ -115,23 +115,23 @@ def test_counts_are_halved_while_the_set_fills():
     assert [keyframe.uses for keyframe in keyframes] == [2, 0]
 
 
-def test_an_empty_set_has_nothing_to_choose():
+def test_an_empty_set_returns_none():
     keyframes = KeyframeSet()
     assert keyframes.choose(face_at(0)) is None
     assert keyframes.nearest(face_at(0)) is None
     assert keyframes.least_used() is None
 
 
-def test_a_better_picture_is_worth_some_distance_and_a_far_or_worse_one_nothing():
+def test_a_better_keyframe_may_be_farther_but_a_far_or_worse_one_is_not_chosen():
     near, far = Keyframe(CROP, face_at(0), 36.0), Keyframe(CROP, face_at(2), 20.0)
     keyframes = KeyframeSet()
     keyframes.add(near)
     keyframes.add(far)
     assert keyframes.choose(face_at(0)) == (near, 0.0)
     assert keyframes.choose(face_at(0), qp=38.0) == (far, pytest.approx(2 * np.sqrt(68)))
-    assert keyframes.choose(face_at(0), qp=20.0 - WORSE) is None
+    assert keyframes.choose(face_at(0), qp=20.0 - WORSE_THAN_FACE) is None
     assert keyframes.choose(face_at(3 + REACH / np.sqrt(68)), qp=50.0) is None
-    # Four uses: what was chosen, or the pose that came up.
+    # Four uses: of the chosen keyframe, or of the nearest one if none was chosen.
     assert [near.uses, far.uses] == [2, 2]
 
 
@@ -141,16 +141,16 @@ def test_worth_grows_with_quality_and_falls_with_distance(distance, better, step
     here = worth(keyframe, distance, 30.0 + better)
     assert worth(keyframe, distance, 30.0 + better + step) >= here
     assert worth(keyframe, distance + step, 30.0 + better) <= here
-    assert (here > 0) == (better > -WORSE and distance < REACH)
+    assert (here > 0) == (better > -WORSE_THAN_FACE and distance < REACH)
     keyframes = KeyframeSet()
     keyframes.add(keyframe)
     at = face_at(distance / np.sqrt(68))
     chosen = keyframes.choose(at, qp=30.0 + better)
     exact = worth(keyframe, landmark_distance(keyframe.landmarks, at), 30.0 + better)
-    assert (chosen is not None) == (exact >= LEAST)
+    assert (chosen is not None) == (exact >= LEAST_WORTH)
 
 
-def test_the_nearest_of_those_that_are_good_enough():
+def test_nearest_better_ignores_keyframes_of_higher_qp():
     keyframes = KeyframeSet()
     for position, qp in ((0, 40.0), (10, 25.0), (30, None)):
         keyframes.add(Keyframe(CROP, face_at(position), qp))
@@ -159,7 +159,7 @@ def test_the_nearest_of_those_that_are_good_enough():
     assert KeyframeSet().nearest_better(face_at(0), 51.0) is None
 
 
-def test_a_replacement_takes_over_place_and_count():
+def test_a_replacement_takes_over_position_and_uses():
     keyframes = KeyframeSet()
     for position in (0, 10, 20):
         keyframes.add(Keyframe(CROP, face_at(position)))
@@ -173,11 +173,11 @@ def test_a_replacement_takes_over_place_and_count():
 
 
 @pytest.mark.parametrize("capacity", [0, -1])
-def test_a_set_holds_at_least_one(capacity):
+def test_a_capacity_below_one_is_refused(capacity):
     with pytest.raises(ValueError, match="capacity"):
         KeyframeSet(capacity)
 
 
-def test_an_unknown_policy_is_named():
+def test_an_unknown_policy_is_refused():
     with pytest.raises(ValueError, match="'newest'"):
         KeyframeSet(policy="newest")

@@ -1,4 +1,4 @@
-"""The warp against affine moving least squares written out point by point."""
+"""Compares the warp with affine moving least squares computed point by point."""
 
 import cv2
 import numpy as np
@@ -14,7 +14,7 @@ PLACES = np.array([(40 + 60 * i, 50 + 45 * j) for i in range(4) for j in range(3
 
 
 def slow_affine_mls(source: np.ndarray, target: np.ndarray, point: np.ndarray) -> np.ndarray:
-    """Where in the source `point` of the target comes from: the textbook's formula."""
+    """Maps `point` of the target to the source by the textbook's formula."""
     weights = [1.0 / float(np.sum((p - point) ** 2)) for p in target]
     total = sum(weights)
     p_star = sum(w * p for w, p in zip(weights, target, strict=True)) / total
@@ -35,7 +35,7 @@ def test_the_map_is_affine_mls(source, target):
 
 
 @given(source=OFFSETS, target=OFFSETS)
-def test_landmarks_go_where_they_should(source, target):
+def test_landmarks_map_to_landmarks(source, target):
     source, target = PLACES + source, PLACES + target
     np.testing.assert_allclose(mls_map(source, target, target), source, atol=1e-2)
 
@@ -44,7 +44,7 @@ def test_landmarks_go_where_they_should(source, target):
     matrix=arrays(np.float64, (2, 2), elements=st.floats(-0.2, 0.2)),
     shift=arrays(np.float64, 2, elements=st.floats(-20, 20)),
 )
-def test_an_affine_move_is_reproduced_everywhere(matrix, shift):
+def test_an_affine_map_is_reproduced_everywhere(matrix, shift):
     matrix = np.eye(2) + matrix
     points = np.random.default_rng(0).uniform(0, 256, (50, 2))
     expected = points @ matrix + shift
@@ -53,7 +53,7 @@ def test_an_affine_move_is_reproduced_everywhere(matrix, shift):
     )
 
 
-def test_landmarks_on_one_line_only_move_the_picture():
+def test_landmarks_on_one_line_only_shift_the_picture():
     line = np.column_stack([np.arange(10.0), np.arange(10.0)])
     points, move = np.array([(30.0, 2.0), (-5.0, 9.0)]), np.array([4.0, 1.0])
     np.testing.assert_allclose(mls_map(line + move, line, points), points + move, atol=1e-6)
@@ -64,15 +64,15 @@ def picture() -> np.ndarray:
     return np.stack([x, y, (x + y) // 2], axis=-1).astype(np.uint8)
 
 
-def test_unmoved_landmarks_leave_every_pixel():
+def test_equal_landmarks_leave_every_pixel_unchanged():
     places = PLACES.astype(np.float32)
     np.testing.assert_array_equal(warp(picture(), places, places), picture())
 
 
 @settings(max_examples=25)
 @given(target=OFFSETS)
-def test_the_coarse_grid_is_close_to_every_pixel_on_its_own(target):
-    """In a picture whose levels are its coordinates, an error of a level is one of a pixel."""
+def test_the_interpolated_grid_is_close_to_the_exact_map(target):
+    """The levels of the picture are its coordinates, so an error of one level is one pixel."""
     source, target = PLACES.astype(np.float32), (PLACES + target / 2).astype(np.float32)
     warped = warp(picture(), source, target).astype(float)
     ys, xs = np.mgrid[24:232:13, 24:232:13]
@@ -80,12 +80,12 @@ def test_the_coarse_grid_is_close_to_every_pixel_on_its_own(target):
     exact = np.clip(mls_map(source, target, points), 0, 255)
     errors = np.abs(warped[ys.ravel(), xs.ravel(), :2] - exact)
     assert np.median(errors) < 0.6
-    assert errors.max() < 8.0  # beside a landmark, where the map has its cusps
+    assert errors.max() < 8.0  # next to a landmark, where the map has cusps
 
 
 @pytest.mark.parametrize("kind", [np.uint8, np.float32])
-def test_a_bent_picture_is_the_map_at_every_pixel(kind):
-    """For an affine move the grid loses nothing, and what remains is OpenCV's own sampling."""
+def test_an_affine_warp_samples_the_exact_map(kind):
+    """The grid is exact for an affine map, so only OpenCV's own sampling differs."""
     image = np.random.default_rng(4).uniform(0, 255, (64, 96, 3)).astype(kind)
     source = (PLACES @ [[0.97, 0.1], [-0.08, 1.04]] + (-7, 5)).astype(np.float32)
     target = PLACES.astype(np.float32)

@@ -1,4 +1,4 @@
-"""References stay with their person."""
+"""Tests that references stay with their person."""
 
 import cv2
 import numpy as np
@@ -14,15 +14,16 @@ from keyframes import (
     resemblance,
     thumbnail,
 )
-from keyframes.people import BEST, CONTRADICTIONS, ENOUGH, JUMP, KNOWN, OTHER_PERSON, SAME_PERSON
+from keyframes.identity import BEST, ENOUGH, OTHER_PERSON, SAME_PERSON
+from keyframes.people import CONTRADICTIONS, KNOWN, POSE_JUMP
 from tests.keyframes.test_keyframe_set import face_at
 
 RNG = np.random.default_rng(0)
 FACES = [RNG.integers(0, 256, (8, 8, 3)).repeat(32, 0).repeat(32, 1) for _ in range(KNOWN + 4)]
-"""Pictures that look like nobody else's."""
+"""Pictures of very different appearance."""
 
 
-def look(number: int, noise: float = 0.0):
+def descriptor(number: int, noise: float = 0.0):
     return appearance_descriptor(crop(number, noise))
 
 
@@ -36,7 +37,7 @@ def keyframe(number: int, **more) -> Keyframe:
 
 
 def embedding(number: int, away: float = 0.0):
-    """Of person `number`: 128 numbers of length 1, `away` from that person's own."""
+    """Returns an embedding at the distance `away` from that of person `number`."""
     own = np.zeros(128, np.float32)
     own[number] = 1.0
     aside = np.zeros(128, np.float32)
@@ -50,7 +51,7 @@ def identify(people: People, person: Person, number: int, times: int = ENOUGH) -
         people.identify(person, embedding(number), 30.0)
 
 
-def test_a_picture_is_like_itself_whatever_its_light():
+def test_likeness_does_not_depend_on_light():
     planes = np.moveaxis(FACES[0], 2, 0).astype(np.float32)
     assert likeness(appearance_descriptor(planes), appearance_descriptor(planes)) == pytest.approx(
         1.0
@@ -58,11 +59,11 @@ def test_a_picture_is_like_itself_whatever_its_light():
     assert likeness(
         appearance_descriptor(planes), appearance_descriptor(0.5 * planes + 40)
     ) == pytest.approx(1.0, abs=1e-4)
-    assert abs(likeness(look(0), look(1))) < 0.4
-    assert likeness(look(0), appearance_descriptor(np.full((3, 256, 256), 7.0))) == 0.0
+    assert abs(likeness(descriptor(0), descriptor(1))) < 0.4
+    assert likeness(descriptor(0), appearance_descriptor(np.full((3, 256, 256), 7.0))) == 0.0
 
 
-def test_a_followed_face_stays_one_person():
+def test_a_tracked_face_stays_one_person():
     people = People()
     first = people.see(0, crop(0), face_at(0))
     assert all(people.see(0, crop(0, 20.0), face_at(i)) is first for i in range(20))
@@ -76,16 +77,16 @@ def test_another_face_in_the_same_place_is_another_person():
     second = people.see(0, crop(1), face_at(0))
     assert second is not first
     back = people.see(0, crop(0), face_at(0))
-    assert back is not first  # it resembles the first one, but nobody knows yet who it is
+    assert back is not first  # it resembles the first one, but is not identified yet
     identify(people, back, 0)
     assert people[0] is first  # the cut back
 
 
-def test_landmarks_that_jump_ask_for_more_likeness():
+def test_a_pose_jump_requires_more_likeness():
     people = People()
     first = people.see(0, crop(0), face_at(0))
     mixed = crop(0) + 0.6 * crop(1)
-    assert 0.75 < likeness(look(0), appearance_descriptor(mixed)) < 0.89
+    assert 0.75 < likeness(descriptor(0), appearance_descriptor(mixed)) < 0.89
     assert people.see(0, mixed, face_at(0.5)) is first
     people.see(0, crop(0), face_at(0))
     assert people.see(0, mixed, face_at(30)) is not first
@@ -137,7 +138,7 @@ class TestIdentity:
         identity.observe(embedding(0, SAME_PERSON - 0.01), 50.0)
         assert (identity.contradictions, len(identity)) == (0, 4)
 
-    def test_does_not_go_over_to_another_person_step_by_step(self):
+    def test_does_not_drift_to_another_person_step_by_step(self):
         identity = Identity()
         for step in range(40):
             identity.observe(embedding(0, min(1.2, 0.03 * step)), 30.0 - step)
@@ -146,7 +147,7 @@ class TestIdentity:
         assert identity.contradictions >= CONTRADICTIONS
 
 
-def test_who_comes_back_has_their_references_again():
+def test_a_person_who_comes_back_has_their_references_again():
     people = People()
     first = people.see(0, crop(0), face_at(0))
     identify(people, first, 0)
@@ -154,7 +155,7 @@ def test_who_comes_back_has_their_references_again():
     people.retain([])
     with pytest.raises(KeyError):
         people[0]
-    other = people.see(5, crop(0), face_at(0))  # resembles them, and is somebody else
+    other = people.see(5, crop(0), face_at(0))  # looks alike, but is somebody else
     identify(people, other, 1)
     assert people[5] is other
     assert len(other.keyframes) == 0
@@ -167,10 +168,10 @@ def test_who_comes_back_has_their_references_again():
     assert people[7] is first
     assert len(people[7].keyframes) == 1
     assert list(people) == [first, other]
-    assert np.array_equal(first.nearest_received(face_at(0)).look, look(3))
+    assert np.array_equal(first.nearest_received(face_at(0)).appearance, descriptor(3))
 
 
-def test_who_comes_back_keeps_what_was_received_since():
+def test_a_person_who_comes_back_keeps_the_better_of_old_and_new_references():
     people = People()
     first = people.see(0, crop(0), face_at(0))
     identify(people, first, 0)
@@ -199,12 +200,14 @@ def test_references_of_somebody_else_are_discarded_when_a_person_is_recognised()
     assert people[0] is stored
     assert list(stored.keyframes) == [own]
     (rest,) = [person for person in people if person is not stored]
-    assert list(rest.keyframes) == [foreign]  # which may be somebody else's who comes later
+    assert list(rest.keyframes) == [
+        foreign
+    ]  # kept for the person whom they show, who may come later
     identify(people, people.see(1, crop(1), face_at(0)), 1)
     assert people[1] is rest
 
 
-def test_a_track_that_goes_over_to_another_person_loses_its_references():
+def test_a_track_that_changes_to_another_person_loses_its_references():
     people = People()
     first = people.see(0, crop(0), face_at(0))
     identify(people, first, 0)
@@ -226,7 +229,7 @@ def test_a_track_that_goes_over_to_another_person_loses_its_references():
     assert people[1] is first
 
 
-def test_references_of_the_stream_that_were_not_confirmed_are_dropped_with_the_doubt():
+def test_unconfirmed_references_of_the_stream_are_discarded_when_the_person_changes():
     people = People()
     first = people.see(0, crop(0), face_at(0))
     identify(people, first, 0)
@@ -243,19 +246,19 @@ def test_references_of_the_stream_that_were_not_confirmed_are_dropped_with_the_d
     assert list(first.keyframes) == [confirmed, still]
 
 
-def test_a_face_that_jumps_is_observed_at_once():
+def test_a_face_whose_pose_jumps_is_observed_at_once():
     people = People()
     person = people.see(0, crop(0), face_at(0))
     person.observe_at = 1000
     people.see(0, crop(0, 5.0), face_at(0.5))
     assert person.observe_at == 1000
     people.retain([0])
-    people.see(0, crop(0, 5.0), face_at(0.5 + 1.01 * JUMP / np.sqrt(68)))
+    people.see(0, crop(0, 5.0), face_at(0.5 + 1.01 * POSE_JUMP / np.sqrt(68)))
     assert people[0] is person
     assert person.observe_at == people.frames
 
 
-def test_an_observation_of_somebody_who_has_gone_changes_nobody_on_screen():
+def test_an_observation_of_somebody_away_changes_nobody_on_screen():
     people = People()
     first = people.see(0, crop(0), face_at(0))
     identify(people, first, 0)
@@ -266,7 +269,7 @@ def test_an_observation_of_somebody_who_has_gone_changes_nobody_on_screen():
     assert people[0] is other
 
 
-def test_who_is_on_screen_is_not_taken_for_somebody_else():
+def test_a_person_on_screen_is_not_merged_with_another_on_screen():
     people = People()
     first = people.see(0, crop(0), face_at(0))
     identify(people, first, 0)
@@ -275,16 +278,16 @@ def test_who_is_on_screen_is_not_taken_for_somebody_else():
     assert people[1] is twin
 
 
-def test_of_the_received_faces_the_one_nearest_in_pose_is_compared():
+def test_nearest_received_returns_the_face_nearest_in_pose():
     people = People()
     assert Person(people.empty_set()).nearest_received(face_at(0)) is None
     for place in range(3):
         person = people.see(0, crop(0, 5.0), face_at(place))
     assert person.nearest_received(face_at(1.1)) is person.recent[1]
-    assert person.nearest_received(face_at(JUMP / np.sqrt(68) + 2.01)) is None  # no such pose
+    assert person.nearest_received(face_at(POSE_JUMP / np.sqrt(68) + 2.01)) is None  # no such pose
 
 
-def test_resemblance_is_of_structure_whatever_the_light():
+def test_resemblance_compares_structure_and_ignores_light():
     structure = RNG.normal(0, 30, (3, 256, 256)).astype(np.float32)
     structure = cv2.GaussianBlur(structure[1], (0, 0), 6.0)[None].repeat(3, 0) * 10 + 128
     light = np.linspace(0.5, 1.2, 256, dtype=np.float32)
@@ -309,7 +312,7 @@ def test_strangers_are_forgotten_when_they_leave():
     assert len(list(people)) == 1
 
 
-def test_no_more_people_are_remembered_than_said():
+def test_at_most_known_people_are_remembered():
     people = People()
     persons = []
     for number in range(KNOWN + 3):

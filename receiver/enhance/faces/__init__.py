@@ -1,1 +1,1 @@
-"""The face stage: tracking, references, guided restoration."""
+"""The face stage: tracking, references, guided restoration, temporal filter."""

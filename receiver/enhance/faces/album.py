@@ -1,6 +1,6 @@
-"""A file that keeps people's references from one call to the next.
+"""Saves people's references to a file and loads them in the next call.
 
-The file is an .npz: a zip archive with one .npy array for each of `FIELDS`, a row a reference.
+The file is an .npz: a zip archive with one .npy array for each of `FIELDS`, one row a reference.
 """
 
 import hashlib
@@ -36,36 +36,36 @@ FIELDS: dict[str, tuple[type[np.generic], tuple[int, ...]]] = {
     "source": (np.uint8, ()),
     "peer": (np.uint8, (PEER_BYTES,)),
 }
-"""Type and shape of a reference's row in each array."""
+"""Name of each array, and dtype and shape of its row for one reference."""
 SOURCES = ("stream", "still")
-"""What the numbers in `source` stand for."""
-MOST = 200
-"""References that a file may hold."""
+"""Meaning of the numbers in `source`."""
+MAX_REFERENCES = 200
+"""Most references in a file."""
 MAX_FILE = 64 * 1024 * 1024
-"""Bytes of a file at most: `MOST` incompressible crops have 40 MB."""
-END = struct.Struct("<4s4H2LH")
+"""Most bytes of a file: `MAX_REFERENCES` incompressible crops take 40 MB."""
+DIRECTORY_END = struct.Struct("<4s4H2LH")
 """A zip archive's end of central directory record (APPNOTE.TXT, section 4.3.16)."""
 ENCRYPTED = 1
 """Bit of a member's flags."""
 LONGEST_NAME = 255
-"""Bytes of a file's name at most, on most systems."""
+"""Most bytes of a file's name on most systems."""
 MAX_DIRECTORY = 4096
-"""Bytes of an archive's directory at most; those that numpy writes here have 500."""
+"""Most bytes of an archive's central directory; numpy writes 500 for these arrays."""
 MAX_HEADER = 256
-"""Bytes of an array's .npy header at most; those that numpy writes here have 128."""
-LANDMARKS = (-CROP, 2.0 * CROP)
+"""Most bytes of an array's .npy header; numpy writes 128 for these arrays."""
+LANDMARK_RANGE = (-CROP, 2.0 * CROP)
 """Least and largest coordinate of a landmark in crop pixels."""
 QPS, SHARPNESSES = (0.0, 100.0), (0.0, 2048.0)
-"""Least and largest QP (of an enlarged face it may exceed 51) and sharpness."""
+"""Least and largest QP (that of an enlarged face may exceed 51) and sharpness."""
 
 
 @dataclass(frozen=True)
 class Album:
-    """What a file holds.
+    """The people of a file.
 
     Attributes:
-        people: their references from calls with the peer at hand.
-        others: those of other peers, which are kept in the file but not used.
+        people: those with references from calls with this peer.
+        others: those with references from other peers, which stay in the file but are not used.
     """
 
     people: list[Person]
@@ -73,10 +73,10 @@ class Album:
 
 
 def peer_of(url: str) -> bytes:
-    """Returns the SHA-256 of a call's address, by which its references are known again.
+    """Returns the SHA-256 of a call's address, which links references to a peer.
 
-    Its user, password and fragment do not count, nor do the case of its host and slashes at the
-    end of its path.
+    Ignores the user, the password, the fragment, the case of the host, and slashes at the end of
+    the path.
     """
     parts = urlsplit(url)
     host = parts.netloc.rsplit("@", 1)[-1].lower()
@@ -85,7 +85,7 @@ def peer_of(url: str) -> bytes:
 
 
 def check_album_path(path: Path) -> None:
-    """Raises InputError if a file of this name could not be written after the call."""
+    """Raises InputError if a file of this name cannot be written after the call."""
     try:
         if not path.parent.is_dir():
             raise InputError(f"there is no folder {path.parent} for {path.name}: make it first")
@@ -97,20 +97,26 @@ def check_album_path(path: Path) -> None:
 
 
 def save_album(people: People, others: list[Person], path: Path, peer: bytes) -> None:
-    """Writes everybody who has references, and those of other peers; the file is replaced at once.
+    """Writes the references of this call's people and of `others`; replaces the file atomically.
 
     Args:
-        people: of this call.
-        others: as read from the file before.
-        peer: of this call.
+        people: people of this call.
+        others: people of other peers, as `load_album` returned them.
+        path: the file.
+        peer: peer of this call, see `peer_of`.
 
     Raises:
-        InputError: if it cannot be written.
+        InputError: if the file cannot be written.
     """
     rows = list(_rows([*people, *people.left_out, *others]))
-    if len(rows) > MOST:
-        logger.warning("%s holds %d references: %d are left out", path, MOST, len(rows) - MOST)
-        del rows[MOST:]
+    if len(rows) > MAX_REFERENCES:
+        logger.warning(
+            "%s holds %d references: %d are left out",
+            path,
+            MAX_REFERENCES,
+            len(rows) - MAX_REFERENCES,
+        )
+        del rows[MAX_REFERENCES:]
     arrays: dict[str, list[Any]] = {
         "crop": [one.crop for _, one in rows],
         "landmarks": [one.landmarks for _, one in rows],
@@ -135,7 +141,7 @@ def save_album(people: People, others: list[Person], path: Path, peer: bytes) ->
 
 
 def _rows(people: list[Person]) -> Iterator[tuple[int, Keyframe]]:
-    """The references of each person, with the person's number."""
+    """Yields each reference with the number of its person."""
     known = [person for person in people if len(person.keyframes)]
     for number, person in enumerate(known):
         for keyframe in person.keyframes:
@@ -145,20 +151,26 @@ def _rows(people: list[Person]) -> Iterator[tuple[int, Keyframe]]:
 def load_album(
     people: People, path: Path, recogniser: FaceRecogniser, peer: bytes, *, any_peer: bool = False
 ) -> Album:
-    """Reads a file, and adds those to `people` whose references come from `peer`, or from any.
+    """Reads a file and adds the people with references from `peer` to `people`.
 
-    Everybody is recognised by embeddings that are computed here, from the pictures; nothing that
-    the file says of itself is trusted for that. Takes about 25 ms a reference. A file that is not
-    there holds nobody.
+    Computes the embeddings from the stored crops, because the file itself is not trusted; this
+    takes about 25 ms a reference. A missing file counts as empty.
+
+    Args:
+        people: people of this call.
+        path: the file.
+        recogniser: computes the embeddings.
+        peer: peer of this call, see `peer_of`.
+        any_peer: also use references from other peers.
 
     Raises:
-        InputError: if the file is no such file.
+        InputError: if the file is not a valid album, or a face cannot be recognised.
     """
     try:
         fields = _read(path)
     except FileNotFoundError:
         return Album([], [])
-    except Exception as error:  # numpy, zipfile and zlib raise whatever they stumble over
+    except Exception as error:  # numpy, zipfile and zlib raise many kinds of errors
         raise InputError(
             f"{path} holds no references that can be read: give another --keyframes FILE"
         ) from error
@@ -169,7 +181,7 @@ def load_album(
         ours = [one for one in keyframes if any_peer or one.peer == peer]
         others = [one for one in keyframes if one not in ours]
         if others:
-            album.others.append(Person(KeyframeSet(MOST)))
+            album.others.append(Person(KeyframeSet(MAX_REFERENCES)))
             for keyframe in others:
                 album.others[-1].keyframes.add(keyframe)
         if ours:
@@ -184,7 +196,7 @@ def load_album(
 
 
 def _recognised(people: People, keyframes: list[Keyframe], recogniser: FaceRecogniser) -> Person:
-    """A person of these references and their embeddings."""
+    """Returns a person with these references; computes their embeddings."""
     person = Person(people.empty_set())
     for keyframe in keyframes:
         keyframe.embedding = recogniser.submit(keyframe.crop, keyframe.landmarks).result()
@@ -193,12 +205,12 @@ def _recognised(people: People, keyframes: list[Keyframe], recogniser: FaceRecog
 
 
 def _read(path: Path) -> dict[str, Any]:
-    """Returns the arrays of `FIELDS`, which agree in length and whose values are in range.
+    """Returns the arrays of `FIELDS`: of equal length, with values in range.
 
-    Raises ValueError, among others, for anything that `save_album` would not have written. What is
-    in the archive is bounded before anything is allocated for it.
+    Raises ValueError, among others, for anything that `save_album` would not have written. Checks
+    the sizes in the archive before it allocates memory for them.
     """
-    # A FIFO would keep the opening waiting for its writer.
+    # Without O_NONBLOCK, opening a FIFO would wait for a writer.
     with os.fdopen(os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0)), "rb") as whole:
         _check_archive(whole)
         with zipfile.ZipFile(whole) as archive:
@@ -216,15 +228,17 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def _check_archive(file: BinaryIO) -> None:
-    """Raises ValueError unless it is a regular file that ends as `save_album` ends it.
+    """Raises ValueError unless it is a regular file that ends as those of `save_album` do.
 
-    zipfile would read a directory of any length before it says how many members there are.
+    Needed because zipfile reads a directory of any length before it reports the members.
     """
     about = os.fstat(file.fileno())
-    if not stat.S_ISREG(about.st_mode) or not END.size < about.st_size <= MAX_FILE:
-        raise ValueError("no regular file, or its size")
-    file.seek(-END.size, os.SEEK_END)
-    mark, _, _, _, members, directory, _, comment = END.unpack(file.read(END.size))
+    if not stat.S_ISREG(about.st_mode) or not DIRECTORY_END.size < about.st_size <= MAX_FILE:
+        raise ValueError("file type or size")
+    file.seek(-DIRECTORY_END.size, os.SEEK_END)
+    mark, _, _, _, members, directory, _, comment = DIRECTORY_END.unpack(
+        file.read(DIRECTORY_END.size)
+    )
     if mark != b"PK\5\6" or comment or members != len(FIELDS) or directory > MAX_DIRECTORY:
         raise ValueError("end of the archive")
 
@@ -232,23 +246,29 @@ def _check_archive(file: BinaryIO) -> None:
 def _member(
     archive: zipfile.ZipFile, member: zipfile.ZipInfo, kind: "np.dtype[Any]", shape: tuple[int, ...]
 ) -> Any:
-    """Returns a member's array. zipfile bounds what it decompresses for `DEFLATED` only."""
+    """Returns a member's array. Allows only methods for which zipfile bounds its output."""
     is_known = member.compress_type in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
     if not is_known or member.flag_bits & ENCRYPTED:
         raise ValueError("compression")
-    if member.file_size > MAX_HEADER + MOST * kind.itemsize * math.prod(shape):
+    if member.file_size > MAX_HEADER + MAX_REFERENCES * kind.itemsize * math.prod(shape):
         raise ValueError("decompressed size")
     with archive.open(member) as file:
         return _array(file, kind, shape)
 
 
 def _array(file: Any, kind: "np.dtype[Any]", shape: tuple[int, ...]) -> Any:
-    """Reads a .npy array of at most `MOST` rows of this type and shape, and not a byte more."""
+    """Reads a .npy array of at most `MAX_REFERENCES` rows; raises ValueError for other contents."""
     version = np.lib.format.read_magic(file)
     if version != (1, 0):
         raise ValueError("version")
     found, fortran, dtype = np.lib.format.read_array_header_1_0(file, max_header_size=MAX_HEADER)
-    if dtype != kind or fortran or not found or found[1:] != shape or not 0 <= found[0] <= MOST:
+    if (
+        dtype != kind
+        or fortran
+        or not found
+        or found[1:] != shape
+        or not 0 <= found[0] <= MAX_REFERENCES
+    ):
         raise ValueError("type or shape")
     size = kind.itemsize * math.prod(found)
     data = file.read(size)
@@ -258,14 +278,14 @@ def _array(file: Any, kind: "np.dtype[Any]", shape: tuple[int, ...]) -> Any:
 
 
 def _check_values(arrays: dict[str, Any]) -> None:
-    """Raises ValueError for values out of range."""
+    """Raises ValueError if a value is out of range."""
     for name, (low, high) in (
-        ("landmarks", LANDMARKS),
+        ("landmarks", LANDMARK_RANGE),
         ("sharpness", SHARPNESSES),
-        ("person", (0, MOST - 1)),
+        ("person", (0, MAX_REFERENCES - 1)),
         ("source", (0, len(SOURCES) - 1)),
     ):
-        if not ((arrays[name] >= low) & (arrays[name] <= high)).all():  # NaN is neither
+        if not ((arrays[name] >= low) & (arrays[name] <= high)).all():  # false for NaN
             raise ValueError(name)
     known = arrays["qp"][~np.isnan(arrays["qp"])]
     if not ((known >= QPS[0]) & (known <= QPS[1])).all():

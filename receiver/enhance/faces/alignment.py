@@ -1,4 +1,4 @@
-"""From the frame to an aligned 256x256 crop of a face, and back into the frame."""
+"""Cuts an aligned 256x256 crop of a face out of a frame and pastes its restoration back."""
 
 from collections.abc import Iterable
 from functools import lru_cache
@@ -25,31 +25,31 @@ CROP = 256
 """Side of a face crop in pixels."""
 
 EYE_X, EYE_Y = (0.38, 0.62), 0.45
-"""Where the two eye centroids come to lie in the crop, as fractions of its side (the paper's)."""
+"""Places of the two eye centroids in the crop, as fractions of its side; the paper's values."""
 
 FEATHER = 24
-"""Width in crop pixels of the border over which a pasted crop fades out."""
+"""Width of the border over which a pasted crop fades out, in crop pixels."""
 
 EYES_APART = (1.0, 10_000.0)
-"""Pixels of the frame between the eyes of a face that can be cropped, at least and at most."""
+"""Least and largest distance between the eyes of a face that can be cropped, in frame pixels."""
 FARTHEST = 1e5
-"""Pixels from the frame's corner to a point of a face that can be cropped, at most."""
+"""Largest coordinate of a face that can be cropped, in frame pixels."""
 
 _DOT = 5
-"""A landmark's dot does not reach farther from its centre's pixel than this many."""
+"""Most pixels from the centre of a landmark's dot to its edge."""
 _AROUND = 2 * _DOT + 1
-"""Pixels around the landmark image in which dots may lie that are partly or wholly outside."""
+"""Border around the landmark image, in pixels, for dots that are partly or wholly outside."""
 
 Affine: TypeAlias = NDArray[np.float64]
-"""2x3: maps a point (x, y, 1)."""
-
+"""2x3 float64: maps a point (x, y, 1)."""
 
 Crop: TypeAlias = NDArray[np.float32]
-"""3x256x256 RGB in [0, 1], a face with its eyes aligned: what a generator takes and gives."""
+"""3x256x256 float32 RGB in [0, 1]: a face with aligned eyes, the input and output of a
+generator."""
 
 
 def crop_from_frame(landmarks: Landmarks) -> Affine:
-    """The similarity that takes both eye centroids of 68x2 frame landmarks to their crop places."""
+    """Returns the similarity that maps both eye centroids of 68x2 frame landmarks to the crop."""
     eyes = landmarks[36:48].reshape(2, 6, 2).mean(axis=1, dtype=np.float64).tolist()
     right, left = (complex(x, y) for x, y in eyes)
     turn = (EYE_X[1] - EYE_X[0]) * CROP / (left - right or 1e-9)
@@ -60,21 +60,23 @@ def crop_from_frame(landmarks: Landmarks) -> Affine:
 def can_be_cropped(
     landmarks: Landmarks, box: NDArray[np.float64], affine: Affine, width: int, height: int
 ) -> bool:
-    """Whether a tracker's face is one, and in a frame of this size: trackers may lose their mind.
+    """Returns whether a tracked face is valid and lies in the frame; a tracker may go astray.
 
     Args:
         landmarks: 68x2, in pixels of the frame.
         box: left, top, right, bottom in pixels of the frame.
         affine: the face's `crop_from_frame`.
+        width: of the frame in pixels.
+        height: of the frame in pixels.
     """
-    # A NaN is not below anything.
+    # Also false for a NaN.
     if not (abs(landmarks).max() < FARTHEST and abs(box).max() < FARTHEST):
         return False
     left, top, right, bottom = box.tolist()
     if not (max(left, 0.0) < min(right, width) and max(top, 0.0) < min(bottom, height)):
         return False
     (a, b, _), (c, d, _) = affine.tolist()
-    enlarged = a * d - b * c  # squared
+    enlarged = a * d - b * c  # squared crop pixels for a squared frame pixel
     most, least = (((EYE_X[1] - EYE_X[0]) * CROP / apart) ** 2 for apart in EYES_APART)
     if not (least <= enlarged <= most and abs(a - d) + abs(b + c) <= 1e-6 * most):
         return False
@@ -83,15 +85,15 @@ def can_be_cropped(
 
 
 def transform(points: Landmarks, affine: Affine) -> Landmarks:
-    """Applies a 2x3 affine map to Kx2 points."""
+    """Returns Kx2 points after a 2x3 affine map, as float32."""
     moved = points.astype(np.float64) @ affine[:, :2].T + affine[:, 2]
     return moved.astype(np.float32)
 
 
 def extract_crop(frame: av.VideoFrame, affine: Affine) -> Crop:
-    """The face crop of a 4:2:0 frame. Only the crop is converted to RGB.
+    """Returns the face crop of a 4:2:0 frame. Converts only the crop to RGB.
 
-    Beyond the frame its border is repeated.
+    Beyond the frame its border is repeated. `affine` is the face's `crop_from_frame`.
     """
     y, u, v = planes(frame)
     chroma = _at_half_size(affine)
@@ -106,14 +108,14 @@ def extract_crop(frame: av.VideoFrame, affine: Affine) -> Crop:
 
 
 def picture_of(crop: Crop) -> Picture:
-    """A crop as a 256x256x3 uint8 RGB picture, rounded."""
+    """Returns a crop as a 256x256x3 uint8 RGB picture, rounded."""
     levels = np.clip(np.round(crop * 255.0), 0.0, 255.0).astype(np.uint8)
     picture: Picture = cv2.merge(list(levels))
     return picture
 
 
 def crop_of(picture: Picture) -> Crop:
-    """A 256x256x3 uint8 RGB picture as a crop."""
+    """Returns a 256x256x3 uint8 RGB picture as a crop."""
     crop = np.empty((3, *picture.shape[:2]), np.float32)
     for levels, channel in zip(cv2.split(picture), crop, strict=True):
         np.multiply(levels, np.float32(1.0 / 255.0), out=channel)
@@ -121,10 +123,13 @@ def crop_of(picture: Picture) -> Crop:
 
 
 def shifted(crop: Crop, flow: NDArray[np.float32]) -> Crop:
-    """Samples a crop bilinearly at each pixel's place plus `flow`, its border repeated beyond it.
+    """Returns the crop sampled bilinearly at each pixel's place plus `flow`.
+
+    Beyond the crop its border is repeated.
 
     Args:
-        flow: 2xhxw, x and y in crop pixels, enlarged bilinearly to the crop's size.
+        crop: the crop.
+        flow: 2xHxW, x and y in crop pixels, enlarged bilinearly to the crop's size.
     """
     x, y = (cv2.resize(part, (CROP, CROP), interpolation=cv2.INTER_LINEAR) for part in flow)
     places = np.arange(CROP, dtype=np.float32)
@@ -137,17 +142,18 @@ def shifted(crop: Crop, flow: NDArray[np.float32]) -> Crop:
 
 
 def psnr_db(a: Crop, b: Crop) -> float:
-    """Peak signal-to-noise ratio of two crops over all three channels, in dB."""
+    """Returns the peak signal-to-noise ratio of two crops over all three channels, in dB."""
     return float(cv2.PSNR(a.reshape(3, -1), b.reshape(3, -1), R=1.0))
 
 
 def paste_residual(frame: av.VideoFrame, residual: Crop, affine: Affine) -> None:
-    """Adds to the 4:2:0 `frame`, in place, what a generator changed in one of its face crops.
+    """Adds the change that a generator made to a face crop to the frame, in place.
 
-    Adding the difference instead of replacing the pixels keeps what the crop could not carry:
-    detail of faces larger than it. Only the crop's region is touched, fading out at its border.
+    Adding the difference, instead of replacing the pixels, keeps the detail of faces larger than
+    the crop. Changes only the region of the crop and fades out at its border.
 
     Args:
+        frame: 4:2:0, 8 or more bits a sample.
         residual: restored crop minus degraded crop.
         affine: the crop's `crop_from_frame`.
     """
@@ -181,7 +187,7 @@ def paste_residual(frame: av.VideoFrame, residual: Crop, affine: Affine) -> None
 
 @lru_cache(maxsize=1)
 def feather_mask() -> NDArray[np.float32]:
-    """256x256 float32: 1 inside, falling smoothly to 0 at the crop's border."""
+    """Returns 256x256 float32: 1 inside, falling smoothly to 0 at the crop's border."""
     ramp = np.clip((np.arange(CROP) + 0.5) / FEATHER, 0.0, 1.0)
     ramp = np.minimum(ramp, ramp[::-1])
     ramp = ramp * ramp * (3.0 - 2.0 * ramp)
@@ -189,8 +195,11 @@ def feather_mask() -> NDArray[np.float32]:
 
 
 def draw_landmarks(landmarks: Landmarks) -> NDArray[np.float32]:
-    """68x2 crop landmarks as the generator's landmark image: 256x256 float32, white on black."""
-    # np.clip takes three times as long for so few numbers.
+    """Returns the generator's landmark image of 68x2 crop landmarks.
+
+    It is 256x256 float32, white dots (1) on black (0).
+    """
+    # np.clip takes three times as long for so few values.
     near = np.maximum(np.minimum(landmarks, CROP + _DOT), -1 - _DOT)
     whole, part = np.divmod(np.rint(near * 16).astype(np.intp) + 16 * _AROUND, 16)
     width = CROP + 2 * _AROUND
@@ -203,11 +212,11 @@ def draw_landmarks(landmarks: Landmarks) -> NDArray[np.float32]:
 
 @lru_cache(maxsize=1)
 def _dots(width: int) -> tuple[NDArray[np.intp], NDArray[np.float32]]:
-    """A landmark's dot, of radius 2, at each sixteenth of a pixel down and across.
+    """Draws a landmark's dot of radius 2 at each sixteenth of a pixel down and across.
 
     Returns:
-        Where its N pixels lie in a flat image of this width, seen from the centre's whole pixel,
-        and 256xN: by what each multiplies the darkness there, from 1 (none of it) to 0 (white).
+        The N offsets of the dot's pixels from its centre's pixel in a flat image of this width, and
+        256xN factors of the darkness there, 1 (unchanged) to 0 (white).
     """
     drawn = np.zeros((256, 2 * _DOT + 1, 2 * _DOT + 1), np.uint8)
     for index, dot in enumerate(drawn):
@@ -219,7 +228,7 @@ def _dots(width: int) -> tuple[NDArray[np.intp], NDArray[np.float32]]:
 
 
 def _sample(plane: Plane, affine: Affine, interpolation: int = cv2.INTER_LINEAR) -> Plane:
-    """One plane's 256x256 crop. A face larger than the crop is averaged down first."""
+    """Returns the 256x256 crop of a plane. Averages a face larger than the crop down first."""
     shrink = round(1.0 / max(hypot(affine[0, 0], affine[1, 0]), 1e-6))
     if shrink > 1:
         left, top, right, bottom = _region(affine, plane.shape)
@@ -227,7 +236,7 @@ def _sample(plane: Plane, affine: Affine, interpolation: int = cv2.INTER_LINEAR)
         if width > 0 and height > 0:
             part = plane[top : top + height * shrink, left : left + width * shrink]
             plane = cv2.resize(part, (width, height), interpolation=cv2.INTER_AREA)
-            # A small pixel's centre lies at shrink * i + (shrink - 1) / 2 of the large ones.
+            # The centre of reduced pixel i is at shrink * i + (shrink - 1) / 2 in the plane.
             middle = (shrink - 1) / 2
             affine = _from_corner(affine, left + middle, top + middle)
             affine[:, :2] *= shrink
@@ -237,7 +246,7 @@ def _sample(plane: Plane, affine: Affine, interpolation: int = cv2.INTER_LINEAR)
 
 
 def _region(affine: Affine, shape: tuple[int, ...]) -> tuple[int, int, int, int]:
-    """Left, top, right, bottom (the latter two exclusive) of the crop in a plane of this shape."""
+    """Returns left, top, right, bottom (exclusive) of the crop in a plane of this shape."""
     (a, b, x), (c, d, y) = cv2.invertAffineTransform(affine).tolist()
     middle, half = (CROP - 1) / 2, (CROP + 1) / 2
     x, y = x + middle * (a + b), y + middle * (c + d)
@@ -247,14 +256,14 @@ def _region(affine: Affine, shape: tuple[int, ...]) -> tuple[int, int, int, int]
 
 
 def _at_half_size(affine: Affine) -> Affine:
-    """The same crop out of a chroma plane, whose samples lie in the middle of four luma ones."""
+    """Returns the map for a chroma plane, whose samples are centred between four luma samples."""
     half = _from_corner(affine, 0.5, 0.5)
     half[:, :2] *= 2.0
     return half
 
 
 def _from_corner(affine: Affine, left: float, top: float) -> Affine:
-    """The same map for places that are counted from (left, top)."""
+    """Returns the map for places relative to (left, top)."""
     (a, b, x), (c, d, y) = affine.tolist()
     return np.array([[a, b, x + a * left + b * top], [c, d, y + c * left + d * top]])
 
@@ -262,10 +271,10 @@ def _from_corner(affine: Affine, left: float, top: float) -> Affine:
 def _mix(
     channels: Iterable[NDArray[Any]], weights: Iterable[float], offset: float, out: Plane
 ) -> None:
-    """Puts the weighted sum of three channels, and an offset, into `out`.
+    """Writes the weighted sum of three channels plus an offset to `out`.
 
-    Not by `@`: BLAS would share out so large a product to threads that then spin for a while, and
-    the generator, next in turn, would be a fifth slower.
+    Does not use `@`: BLAS would spread so large a product over threads that keep spinning
+    afterwards, which would make the generator, the next step, a fifth slower.
     """
     first, second, *others = (pair for pair in zip(channels, weights, strict=True) if pair[1])
     cv2.addWeighted(*first, *second, offset, dst=out, dtype=cv2.CV_32F)

@@ -1,4 +1,4 @@
-"""Who is on screen: a few embeddings a person, computed beside the frames."""
+"""Identifies the people on screen from a few embeddings each, computed beside the frames."""
 
 from collections import deque
 from collections.abc import Callable
@@ -7,22 +7,21 @@ from dataclasses import dataclass
 
 from keyframes import Embedding, FaceObservation, People, Person
 from keyframes.admission import MAX_ROLL
-from keyframes.people import BEST, ENOUGH
+from keyframes.identity import BEST, ENOUGH
 from receiver.enhance.faces.alignment import Crop, picture_of
 from receiver.enhance.faces.recognition import ANSWERS_WITHIN, FaceRecogniser
 
-MAX_ENLARGED = 4.0
-"""Crop pixels for one pixel of the frame beyond which a face is too small to be recognised."""
+MAX_ENLARGED_TO_RECOGNISE = 4.0
+"""Most crop pixels for one frame pixel: a face that is enlarged more is too small to recognise."""
 UNKNOWN_QP = 51.0
-"""Quality of an observation whose QP is not known: any other one is preferred."""
+"""QP of an observation of unknown QP: any other one is preferred."""
 SOON, LATER, SELDOM, AGAIN = 5, 30, 90, 2
-"""Frames from one observation of a person to the next: until their identity is known, until it is
-the mean of `BEST` observations (and after one that is unclear), after that, and after one that
-contradicts it. Whose references a
-face may have is looked at every three seconds: the tracker may have gone over to another face."""
+"""Frames from one observation of a person to the next: `SOON` until the identity is known, `LATER`
+until it is the mean of `BEST` observations and after an unclear observation, `SELDOM` from then on,
+because the tracker may have changed to another face, and `AGAIN` after a contradiction."""
 MOST_AT_ONCE, WITHIN = 4, 15
-"""Observations of a call at most within so many frames: people who change all the time would keep
-the process busy that all calls share."""
+"""Most observations of a call, and the frames within which they are counted. All calls share one
+process, which a call with ever new faces would keep busy."""
 
 
 @dataclass(frozen=True)
@@ -34,7 +33,7 @@ class _Observation:
 
 
 class IdentityWatch:
-    """Observes the people on screen, and hands their embeddings to `People.identify`."""
+    """Observes the people on screen and passes their embeddings to `People.identify`."""
 
     def __init__(
         self,
@@ -42,13 +41,18 @@ class IdentityWatch:
         recogniser: FaceRecogniser,
         on_failure: Callable[[str, Exception], None],
     ) -> None:
-        """`on_failure` is given a word for what failed, and the error."""
+        """
+        Args:
+            people: the people of the call.
+            recogniser: computes the embeddings.
+            on_failure: called with the name of what failed and the error.
+        """
         self._people, self._recogniser, self._on_failure = people, recogniser, on_failure
         self._pending: list[_Observation] = []
-        self._latest: deque[int] = deque([-WITHIN] * MOST_AT_ONCE, MOST_AT_ONCE)  # frames
+        self._latest: deque[int] = deque([-WITHIN] * MOST_AT_ONCE, MOST_AT_ONCE)  # frame numbers
 
     def observe(self, person: Person, crop: Crop, observation: FaceObservation) -> None:
-        """Starts to compute a received face's embedding, if it is time for one."""
+        """Starts to compute the embedding of a received face if one of `person` is due."""
         frames = self._people.frames
         if frames < person.observe_at or not _is_usable(observation):
             return
@@ -63,7 +67,7 @@ class IdentityWatch:
         self._pending.append(_Observation(person, qp, embedding, frames))
 
     def collect(self, *, wait: bool) -> None:
-        """Takes the embeddings that are there into account; with `wait`, all of them."""
+        """Passes on the embeddings that are ready; with `wait`, waits for all of them."""
         pending, self._pending = self._pending, []
         for one in pending:
             if not wait and not one.embedding.done():
@@ -71,7 +75,7 @@ class IdentityWatch:
                 continue
             try:
                 embedding = one.embedding.result(2 * ANSWERS_WITHIN)
-            except Exception as error:  # it costs stills and recognition, never the frame
+            except Exception as error:  # costs stills and recognition, never the frame
                 self._on_failure("recognition", error)
             else:
                 self._people.identify(one.person, embedding, one.qp, one.frame)
@@ -83,12 +87,12 @@ def _is_usable(observation: FaceObservation) -> bool:
     return (
         not observation.damaged
         and abs(observation.roll) <= MAX_ROLL
-        and observation.enlarged <= MAX_ENLARGED
+        and observation.enlarged <= MAX_ENLARGED_TO_RECOGNISE
     )
 
 
 def _pause(person: Person) -> int:
-    """Returns the frames from an observation of a person, which is not counted yet, to the next."""
+    """Returns the frames from an observation, which is not in the identity yet, to the next."""
     identity = person.identity
     if identity.contradictions:
         return AGAIN if person.is_doubtful else LATER

@@ -1,7 +1,8 @@
-"""Where landmarks measured in one frame are in the next: that is known sooner than new ones.
+"""Moves landmarks that were measured in one frame to the next frame.
 
-Pyramidal Lucas-Kanade (Bouguet, "Pyramidal Implementation of the Lucas Kanade Feature Tracker",
-2000) in a picture of the face that is reduced to the same size for every face.
+That is faster than measuring them again. It uses pyramidal Lucas-Kanade (Bouguet, "Pyramidal
+Implementation of the Lucas Kanade Feature Tracker", 2000) in a cut-out of the face, which is
+reduced to the same size for every face.
 """
 
 from dataclasses import dataclass
@@ -13,17 +14,17 @@ from numpy.typing import NDArray
 
 from keyframes import Landmarks
 
-SIDE = 128
-"""Pixels of the reduced picture of a face."""
-AROUND = 1.6
-"""Sides of the face's box that it shows."""
-WINDOW, LEVELS = (13, 13), 2
-"""Pixels around a point that are looked for, and halvings above the reduced picture."""
-ENOUGH = (cv2.TERM_CRITERIA_COUNT | cv2.TERM_CRITERIA_EPS, 10, 0.03)
-LIKE = 18.0
-"""Mean difference in levels of 255 between the surroundings of a point there and here, at most."""
-LOST = 7
-"""Points that may be lost; with more it is not the same face, or it moved too fast."""
+CUTOUT_SIDE = 128
+"""Side of the reduced cut-out of a face, in pixels."""
+CUTOUT_TO_BOX = 1.6
+"""Side of what the cut-out shows, relative to the longer side of the face's box."""
+FLOW_WINDOW, FLOW_LEVELS = (13, 13), 2
+"""Pixels around a point that are compared, and halvings of the cut-out."""
+STOP_CRITERIA = (cv2.TERM_CRITERIA_COUNT | cv2.TERM_CRITERIA_EPS, 10, 0.03)
+MAX_DIFFERENCE = 18.0
+"""Largest mean difference, in 8-bit levels, between the surroundings of a point in both frames."""
+MAX_LOST = 7
+"""Most points that may be lost: with more it is another face, or the face moved too fast."""
 
 
 @dataclass(frozen=True)
@@ -31,13 +32,13 @@ class FaceBefore:
     """A face with its landmarks, to be found again in the next frame.
 
     Attributes:
-        picture: `SIDE`x`SIDE` uint8, cut out of the luma plane.
-        landmarks: 68x2, in pixels of the frame.
-        scale, corner: pixels of the picture for one of the frame; where in the frame its first
-            pixel lies.
+        cutout: `CUTOUT_SIDE`x`CUTOUT_SIDE` uint8, sampled from the luma plane.
+        landmarks: 68x2 float32, in pixels of the frame.
+        scale: pixels of the cut-out for one pixel of the frame.
+        corner: x and y in the frame of the cut-out's first pixel.
     """
 
-    picture: NDArray[np.uint8]
+    cutout: NDArray[np.uint8]
     landmarks: Landmarks
     scale: float
     corner: NDArray[np.float64]
@@ -46,26 +47,35 @@ class FaceBefore:
     def of(
         cls, luma: NDArray[np.uint8], landmarks: Landmarks, box: NDArray[np.float64]
     ) -> "FaceBefore":
-        """As it is in `luma` (HxW), looking around `box`, where it will be in the next frame."""
-        side = AROUND * float(max(box[2] - box[0], box[3] - box[1], 1.0))
-        scale, corner = SIDE / side, (box[:2] + box[2:] - side) / 2
+        """Returns the face of a frame.
+
+        Args:
+            luma: HxW, the frame's Y plane.
+            landmarks: 68x2, in pixels of the frame.
+            box: left, top, right, bottom around which the next frame is searched, in pixels.
+        """
+        side = CUTOUT_TO_BOX * float(max(box[2] - box[0], box[3] - box[1], 1.0))
+        scale, corner = CUTOUT_SIDE / side, (box[:2] + box[2:] - side) / 2
         return cls(_cut(luma, scale, corner), landmarks, scale, corner)
 
     def now(self, luma: NDArray[np.uint8]) -> Landmarks | None:
-        """Its landmarks in the next frame's luma plane, float32; None if it is not found again."""
+        """Returns the landmarks in the next frame, 68x2 float32; None if the face is not found.
+
+        `luma` is the next frame's Y plane, HxW.
+        """
         before = ((self.landmarks - self.corner) * self.scale).astype(np.float32)
         found: Any = cv2.calcOpticalFlowPyrLK(
-            self.picture,
+            self.cutout,
             _cut(luma, self.scale, self.corner),
             before,
             np.empty_like(before),
-            winSize=WINDOW,
-            maxLevel=LEVELS,
-            criteria=ENOUGH,
+            winSize=FLOW_WINDOW,
+            maxLevel=FLOW_LEVELS,
+            criteria=STOP_CRITERIA,
         )
         after, status, difference = found
-        good = (status.ravel() == 1) & (difference.ravel() < LIKE)
-        if np.count_nonzero(~good) > LOST:
+        good = (status.ravel() == 1) & (difference.ravel() < MAX_DIFFERENCE)
+        if np.count_nonzero(~good) > MAX_LOST:
             return None
         moved = after - before
         moved[~good] = np.median(moved[good], axis=0)
@@ -75,7 +85,8 @@ class FaceBefore:
 
 def _cut(luma: NDArray[np.uint8], scale: float, corner: NDArray[np.float64]) -> NDArray[np.uint8]:
     x, y = (-corner * scale).tolist()
-    to_picture = np.array([[scale, 0.0, x], [0.0, scale, y]])
-    cut: Any = cv2.warpAffine(luma, to_picture, (SIDE, SIDE), borderMode=cv2.BORDER_REPLICATE)
+    to_cutout = np.array([[scale, 0.0, x], [0.0, scale, y]])
+    size = CUTOUT_SIDE, CUTOUT_SIDE
+    cut: Any = cv2.warpAffine(luma, to_cutout, size, borderMode=cv2.BORDER_REPLICATE)
     result: NDArray[np.uint8] = cut
     return result

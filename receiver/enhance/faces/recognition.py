@@ -1,4 +1,4 @@
-"""Embeddings of faces: which tell whether two pictures show one person."""
+"""Computes embeddings of faces, which tell whether two pictures show the same person."""
 
 import contextlib
 import os
@@ -13,17 +13,18 @@ from pathlib import Path
 import numpy as np
 
 from keyframes import Embedding, Landmarks, Picture
-from receiver.enhance.faces.embedder import POINTS, SIDE, SIZE
+from receiver.enhance.faces.embedder import CROP_SIDE, EMBEDDING_SIZE, POINTS
 from receiver.inference.package_models import RECOGNITION, package_model
 from receiver.worker import Worker
 
 ANSWERS_WITHIN = 30.0
-"""Seconds after which the process is taken to hang, and killed; its start is included. On a machine
-whose cores are all busy it has a fortieth of one, for a start that takes a third of a second."""
+"""Seconds for an answer, including the start of the process, before the process counts as hung and
+is killed. If all cores are busy the process gets a fortieth of one, and its start needs a third of
+a second of a whole core."""
 RESTARTS_AFTER = 10.0
 """Seconds from a failure to the next start of the process."""
 MAX_WAITING = 64
-"""Faces that may wait for the process, 200 kB each; further ones are refused."""
+"""Most faces that wait for the process, 200 kB each; further ones are refused."""
 
 
 class RecognitionError(Exception):
@@ -33,9 +34,9 @@ class RecognitionError(Exception):
 class FaceRecogniser:
     """Computes embeddings with dlib's ResNet, in a process of its own.
 
-    dlib holds Python's lock while it computes, 25 ms and more a face: in this process neither
-    frames nor packets would move meanwhile. The process starts with the first face, is restarted
-    after a failure, and ends with this one.
+    dlib holds Python's lock for the 25 ms or more that a face takes; in this process that would
+    stop frames and packets. The other process starts with the first face, is restarted after a
+    failure and ends with this process.
     """
 
     def __init__(self) -> None:
@@ -52,10 +53,13 @@ class FaceRecogniser:
             picture: 256x256x3 uint8 RGB crop.
             landmarks: 68x2 in crop pixels.
 
-        The future raises RecognitionError, or as `package_model`. Raises ValueError for arrays of
-        other shapes.
+        Returns:
+            A future, which raises RecognitionError, or as `package_model` does.
+
+        Raises:
+            ValueError: for arrays of other shapes.
         """
-        if picture.shape != (SIDE, SIDE, 3) or landmarks.shape != (POINTS, 2):
+        if picture.shape != (CROP_SIDE, CROP_SIDE, 3) or landmarks.shape != (POINTS, 2):
             raise ValueError(f"a face of shapes {picture.shape} and {landmarks.shape}")
         record = landmarks.astype(np.float32).tobytes() + picture.astype(np.uint8).tobytes()
         with self._lock:
@@ -70,7 +74,7 @@ class FaceRecogniser:
         return future
 
     def close(self) -> None:
-        """Ends the process. Faces that wait are cancelled."""
+        """Ends the process and cancels the faces that wait."""
         self._worker.shutdown(wait=False, cancel_futures=True)
         process = self._process
         if process is not None:
@@ -82,9 +86,9 @@ class FaceRecogniser:
             self._waiting -= 1
 
     def _embed(self, record: bytes) -> Embedding:
-        """In the worker's thread."""
+        """Returns the embedding of a record; runs in the worker's thread."""
         process = self._process or self._start()
-        # Pipes have no time limits on all systems; killing the process ends the read.
+        # Not every system has time limits for pipes; killing the process ends the read.
         watchdog = threading.Timer(ANSWERS_WITHIN, process.kill)
         watchdog.daemon = True
         watchdog.start()
@@ -93,15 +97,15 @@ class FaceRecogniser:
             assert process.stdout is not None
             process.stdin.write(record)
             process.stdin.flush()
-            answer = process.stdout.read(4 * SIZE)
+            answer = process.stdout.read(4 * EMBEDDING_SIZE)
         except OSError:
             answer = b""
         finally:
             watchdog.cancel()
         embedding = np.frombuffer(answer[: len(answer) // 4 * 4], np.float32)
-        # Of length 1: anything else that the process prints would be taken for an embedding.
+        # An embedding has length 1. Anything else is not one, such as text that a library printed.
         if (
-            len(answer) != 4 * SIZE
+            len(answer) != 4 * EMBEDDING_SIZE
             or not abs(float(np.linalg.norm(embedding.astype(np.float64))) - 1.0) < 1e-3
         ):
             self._end(process)
@@ -109,12 +113,12 @@ class FaceRecogniser:
         return embedding
 
     def _end(self, process: "subprocess.Popen[bytes]") -> None:
-        """Kills the process; the next one starts after a while."""
+        """Kills the process; the next one starts after `RESTARTS_AFTER` at the earliest."""
         self._process, self._may_start = None, time.monotonic() + RESTARTS_AFTER
         process.kill()
         process.wait()
         for pipe in (process.stdin, process.stdout):
-            with contextlib.suppress(OSError):  # what could not be written
+            with contextlib.suppress(OSError):  # from data that could not be written
                 if pipe is not None:
                     pipe.close()
 
@@ -123,8 +127,8 @@ class FaceRecogniser:
             raise RecognitionError("the recognition process ended and is not restarted yet")
         model = package_model(RECOGNITION)
         script = Path(__file__).with_name("embedder.py")
-        # One thread: BLAS would spin on the cores that the call needs. -P keeps this folder out of
-        # sys.path, where its modules would hide others of the same names.
+        # One thread, because BLAS would spin on the cores that the call needs. -P keeps this folder
+        # out of sys.path, where its modules would hide others of the same name.
         environment = {**os.environ, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
         try:
             self._process = subprocess.Popen(

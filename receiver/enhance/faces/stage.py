@@ -38,14 +38,9 @@ from receiver.enhance.faces.alignment import (
 from receiver.enhance.faces.generator import Generator
 from receiver.enhance.faces.identities import IdentityWatch
 from receiver.enhance.faces.levels import LEVELS
-from receiver.enhance.faces.observations import (
-    StillFace,
-    detail,
-    faces_of_still,
-    scale_and_roll,
-    sharpness,
-)
+from receiver.enhance.faces.observations import detail, scale_and_roll, sharpness
 from receiver.enhance.faces.recognition import FaceRecogniser
+from receiver.enhance.faces.still_faces import StillFace, faces_of_still
 from receiver.enhance.faces.temporal import TemporalFilter
 from receiver.enhance.faces.tracking import MAX_FACES, Face
 from receiver.enhance.stage import Canvas, FrameContext, Stage, StageLevel

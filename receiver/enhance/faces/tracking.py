@@ -1,4 +1,4 @@
-"""Faces in a frame: found now and then, followed in between, 68 landmarks each."""
+"""Detects faces now and then and tracks them in between, with 68 landmarks each."""
 
 import math
 from collections.abc import Callable
@@ -20,21 +20,22 @@ from receiver.enhance.faces.motion import FaceBefore
 from receiver.inference.package_models import LANDMARKS, package_model
 
 MAX_FACES = 4
+"""Most faces that are tracked."""
 SEARCH_EVERY = 30
-"""Frames between searches of the whole frame while a face is being followed."""
+"""Frames from one search of the whole frame to the next while a face is tracked."""
 SEARCH_EVERY_EMPTY = 5
-"""Frames between searches while there is none."""
+"""The same while no face is tracked."""
 SEARCH_SIDES = (320, 640)
-"""Longer sides to which the frame is reduced for a search; the detector finds faces of 80 px and
-more in it, so the coarse one costs a quarter and serves the near faces."""
+"""Longer sides to which the frame is reduced for a coarse and a fine search. The detector finds
+faces of at least 80 px there: a coarse search takes a quarter of the time and finds near faces."""
 FINE_EVERY, FINE_EVERY_EMPTY = 5, 2
-"""Every how manyth search is a fine one, while a face is being followed and while there is none."""
+"""One search in so many is fine, while a face is tracked and while none is."""
 CHECK_EVERY = 10
-"""Frames between checks that there still is a face where one is followed."""
+"""Frames from one check that a tracked face is still there to the next."""
 CHECK_SIDE = 88
-"""Size in pixels to which a followed face is reduced for a check."""
+"""Side in pixels to which a tracked face is reduced for a check."""
 MISSES = 2
-"""Failed checks in a row after which a face is given up."""
+"""Failed checks in a row after which a face is no longer tracked."""
 
 Box = NDArray[np.float64]
 """Left, top, right, bottom in pixels of the frame."""
@@ -42,30 +43,30 @@ Box = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class DetectionRate:
-    """How often the face detector runs while a face is being followed.
+    """How often the face detector runs while a face is tracked.
 
     Attributes:
-        search_every: frames between searches of the whole frame.
-        check_every: frames between checks that there still is a face.
+        search_every: frames from one search of the whole frame to the next.
+        check_every: frames from one check of a tracked face to the next.
     """
 
     search_every: int = SEARCH_EVERY
     check_every: int = CHECK_EVERY
 
     def __post_init__(self) -> None:
-        """Raises ValueError for less than every frame."""
+        """Raises ValueError for a rate below 1 frame."""
         if min(self.search_every, self.check_every) < 1:
-            raise ValueError(f"{self} has to be 1 frame and more")
+            raise ValueError(f"{self} is invalid: both rates must be at least 1 frame")
 
 
 @dataclass(frozen=True)
 class Face:
-    """One face of a frame.
+    """A face of a frame.
 
     Attributes:
         landmarks: 68x2 float32, smoothed over time, in pixels of the frame.
-        box: left, top, right, bottom in pixels of the frame, as the detector frames a face.
-        track_id: stays the same as long as the face is followed.
+        box: left, top, right, bottom in pixels of the frame, a box as the detector returns it.
+        track_id: stays the same as long as the face is tracked.
         crop_from_frame: 2x3 affine map from the frame to the aligned 256x256 crop.
     """
 
@@ -83,13 +84,13 @@ def landmark_file() -> Path:
 class OneEuroFilter:
     """Smooths an array of coordinates: strongly at rest, hardly in motion.
 
-    Casiez, Roussel and Vogel, "1 Euro Filter", CHI 2012, with one speed for the whole array.
-    Times are in frames, coordinates in units of the face's size, so that the settings hold for
-    any frame rate and size.
+    Implements Casiez, Roussel and Vogel, "1 Euro Filter", CHI 2012, with one speed for the whole
+    array. Times are in frames and coordinates in units of the face's size, so that the settings
+    hold for any frame rate and size.
     """
 
     MIN_CUTOFF = 0.08  # per frame: at rest a new measurement weighs about a third
-    BETA = 30.0  # a face that moves by 1 % of its size a frame is followed almost at once
+    BETA = 30.0  # a face that moves by 1 % of its size a frame has almost no lag
     SPEED_CUTOFF = 0.15
 
     def __init__(self) -> None:
@@ -117,32 +118,34 @@ def _weight(cutoff: float) -> float:
 class _Track:
     track_id: int
     box: Box
-    # The box's centre and side in the face's own coordinates: it goes where the landmarks go.
+    # The box's centre and side in crop coordinates: the box moves with the landmarks.
     box_in_crop: tuple[complex, float] | None = None
     smooth: OneEuroFilter = field(default_factory=OneEuroFilter)
     misses: int = 0
-    measured: Landmarks | None = None  # in the last frame, by the predictor; None if by its motion
-    looked_at: Box | None = None  # where it was looked for in the last frame
-    before: "Future[FaceBefore] | None" = None  # as it was in the last frame
+    measured: Landmarks | None = (
+        None  # in the last frame, by the predictor; None if moved by `motion`
+    )
+    looked_at: Box | None = None  # where the last frame was searched for it
+    before: "Future[FaceBefore] | None" = None  # the face in the last frame
 
 
 @dataclass
 class _Detection:
-    """A run of the detector beside the frames, and what is to be done with its boxes."""
+    """A run of the detector beside the frames, and the use of its boxes."""
 
     look: Callable[[], list[Box]]
     use: Callable[[list[Box]], None]
-    found: "Future[list[Box]] | None" = None  # not begun yet
+    found: "Future[list[Box]] | None" = None  # None before it is submitted
 
 
 class FaceTracker:
-    """Finds the faces of successive frames and gives each the same id as long as it is seen.
+    """Finds the faces of successive frames; each keeps its track id as long as it is visible.
 
-    dlib's HOG detector searches a reduced frame every second or so; between searches each face's
-    box moves along with its landmarks and is checked with the detector on its own surroundings.
+    dlib's HOG detector searches a reduced frame about once a second. Between searches each face's
+    box moves along with its landmarks, and the detector checks the surroundings of the box.
 
     Attributes:
-        rate: how often; may be changed at any time, from any thread.
+        rate: how often the detector runs; may be set at any time, from any thread.
     """
 
     def __init__(self, rate: DetectionRate | None = None) -> None:
@@ -161,18 +164,18 @@ class FaceTracker:
         self._shape: tuple[int, ...] = ()
 
     def set_executor(self, executor: Executor) -> None:
-        """Lets what takes longest be done between the frames, in `executor`.
+        """Does the slowest work between the frames, in `executor`.
 
-        While a face is being followed the detector runs there; what it finds shows a frame or two
-        later, at a time that nobody can foretell. (Without a face there is nothing else to do with
-        a frame, and it may hold the first key frame.) Landmarks are measured there, too, and moved
-        along by what moved until the next frame, see `motion`. `between_frames` has to be
-        called after every frame then.
+        While a face is tracked the detector runs there, and its result is used a frame or two
+        later, which makes the result depend on timing. (While no face is tracked it runs at once: a
+        frame has no other work then, and it may hold the first reference.) Landmarks are measured
+        there too and moved to the next frame, see `motion`. From now on `between_frames` must be
+        called after every frame.
         """
         self._executor, self._detection = executor, None
 
     def between_frames(self) -> None:
-        """Begins what is to be done beside. Not earlier: dlib keeps Python's lock meanwhile."""
+        """Submits work to the executor: between frames, because dlib holds Python's lock."""
         luma, self._luma = self._luma, None
         if self._executor is None:
             return
@@ -187,10 +190,10 @@ class FaceTracker:
             detection.found = self._executor.submit(detection.look)
 
     def track(self, luma: NDArray[np.uint8]) -> list[Face]:
-        """The faces of the next frame, nearest (largest) first, at most four.
+        """Returns the faces of the next frame, nearest (largest) first, at most `MAX_FACES`.
 
         Args:
-            luma: HxW, the Y plane. A change of size starts anew.
+            luma: HxW uint8, the Y plane. A change of its size restarts the tracking.
         """
         if luma.shape != self._shape:
             self._tracks.clear()
@@ -209,17 +212,17 @@ class FaceTracker:
         return sorted(faces, key=lambda face: face.box[0] - face.box[2])
 
     def search_finely(self) -> None:
-        """Lets the next search be a fine one, for a frame that nobody waits for."""
+        """Makes the next search a fine one, for a frame without a deadline."""
         self._searches = FINE_EVERY_EMPTY - 1
 
     def find(self, luma: NDArray[np.uint8]) -> list[Face]:
-        """The faces of a picture by itself, however it is related to the ones before."""
+        """Returns the faces of a picture, as `track` does, without regard to the frames before."""
         self._tracks.clear()
         self._next_search = self._frames
         return self.track(luma)
 
     def _search(self, luma: NDArray[np.uint8]) -> None:
-        """Looks for faces that are not followed yet."""
+        """Searches the frame for faces that are not tracked yet."""
         fine_every = FINE_EVERY if self._tracks else FINE_EVERY_EMPTY
         fine = self._searches % fine_every == fine_every - 1
         self._searches += 1
@@ -231,17 +234,17 @@ class FaceTracker:
                 if len(self._tracks) < MAX_FACES and all(
                     overlap(box, track.box) < 0.3 for track in self._tracks
                 ):
-                    self._begin(box)
+                    self._add_track(box)
 
         self._run_detector(luma, max(1.0, max(luma.shape) / SEARCH_SIDES[fine]), use)
 
-    def _begin(self, box: Box) -> None:
+    def _add_track(self, box: Box) -> None:
         self._tracks.append(_Track(self._next_id, box))
         self._next_id += 1
         self._next_search = max(self._next_search, self._frames + self.rate.search_every)
 
     def _check(self, luma: NDArray[np.uint8], track: _Track) -> None:
-        """Asks the detector whether there still is a face where one is followed."""
+        """Checks with the detector that a tracked face is still there."""
         then = track.box
         size = then[2] - then[0]
         left, top = np.maximum(then[:2] - 0.4 * size, 0).astype(int).tolist()
@@ -253,7 +256,7 @@ class FaceTracker:
             here = [box for box in found if overlap(box, then) > 0.3]
             track.misses = 0 if here else track.misses + 1
             if here:
-                # The detector's own box, so that an error of the landmarks cannot feed on itself.
+                # The detector's own box, so that errors of the landmarks do not accumulate.
                 track.box = track.box + max(here, key=lambda box: overlap(box, then)) - then
             elif track.misses == MISSES and track in self._tracks:
                 self._tracks.remove(track)
@@ -264,7 +267,7 @@ class FaceTracker:
     def _run_detector(
         self, luma: NDArray[np.uint8], shrink: float, use: Callable[[list[Box]], None]
     ) -> None:
-        """Hands the boxes found in a picture reduced by `shrink` to `use`, now or later."""
+        """Runs the detector on `luma` reduced by `shrink`, now or later; then calls `use`."""
         height, width = (max(1, round(length / shrink)) for length in luma.shape)
         if min(luma.shape) < 2:
             use([])
@@ -295,8 +298,8 @@ class FaceTracker:
         landmarks = track.smooth(measured.astype(np.float64), size).astype(np.float32)
         to_crop = crop_from_frame(landmarks)
         face = Face(landmarks, track.box, track.track_id, to_crop)
-        # The next frame is searched where this one's measured landmarks put the box. As complex
-        # numbers a place in the crop is turn * place in the frame + offset.
+        # The measured, not the smoothed, landmarks place the box for the next frame. In complex
+        # numbers a point of the crop is turn * point of the frame + offset.
         measured_crop = crop_from_frame(measured)
         turn, offset = complex(*measured_crop[:, 0]), complex(*measured_crop[:, 2])
         if track.box_in_crop is None:
@@ -307,7 +310,7 @@ class FaceTracker:
         return face
 
     def _measured(self, luma: NDArray[np.uint8], track: _Track) -> Landmarks:
-        """Landmarks by the last frame's and what moved since, or else by the predictor."""
+        """Returns the landmarks: those of the last frame, moved, or else from the predictor."""
         track.looked_at, track.measured = track.box, None
         before, track.before = track.before, None
         if before is not None and not before.cancel():
@@ -320,23 +323,24 @@ class FaceTracker:
     def _face_before(
         self, luma: NDArray[np.uint8], box: Box, measured: Landmarks | None, next_box: Box
     ) -> FaceBefore:
-        """A face in `box` whose landmarks may not have been measured, for the next frame."""
+        """Returns a face for the next frame; measures its landmarks if `measured` is None."""
         landmarks = self._landmarks(luma, box) if measured is None else measured
         return FaceBefore.of(luma, landmarks, next_box)
 
     def _landmarks(self, luma: NDArray[np.uint8], box: Box) -> Landmarks:
         left, top, right, bottom = (round(side) for side in box.tolist())
         shape: Any = self._predict(luma, dlib.rectangle(left, top, right - 1, bottom - 1))
-        # As text: two calls a point for its numbers take 0.1 ms more.
+        # Parsed from text: two calls a point for its coordinates take 0.1 ms more.
         points = str(shape.parts()).removeprefix("points[(").removesuffix(")]")
         return np.fromstring(points.replace("), (", ","), np.float32, sep=",").reshape(-1, 2)
 
 
 @lru_cache(maxsize=1)
 def _detector() -> Callable[[NDArray[Any]], Any]:
-    """Shared by every tracker: to make one takes a third of a second, in which nothing else runs.
+    """Returns the detector that all trackers share.
 
-    The detector has a state of its own, and nobody promises that Python's lock is held in it.
+    Making one takes a third of a second with Python's lock held. The detector has state, and dlib
+    does not document that it holds Python's lock while it runs, so calls are serialised.
     """
     detector, lock = dlib.get_frontal_face_detector(), Lock()
 
@@ -349,11 +353,12 @@ def _detector() -> Callable[[NDArray[Any]], Any]:
 
 @lru_cache(maxsize=1)
 def _predictor(path: str) -> Any:
-    return dlib.shape_predictor(path)  # 100 MB, a second to load: every tracker shares it
+    """Returns the landmark predictor that all trackers share: 100 MB, a second to load."""
+    return dlib.shape_predictor(path)
 
 
 def _square(box: Box) -> tuple[complex, float]:
-    """A box's centre and the mean of its sides."""
+    """Returns a box's centre, x + y * 1j, and the mean of its sides."""
     left, top, right, bottom = box.tolist()
     return complex(left + right, top + bottom) / 2, (right - left + bottom - top) / 2
 
@@ -364,7 +369,7 @@ def _box(centre: complex, side: float) -> Box:
 
 
 def overlap(a: Box, b: Box) -> float:
-    """Intersection over union of two boxes."""
+    """Returns the intersection over union of two boxes."""
     sides = np.minimum(a[2:], b[2:]) - np.maximum(a[:2], b[:2])
     common = float(np.prod(np.maximum(sides, 0)))
     return common / float(np.prod(a[2:] - a[:2]) + np.prod(b[2:] - b[:2]) - common)

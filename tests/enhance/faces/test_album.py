@@ -1,4 +1,4 @@
-"""References outlive a call in a file, if the user wants it."""
+"""Tests the file that keeps references from one call to the next."""
 
 import contextlib
 import io
@@ -18,7 +18,7 @@ from receiver.enhance.enhancer import Enhancer
 from receiver.enhance.faces.album import (
     FIELDS,
     MAX_DIRECTORY,
-    MOST,
+    MAX_REFERENCES,
     check_album_path,
     load_album,
     peer_of,
@@ -48,7 +48,7 @@ def seen(generator, portrait, decoded) -> Enhancer:
 
 @pytest.fixture
 def path(seen, tmp_path):
-    """A file of a call with `HERE`."""
+    """An album of a call with the peer `HERE`."""
     save_album(seen.people, [], tmp_path / "anna.keyframes", HERE)
     return tmp_path / "anna.keyframes"
 
@@ -72,16 +72,16 @@ def test_references_are_kept_with_their_source_and_peer(seen, path, tmp_path):
         assert (one.source, other.peer) == (other.source, HERE)
 
 
-def test_whoever_was_seen_is_known_in_the_next_call(path, generator, decoded):
+def test_a_person_is_recognised_in_the_next_call(path, generator, decoded):
     again = Enhancer(generator)
     load(again.people, path)
     (stored,) = again.people
     for frame in decoded[: IDENTIFIED - 1]:
         again.enhance(frame)
-    assert again.people[0] is not stored  # it is not known yet who is on screen
+    assert again.people[0] is not stored  # the person on screen is not identified yet
     need = again.process(decoded[IDENTIFIED]).reference_need
     assert again.people[0] is stored
-    assert need.distance is not None  # the still of the call before serves
+    assert need.distance is not None  # the still of the previous call is used
     assert list(again.people) == [stored]
 
 
@@ -98,12 +98,12 @@ def test_references_of_another_peer_are_kept_but_not_used(path, tmp_path):
     )
 
 
-def test_references_of_any_peer_are_used_if_the_user_says_so(path):
+def test_references_of_any_peer_are_used_with_any_peer(path):
     people = People()
     assert load(people, path, THERE, any_peer=True).others == []
     assert len(list(people)) == 1
     save_album(people, [], path, THERE)
-    assert len(load(People(), path, HERE).people) == 1  # they still come from there
+    assert len(load(People(), path, HERE).people) == 1  # they still belong to HERE
 
 
 @pytest.mark.parametrize(
@@ -117,34 +117,34 @@ def test_references_of_any_peer_are_used_if_the_user_says_so(path):
         ("https://sfu.example/whep/A", False),
     ],
 )
-def test_a_peer_is_its_address(url, is_same):
+def test_a_peer_is_identified_by_its_address(url, is_same):
     assert (peer_of(url) == HERE) is is_same
 
 
-def test_without_the_file_nobody_is_known(tmp_path):
+def test_a_missing_file_is_empty(tmp_path):
     people = People()
     assert load(people, tmp_path / "nobody.keyframes").people == []
     assert list(people) == []
 
 
-def test_nobody_can_be_kept_too(tmp_path):
+def test_an_album_without_people_can_be_saved(tmp_path):
     save_album(People(), [], tmp_path / "empty.keyframes", HERE)
     assert load(People(), tmp_path / "empty.keyframes").people == []
 
 
-def test_a_path_that_cannot_be_written_is_named(tmp_path):
+def test_a_path_that_cannot_be_written_is_reported(tmp_path):
     with pytest.raises(InputError, match="cannot be written: No such file"):
         save_album(People(), [], tmp_path / "nowhere" / "file", HERE)
 
 
-def test_a_recogniser_that_fails_is_named(path):
+def test_a_failing_recogniser_is_reported(path):
     recogniser = FaceRecogniser()
     recogniser.close()
     with pytest.raises(InputError, match=r"cannot be recognised .*: leave out --keyframes"):
         load_album(People(), path, recogniser, HERE)
 
 
-def test_nobody_of_a_file_is_lost_because_many_others_came(seen, path):
+def test_people_of_a_file_who_had_to_be_forgotten_are_saved_again(seen, path):
     with np.load(path) as file:
         arrays = {name: one[:1].repeat(KNOWN + 4, axis=0) for name, one in file.items()}
     rewritten(path, **arrays | {"person": np.arange(KNOWN + 4, dtype=np.int32)})
@@ -157,20 +157,20 @@ def test_nobody_of_a_file_is_lost_because_many_others_came(seen, path):
         assert {row.tobytes() for row in file["peer"]} == {HERE}
 
 
-def test_no_more_is_written_than_can_be_read(seen, tmp_path):
+def test_no_more_references_are_written_than_can_be_read(seen, tmp_path):
     one = keyframes_of(seen.people)[0]
     people = []
-    for _ in range(MOST // 10 + 1):
+    for _ in range(MAX_REFERENCES // 10 + 1):
         people.append(Person(People().empty_set()))
         for _ in range(10):
             people[-1].keyframes.add(Keyframe(one.crop, one.landmarks, 30.0))
     save_album(People(), people, tmp_path / "file", HERE)
     found = load(People(), tmp_path / "file", THERE)
-    assert len(keyframes_of(found.others)) == MOST
+    assert len(keyframes_of(found.others)) == MAX_REFERENCES
 
 
 def rewritten(path, **changed) -> None:
-    """Writes the file again with other arrays."""
+    """Rewrites the file with changed arrays."""
     with np.load(path) as file:
         arrays = dict(file) | changed
     with path.open("wb") as file:
@@ -185,32 +185,30 @@ def broken(values, at, value):
 
 DAMAGES = {
     "a member is missing": lambda of: {"qp": None},
-    "a member more": lambda of: {"more": of["qp"]},
+    "an extra member": lambda of: {"more": of["qp"]},
     "shape": lambda of: {"crop": of["crop"][:, :100]},
     "type": lambda of: {"qp": of["qp"].astype(np.float64)},
     "objects": lambda of: {"person": np.array([{}] * len(of["person"]), object)},
     "lengths": lambda of: {"qp": of["qp"][1:]},
     "order": lambda of: {"landmarks": np.asfortranarray(of["landmarks"])},
     "too many": lambda of: {
-        name: np.resize(one, (MOST + 1, *one.shape[1:])) for name, one in of.items()
+        name: np.resize(one, (MAX_REFERENCES + 1, *one.shape[1:])) for name, one in of.items()
     },
-    "landmarks are no numbers": lambda of: {
-        "landmarks": broken(of["landmarks"], (0, 0, 0), np.nan)
-    },
+    "NaN landmarks": lambda of: {"landmarks": broken(of["landmarks"], (0, 0, 0), np.nan)},
     "landmarks far away": lambda of: {"landmarks": broken(of["landmarks"], (0, 0, 0), 1e30)},
     "landmarks in one place": lambda of: {"landmarks": broken(of["landmarks"], 0, 100.0)},
     "negative QP": lambda of: {"qp": broken(of["qp"], 0, -1.0)},
     "infinite QP": lambda of: {"qp": broken(of["qp"], 0, -np.inf)},
-    "sharpness is no number": lambda of: {"sharpness": broken(of["sharpness"], 0, np.nan)},
+    "NaN sharpness": lambda of: {"sharpness": broken(of["sharpness"], 0, np.nan)},
     "huge sharpness": lambda of: {"sharpness": broken(of["sharpness"], 0, 1e30)},
-    "unknown person": lambda of: {"person": broken(of["person"], 0, MOST)},
+    "unknown person": lambda of: {"person": broken(of["person"], 0, MAX_REFERENCES)},
     "negative person": lambda of: {"person": broken(of["person"], 0, -1)},
     "unknown source": lambda of: {"source": broken(of["source"], 0, 2)},
 }
 
 
 @pytest.mark.parametrize("damage", DAMAGES)
-def test_a_file_with_other_contents_is_named(path, damage):
+def test_a_file_with_invalid_contents_is_reported(path, damage):
     with np.load(path) as file:
         changed = DAMAGES[damage](dict(file))
     rewritten(path, **changed)
@@ -219,14 +217,14 @@ def test_a_file_with_other_contents_is_named(path, damage):
 
 
 @pytest.mark.parametrize("damage", [b"nothing", b"", None])
-def test_a_file_that_is_none_is_named(path, damage):
+def test_a_file_that_is_not_an_album_is_reported(path, damage):
     path.write_bytes(path.read_bytes()[:-200] if damage is None else damage)
     with pytest.raises(InputError, match="holds no references that can be read: give another"):
         load(People(), path)
 
 
 def array_of(rows: int, name: str) -> bytes:
-    """A .npy file that says it has so many rows, and has none."""
+    """Returns a .npy file whose header declares so many rows, but without data."""
     kind, shape = FIELDS[name]
     header = {"descr": np.dtype(kind).str, "fortran_order": False, "shape": (rows, *shape)}
     file = io.BytesIO()
@@ -234,8 +232,8 @@ def array_of(rows: int, name: str) -> bytes:
     return file.getvalue()
 
 
-@pytest.mark.parametrize("rows", [1, MOST, 10**6, 10**12, 2**63])
-def test_nothing_is_allocated_for_what_a_file_only_says(path, rows):
+@pytest.mark.parametrize("rows", [1, MAX_REFERENCES, 10**6, 10**12, 2**63])
+def test_nothing_is_allocated_for_declared_sizes(path, rows):
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
         for name in FIELDS:
             archive.writestr(f"{name}.npy", array_of(rows, name))
@@ -244,8 +242,8 @@ def test_nothing_is_allocated_for_what_a_file_only_says(path, rows):
 
 
 @pytest.mark.parametrize("says", [None, 1000])
-def test_a_bomb_is_refused_before_it_unfolds(path, says):
-    """1.5 MB of zeros grew to 1.6 GB; an archive may also say less than it holds."""
+def test_a_decompression_bomb_is_refused_before_it_expands(path, says):
+    """1.5 MB of zeros grew to 1.6 GB; an archive may also declare less than it holds."""
     bomb = io.BytesIO()
     with zipfile.ZipFile(bomb, "w", zipfile.ZIP_DEFLATED, compresslevel=9) as archive:
         for name in FIELDS:
@@ -254,7 +252,7 @@ def test_a_bomb_is_refused_before_it_unfolds(path, says):
                 for _ in range(100 if name == "crop" else 0):
                     file.write(bytes(1 << 20))
     data = bomb.getvalue()
-    if says is not None:  # in the central directory, which readers believe
+    if says is not None:  # in the central directory, which readers trust
         size = (100 * (1 << 20) + len(array_of(1, "crop"))).to_bytes(4, "little")
         assert size in data
         data = data.replace(size, says.to_bytes(4, "little"))
@@ -268,8 +266,8 @@ def test_a_bomb_is_refused_before_it_unfolds(path, says):
 
 
 @pytest.mark.parametrize("kind", [zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
-def test_other_compressions_are_refused_before_they_unfold(path, kind):
-    """zipfile bounds what it decompresses for DEFLATE alone: bzip2 grew from 1.7 KB to 2.2 GB."""
+def test_other_compression_methods_are_refused_before_they_expand(path, kind):
+    """zipfile limits its output only for DEFLATE: bzip2 grew from 1.7 kB to 2.2 GB."""
     with zipfile.ZipFile(path, "w", kind) as archive:
         for name in FIELDS:
             archive.writestr(f"{name}.npy", array_of(1, name) + bytes(1 << 16))
@@ -283,7 +281,7 @@ def test_other_compressions_are_refused_before_they_unfold(path, kind):
 def test_a_directory_of_many_members_is_not_read(path):
     whole = bytearray(path.read_bytes())
     with zipfile.ZipFile(path, "a") as archive, pytest.warns(UserWarning, match="Duplicate"):
-        archive.writestr("qp.npy", archive.read("qp.npy"))  # all else is as it should be
+        archive.writestr("qp.npy", archive.read("qp.npy"))  # everything else is valid
     with pytest.raises(InputError, match="holds no references that can be read"):
         load(People(), path)
     size = int.from_bytes(whole[-10:-6], "little")
@@ -301,7 +299,7 @@ def test_only_regular_files_are_opened(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["nowhere/album", "x" * 300, "file/album"])
-def test_a_place_where_nothing_can_be_written_is_found_before_the_call(tmp_path, name):
+def test_an_unwritable_path_is_found_before_the_call(tmp_path, name):
     (tmp_path / "file").touch()
     with pytest.raises(InputError, match=r"there is no folder .*: make it|cannot be written"):
         check_album_path(tmp_path / name)
@@ -316,8 +314,8 @@ def test_all_references_of_other_peers_are_kept(path):
     assert len(keyframes_of(load(People(), path, THERE).others)) == 25
 
 
-def test_a_person_of_the_file_must_be_the_one_on_screen(path, generator, decoded):
-    """Each reference is compared by itself: a foreign one among genuine ones is not used."""
+def test_a_reference_of_somebody_else_in_a_file_is_not_used(path, generator, decoded):
+    """Each reference is compared by itself, so a foreign one among genuine ones is found."""
     with np.load(path) as file:
         arrays = dict(file)
     foreign = np.random.default_rng(0).integers(0, 256, (1, 256, 256, 3)).astype(np.uint8)
@@ -335,12 +333,12 @@ def test_a_person_of_the_file_must_be_the_one_on_screen(path, generator, decoded
     assert not any(np.array_equal(one.crop, foreign[0]) for one in stored.keyframes)
     assert any(one.source == "still" for one in stored.keyframes)
     (other,) = [person for person in again.people if person is not stored]
-    assert np.array_equal(keyframes_of([other])[0].crop, foreign[0])  # nothing of the file is lost
+    assert np.array_equal(keyframes_of([other])[0].crop, foreign[0])  # it is kept for the file
 
 
 @pytest.mark.parametrize("seed", range(8))
-def test_whatever_is_changed_in_a_file_it_is_used_or_named(path, seed):
-    """Found by fuzzing: zlib.error came through."""
+def test_a_randomly_changed_file_is_used_or_reported(path, seed):
+    """Fuzzing found that zlib.error was raised."""
     mutated = Mutator(seed)
     whole = path.read_bytes()
     for _ in range(10):

@@ -1,4 +1,4 @@
-"""Crops out of a frame and back into it."""
+"""Tests cutting crops out of a frame and pasting them back."""
 
 import av
 import cv2
@@ -24,7 +24,7 @@ from tests.conftest import plain_frame, same_pixels
 
 
 def face_landmarks(x: float, y: float, eye_distance: float, angle: float = 0.0) -> np.ndarray:
-    """68 landmarks of which only the eyes matter, centred between them at (x, y)."""
+    """Returns 68 landmarks whose eyes are centred at (x, y); the others are at (x, y) itself."""
     landmarks = np.full((68, 2), (x, y), np.float32)
     half = eye_distance / 2 * np.array([np.cos(angle), np.sin(angle)])
     landmarks[36:42] -= half
@@ -46,7 +46,7 @@ def noise_frame(width: int, height: int, pixel_format: str = "yuv420p") -> av.Vi
     eyes=st.floats(2, 400),
     angle=st.floats(-3, 3),
 )
-def test_the_eyes_come_to_lie_where_the_paper_puts_them(x, y, eyes, angle):
+def test_the_eyes_are_aligned_as_in_the_paper(x, y, eyes, angle):
     landmarks = face_landmarks(x, y, eyes, angle)
     moved = transform(landmarks, crop_from_frame(landmarks))
     np.testing.assert_allclose(moved[36:42], [(0.38 * CROP, 0.45 * CROP)] * 6, atol=0.05)
@@ -54,20 +54,20 @@ def test_the_eyes_come_to_lie_where_the_paper_puts_them(x, y, eyes, angle):
 
 
 @pytest.mark.parametrize("eyes", [40.0, 61.44, 150.0, 400.0])
-def test_crop_then_paste_gives_the_frame_back(portrait, eyes):
-    """What a generator that changes nothing would do, for small, equal and large faces."""
+def test_pasting_an_unchanged_crop_keeps_the_frame(portrait, eyes):
+    """As a generator without effect would do, for faces smaller and larger than the crop."""
     frame = portrait[0]
     pasted = copy_frame(frame)
     affine = crop_from_frame(face_landmarks(310, 215, eyes, 0.1))
     crop = extract_crop(frame, affine)
-    same = crop_of(picture_of(crop))  # through 8 bits, as through any picture
+    same = crop_of(picture_of(crop))  # rounded to 8 bits, as in any picture
     paste_residual(pasted, same - crop, affine)
     for one, other in zip(planes(pasted), planes(frame), strict=True):
         assert np.abs(one.astype(int) - other).max() <= 1
 
 
 def reached(affine: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
-    """Which luma pixels lie under the crop."""
+    """Returns which luma pixels lie under the crop."""
     y, x = np.mgrid[0 : shape[0], 0 : shape[1]]
     u, v = affine[:, :2] @ np.stack([x.ravel(), y.ravel()]) + affine[:, 2:]
     inside = (u > -1) & (u < CROP) & (v > -1) & (v < CROP)
@@ -93,7 +93,7 @@ def test_outside_the_crop_nothing_changes(x, y, eyes, angle, width, height):
     np.testing.assert_array_equal(after[outside], before[outside])
 
 
-def test_a_change_arrives_where_it_was_made():
+def test_a_change_is_pasted_where_it_was_made():
     frame = plain_frame(320, 240, 100)
     affine = crop_from_frame(face_landmarks(160, 110, 61.44))
     residual = np.zeros((3, CROP, CROP), np.float32)
@@ -105,18 +105,20 @@ def test_a_change_arrives_where_it_was_made():
     x, y = np.round((back @ (120, 120, 1))[:2]).astype(int)
     assert (gained[y - 10 : y + 10, x - 10 : x + 10] == 20).all()
     assert gained.sum() == pytest.approx(20 * 40 * 40, rel=0.02)
-    np.testing.assert_array_equal(planes(pasted)[1], planes(frame)[1])  # grey has no colour
+    np.testing.assert_array_equal(
+        planes(pasted)[1], planes(frame)[1]
+    )  # grey leaves chroma unchanged
 
 
 @pytest.mark.parametrize(("colorspace", "name"), [(1, "BT.709"), (5, "BT.601")])
 @pytest.mark.parametrize("color_range", [1, 2])
-def test_colours_are_those_of_ffmpeg(portrait, colorspace, name, color_range):
+def test_colours_match_ffmpeg(portrait, colorspace, name, color_range):
     rgb = portrait[0].to_ndarray(format="rgb24")
     frame = av.VideoFrame.from_ndarray(rgb, format="rgb24").reformat(
         format="yuv420p", dst_colorspace=colorspace, dst_color_range=color_range
     )
     frame.colorspace, frame.color_range = colorspace, color_range
-    # The crop of these eyes is the frame itself at its own scale, shifted by whole pixels.
+    # The crop for these eyes is the frame at its own scale, shifted by whole pixels.
     landmarks = face_landmarks(128 + 190, 0.45 * CROP + 100, 0.24 * CROP)
     crop = picture_of(extract_crop(frame, crop_from_frame(landmarks)))
     expected = rgb[100 : 100 + CROP, 190 : 190 + CROP].astype(int)
@@ -125,7 +127,7 @@ def test_colours_are_those_of_ffmpeg(portrait, colorspace, name, color_range):
 
 
 def luma_weights(colorspace: int) -> np.ndarray:
-    """Of R, G and B, as ITU-T H.273 has them for BT.709 (1) and BT.601 (5)."""
+    """Returns the weights of R, G and B of ITU-T H.273 for BT.709 (1) and BT.601 (5)."""
     kr, kb = (0.2126, 0.0722) if colorspace == 1 else (0.299, 0.114)
     return np.array([kr, 1 - kr - kb, kb])
 
@@ -173,7 +175,7 @@ def test_a_change_of_colour_follows_the_formula(colorspace, color_range, steps):
         assert (gained == round(gain)).all()
 
 
-def test_a_picture_becomes_a_crop_and_again_that_picture():
+def test_a_picture_survives_the_conversion_to_a_crop_and_back():
     picture = np.random.default_rng(5).integers(0, 256, (CROP, CROP, 3)).astype(np.uint8)
     crop = crop_of(picture)
     assert crop.dtype == np.float32
@@ -181,7 +183,7 @@ def test_a_picture_becomes_a_crop_and_again_that_picture():
     np.testing.assert_array_equal(picture_of(crop), picture)
 
 
-def test_a_copy_is_another_frame_with_the_same_pixels(portrait):
+def test_a_copy_is_a_new_frame_with_the_same_pixels(portrait):
     frame = portrait[3]
     frame.pts = 12345
     copy = copy_frame(frame)
@@ -192,7 +194,7 @@ def test_a_copy_is_another_frame_with_the_same_pixels(portrait):
 
 
 def test_rows_may_be_padded():
-    """Decoders pad rows otherwise than frames that are made here."""
+    """Decoders pad rows differently from frames made here."""
     padded = np.random.default_rng(1).integers(0, 256, (72, 128)).astype(np.uint8)
     frame = av.VideoFrame.from_numpy_buffer(padded, "yuv420p", width=90)
     copy = copy_frame(frame)
@@ -201,7 +203,7 @@ def test_rows_may_be_padded():
     assert same_pixels(copy, frame)
 
 
-def test_the_mask_is_whole_inside_and_gone_at_the_border():
+def test_the_mask_is_one_inside_and_zero_at_the_border():
     mask = feather_mask()
     assert mask.shape == (CROP, CROP)
     assert (mask[24:-24, 24:-24] == 1).all()
@@ -221,43 +223,43 @@ def test_landmarks_are_white_dots_on_black():
 
 
 def circles(landmarks: np.ndarray) -> np.ndarray:
-    """The landmark image as the generators were trained with it: a circle after the other."""
+    """Draws the landmark image as in the training of the generators, one circle after another."""
     image = np.zeros((CROP, CROP), np.uint8)
     for x, y in np.round(landmarks * 16).astype(int).tolist():
         cv2.circle(image, (x, y), 32, 255, cv2.FILLED, cv2.LINE_AA, shift=4)
     return image / 255
 
 
-def test_a_dot_is_opencvs_circle_at_every_sixteenth_of_a_pixel():
+def test_a_dot_matches_opencvs_circle_at_every_sixteenth_of_a_pixel():
     for y, x in np.ndindex(16, 16):
         landmarks = np.full((68, 2), -100, np.float32)
         landmarks[30] = 60 + 9 * x + x / 16, 50 + y / 16
         np.testing.assert_allclose(draw_landmarks(landmarks), circles(landmarks), atol=1e-6)
 
 
-def test_dots_that_overlap_are_as_opencv_draws_them():
+def test_overlapping_dots_match_opencv():
     rng = np.random.default_rng(2)
     for _ in range(20):
         landmarks = rng.uniform(100, 140, (68, 2)).astype(np.float32)
         error = np.abs(draw_landmarks(landmarks) - circles(landmarks))
-        assert error.max() < 4 / 255  # OpenCV rounds after each
+        assert error.max() < 4 / 255  # OpenCV rounds after each dot
         assert error.mean() < 0.1 / 255
 
 
 @pytest.mark.parametrize("place", [(-1e6, 50), (300, 1e9), (-11.5, -11.5), (268, 268)])
-def test_a_landmark_outside_is_not_to_be_seen(place):
+def test_a_landmark_outside_the_crop_is_invisible(place):
     assert draw_landmarks(np.full((68, 2), place, np.float32)).max() == 0
 
 
-def test_a_landmark_on_the_border_is_cut():
+def test_a_landmark_on_the_border_is_cropped():
     image = draw_landmarks(np.full((68, 2), (0, CROP - 1), np.float32))
     assert image[CROP - 1, 0] == 1
-    assert image[CROP - 1, CROP // 2 :].max() == 0  # not wrapped to another row
+    assert image[CROP - 1, CROP // 2 :].max() == 0  # not wrapped into another row
     assert image[: CROP - 6].max() == 0
 
 
 @pytest.mark.parametrize("pixel_format", ["yuv420p", "yuvj420p"])
-def test_a_part_of_a_frame_is_that_part(pixel_format):
+def test_cut_frame_returns_that_part(pixel_format):
     rng = np.random.default_rng(0)
     frame = av.VideoFrame(64, 48, pixel_format)
     for plane in planes(frame):

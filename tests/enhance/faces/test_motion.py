@@ -1,4 +1,4 @@
-"""Landmarks go where the picture under them goes, or are given up."""
+"""Tests that landmarks follow the motion of the picture, or are reported as lost."""
 
 import cv2
 import numpy as np
@@ -13,7 +13,7 @@ BOX = np.array([200.0, 140.0, 400.0, 340.0])
 
 @pytest.fixture(scope="module")
 def luma() -> np.ndarray:
-    """480x640 with structure at several scales."""
+    """A 480x640 luma plane with structure at several scales."""
     rng = np.random.default_rng(0)
     picture = np.zeros((480, 640), np.float32)
     for cells in (6, 20, 60):
@@ -33,7 +33,7 @@ def landmarks() -> np.ndarray:
     turn=st.floats(-0.05, 0.05),
     growth=st.floats(0.96, 1.04),
 )
-def test_they_go_where_the_picture_goes(luma, landmarks, shift, turn, growth):
+def test_landmarks_follow_the_motion_of_the_picture(luma, landmarks, shift, turn, growth):
     move = cv2.getRotationMatrix2D((300, 240), np.degrees(turn), growth)
     move[:, 2] += shift
     later = cv2.warpAffine(luma, move, (640, 480), borderMode=cv2.BORDER_REFLECT)
@@ -45,17 +45,17 @@ def test_they_go_where_the_picture_goes(luma, landmarks, shift, turn, growth):
     assert np.percentile(np.linalg.norm(found - expected, axis=1), 90) < 1.5
 
 
-def test_in_the_same_picture_they_stay(luma, landmarks):
+def test_landmarks_stay_in_the_same_picture(luma, landmarks):
     np.testing.assert_allclose(FaceBefore.of(luma, landmarks, BOX).now(luma), landmarks, atol=0.01)
 
 
-def test_in_another_picture_they_are_given_up(luma, landmarks):
-    seen = FaceBefore.of(luma, landmarks, BOX)
-    assert seen.now(np.ascontiguousarray(luma[::-1, ::-1])) is None
-    assert seen.now(255 - luma) is None
+def test_a_face_is_not_found_in_another_picture(luma, landmarks):
+    before = FaceBefore.of(luma, landmarks, BOX)
+    assert before.now(np.ascontiguousarray(luma[::-1, ::-1])) is None
+    assert before.now(255 - luma) is None
 
 
-def test_a_point_that_is_covered_goes_with_the_others(luma, landmarks):
+def test_a_covered_point_moves_with_the_others(luma, landmarks):
     later = np.roll(luma, (3, 4), axis=(0, 1))
     x, y = (landmarks[5] + (4, 3)).astype(int)
     later[y - 12 : y + 12, x - 12 : x + 12] = np.random.default_rng(2).integers(0, 255, (24, 24))
@@ -65,6 +65,6 @@ def test_a_point_that_is_covered_goes_with_the_others(luma, landmarks):
 
 
 @pytest.mark.parametrize("box", [(0, 0, 1, 1), (-500, -500, -300, -300), (0, 0, 5000, 5000)])
-def test_boxes_anywhere_do_no_harm(luma, landmarks, box):
+def test_a_box_may_lie_anywhere(luma, landmarks, box):
     found = FaceBefore.of(luma, landmarks, np.array(box, np.float64)).now(luma)
     assert found is None or found.shape == (68, 2)

@@ -1,4 +1,4 @@
-"""Embeddings come from a process of their own, whatever happens to it."""
+"""Tests the recogniser, also when its process fails."""
 
 import os
 import signal
@@ -38,10 +38,10 @@ def test_a_person_has_nearly_the_same_embedding_at_two_moments(recogniser, faces
     assert (first.shape, first.dtype) == ((128,), np.float32)
     assert np.linalg.norm(first) == pytest.approx(1.0, abs=1e-5)
     assert 0.0 < np.linalg.norm(first - second) < 0.2
-    assert np.array_equal(recogniser.submit(*faces[0]).result(30), first)  # the same every time
+    assert np.array_equal(recogniser.submit(*faces[0]).result(30), first)  # deterministic
 
 
-def test_it_is_the_embedding_that_dlib_computes_in_this_process(recogniser, faces):
+def test_the_embedding_equals_that_of_dlib_in_this_process(recogniser, faces):
     from bench.metrics import identity
 
     theirs = identity(*faces[0])
@@ -78,7 +78,7 @@ def test_a_process_that_hangs_is_killed(recogniser, faces, monkeypatch):
     assert process.poll() is not None
 
 
-def test_landmarks_that_are_no_numbers_cost_their_own_embedding_alone(recogniser, faces):
+def test_nan_landmarks_cost_only_their_own_embedding(recogniser, faces):
     crop, landmarks = faces[0]
     wrong = landmarks.copy()
     wrong[3] = np.nan
@@ -88,8 +88,8 @@ def test_landmarks_that_are_no_numbers_cost_their_own_embedding_alone(recogniser
     recogniser.submit(crop, landmarks).result(30)
 
 
-def test_what_a_library_prints_is_no_embedding(recogniser, faces, monkeypatch, tmp_path):
-    """As coverage's and tracers' hooks do, which Python runs at its start."""
+def test_printed_text_is_not_taken_for_an_embedding(recogniser, faces, monkeypatch, tmp_path):
+    """Hooks that Python runs at its start may print, such as those of coverage tools."""
     (tmp_path / "sitecustomize.py").write_text("print('hello ' * 200, flush=True)")
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     with pytest.raises(RecognitionError):
@@ -97,13 +97,13 @@ def test_what_a_library_prints_is_no_embedding(recogniser, faces, monkeypatch, t
     assert recogniser._process is None
 
 
-def test_a_python_that_cannot_be_started_is_a_failure_like_others(recogniser, faces, monkeypatch):
+def test_a_python_that_cannot_be_started_is_reported(recogniser, faces, monkeypatch):
     monkeypatch.setattr("sys.executable", "")
     with pytest.raises(RecognitionError, match="cannot be started"):
         recogniser.submit(*faces[0]).result(30)
 
 
-def test_restarts_leave_no_descriptors(recogniser, faces):
+def test_restarts_close_their_pipes(recogniser, faces):
     for _ in range(3):
         recogniser._may_start = 0.0
         recogniser.submit(*faces[0]).result(30)
@@ -115,7 +115,7 @@ def test_restarts_leave_no_descriptors(recogniser, faces):
         assert process.stdout.closed
 
 
-def test_no_more_faces_wait_than_said(recogniser, faces):
+def test_at_most_max_waiting_faces_wait(recogniser, faces):
     recogniser.submit(*faces[0]).result(30)
     os.kill(recogniser._process.pid, signal.SIGSTOP)
     waiting = [recogniser.submit(*faces[0]) for _ in range(MAX_WAITING)]
@@ -127,8 +127,8 @@ def test_no_more_faces_wait_than_said(recogniser, faces):
     recogniser.submit(*faces[0]).result(30)
 
 
-def test_python_goes_on_while_dlib_computes(recogniser, faces):
-    """In this process dlib would hold Python's lock: frames and packets would not move."""
+def test_python_keeps_running_while_dlib_computes(recogniser, faces):
+    """In this process dlib would hold Python's lock and stop frames and packets."""
     recogniser.submit(*faces[0]).result(30)
     turns, stop = [], threading.Event()
 

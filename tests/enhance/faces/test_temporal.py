@@ -1,4 +1,4 @@
-"""The temporal filter keeps what is still, keeps motion sharp, and leaves no ghost of a cut."""
+"""Tests that the temporal filter removes shimmer, keeps motion sharp, leaves no ghost of a cut."""
 
 import numpy as np
 import pytest
@@ -13,7 +13,7 @@ def rng():
 
 
 def smooth_picture(rng, shift=0):
-    """3x256x256 in [0, 1] with structure at several scales, moved to the right by whole pixels."""
+    """Returns 3x256x256 in [0, 1] with structure at several scales, shifted to the right."""
     wide = np.zeros((CROP, CROP + 32), np.float32)
     for cells in (4, 16, 48):
         coarse = rng.random((cells, cells)).astype(np.float32)
@@ -33,18 +33,18 @@ def noisy(rng, picture):
     return np.clip(picture + noise, 0.0, 1.0)
 
 
-def test_the_first_picture_stays_as_it_is(rng):
+def test_the_first_crop_stays_unchanged(rng):
     picture = smooth_picture(rng)
     before = picture.copy()
     assert np.array_equal(filtered(TemporalFilter(), picture, before.copy(), None), before)
 
 
-def test_a_crop_is_to_be_seen_before_it_is_calmed(rng):
-    with pytest.raises(ValueError, match="seen before"):
+def test_apply_without_see_is_an_error(rng):
+    with pytest.raises(ValueError, match="before apply"):
         TemporalFilter().apply(smooth_picture(rng))
 
 
-def test_shimmer_over_a_still_picture_goes(rng):
+def test_shimmer_of_a_still_picture_is_removed(rng):
     picture, temporal_filter = smooth_picture(rng), TemporalFilter()
     outputs, inputs = [], []
     for _ in range(12):
@@ -72,8 +72,8 @@ def test_another_picture_leaves_no_ghost(rng):
     assert np.abs(filtered(temporal_filter, other.copy(), other.copy(), 40.0) - other).mean() < 0.01
 
 
-def test_pictures_that_change_at_once_where_the_received_one_does(rng):
-    """The received picture decides, not the restored one: a blink is no shimmer."""
+def test_a_change_of_the_received_crop_passes_through(rng):
+    """The received crop decides, not the restored one: a blink is not shimmer."""
     temporal_filter, picture = TemporalFilter(), smooth_picture(rng)
     filtered(temporal_filter, picture.copy(), picture.copy(), 40.0)
     blink = picture.copy()
@@ -83,8 +83,8 @@ def test_pictures_that_change_at_once_where_the_received_one_does(rng):
     assert np.abs(output - blink)[:, 106:134, 106:134][changed].mean() < 0.02
 
 
-def test_what_came_well_is_left_alone(rng):
-    """Where little was lost, what changes is the person, or the camera's own grain."""
+def test_a_high_quality_input_is_filtered_little(rng):
+    """If little was lost, changes are real, or the grain of the camera."""
     picture = smooth_picture(rng)
     kept = {}
     for qp in (20.0, 44.0):

