@@ -196,7 +196,7 @@ async def test_sound_goes_on_with_the_picture_pass_after_pass(tmp_path):
         (401, InputError, "does not accept the token"),
         (404, SessionError, "answers 404: no such room"),
         (405, InputError, "is not a WHIP endpoint"),
-        (409, SessionError, "says 409: no such room"),
+        (409, SessionError, "answers 409: no such room"),
         (201, InputError, "cannot be used"),
     ],
 )
