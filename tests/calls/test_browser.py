@@ -1,4 +1,4 @@
-"""A real Chromium on the served page: camera there, restored picture back."""
+"""A real Chromium on the served page: sends the camera and shows the restored video."""
 
 import asyncio
 import os

@@ -1,4 +1,4 @@
-"""What peers send that nobody asked for is not decoded; an RTCP BYE ends what was."""
+"""Media that were not requested are not decoded; an RTCP BYE ends those that were."""
 
 import asyncio
 import re
@@ -25,7 +25,7 @@ from tests.conftest import plain_frame
 
 
 def plain_source(width: int = 320, height: int = 240) -> Source:
-    """A picture that does not change."""
+    """A video whose frames do not change."""
     frame, rate = plain_frame(width, height), Fraction(30)
     return Source(lambda: evenly(repeat(frame), rate), width, height, rate)
 
@@ -220,7 +220,7 @@ async def test_a_goodbye_of_another_stream_ends_nothing(generator, http):
         video, sound = publisher.connection.getSenders()
         await say_goodbye(publisher.connection, video._rtx_ssrc)
         await say_goodbye(publisher.connection, 12345)
-        await say_goodbye(publisher.connection, video._ssrc)  # and it goes on all the same
+        await say_goodbye(publisher.connection, video._ssrc)  # but it continues
         await sound.stop()
         await asyncio.sleep(1.5 * GOODBYE_SECONDS)
         assert "room" in server.rooms

@@ -20,7 +20,7 @@ from tests.enhance.test_faults import raising, told
 
 
 class Jumping(EncodedTrack):
-    """A sender whose clock is set ahead in mid-stream, and back again."""
+    """A sender whose clock jumps forward during the stream, and back."""
 
     AHEAD = 3600 * 90000
 
@@ -115,7 +115,7 @@ async def test_a_stalled_viewer_does_not_affect_the_others(generator, http):
 
 
 async def test_a_killed_publisher_ends_its_room(generator, http, clip, monkeypatch, caplog):
-    """Its process says no farewell; room, viewers, threads and tasks end all the same."""
+    """Its process sends no goodbye; room, viewers, threads and tasks end nevertheless."""
     monkeypatch.setattr(receiver.calls.rooms, "SILENT_AFTER", 3.0)
     async with serving(generator) as (server, base):
         for _ in range(2):  # and the name is free again

@@ -115,7 +115,7 @@ asyncio.run(main())
 
 
 async def test_without_descriptors_the_server_continues_and_logs_little(connect, http, tmp_path):
-    """As if the limit were wrong: the process may open 40 files, and 300 connections come."""
+    """As if the limit were wrong: the process may open 40 files, but 300 clients connect."""
     with (tmp_path / "log").open("wb") as log:
         process = await asyncio.create_subprocess_exec(
             sys.executable, "-c", SERVE_WITH_FEW_FILES,
@@ -138,7 +138,7 @@ async def test_without_descriptors_the_server_continues_and_logs_little(connect,
 
 
 async def test_if_no_connection_can_be_closed_the_server_waits_for_descriptors(caplog):
-    """All of the process' descriptors are taken for a while, by something else."""
+    """Something else holds all file descriptors of the process for a while."""
     async with limited() as port:
         with socket.socket() as client, contextlib.ExitStack() as files:
             client.setblocking(False)
@@ -160,7 +160,7 @@ async def test_if_no_connection_can_be_closed_the_server_waits_for_descriptors(c
 
 
 async def test_other_tasks_run_while_many_clients_connect():
-    """All are there at once: accepting them without a break would stop everything else."""
+    """All connect at once: accepting them without a break would block everything else."""
     async with limited(limits=limits(connections=500)) as port, asyncio.timeout(20):
         clients = [socket.create_connection(("127.0.0.1", port)) for _ in range(200)]
         clients[-1].setblocking(False)

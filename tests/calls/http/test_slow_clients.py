@@ -28,7 +28,7 @@ from tests.calls.http.clients import (
 
 
 async def test_a_thousand_half_sent_headers_do_not_keep_others_out(connect, http):
-    """The server may have 64 connections, none of which ends by its time."""
+    """The server may have 64 connections, none of which reaches a time limit."""
     async with limited(limits=limits(connections=64)) as port:
         slow = []
         for _ in range(10):

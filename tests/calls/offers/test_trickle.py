@@ -31,7 +31,7 @@ ROLES = [("/whip/room", "publisher"), ("/whep/room", "viewer")]
 
 
 class Session:
-    """A session whose peer says nothing by itself."""
+    """A session whose peer sends nothing by itself."""
 
     def __init__(self, http: aiohttp.ClientSession, base: str, created: aiohttp.ClientResponse):
         self.http, self.created = http, created
@@ -146,7 +146,7 @@ async def test_a_fragment_is_taken_or_refused_in_one_sentence(
         assert answered == status
         assert sentence in said
         assert said.count("\n") == (0 if status == 204 else 1)
-        # It goes on as it was.
+        # The session continues unchanged.
         assert "room" in server.rooms
         assert (await session.patch(*UFRAG, *MEDIA, CANDIDATE))[0] == 204
         assert (await http.delete(session.url)).status == 200

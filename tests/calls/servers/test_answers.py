@@ -70,7 +70,7 @@ async def test_a_bomb_does_not_grow():
 
 
 async def test_a_compressed_answer_is_understood():
-    """Though it was asked for none."""
+    """Although the request asks for an uncompressed one."""
     seen: list[str | None] = []
 
     async with answerer() as endpoint:

@@ -96,7 +96,7 @@ USELESS = (
 
 
 async def test_unusable_candidates_are_omitted(caplog):
-    """Of the others 32 are used: a call comes about among them."""
+    """Of the others 32 are used; a call is established with one of them."""
     caplog.set_level(logging.INFO, "aioice")
     own: list[str] = []
 
@@ -141,7 +141,7 @@ async def test_an_answer_that_does_not_fit_the_media_sent_is_reported(clip, chan
 
 
 async def test_a_server_that_opens_channel_after_channel_is_left(clip):
-    """What it sends over them would fill the memory."""
+    """Messages on them would fill the memory."""
     said: list[str] = []
     async with answerer(Location="/session") as endpoint, origin(endpoint) as home:
         sending = asyncio.ensure_future(send(clip_source(clip), 60, home.base, None, said.append))
@@ -154,7 +154,7 @@ async def test_a_server_that_opens_channel_after_channel_is_left(clip):
 
 
 async def test_an_answer_without_a_connection_ends_in_time(generator, tmp_path):
-    """Though it never says that its candidates are all: it leaves once it has answered."""
+    """Although it never ends its candidates: it leaves once it has answered."""
     said: list[str] = []
     endpoint = Answerer(without("end-of-candidates"), Location="/session")
 
@@ -181,7 +181,7 @@ async def test_an_answer_without_a_connection_ends_in_time(generator, tmp_path):
 
 
 async def test_a_call_that_is_left_while_it_connects_leaves_nothing():
-    """Whatever it was at: aiortc's own would go on, and ask for the peer's consent for ever."""
+    """At any step: aiortc's own connection would send consent checks for ever."""
     threads = threading.active_count()
     async with answerer(Location="/session") as endpoint, origin(endpoint) as home:
         for milliseconds in range(50):

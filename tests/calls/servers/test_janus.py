@@ -65,7 +65,7 @@ async def test_a_malformed_answer_of_janus_is_reported(wrong, words):
 
 
 async def test_a_janus_session_that_is_left_during_its_creation_is_ended():
-    """Though its id comes only after the user has left."""
+    """Although its id arrives only after the user has left."""
     async with fake_janus() as (server, *_):
         answer = server.answer
 

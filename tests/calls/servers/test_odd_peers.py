@@ -1,4 +1,4 @@
-"""Peers and servers that are right in an unusual way, or wrong in a usual one: real calls."""
+"""Real calls with peers and servers that are unusual but valid, or invalid in common ways."""
 
 import asyncio
 import contextlib
@@ -30,7 +30,7 @@ from tests.calls.servers.endpoints import (
 
 
 def other_case(sdp: str) -> str:
-    """A description with all that has no case in the case that aiortc does not write."""
+    """Returns a description with its case-insensitive parts in the case aiortc does not use."""
     for pattern, change in (
         (r"(?<=a=rtpmap:)(\d+ )(H264|VP8|G722|PCMU|PCMA)", str.lower),
         (r"(?<=a=rtpmap:)(\d+ )(opus|rtx)", str.upper),
