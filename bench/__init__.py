@@ -1,1 +1,1 @@
-"""Measurements: each prints a table, writes JSON and plots what people would look at."""
+"""Measurements: each prints a table, writes JSON and plots the figures."""

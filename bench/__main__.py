@@ -5,39 +5,47 @@ import sys
 from collections.abc import Callable
 from importlib import import_module
 
+from bench.command_line import MissingPackageError
 from receiver.commands import terminal
 
-BENCHES = (
-    "bitrate",
-    "browser",
-    "calls",
-    "files",
-    "fuzz",
-    "golden",
-    "identity",
-    "latency",
-    "quality",
-    "references",
-    "soak",
-)
+BENCHES = {
+    "bitrate": "bench.bitrate.command",
+    "browser": "bench.browser.command",
+    "calls": "bench.calls.command",
+    "files": "bench.files",
+    "fuzz": "bench.fuzz.command",
+    "golden": "bench.golden",
+    "identity": "bench.identity.command",
+    "latency": "bench.latency.command",
+    "quality": "bench.quality.command",
+    "references": "bench.references.command",
+    "soak": "bench.soak",
+}
+"""The module of each bench. It is imported only if the bench is named."""
+PACKAGE_IS_MISSING = 1
+"""Exit code if an optional package is not installed."""
 
 
 def main() -> None:
-    """Hands the arguments on to the bench that was named."""
-    # Its name stands in every sentence, also in those about its arguments.
+    """Passes the arguments to the bench that was named."""
+    # Messages start with the bench's name, including those about the arguments.
     name = sys.argv[1] if sys.argv[1:2] and sys.argv[1] in BENCHES else ""
     terminal.run(f"bench {name}".rstrip(), _load)
 
 
 def _load() -> Callable[[], int]:
     parser = argparse.ArgumentParser(
-        prog="python -m bench", epilog="python -m bench NAME --help tells what each takes"
+        prog="python -m bench", epilog="python -m bench NAME --help lists the options of a bench"
     )
     parser.add_argument("name", choices=BENCHES, help="what to measure")
-    bench = import_module(f"bench.{parser.parse_args(sys.argv[1:2]).name}")  # takes seconds
+    bench = import_module(BENCHES[parser.parse_args(sys.argv[1:2]).name])  # takes seconds
 
     def work() -> int:
-        bench.main(sys.argv[2:])
+        try:
+            bench.main(sys.argv[2:])
+        except MissingPackageError as error:
+            print(error, file=sys.stderr)  # names the bench itself
+            return PACKAGE_IS_MISSING
         return 0
 
     return work

@@ -1,11 +1,10 @@
 """Throughput and memory of `receiver enhance`: `python -m bench files`.
 
-Makes a clip of the portrait with sound, enhances it in a process of its own, and prints frames
-a second, from the start of the process to its end, and the most memory that it had at once. With
---against, another checkout of this project does the same, in turns with this one.
+Enhances a clip of the portrait with sound in a process of its own. Prints frames a second, from
+the start of the process to its end, and its peak memory. With --against, another checkout of this
+project does the same, alternating with this one.
 """
 
-import argparse
 import json
 import os
 import statistics
@@ -21,21 +20,29 @@ from pathlib import Path
 
 import av
 import numpy as np
-from rich.console import Console
 from rich.progress import track as progress
 from rich.table import Table
 
-from receiver.errors import InputError
+from bench.command_line import bench_parser, require
+from receiver.commands.terminal import console
+from receiver.errors import InputError, ReceiverError
 from receiver.media.files.writing import VideoWriter, add_h264
 from receiver.sending.portrait import portrait_frames
 
-HERE = Path(__file__).resolve().parent.parent
+CHECKOUT = Path(__file__).resolve().parent.parent
 SOUND_RATE = 48_000
+"""Samples a second."""
 
 
 @dataclass
 class Runs:
-    """What one checkout did: seconds and MB of each run, for a number of frames."""
+    """The runs of one checkout.
+
+    Attributes:
+        frames: of the clip.
+        seconds: of each run.
+        megabytes: peak memory of each run.
+    """
 
     frames: int = 0
     seconds: list[float] = field(default_factory=list)
@@ -43,12 +50,17 @@ class Runs:
 
     @property
     def fps(self) -> float:
-        """Frames a second in the median run."""
+        """Frames a second of the median run."""
         return self.frames / statistics.median(self.seconds)
 
 
 def make_clip(path: Path, size: tuple[int, int], rate: Fraction, seconds: float, crf: float) -> int:
-    """Writes the portrait in this size, repeated, with a tone; returns the number of frames."""
+    """Writes the repeated portrait with a tone; returns the number of frames.
+
+    Args:
+        size: width and height in pixels.
+        rate: frames a second.
+    """
     total = round(seconds * rate)
     pictures = [frame.reformat(*size, "yuv420p") for frame in portrait_frames()]
     with VideoWriter(path) as writer:
@@ -70,7 +82,7 @@ def make_clip(path: Path, size: tuple[int, int], rate: Fraction, seconds: float,
 
 
 def tone() -> Iterator[av.AudioFrame]:
-    """Yields pieces of a tone."""
+    """Yields frames of a tone, 1024 samples each, without end."""
     wave = np.sin(np.arange(1024) * (2 * np.pi * 9 / 1024)).astype(np.float32)[None] / 4
     start = 0
     while True:
@@ -86,12 +98,15 @@ code = subprocess.run(sys.argv[1:]).returncode
 print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)
 sys.exit(code)
 """
-"""Runs a command and prints its peak memory in kB. A process of its own: until a child runs its own
-program, the memory of the parent counts as the child's."""
+"""Runs a command and prints its peak memory in kB. It needs a process of its own: until a child
+runs its own program, the parent's memory counts as the child's."""
 
 
 def enhance(checkout: Path, clip: Path, folder: Path) -> tuple[int, float, float]:
-    """Runs `receiver enhance` of a checkout; returns frames, seconds and peak memory in MB."""
+    """Runs `receiver enhance` of a checkout; returns frames, seconds and peak memory in MB.
+
+    Raises ReceiverError if it fails.
+    """
     target = folder / "out.mp4"
     command = [sys.executable, "-m", "receiver", "enhance", "--json", str(clip), str(target)]
     began = time.perf_counter()
@@ -105,35 +120,36 @@ def enhance(checkout: Path, clip: Path, folder: Path) -> tuple[int, float, float
     )
     seconds = time.perf_counter() - began
     if run.returncode:
-        raise InputError(f"receiver enhance of {checkout} failed: see above")
+        raise ReceiverError(f"receiver enhance of {checkout} failed: see above")
     target.unlink()
-    said, peak = run.stdout.strip().splitlines()
-    return json.loads(said)["frames"]["received"], seconds, int(peak) / 1024
+    figures, peak = run.stdout.strip().splitlines()
+    return json.loads(figures)["frames"]["received"], seconds, int(peak) / 1024
 
 
 def main(arguments: list[str]) -> None:
-    """The command line."""
-    parser = argparse.ArgumentParser(
-        prog="python -m bench files",
-        description=__doc__,
-        formatter_class=argparse.RawTextHelpFormatter,
-    )
+    """Runs the command line. Raises InputError for bad input."""
+    parser = bench_parser("files", __doc__)
     parser.add_argument("--size", default="640x480", metavar="WxH", help="default 640x480")
     parser.add_argument("--fps", type=Fraction, default=Fraction(30), help="default 30")
-    parser.add_argument("--seconds", type=float, default=20.0, help="of the clip (default 20)")
-    parser.add_argument("--crf", type=float, default=34.0, help="of the clip (default 34)")
-    parser.add_argument("--runs", type=int, default=3, help="of each checkout (default 3)")
+    parser.add_argument(
+        "--seconds", type=float, default=20.0, help="length of the clip (default 20)"
+    )
+    parser.add_argument("--crf", type=float, default=34.0, help="CRF of the clip (default 34)")
+    parser.add_argument("--runs", type=int, default=3, help="runs of each checkout (default 3)")
     parser.add_argument("--against", type=Path, metavar="DIR", help="another checkout")
     parser.add_argument("--json", action="store_true", help="print one JSON object and no table")
     args = parser.parse_args(arguments)
+    require("files", "skimage")
     if sys.platform == "win32":
-        raise InputError("bench files needs a system that counts a process's memory: not Windows")
+        raise InputError(
+            "bench files measures a process's peak memory, which Windows lacks: use Linux"
+        )
     width, _, height = args.size.partition("x")
     if not (width.isdecimal() and height.isdecimal() and int(width) > 1 and int(height) > 1):
-        raise InputError(f"{args.size!r} is no size: give one such as 1920x1080")
+        raise InputError(f"{args.size!r} is not a size: give one such as 1920x1080")
     if args.against is not None and not (args.against / "receiver").is_dir():
-        raise InputError(f"{args.against} is no checkout of this project: give its folder")
-    checkouts = {"here": HERE}
+        raise InputError(f"{args.against} is not a checkout of this project: give its folder")
+    checkouts = {"here": CHECKOUT}
     if args.against is not None:
         checkouts["against"] = args.against.resolve()
     results = {name: Runs() for name in checkouts}
@@ -151,7 +167,7 @@ def main(arguments: list[str]) -> None:
 
 
 def show(results: dict[str, Runs], *, as_json: bool) -> None:
-    """Prints what was measured."""
+    """Prints the figures as a table, or as JSON."""
     if as_json:
         figures = {
             name: {"frames": runs.frames, "fps": round(runs.fps, 2), "seconds": runs.seconds}
@@ -161,10 +177,10 @@ def show(results: dict[str, Runs], *, as_json: bool) -> None:
         print(json.dumps(figures))
         return
     table = Table(title="receiver enhance")
-    for heading in ("checkout", "frames", "frames a second", "seconds a run", "most memory"):
+    for heading in ("checkout", "frames", "frames a second", "seconds a run", "peak memory"):
         table.add_column(heading)
     for name, runs in results.items():
         each = ", ".join(f"{seconds:.1f}" for seconds in runs.seconds)
         most = f"{max(runs.megabytes):.0f} MB"
         table.add_row(name, str(runs.frames), f"{runs.fps:.2f}", each, most)
-    Console().print(table)
+    console().print(table)

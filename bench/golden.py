@@ -2,11 +2,10 @@
 
     python -m bench golden --against DIR [--clip FILE]
 
-A change that is meant to move code and no pixel has to print "equal" in every line. The frames are
-compared on one machine: ONNX Runtime's integer kernels differ from processor to processor.
+After a change that only moves code, every line has to say "equal". Both checkouts run on this
+machine, because ONNX Runtime's integer kernels differ between processors.
 """
 
-import argparse
 import os
 import subprocess
 import sys
@@ -20,16 +19,19 @@ import av
 import numpy as np
 from numpy.typing import NDArray
 
-from bench.clips import framed
+from bench.command_line import bench_parser, require
+from bench.common.framing import framed
 from receiver.errors import InputError, ReceiverError
 from receiver.media.encoding import Encoding
 from receiver.sending.portrait import portrait_frames
 
 FRAMES = 60
+"""Frames of each stream."""
 RATES = (100.0, 300.0)
-"""kbit/s of the two streams of the portrait."""
+"""Bitrates of the portrait's streams in kbit/s."""
 CLIP_KBPS = 150.0
-HERE = Path(__file__).resolve().parent.parent
+"""Bitrate of the clip's stream in kbit/s."""
+CHECKOUT = Path(__file__).resolve().parent.parent
 ENHANCE = """
 import sys
 import av, numpy as np
@@ -43,11 +45,11 @@ with av.open(sys.argv[1]) as container:
         planes.append(frame.to_ndarray())
 np.save(sys.argv[2], np.stack(planes))
 """
-"""Runs in either checkout: it uses nothing but the public names."""
+"""Writes the planes of a stream's enhanced frames. It uses public names alone, for any checkout."""
 
 
 def write_stream(path: Path, frames: Iterable[av.VideoFrame], kbps: float) -> None:
-    """Encodes `FRAMES` frames at 30 fps as a call would carry them, as raw H.264."""
+    """Writes `FRAMES` frames at 30 fps as raw H.264, encoded as in a call."""
     encoder: av.VideoCodecContext | None = None
     with path.open("wb") as file:
         for index, frame in enumerate(islice(frames, FRAMES)):
@@ -60,12 +62,12 @@ def write_stream(path: Path, frames: Iterable[av.VideoFrame], kbps: float) -> No
 
 
 def clip_frames(path: Path) -> Iterator[av.VideoFrame]:
-    """Yields a clip's frames as the other benches frame them, 640x480."""
+    """Yields a clip's frames, 640x480 around the face."""
     yield from framed(path, seconds=FRAMES / 25)[0]
 
 
 def enhanced(checkout: Path, stream: Path, folder: Path) -> NDArray[np.uint8]:
-    """Returns the planes of the enhanced frames, FRAMES x rows x columns, made by a checkout."""
+    """Returns a checkout's enhanced frames: planes, FRAMES x rows x columns."""
     target = folder / "planes.npy"
     environment = {**os.environ, "PYTHONPATH": str(checkout)}
     command = [sys.executable, "-c", ENHANCE, str(stream), str(target)]
@@ -75,7 +77,7 @@ def enhanced(checkout: Path, stream: Path, folder: Path) -> NDArray[np.uint8]:
 
 
 def compare(against: Path, clip: Path | None, folder: Path) -> bool:
-    """Prints a line a stream; returns whether all frames are equal."""
+    """Compares each stream and prints a line. Returns whether all frames are equal."""
     streams = []
     for kbps in RATES:
         path = folder / f"portrait {kbps:g}.h264"
@@ -87,7 +89,7 @@ def compare(against: Path, clip: Path | None, folder: Path) -> bool:
         streams.append(path)
     all_equal = True
     for stream in streams:
-        ours, theirs = (enhanced(one, stream, folder) for one in (HERE, against.resolve()))
+        ours, theirs = (enhanced(one, stream, folder) for one in (CHECKOUT, against.resolve()))
         same = ours.shape == theirs.shape
         differing = int(np.count_nonzero(ours != theirs)) if same else -1
         all_equal &= differing == 0
@@ -97,11 +99,14 @@ def compare(against: Path, clip: Path | None, folder: Path) -> bool:
 
 
 def main(arguments: list[str]) -> None:
-    """Exits with 1 if a frame differs."""
-    parser = argparse.ArgumentParser(prog="python -m bench golden", description=__doc__)
-    parser.add_argument("--against", type=Path, required=True, metavar="DIR", help="checkout")
+    """Runs the command line. Raises ReceiverError if a frame differs, InputError for bad input."""
+    parser = bench_parser("golden", __doc__)
+    parser.add_argument(
+        "--against", type=Path, required=True, metavar="DIR", help="the other checkout"
+    )
     parser.add_argument("--clip", type=Path, metavar="FILE", help="a clip to compare as well")
     args = parser.parse_args(arguments)
+    require("golden", "skimage")
     for path in (args.against / "receiver", args.clip):
         if path is not None and not path.exists():
             raise InputError(f"there is no {path}: give a checkout and a clip that exist")

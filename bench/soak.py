@@ -1,10 +1,9 @@
 """A long call: `python -m bench soak --minutes N`.
 
-Calls itself over a real connection as the demo does, at 30 fps, and looks once a second at what may
-grow: memory, threads, open files, queues. Writes table, JSON and plot to --out.
+Calls itself over a real connection at 30 fps, as the demo does, and samples every second what may
+grow: memory, threads, open files, queues. Prints a table and writes JSON and a plot to --out.
 """
 
-import argparse
 import asyncio
 import json
 import os
@@ -16,15 +15,15 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import matplotlib
 import numpy as np
 from aiortc import RTCConfiguration, RTCPeerConnection
 from aiortc.mediastreams import MediaStreamTrack
 from rich.progress import track as progress
 from rich.table import Table
 
+from bench.command_line import bench_parser, require
 from receiver.calls.track import EnhancedVideoTrack
-from receiver.commands.demo import connect, consume
+from receiver.commands.loopback import connect, consume
 from receiver.commands.terminal import console
 from receiver.enhance.enhancer import Enhancer
 from receiver.enhance.faces.generator import Generator
@@ -34,32 +33,33 @@ from receiver.sending.encoded_track import EncodedTrack
 from receiver.sending.sources import portrait_source
 from receiver.transport.receiving import SteadyReceiver
 
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt
-
 KBPS = 150.0
-WARM_UP = 0.1, 120.0
-"""Of the time, and seconds at least, before growth counts: caches fill, pools find their size, and
-timings are kept for a hundred seconds (`receiver.stats.WINDOW`)."""
+"""Bitrate of the call in kbit/s."""
+WARM_UP_SHARE, WARM_UP_LEAST = 0.1, 120.0
+"""Share of the run, and at least so many seconds, before growth counts: caches fill, pools find
+their size, and timings are kept for a hundred seconds (`receiver.stats.WINDOW`)."""
 MOST_MB_AN_HOUR = 20.0
+"""Largest growth of memory that passes."""
 CONSTANT = ("threads", "handles")
+"""Fields of a sample that have to stay the same."""
 GROWING = ("rss_mb", "gpu_mb")
+"""Fields of a sample whose growth is limited."""
 
 
 @dataclass(frozen=True)
 class Sample:
-    """What is looked at.
+    """The state of the process and its call at one moment.
 
     Attributes:
-        seconds: since the call's first frame.
+        seconds: since the start of the call.
         rss_mb: resident memory.
-        threads, handles: of the whole process, sender included.
-        gpu_mb: of the GPU that this process takes, 0 without.
+        threads, handles: number of threads and open files of the process, sender included.
+        gpu_mb: GPU memory of this process; 0 without a GPU.
         decoder_queue: frames that wait for the decoder.
-        packets: that wait to be whole frames.
-        track_queue: decoded frames that wait to be taken.
-        slot: 1 where a frame waits for the enhancer.
-        frames: that left so far.
+        packets: packets that wait for the rest of their frame.
+        track_queue: decoded frames that wait in the track.
+        slot: 1 if a frame waits for the enhancer, else 0.
+        frames: frames that have left so far.
     """
 
     seconds: float
@@ -76,9 +76,11 @@ class Sample:
 
 @dataclass(frozen=True)
 class Verdict:
-    """Growth of memory after the warm-up in MB an hour, and the numbers that did not stay.
+    """What grew after the warm-up.
 
-    `growth_mb_an_hour` is None where the run ended within its warm-up.
+    Attributes:
+        growth_mb_an_hour: growth of `GROWING`; None if the run ended within its warm-up.
+        changed: those of `CONSTANT` that did not stay the same.
     """
 
     growth_mb_an_hour: dict[str, float] | None
@@ -86,7 +88,7 @@ class Verdict:
 
     @property
     def holds(self) -> bool:
-        """Whether nothing grows."""
+        """Whether nothing grows beyond the limits; False if nothing was measured."""
         grown = self.growth_mb_an_hour
         return grown is not None and not self.changed and max(grown.values()) <= MOST_MB_AN_HOUR
 
@@ -95,7 +97,7 @@ class Call:
     """The demo's call without its recorder."""
 
     def __init__(self, enhancer: Enhancer) -> None:
-        """To be made inside an event loop."""
+        """Creates the connections. Needs a running event loop."""
         here = RTCConfiguration(iceServers=[])
         self._connections = RTCPeerConnection(here), RTCPeerConnection(here)
         self._sender = EncodedTrack(portrait_source(), Encoding(KBPS, None, 300))
@@ -103,7 +105,7 @@ class Call:
         self._began = 0.0
 
     async def begin(self) -> None:
-        """Connects and lets the first frame go."""
+        """Connects and starts to send."""
         tracks: list[MediaStreamTrack] = []
         self._connections[1].on("track", tracks.append)
         await connect(*self._connections, self._sender)
@@ -115,7 +117,7 @@ class Call:
         self._began = time.perf_counter()
 
     def sample(self) -> Sample:
-        """What is to be seen now."""
+        """Returns the present state."""
         receiver: Any = self._receiver
         steady = isinstance(receiver, SteadyReceiver)
         frames = self._enhancer.stats.frames
@@ -133,28 +135,28 @@ class Call:
         )
 
     async def end(self) -> None:
-        """Hangs up."""
+        """Ends the call."""
         self._sender.stop()
         await asyncio.gather(*(connection.close() for connection in self._connections))
         await self._consumer
 
 
 def rss_mb() -> float:
-    """Resident memory of this process."""
+    """Returns the resident memory of this process in MB."""
     pages = int(Path("/proc/self/statm").read_text().split()[1])
     return pages * os.sysconf("SC_PAGE_SIZE") / 1e6
 
 
 def gpu_mb() -> float:
-    """What this process takes of the GPU's memory, as the driver tells."""
+    """Returns the GPU memory of this process in MB, as the driver reports it."""
     line = "nvidia-smi --query-compute-apps=pid,used_memory --format=csv,noheader,nounits"
-    told = subprocess.run(line.split(), capture_output=True, text=True, check=False).stdout
-    rows = [row.split(", ") for row in told.splitlines()]
+    printed = subprocess.run(line.split(), capture_output=True, text=True, check=False).stdout
+    rows = [row.split(", ") for row in printed.splitlines()]
     return sum(float(used) * 1.048576 for pid, used in rows if int(pid) == os.getpid())
 
 
 async def soak(enhancer: Enhancer, seconds: float) -> list[Sample]:
-    """A call of so many seconds, a sample a second; Ctrl-C ends it early."""
+    """Returns a sample a second of a call of so many seconds. Ctrl-C ends it early."""
     samples: list[Sample] = []
     call = Call(enhancer)
     await call.begin()
@@ -163,16 +165,16 @@ async def soak(enhancer: Enhancer, seconds: float) -> list[Sample]:
             await asyncio.sleep(1)
             samples.append(await asyncio.to_thread(call.sample))
     except asyncio.CancelledError:
-        pass  # what there is so far is worth telling
+        pass  # the samples so far count
     finally:
         await call.end()
     return samples
 
 
 def judge(samples: list[Sample]) -> Verdict:
-    """Growth as a straight line through what came after the warm-up."""
+    """Returns the growth of a straight line through the samples after the warm-up."""
     total = samples[-1].seconds if samples else 0.0
-    warm = max(WARM_UP[0] * total, WARM_UP[1])
+    warm = warm_up_of(total)
     steady = [sample for sample in samples if sample.seconds > warm]
     if len(steady) < 2:
         return Verdict(None, [])
@@ -185,26 +187,34 @@ def judge(samples: list[Sample]) -> Verdict:
     return Verdict(grown, changed)
 
 
+def warm_up_of(total: float) -> float:
+    """Returns the seconds of warm-up of a run of `total` seconds."""
+    return max(WARM_UP_SHARE * total, WARM_UP_LEAST)
+
+
 def table(samples: list[Sample], verdict: Verdict) -> Table:
-    """A row a figure: at the beginning, at the end, least and most."""
+    """Returns the first, last, least and greatest value of each field, and the verdict."""
     shown = Table("figure", "first", "last", "least", "most", title="a long call with oneself")
     for name in Sample.__dataclass_fields__:
         values = [getattr(sample, name) for sample in samples]
         row = (values[0], values[-1], min(values), max(values))
         shown.add_row(name, *(f"{value:.1f}".removesuffix(".0") for value in row))
     grown = verdict.growth_mb_an_hour
-    told = "ended within its warm-up: nothing can be told"
+    caption = "ended within its warm-up: no verdict"
     if grown is not None:
-        told = ", ".join(f"{name} {value:+.1f} MB an hour" for name, value in grown.items())
-        told += f"; changed: {', '.join(verdict.changed) or 'nothing'}"
-        told += " -- " + ("holds" if verdict.holds else "does not hold")
-    shown.caption = told
+        caption = ", ".join(f"{name} {value:+.1f} MB an hour" for name, value in grown.items())
+        caption += f"; changed: {', '.join(verdict.changed) or 'nothing'}"
+        caption += " -- " + ("holds" if verdict.holds else "does not hold")
+    shown.caption = caption
     return shown
 
 
 def plot(samples: list[Sample], path: Path) -> None:
-    """Memory, counts, queues and frames over time."""
-    figure, axes = plt.subplots(4, 1, figsize=(9, 10), sharex=True, layout="constrained")
+    """Plots memory, counts, queues and frames over time."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(9, 10), layout="constrained")
+    axes = figure.subplots(4, 1, sharex=True)
     seconds = [sample.seconds for sample in samples]
     panels = {
         "MB": GROWING,
@@ -215,33 +225,29 @@ def plot(samples: list[Sample], path: Path) -> None:
     for axis, (label, names) in zip(axes, panels.items(), strict=True):
         for name in names:
             axis.plot(seconds, [getattr(sample, name) for sample in samples], label=name)
-        axis.axvline(max(WARM_UP[0] * seconds[-1], WARM_UP[1]), color="grey", linestyle=":")
+        axis.axvline(warm_up_of(seconds[-1]), color="grey", linestyle=":")
         axis.set_ylabel(label)
         axis.legend(loc="lower right")
-    axes[-1].set_xlabel("seconds (dotted: the warm-up's end)")
+    axes[-1].set_xlabel("seconds (dotted: end of the warm-up)")
     figure.savefig(path, dpi=110)
-    plt.close(figure)
 
 
 def main(arguments: list[str]) -> None:
-    """The command line; exits with 1 where something grows."""
-    parser = argparse.ArgumentParser(
-        prog="python -m bench soak",
-        description=__doc__,
-        formatter_class=argparse.RawTextHelpFormatter,
-    )
+    """Runs the command line. Exits with 1 if something grows."""
+    parser = bench_parser("soak", __doc__)
     parser.add_argument("--minutes", type=float, default=60.0, metavar="N", help="(default 60)")
     parser.add_argument("--out", type=Path, default=Path("bench-output/soak"), metavar="FOLDER")
     args = parser.parse_args(arguments)
+    require("soak", "matplotlib", "skimage")
     if not Path("/proc/self/statm").exists():
         raise InputError("soak reads /proc: run it on Linux")
     if not 0 < args.minutes < 100_000:
-        raise InputError(f"{args.minutes:g} minutes is no length: give 1 and more")
+        raise InputError(f"{args.minutes:g} minutes is not a length: give more than 0")
     enhancer = Enhancer(Generator())
     enhancer.warm_up()
     samples = asyncio.run(soak(enhancer, 60 * args.minutes))
     if not samples:
-        raise InputError("the call was too short to be looked at: give more --minutes")
+        raise InputError("the call was too short for a sample: give more --minutes")
     verdict = judge(samples)
     args.out.mkdir(parents=True, exist_ok=True)
     figures = {"samples": [asdict(sample) for sample in samples], "verdict": asdict(verdict)}

@@ -13,7 +13,7 @@ from aiortc.mediastreams import MediaStreamTrack
 from receiver.calls.rooms import Room
 from receiver.enhance.enhancer import Enhancer
 from receiver.errors import InputError
-from receiver.media.outputs import FileOutput
+from receiver.media.files.recording import FileOutput
 from receiver.signalling.client import SETUP_SECONDS, SessionError, shown
 from receiver.signalling.connections import ConnectionState, read_to_the_end
 from receiver.signalling.sessions import open_session

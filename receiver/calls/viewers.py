@@ -13,7 +13,7 @@ from aiortc.mediastreams import MediaStreamError, MediaStreamTrack
 
 from receiver.calls.track import NewestSlot
 from receiver.media.encoding import Encoding
-from receiver.media.outputs import side_by_side
+from receiver.media.views import side_by_side
 from receiver.stats import Stats
 from receiver.transport.sending import KeyframeRequests, VideoPacket
 

@@ -1,9 +1,11 @@
-"""A short run of `python -m bench fuzz`, always the same one: nothing may be found."""
+"""A short run of `python -m bench fuzz`, with a fixed seed: no input may break a promise."""
 
 import pytest
 
-from bench import fuzz
-from bench.mutations import Mutator
+from bench.fuzz import command as fuzz
+from bench.fuzz.engine import fuzz as fuzz_target
+from bench.fuzz.mutations import Mutator
+from bench.fuzz.target import Target
 from receiver.errors import InputError
 
 COUNTS = {
@@ -22,17 +24,17 @@ COUNTS = {
     "links": 200,
     "redirects": 30,
 }
-"""Inputs, for half a second each."""
+"""Number of inputs by target, about half a second each."""
 
 
 @pytest.mark.parametrize("name", list(fuzz.TARGETS))
-def test_nothing_is_found(name, tmp_path):
-    (*_, report) = fuzz.fuzz(name, count=COUNTS[name], seconds=None, seed=7, folder=tmp_path)
+def test_no_input_breaks_a_promise(name, tmp_path):
+    (*_, report) = fuzz_target(name, count=COUNTS[name], seconds=None, seed=7, folder=tmp_path)
     assert report.inputs == COUNTS[name]
     assert not {one: error for one, (_, error) in report.crashers.items() if "Native" not in one}
 
 
-def test_mutations_are_the_same_for_the_same_seed_and_others_for_another():
+def test_mutations_depend_on_the_seed_alone():
     seeds = [bytes(range(200)), b"some/parts/of/it" * 9]
     first, again, other = (
         [mutated(seeds) for _ in range(300)]
@@ -42,15 +44,15 @@ def test_mutations_are_the_same_for_the_same_seed_and_others_for_another():
     assert len(set(first)) > 250
 
 
-def test_what_is_found_is_kept_once_and_can_be_fed_again(tmp_path, monkeypatch, capsys):
+def test_a_crasher_is_kept_once_and_can_be_replayed(tmp_path, monkeypatch, capsys):
     def fails(data: bytes) -> None:
         if b"x" in data:
             raise ValueError("an x")
 
-    target = fuzz.Target(fails, lambda: [b"x", b"xx", b"y"])
+    target = Target(fails, lambda: [b"x", b"xx", b"y"])
     monkeypatch.setitem(fuzz.TARGETS, "letters", target)
     monkeypatch.setattr(fuzz, "OUTPUT", tmp_path)
-    (*_, report) = fuzz.fuzz("letters", count=3, seconds=None, seed=0, folder=tmp_path)
+    (*_, report) = fuzz_target("letters", count=3, seconds=None, seed=0, folder=tmp_path)
     ((path, error),) = report.crashers.values()
     assert (path.read_bytes(), report.inputs) == (b"x", 3)
     assert error.startswith("ValueError at test_fuzz.py:")
@@ -63,10 +65,10 @@ def test_what_is_found_is_kept_once_and_can_be_fed_again(tmp_path, monkeypatch, 
     assert "letters" in capsys.readouterr().out
 
 
-def test_what_cannot_be_fuzzed_is_told(tmp_path):
+def test_invalid_arguments_are_named(tmp_path):
     for arguments, sentence in [
         (["--only", "rpt"], "there is no target 'rpt'"),
-        (["--replay", str(tmp_path / "rtp-0.bin")], "is no input of a target"),
+        (["--replay", str(tmp_path / "rtp-0.bin")], "is not an input of a target"),
         (["--engine", "atheris"], "one target at a time"),
     ]:
         with pytest.raises(InputError, match=sentence):

@@ -1,4 +1,4 @@
-"""The figures of `python -m bench identity`."""
+"""Figures of `python -m bench identity`."""
 
 import json
 from collections import Counter
@@ -6,8 +6,10 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from bench import identity
-from bench.identity import Distances, Judged, Observed, compare, hostile_still, people_of
+from bench.identity import command as identity
+from bench.identity.distances import Distances, compare
+from bench.identity.hostile import Judged, hostile_still
+from bench.identity.observing import Observed, people_of
 from keyframes import appearance_descriptor, likeness
 from receiver.enhance.faces.alignment import crop_of
 from tests.keyframes.test_people import embedding
@@ -17,7 +19,7 @@ def observed(person: int, clip: str, second: float, away: float = 0.0) -> Observ
     return Observed(f"p{person}", clip, "s", second, 30.0, embedding(person, away).tolist())
 
 
-def test_clips_are_of_whom_the_manifest_says(tmp_path):
+def test_the_manifest_names_the_person_of_a_clip(tmp_path):
     clips = [tmp_path / "train" / name for name in ("a_1.mp4", "a_2.mp4", "b.mp4")]
     assert people_of(clips) == {clip: clip.stem for clip in clips}
     rows = ["file,identity", "train/a_1.mp4,a", "train/a_2.mp4,a"]
@@ -27,21 +29,24 @@ def test_clips_are_of_whom_the_manifest_says(tmp_path):
 
 def test_identities_are_compared_with_other_moments_and_other_people():
     faces = [observed(0, "a", second) for second in (0.0, 1.0, 2.0)]
-    faces += [observed(0, "a", 2.5, 0.1), observed(0, "a", 2.6, 0.2)]  # the first is too near
+    faces += [
+        observed(0, "a", 2.5, 0.1),
+        observed(0, "a", 2.6, 0.2),
+    ]  # the first is too close in time
     faces += [observed(0, "b", 0.0, 0.3), observed(1, "c", 0.0)]
     result = compare(faces)
     assert sorted(result.same) == pytest.approx([0.2, 0.3], abs=1e-3)
     assert result.other == pytest.approx([2**0.5], abs=1e-3)
 
 
-def test_shares_are_of_what_is_nearer_than_the_threshold():
+def test_accepted_is_the_share_below_the_threshold():
     result = Distances([0.1, 0.2, 0.3, 0.4], [0.3, 0.9])
     assert result.accepted("same", 0.3) == 0.5
     assert result.accepted("other", 0.31) == 0.5
     assert np.isnan(Distances().accepted("same", 0.3))
 
 
-def test_a_hostile_still_has_the_colours_of_the_one_and_the_detail_of_the_other(portrait):
+def test_a_hostile_still_has_one_face_s_colours_and_the_other_s_detail(portrait):
     chance = np.random.default_rng(0)
     landmarks = (100 + 60 * chance.random((68, 2))).astype(np.float32)
     own = np.zeros((256, 256, 3), np.uint8)
@@ -55,7 +60,7 @@ def test_a_hostile_still_has_the_colours_of_the_one_and_the_detail_of_the_other(
     assert np.corrcoef(*detail)[0, 1] > 0.6
 
 
-def test_it_prints_what_was_measured(monkeypatch, capsys, tmp_path):
+def test_figures_are_printed_as_json_and_as_tables(monkeypatch, capsys, tmp_path):
     (tmp_path / "clip.mp4").touch()
     judged = Judged(Counter(still=2), Counter({"nobody's": 5}), 4, 1)
     monkeypatch.setattr(identity, "measure", lambda *_: Distances([0.1, 0.5], [0.2, 0.9]))

@@ -1,4 +1,4 @@
-"""Metrics on pictures and numbers whose figures can be worked out by hand."""
+"""Metrics of pictures and numbers whose values can be computed by hand."""
 
 import sys
 
@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from bench.learned import LAYERS, LPIPS, NAMES, brisque_problem
-from bench.metrics import (
+from bench.common.brisque import brisque_problem
+from bench.common.lpips import LAYERS, LPIPS, NAMES
+from bench.common.metrics import (
     bootstrap_interval,
     flicker,
     landmark_jitter,
@@ -20,7 +21,7 @@ from receiver.errors import InputError
 
 
 def noise(seed: int, low: int = 60, high: int = 190) -> np.ndarray:
-    """64x64 RGB noise that is the same whenever its seed is."""
+    """Returns 64x64 RGB noise that depends on its seed alone."""
     return np.random.default_rng(seed).integers(low, high, (64, 64, 3)).astype(np.uint8)
 
 
@@ -32,11 +33,11 @@ def test_psnr_of_a_known_difference():
     assert psnr(grey(100), grey(110)) == pytest.approx(20 * np.log10(255 / 10))
 
 
-def test_ssim_of_the_same_picture_is_one():
+def test_ssim_of_equal_pictures_is_one():
     assert ssim(noise(0), noise(0)) == pytest.approx(1.0)
 
 
-def test_one_pass_gives_what_single_passes_give():
+def test_one_pass_gives_the_same_values_as_single_passes():
     originals = [np.kron(noise(i), np.ones((4, 4, 1), np.uint8)) for i in range(3)]
     pictures = [one // 2 + 60 for one in originals]
     family = vmaf_family(originals, pictures)
@@ -45,39 +46,39 @@ def test_one_pass_gives_what_single_passes_give():
     assert vmaf_family(originals, originals)["ms_ssim"] == pytest.approx([1.0] * 3)
 
 
-def test_the_original_flickers_as_itself():
+def test_the_flicker_of_the_original_is_one():
     moving = [np.roll(noise(0), shift, axis=1) for shift in range(4)]
     changing = [noise(i) for i in range(4)]
     assert flicker(moving, moving) == 1.0
     assert flicker(changing, changing) == 1.0
-    assert flicker([grey(90)] * 3, [grey(120)] * 3) == 1.0  # nothing of either changes
+    assert flicker([grey(90)] * 3, [grey(120)] * 3) == 1.0  # nothing changes in either
 
 
-def test_flicker_of_pictures_that_stand_still_is_nothing():
+def test_the_flicker_of_equal_pictures_is_zero():
     assert flicker([noise(i) for i in range(4)], [grey(100)] * 4) == 0.0
 
 
-def test_flicker_of_twice_the_change_is_two():
+def test_the_flicker_of_twice_the_change_is_two():
     levels = (100, 104, 98, 101)
     originals = [grey(level) for level in levels]
     assert flicker(originals, [grey(2 * (level - 60)) for level in levels]) == pytest.approx(2.0)
 
 
-def test_noise_that_changes_with_every_picture_flickers():
+def test_changing_noise_flickers():
     still = noise(0)
     originals = [still // 2 + noise(i, 0, 4) for i in range(1, 5)]
     noisy = [one + noise(9 + i, 0, 40) for i, one in enumerate(originals)]
     assert flicker(originals, noisy) > 3.0
 
 
-def test_flicker_leaves_cuts_out():
+def test_flicker_ignores_cuts():
     originals = [grey(50), grey(52), grey(200), grey(202)]
     pictures = [grey(50), grey(52), grey(90), grey(92)]
     assert flicker(originals, pictures, cuts={2}) == 1.0
     assert flicker(originals, pictures) == pytest.approx((2 + 38 + 2) / (2 + 148 + 2))
 
 
-def test_jitter_is_what_moves_beside_the_original():
+def test_jitter_is_movement_against_the_original():
     steps = np.random.default_rng(0).normal(0, 5, (4, 68, 2))
     assert landmark_jitter(steps, steps) == 0.0
     assert landmark_jitter(steps, steps + np.array([7.0, -2.0])) == pytest.approx(0.0, abs=1e-12)
@@ -86,19 +87,19 @@ def test_jitter_is_what_moves_beside_the_original():
     assert landmark_jitter(steps, shaken, cuts={1, 2, 3}) == 0.0
 
 
-def test_interval_of_constant_values_is_the_value():
+def test_the_interval_of_constant_values_is_the_value():
     assert bootstrap_interval([3.5] * 4) == (3.5, 3.5)
     assert bootstrap_interval([2.0]) == (2.0, 2.0)
 
 
-def test_interval_of_two_values_is_from_one_to_the_other():
-    # The mean of two draws is 0, 1/2 or 1, with 1/4, 1/2 and 1/4.
+def test_the_interval_of_two_values_reaches_from_one_to_the_other():
+    # The mean of two draws is 0, 1/2 or 1 with probabilities of 1/4, 1/2 and 1/4.
     assert bootstrap_interval([0.0, 1.0]) == (0.0, 1.0)
     assert bootstrap_interval([0.0, 1.0, 5.0]) == bootstrap_interval([0.0, 1.0, 5.0])
 
 
 def light_or_dark() -> dict[str, torch.Tensor]:
-    """LPIPS weights that tell light pixels from dark ones in the first layer, and nothing else."""
+    """Returns LPIPS weights whose first layer distinguishes light from dark pixels only."""
     state = {}
     for i, (number, (of, to, kernel, _, _)) in enumerate(zip(NAMES, LAYERS, strict=True)):
         state[f"features.{number}.weight"] = torch.zeros(to, of, kernel, kernel)
@@ -110,7 +111,7 @@ def light_or_dark() -> dict[str, torch.Tensor]:
 
 
 def test_lpips_of_light_and_dark(tmp_path):
-    """The features' unit vectors are at right angles: 1 and 1 of squared difference."""
+    """The features' unit vectors are orthogonal: squared differences of 1 and 1."""
     torch.save(light_or_dark(), tmp_path / "both.pth")
     lpips = LPIPS(tmp_path / "both.pth")
     assert lpips.between(grey(255), grey(0)) == pytest.approx(2.0)
@@ -121,7 +122,7 @@ def test_lpips_of_light_and_dark(tmp_path):
     assert lpips.between(grey(255), half) == pytest.approx(2.0 * np.mean(middles >= 32))
 
 
-def test_lpips_takes_a_folder(tmp_path):
+def test_lpips_reads_a_folder(tmp_path):
     state = light_or_dark()
     for name, start in (("alexnet.pth", "features"), ("alex.pth", "lin")):
         part = {key: value for key, value in state.items() if key.startswith(start)}
@@ -129,7 +130,7 @@ def test_lpips_takes_a_folder(tmp_path):
     assert LPIPS(tmp_path).between(grey(255), grey(0)) == pytest.approx(2.0)
 
 
-def test_lpips_says_what_is_missing(tmp_path):
+def test_lpips_names_what_is_missing(tmp_path):
     with pytest.raises(InputError, match=r"features\.0\.weight is missing; give torchvision's"):
         LPIPS(tmp_path)
     with pytest.raises(InputError, match=r"nowhere\.pth cannot be read as weights"):

@@ -1,4 +1,4 @@
-"""The network that the bench of calls puts between two processes."""
+"""The network between two processes of the calls bench."""
 
 import json
 import random
@@ -8,26 +8,19 @@ from dataclasses import asdict
 import numpy as np
 import pytest
 
-from bench.calls import chosen, freezes, lag_ms, parse, passage_figures, recovered_s, scenarios
-from bench.network import (
-    ADDRESSES,
-    Conditions,
-    Hole,
-    Link,
-    Phase,
-    Plan,
-    obstacle,
-    relaying,
-    rtp_of,
-    started,
-)
+from bench.calls.command import parse
+from bench.calls.figures import freezes, lag_ms, passage_figures, recovered_s
+from bench.calls.link import Conditions, Hole, Link, Phase, Plan, rtp_of
+from bench.calls.processes import started
+from bench.calls.relay import ADDRESSES, obstacle, relaying
+from bench.calls.scenarios import chosen, scenarios
 from receiver.errors import InputError
 
 PACKET = bytes(1000)
 
 
 def through(conditions: Conditions, count: int, every: float = 0.01) -> list[bool]:
-    """Which of `count` packets arrive."""
+    """Returns which of `count` packets arrive."""
     link = Link(1)
     link.conditions = conditions
     for index in range(count):
@@ -35,7 +28,7 @@ def through(conditions: Conditions, count: int, every: float = 0.01) -> list[boo
     return [one.waited is not None for one in link.passages]
 
 
-def test_a_free_link_passes_everything_at_once():
+def test_a_free_link_delivers_everything_at_once():
     link = Link(0)
     link.push(1.0, PACKET)
     assert link.due(1.0) == [PACKET]
@@ -43,7 +36,7 @@ def test_a_free_link_passes_everything_at_once():
 
 
 @pytest.mark.parametrize("burst", [None, 4])
-def test_the_share_that_is_lost(burst):
+def test_the_share_of_lost_packets(burst):
     arrived = through(Conditions(loss=0.1, burst=burst), 20000)
     assert 1 - sum(arrived) / len(arrived) == pytest.approx(0.1, abs=0.015)
     runs = "".join("01"[one] for one in arrived).split("1")
@@ -56,7 +49,7 @@ def test_an_outage_loses_everything():
     assert not any(through(Conditions(loss=1.0), 100))
 
 
-def test_the_same_seed_loses_the_same():
+def test_the_same_seed_loses_the_same_packets():
     lossy = Conditions(loss=0.2)
     assert through(lossy, 500) == through(lossy, 500)
 
@@ -87,7 +80,7 @@ def test_a_limited_link_queues_and_then_drops_the_tail():
     )
 
 
-def test_a_queue_drains_at_once_when_the_limit_goes():
+def test_a_queue_drains_at_once_when_the_limit_ends():
     link = Link(0)
     link.conditions = Conditions(kbps=80)
     for _ in range(4):
@@ -97,7 +90,7 @@ def test_a_queue_drains_at_once_when_the_limit_goes():
 
 
 def rtp(ssrc: int, number: int, kind: int = 96) -> bytes:
-    """An IPv4 packet with UDP and RTP in it."""
+    """Returns an IPv4 packet that contains UDP and RTP."""
     header = bytes([0x45, *bytes(8), 17, *bytes(10)]) + bytes(8)
     return (
         header
@@ -115,10 +108,10 @@ def test_reading_rtp():
     assert rtp_of(b"") is None
 
 
-def test_one_packet_never_comes():
+def test_one_packet_never_arrives():
     hole = Hole(1.0, ssrc=7, rtx=8)
     assert not hole.swallows(0.9, rtp(7, 1))
-    assert not hole.swallows(1.1, rtp(8, 1))  # of another packet
+    assert not hole.swallows(1.1, rtp(8, 1))  # repeats another packet
     assert hole.swallows(1.1, rtp(7, 2))
     assert not hole.swallows(1.2, rtp(7, 3))
     assert hole.swallows(1.3, rtp(8, 2))
@@ -136,24 +129,24 @@ def test_a_plan_survives_json():
 LEFT = np.concatenate([np.arange(0, 3, 0.04), np.arange(5, 8, 0.04)])
 
 
-def test_freezes_also_at_the_end():
+def test_a_freeze_may_be_at_the_end():
     assert freezes(LEFT, 8.0) == pytest.approx([5 - 2.96])
     assert freezes(LEFT, 9.0) == pytest.approx([5 - 2.96, 9 - 7.96])
 
 
-def test_lag_is_against_the_fastest_picture():
+def test_lag_is_against_the_fastest_frame():
     taken = LEFT - np.where(LEFT > 5, 0.5, 0.1)
     assert lag_ms(LEFT, taken) == pytest.approx(400)
 
 
-def test_recovery_waits_for_an_enhanced_picture_and_a_second_without_freeze():
+def test_recovery_needs_an_enhanced_frame_and_a_second_without_a_freeze():
     enhanced = (LEFT < 3) | (LEFT > 5.5)
     assert recovered_s(LEFT, enhanced, 2.5, 8.0) == pytest.approx(3.02, abs=0.03)
     assert recovered_s(LEFT, enhanced, 1.0, 8.0) == pytest.approx(0.0, abs=0.05)
     assert recovered_s(LEFT, enhanced, 2.5, 6.0) is None
 
 
-def test_what_passed_the_limit():
+def test_figures_of_a_limited_link():
     scenario = scenarios(30)["limit-change"]
     passages = [[0.1 * index, 1000, 0.1] for index in range(300)] + [[12.0, 1000, None]]
     found = passage_figures(passages, scenario, 30)

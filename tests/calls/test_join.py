@@ -24,7 +24,8 @@ from receiver.calls.join import Joined
 from receiver.enhance.enhancer import Enhancer
 from receiver.errors import InputError, MissingError
 from receiver.media.encoding import Encoding
-from receiver.media.outputs import FileOutput, VirtualCamera
+from receiver.media.files.recording import FileOutput
+from receiver.media.outputs import VirtualCamera
 from receiver.sending.encoded_track import EncodedTrack
 from receiver.signalling.client import Client, SessionError
 from receiver.signalling.janus import Janus

@@ -16,7 +16,7 @@ import pytest
 from aiortc import RTCPeerConnection
 
 from receiver.calls.track import EnhancedVideoTrack
-from receiver.commands.demo import connect, consume, run_demo
+from receiver.commands.loopback import connect, consume, run_demo
 from receiver.media.encoding import Encoding
 from receiver.media.frame import Arrival, DecodedFrame
 from receiver.media.planes import copy_frame

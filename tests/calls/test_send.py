@@ -20,7 +20,7 @@ from aiortc.mediastreams import MediaStreamTrack
 
 from receiver.calls.metrics import room_stats
 from receiver.calls.rooms import Room
-from receiver.commands.demo import consume
+from receiver.commands.loopback import consume
 from receiver.enhance.faces.alignment import extract_crop, psnr_db
 from receiver.errors import InputError
 from receiver.media.encoding import Encoding

@@ -13,7 +13,7 @@ from aiortc.jitterbuffer import JitterFrame
 from aiortc.rtp import RTCP_RTPFB_NACK, RTP_HISTORY_SIZE, RtcpRtpfbPacket, RtpPacket
 
 import receiver.transport.sending
-from receiver.commands.demo import connect
+from receiver.commands.loopback import connect
 from receiver.media.encoding import Encoding
 from receiver.media.frame import DecodedFrame
 from receiver.sending.encoded_track import EncodedTrack

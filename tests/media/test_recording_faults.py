@@ -13,9 +13,9 @@ import av
 import numpy as np
 import pytest
 
-import receiver.media.outputs
+import receiver.media.files.recording
 from receiver.errors import InputError
-from receiver.media.outputs import JUMP, FileOutput, Timeline
+from receiver.media.files.recording import LONGEST_PAUSE, FileOutput, Timeline
 
 
 def picture(pts: int, side: int = 64) -> av.VideoFrame:
@@ -112,10 +112,10 @@ def test_a_slow_disk_does_not_delay_the_caller(tmp_path, monkeypatch):
     file = FileOutput(tmp_path / "call.mkv", Fraction(30), has_sound=False)
     for index in range(1000):
         file.put(picture(3000 * index))
-    assert file._queue.qsize() <= receiver.media.outputs.BACKLOG
+    assert file._queue.qsize() <= receiver.media.files.recording.RECORDING_BACKLOG
     goes_on.set()
     file.close()
-    assert 0 < file.written <= receiver.media.outputs.BACKLOG + 1
+    assert 0 < file.written <= receiver.media.files.recording.RECORDING_BACKLOG + 1
 
 
 @pytest.mark.parametrize("name", ["call.mkv", "call.mp4"])
@@ -136,7 +136,7 @@ def test_a_recording_survives_jumps_of_the_clock(tmp_path, name):
     assert len(seen) == file.written == 60
     assert seen == sorted(set(seen))
     assert heard == sorted(set(heard))
-    assert max(seen[-1], heard[-1]) < 60 * JUMP
+    assert max(seen[-1], heard[-1]) < 60 * LONGEST_PAUSE
 
 
 class TestTimeline:
@@ -163,7 +163,7 @@ class TestTimeline:
         assert last == 10.0
 
     def test_a_pause_of_video_and_sound_is_cut(self):
-        assert self.place((picture(0), 0.0), (picture(90000 * 60), 60.0))[1] == JUMP
+        assert self.place((picture(0), 0.0), (picture(90000 * 60), 60.0))[1] == LONGEST_PAUSE
 
     def test_sound_and_video_of_another_session_are_in_step(self):
         first = [(picture(0), 0.0), (piece(5), 0.1), (picture(90000), 1.0), (piece(48005), 1.1)]

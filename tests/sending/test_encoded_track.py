@@ -12,14 +12,15 @@ import numpy as np
 import pytest
 from aiortc.mediastreams import MediaStreamError
 
-from receiver.commands.demo import consume
+from receiver.commands.loopback import consume
 from receiver.media.encoding import Encoding, open_decoder
 from receiver.media.planes import copy_frame
 from receiver.sending.encoded_track import MAX_LATENESS, REPEAT_AFTER, Clock, EncodedTrack
 from receiver.sending.sources import Source, clip_source, portrait_source
 from receiver.transport.sending import KEYFRAMES_EVERY
 from tests.conftest import plain_frame
-from tests.media.test_playing import VARIABLE, number_of, onsets, open_files, tone, write_timed
+from tests.media.clips import VARIABLE, number_of, onsets, tone, write_timed
+from tests.media.test_playing import open_files
 
 
 async def test_frequent_requests_yield_few_key_frames():

@@ -10,7 +10,7 @@ from receiver.errors import InputError, MissingError
 from receiver.sending.portrait import LOOP, portrait_frames
 from receiver.sending.sources import camera_source, clip_source, even_size
 from tests.conftest import plain_frame, write_clip
-from tests.media.test_playing import VARIABLE, write_timed
+from tests.media.clips import VARIABLE, write_timed
 
 
 def test_the_portrait_is_a_seamless_loop(portrait):

@@ -7,7 +7,7 @@ from aiortc.sdp import SessionDescription
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bench.fuzz_targets import offer
+from bench.fuzz.server import offer
 from receiver.signalling.offers import (
     MAX_CANDIDATES,
     MAX_LINE,

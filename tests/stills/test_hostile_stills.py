@@ -6,9 +6,9 @@ import av
 import numpy as np
 import pytest
 
-from bench.clips import framed
-from bench.identity import hostile_still
-from bench.metrics import identity
+from bench.common.framing import framed
+from bench.common.metrics import identity
+from bench.identity.hostile import hostile_still
 from keyframes import Person, appearance_descriptor, likeness
 from receiver.enhance.enhancer import Enhancer
 from receiver.enhance.faces.album import load_album, peer_of, save_album

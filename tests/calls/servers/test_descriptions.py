@@ -13,7 +13,7 @@ from receiver.calls.join import Joined
 from receiver.enhance.enhancer import Enhancer
 from receiver.errors import InputError, ReceiverError
 from receiver.media.encoding import Encoding
-from receiver.media.outputs import FileOutput
+from receiver.media.files.recording import FileOutput
 from receiver.sending.publishing import Sending, send
 from receiver.sending.sources import clip_source
 from receiver.signalling.sessions import open_publishing, open_session

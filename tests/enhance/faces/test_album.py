@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from bench.mutations import Mutator
+from bench.fuzz.mutations import Mutator
 from keyframes import Keyframe, People, Person
 from keyframes.people import KNOWN
 from receiver.enhance.enhancer import Enhancer

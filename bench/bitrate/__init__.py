@@ -1,0 +1,1 @@
+"""What restoring is worth in bits."""

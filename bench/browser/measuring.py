@@ -1,0 +1,88 @@
+"""Calls of a headless Chromium. Imports code of the tests, which needs pytest."""
+
+import asyncio
+from pathlib import Path
+from typing import Any
+
+from rich.progress import track as progress
+
+from receiver.enhance.faces.generator import Generator
+from tests.calls.chromium import READY, chromium, start_call
+from tests.calls.peer import serving, until
+from tests.calls.test_browser import PUBLISH_TO_JANUS, STATS
+from tests.calls.test_join import janus, joining
+
+CAP = """(() => {
+  const slider = document.getElementById("bitrate");
+  slider.value = KBPS;
+  slider.dispatchEvent(new Event("input"));
+})()"""
+"""Moves the page's bitrate slider."""
+WARM_UP_SECONDS = 5
+"""Seconds before measuring begins."""
+
+
+async def measure(
+    camera: Path, folder: Path, generator: Generator, seconds: int, kbps: int | None
+) -> dict[str, Any]:
+    """Returns the figures of the page's call for `seconds` after a warm-up.
+
+    Args:
+        kbps: the page's cap in kbit/s; None for the page's default.
+    """
+    async with (
+        serving(generator) as (server, base),
+        chromium(camera, folder / "profile", base + "/") as page,
+    ):
+        await page.record_connections()
+        await start_call(page)
+        if kbps is not None:
+            await page.evaluate(CAP.replace("KBPS", str(kbps)))
+        (room,) = server.rooms.values()
+        for _ in progress(range(WARM_UP_SECONDS), "warm-up"):
+            await asyncio.sleep(1)
+        before, counts = await page.evaluate(STATS), room.stats.snapshot()["frames"]
+        room.stats.forget_timings()
+        began = asyncio.get_running_loop().time()
+        received: list[tuple[float, int]] = []
+        for _ in progress(range(seconds), "calling"):
+            received.append((asyncio.get_running_loop().time(), room.stats.frames.received))
+            await asyncio.sleep(1)
+        after, later = await page.evaluate(STATS), room.stats.snapshot()["frames"]
+        took = asyncio.get_running_loop().time() - began
+        median, p95 = room.stats.milliseconds("added latency", 50, 95)
+        played = after["inbound-rtp"]["decoded"] - before["inbound-rtp"]["decoded"]
+        return {
+            "seconds": round(took, 1),
+            "sent_fps": (after["outbound-rtp"]["sent"] - before["outbound-rtp"]["sent"]) / took,
+            "received_fps": (later["received"] - counts["received"]) / took,
+            "received_fps_lowest_of_2_s": min(
+                (b[1] - a[1]) / (b[0] - a[0]) for a, b in zip(received, received[2:], strict=False)
+            ),
+            "enhanced_fps": (later["enhanced"] - counts["enhanced"]) / took,
+            "played_fps": played / took,
+            "freezes": after["inbound-rtp"]["freezes"] - before["inbound-rtp"]["freezes"],
+            "added_latency_ms": {"median": median, "p95": p95},
+            "skew_ms_p99": room.stats.milliseconds("skew", 99)[0],
+            "first_restored_s": room.stats.first_restored_s,
+            "stills": room.stats.admitted["still"],
+        }
+
+
+async def measure_janus(camera: Path, folder: Path, generator: Generator) -> dict[str, Any]:
+    """Returns the seconds from joining a Janus room to the first restored frame."""
+    (folder / "janus").mkdir()
+    async with (
+        janus(folder / "janus") as url,
+        serving(generator) as (_, base),
+        chromium(camera, folder / "profile-janus", base + "/") as page,
+    ):
+        await page.wait_for(READY, 20)
+        server = url.removeprefix("janus+").split("?")[0]
+        await page.lift_policy()
+        await page.evaluate(PUBLISH_TO_JANUS.replace("SERVER", f"'{server}'"))
+        await page.wait_for("window.publisher.connectionState === 'connected'", 20)
+        await asyncio.sleep(WARM_UP_SECONDS)
+        async with joining(url, generator) as (joined, _):
+            await until(lambda: joined.room.stats.first_restored_s is not None)
+        return {"janus_first_restored_s": joined.first_restored_s}

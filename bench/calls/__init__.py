@@ -1,0 +1,1 @@
+"""Real calls over bad networks."""

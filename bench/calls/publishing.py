@@ -1,0 +1,88 @@
+"""Chromium's process."""
+
+import asyncio
+import contextlib
+import sys
+import time
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+from bench.calls.parent import parent_speaks, say
+from bench.calls.receiving import SOCKET
+from tests.calls.chromium import chromium
+
+CONNECTION_SECONDS = 60
+"""Longest wait until the page is connected."""
+
+
+START = """(() => {
+  const ask = window.fetch;
+  window.fetch = (url, how) => `${url}`.startsWith("/whep") ? new Promise(() => {}) : ask(url, how);
+  const slider = document.getElementById("bitrate");
+  slider.min = slider.step = 1;
+  slider.max = slider.value = KBPS;
+  document.getElementById("start").click();
+})()"""
+"""Presses Start, but never plays the result: encoding it would use the call's cores."""
+
+
+SENDING = "window.connections[0]?.connectionState === 'connected'"
+
+
+SSRCS = "connections[0].localDescription.sdp.match(/ssrc-group:FID (\\d+) (\\d+)/).slice(1)"
+
+
+OUTBOUND = """(async () => {
+  const row = {};
+  for (const r of (await connections[0].getStats()).values()) {
+    if (r.kind !== "video") continue;
+    if (r.type === "outbound-rtp") Object.assign(row, {target_kbps: r.targetBitrate / 1000,
+      bytes: r.bytesSent, frames: r.framesSent, width: r.frameWidth, key_frames: r.keyFramesEncoded,
+      plis: r.pliCount, nacks: r.nackCount});
+    if (r.type === "remote-inbound-rtp") row.rtt_ms = 1000 * r.roundTripTime;
+  }
+  return row;
+})()"""
+
+
+async def publish(folder: Path, camera: Path, cap_kbps: int) -> None:
+    """Publishes from the parent's first line to its second. Reports Chromium's bitrate."""
+    say(ready=True)
+    await parent_speaks()
+    async with front(folder / SOCKET) as url, chromium(camera, folder / "profile", url) as page:
+        await page.record_connections()
+        await page.evaluate(START.replace("KBPS", str(cap_kbps)))
+        await page.wait_for(SENDING, CONNECTION_SECONDS)
+        ssrc, rtx = await page.evaluate(SSRCS)
+        say(ssrc=int(ssrc), rtx=int(rtx))
+        ended = asyncio.ensure_future(parent_speaks())
+        samples = []
+        while not ended.done():
+            samples.append([time.monotonic(), await page.evaluate(OUTBOUND)])
+            await asyncio.wait({ended}, timeout=1)
+        say(sent=samples)
+
+
+@contextlib.asynccontextmanager
+async def front(socket: Path) -> AsyncIterator[str]:
+    """Forwards a loopback address, which browsers let use a camera, to a Unix socket."""
+
+    async def forward(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        inner_reader, inner_writer = await asyncio.open_unix_connection(socket)
+        await asyncio.gather(carry(reader, inner_writer), carry(inner_reader, writer))
+
+    async with await asyncio.start_server(forward, "127.0.0.1", 0) as server:
+        yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/"
+
+
+async def carry(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    """Copies bytes until they end."""
+    with contextlib.suppress(ConnectionError):
+        while piece := await reader.read(65536):
+            writer.write(piece)
+            await writer.drain()
+    writer.close()
+
+
+if __name__ == "__main__":
+    asyncio.run(publish(Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3])))

@@ -1,0 +1,94 @@
+"""A receiver that restores a clip's frames with references from one origin."""
+
+from collections import deque
+from typing import Any, Literal, TypeAlias
+
+import av
+import numpy as np
+
+from keyframes import crop_qp
+from keyframes.requests import RequestKind, RequestPolicy
+from receiver.calls.requester import StillPace
+from receiver.enhance.enhancer import Enhancer
+from receiver.enhance.faces.generator import Generator
+from receiver.enhance.faces.recognition import shared_recogniser
+from receiver.enhance.faces.still_faces import STILL_QP, faces_of_still, region_of
+from receiver.enhance.stage import EnhancedFrame
+from receiver.media.frame import DecodedFrame
+from receiver.media.planes import Region
+from receiver.stills.picture import decode_still, encode_still, part_of
+
+Origin: TypeAlias = Literal["none", "i-frames", "quality", "stills", "raw"]
+ORIGINS: tuple[Origin, ...] = ("none", "i-frames", "quality", "stills", "raw")
+"""Origins of references: none; the stream's I-frames; the stream's good faces; these and stills
+that are requested and whose bits count; raw frames, one a second and free."""
+STILL_DELAY = 0.15
+"""Seconds from a request for a still to its first byte: a round trip and the sender's encoder."""
+KINDS: tuple[RequestKind, ...] = ("still",)
+"""Requests that these calls can make."""
+RAW_EVERY = 1.0
+"""Seconds from one raw frame that becomes a reference to the next."""
+
+
+class Call:
+    """Restores a clip's frames, one after the other, with references from one origin.
+
+    Attributes:
+        enhancer: what restores the frames.
+        reference_bytes: size of the stills that arrived.
+    """
+
+    def __init__(self, origin: Origin, generator: Generator) -> None:
+        admission: Any = "i-frames" if origin == "i-frames" else "quality"
+        self.enhancer = Enhancer(generator, admission=admission)
+        self.reference_bytes = 0
+        self._origin = origin
+        self._policy = RequestPolicy()
+        self._coming: deque[tuple[float, bytes, str, Region]] = deque()
+        self._next_raw = 0.0
+        self._pace = StillPace()
+
+    def see(self, now: float, raw: av.VideoFrame, decoded: DecodedFrame) -> EnhancedFrame:
+        """Restores a frame. No frame serves as its own reference.
+
+        Args:
+            now: the frame's time in seconds.
+            raw: the frame before encoding.
+        """
+        received = decoded
+        self._pace.see(now, decoded.size_bytes)
+        if self._origin in ("none", "raw"):  # damaged frames never become references
+            received = DecodedFrame(decoded.video, decoded.is_keyframe, decoded.qp, damaged=True)
+        enhanced = self.enhancer.process(received)
+        if self._origin == "raw" and now >= self._next_raw:
+            self._next_raw = now + RAW_EVERY
+            self._add_raw(raw, enhanced)
+        if self._origin == "stills":
+            self._exchange_stills(now, raw, enhanced)
+        return enhanced
+
+    def _add_raw(self, raw: av.VideoFrame, enhanced: EnhancedFrame) -> None:
+        """Makes a raw frame's faces references, unchecked as in the paper."""
+        size = np.array([raw.width, raw.height] * 2, np.float64)
+        for still in faces_of_still(raw, shared_recogniser()):
+            face = still.among(list(enhanced.faces), size)
+            if face is not None:
+                still.keyframe.qp = crop_qp(STILL_QP, still.enlarged)
+                self.enhancer.add_reference(face.track_id, still.keyframe)
+
+    def _exchange_stills(self, now: float, raw: av.VideoFrame, enhanced: EnhancedFrame) -> None:
+        """Takes the stills that have arrived, and requests another one if it is needed."""
+        while self._coming and self._coming[0][0] <= now:
+            _, data, mime, region = self._coming.popleft()
+            self._policy.arrived(now, len(data))
+            self.reference_bytes += len(data)
+            self.enhancer.add_still(decode_still(data, mime), region)
+        if enhanced.reference_need is None:
+            return
+        request = self._policy.decide(now, enhanced.reference_need, KINDS)
+        if request is not None:
+            region = region_of(enhanced.faces[0], raw.width, raw.height)
+            data, mime = encode_still(part_of(raw, region), request.max_bytes)
+            bits_a_second = self._pace.kbps(link_was_full=True) * 1000
+            arrives = now + STILL_DELAY + len(data) * 8 / bits_a_second
+            self._coming.append((arrives, data, mime, region))

@@ -1,0 +1,87 @@
+"""Clips as a call shows them: 640x480 around the face."""
+
+from fractions import Fraction
+from itertools import islice
+from pathlib import Path
+
+import av
+import numpy as np
+from numpy.typing import NDArray
+
+from models.prepare import frame_rate, read_frames
+from receiver.enhance.faces.tracking import FaceTracker
+from receiver.errors import InputError
+from receiver.media.files.reading import ENDINGS
+from receiver.media.planes import cut_frame, planes
+
+VIEW = (640, 480)
+"""Width and height of a call's frames in pixels."""
+FACE = 220.0
+"""Height in pixels of the detector's box to which a larger face is reduced."""
+FASTEST = 31
+"""Frames a second above which every second frame is dropped."""
+SEARCHED = 30
+"""First frames of a clip in which the face is searched for."""
+
+
+def clips_in(folder: Path) -> list[Path]:
+    """Returns the videos of a folder, sorted by name. Raises InputError if there are none."""
+    found = folder.glob("*") if folder.is_dir() else ()
+    clips = sorted(path for path in found if path.suffix.lower() in ENDINGS)
+    if not clips:
+        endings = ", ".join(sorted(ENDINGS))
+        raise InputError(f"no videos in {folder}: give a folder that holds clips ({endings})")
+    return clips
+
+
+def framed(clip: Path, seconds: float) -> tuple[list[av.VideoFrame], Fraction]:
+    """Returns `call_view` of a clip. Raises InputError for a file that is not a video."""
+    try:
+        return call_view(clip, seconds)
+    except InputError as error:
+        raise InputError(f"{error}, or remove it") from error
+
+
+def call_view(path: Path, seconds: float) -> tuple[list[av.VideoFrame], Fraction]:
+    """Returns frames of a call that lasts `seconds`, and their rate in frames a second.
+
+    A shorter clip is played forward and backward. Without a face there are no frames.
+    """
+    view, rate = camera_view(path, seconds)
+    there_and_back = view + view[-2:0:-1]
+    wanted = round(seconds * rate) if view else 0
+    return [there_and_back[i % len(there_and_back)] for i in range(wanted)], rate
+
+
+def camera_view(path: Path, seconds: float) -> tuple[list[av.VideoFrame], Fraction]:
+    """Returns the first `seconds` of a clip as a call shows them, and their frame rate.
+
+    Without a face there are no frames.
+    """
+    rate, every = frame_rate(path), 1
+    if rate > FASTEST:
+        rate, every = rate / 2, 2
+    frames = list(islice(read_frames(path, limit=round(seconds * rate) * every), 0, None, every))
+    tracker, boxes = FaceTracker(), []
+    for frame in frames[:SEARCHED]:
+        boxes += [face.box for face in tracker.track(planes(frame)[0])[:1]]
+    if not boxes:
+        return [], rate
+    box = np.median(boxes, axis=0)
+    scale = min(1.0, FACE / (box[3] - box[1]))
+    return [cut(frame, scale, (box[:2] + box[2:]) / 2) for frame in frames], rate
+
+
+def cut(frame: av.VideoFrame, scale: float, centre: NDArray[np.float64]) -> av.VideoFrame:
+    """Returns a frame reduced by `scale` and cut to at most `VIEW` around a point.
+
+    `centre` is x and y in pixels of the whole frame.
+    """
+    width, height = (int(side * scale) // 2 * 2 for side in (frame.width, frame.height))
+    shrunk = frame.reformat(width, height, "yuv420p")
+    size = min(VIEW[0], width), min(VIEW[1], height)
+    left, top = (
+        int(max(0.0, place * scale - side / 2)) // 2 * 2
+        for place, side in zip(centre, size, strict=True)
+    )
+    return cut_frame(shrunk, left, top, *size)

@@ -1,0 +1,1 @@
+"""Mutated inputs for everything that accepts input from outside."""

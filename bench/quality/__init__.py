@@ -1,0 +1,1 @@
+"""How much better the faces get."""

@@ -1,0 +1,1 @@
+"""What references are worth in a call."""
