@@ -1,4 +1,4 @@
-// Publishes the camera over WHIP (RFC 9725) and watches what the receiver makes of it over WHEP.
+// Publishes the camera over WHIP (RFC 9725) and watches the restored video over WHEP.
 
 const $ = (id) => document.getElementById(id);
 const sessions = []; // { connection, location }
@@ -8,25 +8,25 @@ let publisher = null;
 let polling = null;
 let lastSent = null;
 
-const SENT_SIDE = 640; // the camera may see more, which stills show
-const PACED = 2048, CHUNK = 16384; // bytes of a still at a time, and at most
+const SENT_SIDE = 640; // the camera may deliver more, which stills contain
+const PACED = 2048, CHUNK = 16384; // bytes of a still: usual and largest chunk
 const STILLS_A_MINUTE = 30;
 
-function tell(sentence) {
+function showMessage(sentence) {
   $("message").textContent = sentence;
   $("message").hidden = !sentence;
 }
 
-// While restoring fails; the picture itself goes on.
-function tellFault({ healthy, faults }) {
+// Shown while restoring fails; the video itself continues.
+function showFault({ healthy, faults }) {
   const times = (!healthy && faults.restoring) || 0;
   $("fault").textContent = `Restoring has failed ${times === 1 ? "once" : `${times} times`}; ` +
     "the picture is shown as received.";
   $("fault").hidden = !times;
 }
 
-// The tab keeps the token, so that the page can be loaded again; it goes with the tab. Browsers that
-// keep nothing for this page throw.
+// The token is stored until the tab is closed, so that the page can be reloaded. Browsers without
+// storage for this page throw.
 function keepToken(value) {
   token = value;
   try {
@@ -43,8 +43,8 @@ function keptToken() {
   }
 }
 
-// Reads #token=SECRET&room=NAME and leaves only the room in the address, which others may see. A `+`
-// stays one, as in a URL's path.
+// Reads #token=SECRET&room=NAME and keeps only the room in the address, which others may see. A `+`
+// stays a `+`, as in a URL's path.
 function readAddress() {
   const given = new URLSearchParams(location.hash.slice(1).replaceAll("+", "%2B"));
   room = given.get("room") || room;
@@ -54,13 +54,13 @@ function readAddress() {
   history.replaceState(null, "", location.pathname + location.search + rest);
 }
 
-// Header values are bytes: those of the token's UTF-8.
+// Header values are bytes: the token in UTF-8.
 function headers(more = {}) {
   const bytes = String.fromCharCode(...new TextEncoder().encode(token));
   return token ? { Authorization: `Bearer ${bytes}`, ...more } : more;
 }
 
-// Offer with all candidates in it, answer, session: WHIP and WHEP do this alike.
+// Offer with all candidates, answer, session: the same for WHIP and WHEP.
 async function negotiate(connection, url) {
   await connection.setLocalDescription();
   if (connection.iceGatheringState !== "complete") {
@@ -81,7 +81,7 @@ async function negotiate(connection, url) {
   if (response.status === 401) {
     throw new Error("This receiver asks for a token: type it in and start again.");
   }
-  // The receiver's own sentence names what this token does not allow.
+  // The receiver's sentence says what this token does not allow.
   if (!response.ok) throw new Error(`The receiver said no: ${text}`);
   sessions.push({ connection, location: response.headers.get("Location") });
   await connection.setRemoteDescription({ type: "answer", sdp: text });
@@ -194,7 +194,7 @@ function isRegion(region) {
   return region.every((side) => side >= 0 && side <= 1) && right - left >= 0.02 && bottom - top >= 0.02;
 }
 
-// A region of the camera's picture as WebP (JPEG where the browser has none): quality goes down
+// Encodes a region of the camera's frame as WebP (JPEG if the browser lacks it): reduces quality
 // before size.
 async function takeStill(camera, [left, top, right, bottom], maxBytes) {
   const canvas = document.createElement("canvas");
@@ -216,8 +216,8 @@ async function takeStill(camera, [left, top, right, bottom], maxBytes) {
   throw new Error(`no still fits into ${maxBytes} bytes`);
 }
 
-// Returns whether everything went out. A page in the background has timers once a second only, so
-// what a late one missed is made up for, within one chunk.
+// Returns whether everything was sent. Timers of a background page fire only once a second, so a late
+// one catches up, by at most one chunk.
 async function sendPaced(channel, bytes, kbps) {
   let last = performance.now();
   for (let start = 0; ;) {
@@ -274,7 +274,7 @@ async function poll() {
   const response = await fetch("/stats", { headers: headers() });
   if (response.status === 403) {
     clearInterval(polling);
-    tell(`The figures are not shown: ${await response.text()}`);
+    showMessage(`The figures are not shown: ${await response.text()}`);
   }
   if (!response.ok) return;
   const stats = (await response.json())[room];
@@ -285,7 +285,7 @@ async function poll() {
   $("qp").textContent = stats.qp === null ? "–" : stats.qp.toFixed(0);
   $("keyframes").textContent = stats.keyframes;
   $("device").textContent = stats.device;
-  tellFault(stats);
+  showFault(stats);
   for (const report of (await publisher.getStats()).values()) {
     if (report.type !== "outbound-rtp" || report.kind !== "video") continue;
     if (lastSent) {
@@ -298,7 +298,7 @@ async function poll() {
 }
 
 async function start() {
-  tell("");
+  showMessage("");
   $("start").disabled = true;
   keepToken($("token").value || token);
   try {
@@ -325,7 +325,7 @@ function stop(sentence = "") {
   lastSent = null;
   $("fault").hidden = true;
   $("start").textContent = "Start";
-  tell(sentence);
+  showMessage(sentence);
 }
 
 $("setup").addEventListener("submit", (event) => {
@@ -333,7 +333,7 @@ $("setup").addEventListener("submit", (event) => {
   if (sessions.length) stop();
   else start();
 });
-$("bitrate").addEventListener("input", () => capBitrate().catch((error) => tell(error.message)));
+$("bitrate").addEventListener("input", () => capBitrate().catch((error) => showMessage(error.message)));
 $("divider").addEventListener("input", () => {
   $("stage").style.setProperty("--at", `${$("divider").value}%`);
 });

@@ -88,21 +88,21 @@ class Page:
         return result["result"].get("value")
 
     async def wait_for(self, script: str, seconds: float) -> None:
-        """Until the expression is true."""
+        """Waits until the expression is true."""
         async with asyncio.timeout(seconds):
             while not await self.evaluate(script):
                 await asyncio.sleep(0.1)
 
     async def lift_policy(self) -> None:
-        """Loads the page again, free to ask other servers than its own."""
+        """Reloads the page without its policy, so that it may contact other servers."""
         await self.call("Page.setBypassCSP", enabled=True)
         await self.evaluate("window.isOld = true")
         await self.call("Page.reload")
         await self.wait_for(f"!window.isOld && {READY}", 20)
 
     async def complaints(self) -> list[str]:
-        """What the browser's console says against the page; the domain Log has to be enabled."""
-        await self.evaluate("1")  # whatever was reported before its answer has come now
+        """Returns the warnings and errors of the console; enable the domain Log before."""
+        await self.evaluate("1")  # events that were reported before its answer have arrived now
         entries = [e["params"]["entry"] for e in self.events if e["method"] == "Log.entryAdded"]
         return [f"{e['text']} {e.get('url', '')}" for e in entries if e["level"] != "verbose"]
 
@@ -112,20 +112,20 @@ class Page:
         await self.evaluate(RECORD_CONNECTIONS)
 
     async def screenshot(self, path: Path) -> None:
-        """What a person would see."""
+        """Writes a screenshot of the page."""
         result = await self.call("Page.captureScreenshot", format="png")
         path.write_bytes(base64.b64decode(result["data"]))
 
 
 async def start_call(page: Page) -> None:
-    """Presses Start on the served page and waits until the restored picture is there."""
+    """Presses Start on the served page and waits until the restored video is shown."""
     await page.wait_for(READY, 20)
     await page.evaluate("document.getElementById('start').click()")
     await page.wait_for("document.getElementById('restored').videoWidth > 0", 20)
 
 
 async def devtools_port(profile: Path) -> int:
-    """Waits for the file in which Chromium tells it: two lines, created empty and written after."""
+    """Waits for the file with Chromium's port: two lines, created empty and written later."""
     told = profile / "DevToolsActivePort"
     while not told.exists() or len(told.read_text().splitlines()) < 2:
         await asyncio.sleep(0.1)

@@ -1,4 +1,4 @@
-"""What the tests with real peers share."""
+"""Fixtures of all tests with real peers."""
 
 import gc
 from collections.abc import AsyncIterator, Iterator
@@ -16,7 +16,7 @@ async def http() -> AsyncIterator[aiohttp.ClientSession]:
 
 @pytest.fixture
 def young_heap() -> Iterator[None]:
-    """Keeps garbage collections short: those of all that was imported take up to 70 ms."""
+    """Keeps garbage collections short: with all imported modules they take up to 70 ms."""
     gc.collect()
     gc.freeze()
     yield

@@ -1,4 +1,4 @@
-"""This project's server, and the smallest WHIP publisher and WHEP viewer there can be."""
+"""The real server, and a minimal WHIP publisher and WHEP viewer."""
 
 import asyncio
 import contextlib
@@ -55,13 +55,13 @@ class Tone(MediaStreamTrack):
 
 
 class Peer:
-    """A WHIP publisher or WHEP viewer as small as can be."""
+    """A minimal WHIP publisher or WHEP viewer."""
 
     def __init__(self, http: aiohttp.ClientSession, base: str) -> None:
         self.http, self.base = http, base
         self.connection = RTCPeerConnection(HERE)
         self.location = self.etag = ""
-        self.change: Callable[[str], str] = lambda sdp: sdp  # of what it offers
+        self.change: Callable[[str], str] = lambda sdp: sdp  # changes its offers
         self.headers = SDP
         self.tracks: dict[str, MediaStreamTrack] = {}
         self.connection.on("track", lambda track: self.tracks.update({track.kind: track}))

@@ -1,4 +1,4 @@
-"""A real Chromium on the served page: camera there, restored picture back."""
+"""A real Chromium on the served page: sends the camera and shows the restored video."""
 
 import asyncio
 import os
@@ -329,7 +329,7 @@ async def test_the_token_leaves_the_address_and_stays_with_the_tab(generator, ca
         ("all@other", "this token may not publish to page-"),
     ],
 )
-async def test_a_token_that_allows_less_is_told(generator, camera, tmp_path, roles, sentence):
+async def test_a_token_that_allows_less_is_reported(generator, camera, tmp_path, roles, sentence):
     async with (
         serving(generator, tokens=[f"{roles}:secret"]) as (server, base),
         chromium(camera, tmp_path / "profile", base + "/#token=secret") as page,
@@ -345,7 +345,7 @@ async def test_a_token_that_allows_less_is_told(generator, camera, tmp_path, rol
             await until(lambda: not server.rooms)
 
 
-async def test_a_camera_that_is_denied_is_told(generator, camera, tmp_path):
+async def test_a_denied_camera_is_reported(generator, camera, tmp_path):
     deny = "--deny-permission-prompts"
     async with (
         serving(generator) as (_, base),

@@ -1,4 +1,4 @@
-"""What peers send that nobody asked for is not decoded; an RTCP BYE ends what was."""
+"""Media that were not requested are not decoded; an RTCP BYE ends those that were."""
 
 import asyncio
 import re
@@ -25,7 +25,7 @@ from tests.conftest import plain_frame
 
 
 def plain_source(width: int = 320, height: int = 240) -> Source:
-    """A picture that does not change."""
+    """A video whose frames do not change."""
     frame, rate = plain_frame(width, height), Fraction(30)
     return Source(lambda: evenly(repeat(frame), rate), width, height, rate)
 
@@ -96,7 +96,7 @@ async def test_what_a_viewer_sends_is_not_decoded(generator, http, offered, answ
         await viewer.close()
 
 
-async def test_a_viewer_that_sends_although_it_was_not_asked_to_costs_nothing(generator, http):
+async def test_media_that_a_viewer_sends_cost_nothing(generator, http):
     async with serving(generator) as (server, base):
         publisher, viewer = Peer(http, base), Peer(http, base)
         await publish(publisher)
@@ -211,7 +211,7 @@ async def test_a_goodbye_ends_the_call(generator, http: aiohttp.ClientSession):
         await asyncio.gather(*(peer.close() for peer in (publisher, viewer, second)))
 
 
-async def test_a_goodbye_of_something_else_ends_nothing(generator, http):
+async def test_a_goodbye_of_another_stream_ends_nothing(generator, http):
     async with serving(generator) as (server, base):
         publisher, viewer = Peer(http, base), Peer(http, base)
         await publish(publisher, sound=True)
@@ -220,7 +220,7 @@ async def test_a_goodbye_of_something_else_ends_nothing(generator, http):
         video, sound = publisher.connection.getSenders()
         await say_goodbye(publisher.connection, video._rtx_ssrc)
         await say_goodbye(publisher.connection, 12345)
-        await say_goodbye(publisher.connection, video._ssrc)  # and it goes on all the same
+        await say_goodbye(publisher.connection, video._ssrc)  # but it continues
         await sound.stop()
         await asyncio.sleep(1.5 * GOODBYE_SECONDS)
         assert "room" in server.rooms

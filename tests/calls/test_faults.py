@@ -20,7 +20,7 @@ from tests.enhance.test_faults import raising, told
 
 
 class Jumping(EncodedTrack):
-    """A sender whose clock is set ahead in mid-stream, and back again."""
+    """A sender whose clock jumps forward during the stream, and back."""
 
     AHEAD = 3600 * 90000
 
@@ -61,7 +61,7 @@ async def test_a_senders_clock_that_jumps_ends_nothing(generator, http):
         await viewer.close()
 
 
-async def test_restoring_that_fails_is_told_and_heals(generator, http, monkeypatch):
+async def test_a_failing_enhancer_is_reported_and_recovers(generator, http, monkeypatch):
     async with serving(generator) as (server, base):
         publisher, viewer = Peer(http, base), Peer(http, base)
         await publisher.publish()
@@ -86,7 +86,7 @@ async def test_restoring_that_fails_is_told_and_heals(generator, http, monkeypat
         await viewer.close()
 
 
-async def test_a_viewer_whose_transport_stalls_is_alone_with_it(generator, http):
+async def test_a_stalled_viewer_does_not_affect_the_others(generator, http):
     async with serving(generator) as (server, base):
         publisher, stalled, viewer = (Peer(http, base) for _ in range(3))
         await publisher.publish()
@@ -114,8 +114,8 @@ async def test_a_viewer_whose_transport_stalls_is_alone_with_it(generator, http)
             await peer.close()
 
 
-async def test_a_publisher_that_is_killed_is_missed(generator, http, clip, monkeypatch, caplog):
-    """Its process says no farewell; room, viewers, threads and tasks end all the same."""
+async def test_a_killed_publisher_ends_its_room(generator, http, clip, monkeypatch, caplog):
+    """Its process sends no goodbye; room, viewers, threads and tasks end nevertheless."""
     monkeypatch.setattr(receiver.calls.rooms, "SILENT_AFTER", 3.0)
     async with serving(generator) as (server, base):
         for _ in range(2):  # and the name is free again
@@ -142,7 +142,7 @@ async def publish_and_be_killed(server: Server, http, base: str, clip: str) -> N
     await viewer.close()
 
 
-async def test_a_publisher_that_shows_nothing_is_no_silence(generator, http, monkeypatch):
+async def test_a_publisher_without_video_frames_is_not_silent(generator, http, monkeypatch):
     monkeypatch.setattr(receiver.calls.rooms, "SILENT_AFTER", 3.0)
     async with serving(generator) as (server, base):
         publisher = Peer(http, base)

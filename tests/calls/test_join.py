@@ -130,7 +130,7 @@ async def answering(handler) -> tuple[web.AppRunner, str]:
         (201, InputError, "cannot be used"),
     ],
 )
-async def test_a_refusal_is_told(status, error, sentence):
+async def test_a_refusal_is_reported(status, error, sentence):
     async def handler(request):
         return web.Response(status=status, text="no such room", headers={"Retry-After": "7"})
 
@@ -173,7 +173,7 @@ async def test_redirects_tokens_and_ice_servers_are_followed():
     await runner.cleanup()
 
 
-async def test_an_address_where_nobody_is_ends_at_once(generator):
+async def test_an_address_without_a_server_fails_at_once(generator):
     joined = Joined(
         "http://127.0.0.1:9/whep", None, Enhancer(generator), say=lambda s: None, shows=[]
     )
@@ -327,7 +327,7 @@ async def test_joining_a_janus_room(generator, tmp_path):
 
 
 @pytest.mark.skipif(JANUS is None, reason="needs apt install janus")
-async def test_of_a_camera_and_a_screen_in_a_janus_room_one_comes(tmp_path):
+async def test_of_a_camera_and_a_screen_in_a_janus_room_one_is_received(tmp_path):
     tracks: list[str] = []
     async with janus(tmp_path) as url:
         screen = EncodedTrack(portrait(), Encoding(kbps=200, keyframe_every=30))

@@ -158,7 +158,7 @@ async def test_a_pli_brings_a_key_frame(source, enhancer):
         (["127.0.0.1", "127.0.0.2"], True, ["127.0.0.2"]),
     ],
 )
-async def test_the_loopback_address_is_a_candidate_where_there_is_no_other(
+async def test_the_loopback_address_is_a_candidate_if_there_is_no_other(
     adapters, reaches, hosts, monkeypatch
 ):
     here = [SimpleNamespace(ips=[SimpleNamespace(ip=address)]) for address in adapters]

@@ -103,7 +103,7 @@ async def test_a_clip_is_sent_with_stills_until_ctrl_c(generator, http, portrait
     assert 20 < figures["kbps"] < 120
 
 
-async def test_a_server_that_ends_the_call_is_told(generator, clip):
+async def test_the_end_of_a_call_by_the_server_is_reported(generator, clip):
     async with (
         serving(generator) as (server, base),
         sending(str(clip), base + "/whip/a") as process,
@@ -196,11 +196,11 @@ async def test_sound_goes_on_with_the_picture_pass_after_pass(tmp_path):
         (401, InputError, "does not accept the token"),
         (404, SessionError, "answers 404: no such room"),
         (405, InputError, "is not a WHIP endpoint"),
-        (409, SessionError, "says 409: no such room"),
+        (409, SessionError, "answers 409: no such room"),
         (201, InputError, "cannot be used"),
     ],
 )
-async def test_a_refusal_is_told(clip, status, error, sentence):
+async def test_a_refusal_is_reported(clip, status, error, sentence):
     async def handler(request: web.Request) -> web.Response:
         return web.Response(status=status, text="no such room")
 
@@ -258,7 +258,7 @@ async def test_an_endpoint_without_data_channels(generator, clip):
         (["CLIP", "http:///", "--kbps", "20"], ["http:///", "does not answer"]),
     ],
 )
-def test_bad_input_is_told_in_one_sentence(clip, arguments, words):
+def test_invalid_input_is_reported_in_one_sentence(clip, arguments, words):
     arguments = [str(clip) if argument == "CLIP" else argument for argument in arguments]
     assert_one_sentence(run("send", *arguments), *words)
 

@@ -59,7 +59,7 @@ async def test_one_publisher_and_two_viewers(generator, http):
             await peer.close()
 
 
-async def test_a_viewer_leaves_and_another_comes(generator, http):
+async def test_one_viewer_leaves_and_another_joins(generator, http):
     async with serving(generator) as (server, base):
         publisher, first, second = (Peer(http, base) for _ in range(3))
         await publisher.publish()
@@ -69,7 +69,7 @@ async def test_a_viewer_leaves_and_another_comes(generator, http):
         assert (await http.delete(base + first.location)).status == 404
         assert server.rooms["room"].viewer_count == 0
         await second.watch()
-        frames = await second.frames(5)  # begins with a key frame, or nothing would decode
+        frames = await second.frames(5)  # begins with an I-frame, or nothing could be decoded
         assert not same_pixels(frames[0], frames[-1])
         for peer in (publisher, first, second):
             await peer.close()
@@ -81,7 +81,7 @@ async def test_a_publisher_that_is_killed_frees_its_room(generator, http):
         await publisher.publish()
         await viewer.watch()
         await viewer.frames(3)
-        await publisher.close()  # its DTLS says goodbye; nobody sends DELETE
+        await publisher.close()  # DTLS announces its end; there is no DELETE
         began = asyncio.get_running_loop().time()
         while server.rooms and asyncio.get_running_loop().time() < began + 2:
             await asyncio.sleep(0.02)
@@ -113,7 +113,7 @@ def own_threads():
     return {one for one in threading.enumerate() if not one.name.startswith(shared)}
 
 
-async def test_one_call_more_than_was_measured_is_refused_until_one_ends(generator, http):
+async def test_calls_beyond_the_measured_capacity_are_refused(generator, http):
     quality = Quality(Generator("lite", "cpu"), "fast", None)
     config = ServeConfig(port=0, rooms=2, is_measured=True)
     server = Server(config, lambda: quality.watch(Enhancer(generator)), quality)
@@ -163,8 +163,8 @@ async def test_over_https_a_call_is_published_and_watched(generator, tmp_path):
 
 
 @pytest.mark.parametrize("order", [("end", "watch"), ("watch", "end")])
-async def test_a_call_that_ends_while_a_viewer_comes_leaves_nothing(generator, http, order):
-    """The viewer's new encoder made the end fail half way: the publisher went on, unseen."""
+async def test_a_call_that_ends_while_a_viewer_joins_leaves_nothing(generator, http, order):
+    """The viewer's new encoder made the end fail half way: the publisher continued unseen."""
     offer = filled(VIDEO, [])
     async with serving(generator) as (server, base):
         for _ in range(10):
@@ -214,7 +214,7 @@ async def test_a_call_that_has_ended_takes_no_viewer(generator):
 
 
 async def test_a_viewer_that_asks_for_key_frames_all_the_time_gets_two_a_second(generator, http):
-    """Nearly every picture became one, for all who watched."""
+    """Nearly every frame became one, for all viewers."""
     async with serving(generator) as (_, base):
         publisher, greedy, other = (Peer(http, base) for _ in range(3))
         await publisher.publish()
@@ -248,7 +248,7 @@ async def ask_for_keyframes(peer):
 
 @pytest.mark.parametrize("role", ["publisher", "viewer"])
 async def test_sessions_that_end_while_they_connect_leave_nothing(generator, http, role):
-    """ICE's checks of whether the peer still listens went on for ever."""
+    """ICE's consent checks continued for ever."""
     async with serving(generator) as (_, base):
         if role == "viewer":
             for path in ("/whip/r", "/whep/r"):  # the first viewer has the encoder made
@@ -269,6 +269,6 @@ async def test_sessions_that_end_while_they_connect_leave_nothing(generator, htt
 
 
 def working():
-    """Names what works in the event loop, apart from HTTP connections that are kept open."""
+    """Returns the names of all tasks except those of open HTTP connections."""
     names = (task.get_coro().__qualname__ for task in asyncio.all_tasks())
     return sorted(name for name in names if not name.startswith("RequestHandler"))

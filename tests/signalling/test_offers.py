@@ -114,12 +114,12 @@ def test_what_aiortc_reads_is_small_however_large_the_offer(name):
         ("c=IN IP4 example.org", False),
     ],
 )
-def test_only_what_is_used_is_kept_and_once(line, is_kept):
+def test_only_used_lines_are_kept_and_only_once(line, is_kept):
     assert reduced(line) == [*reduced(), line] if is_kept else reduced(line) == reduced()
     assert reduced(line, line, line) == reduced(line)
 
 
-def test_codecs_of_sound_are_kept():
+def test_audio_codecs_are_kept():
     for codec in ("opus/48000/2", "OPUS/48000", "PCMU/8000", "PCMA/8000/1", "G722/8000"):
         line = f"a=rtpmap:1 {codec}"
         assert line in reduced(*section("audio", 1), line)
@@ -128,7 +128,7 @@ def test_codecs_of_sound_are_kept():
         assert line not in reduced(*section("audio", 1), line)
 
 
-def test_of_a_codecs_parameters_those_are_kept_that_tell_codecs_apart():
+def test_codec_parameters_that_distinguish_codecs_are_kept():
     fmtp = "a=fmtp:97 apt=95; max-fr=30;x;packetization-mode=1 ;profile-level-id=42e01f;apt=1234567"
     assert reduced("a=rtpmap:97 rtx/90000", fmtp + ";apt=96;apt")[-1] == (
         "a=fmtp:97 apt=96;packetization-mode=1;profile-level-id=42e01f"
@@ -295,7 +295,7 @@ def test_what_fails_once_the_connection_is_there_is_refused(lines, sentence):
         assert refusal(body) == (422, sentence)
 
 
-def test_media_that_are_not_told_apart_are_refused():
+def test_media_without_unique_mids_are_refused():
     assert refusal(filled(VIDEO, section("audio", 0)))[0] == 400
     assert len(reduced(*section("audio", 1))) > len(VIDEO)
 

@@ -101,7 +101,7 @@ async def test_an_endpoint_names_stun_servers_up_to_its_own_reach(home, allowed)
     assert [one.urls for one in found[-1]] == ["stun:1.1.1.1"]
 
 
-async def test_a_second_server_is_taken_if_the_first_may_not_be_named():
+async def test_the_second_server_is_used_if_the_first_may_not_be_named():
     links = ["<stun:127.0.0.1>; rel=ice-server", "<stun:1.1.1.1>; rel=ice-server"]
     turn = '<turns:1.1.1.1:443?transport=tcp>; rel="ice-server"; username="u"; credential="c"'
     async with Client("http://sfu.example/", None).opened() as client:
@@ -191,7 +191,7 @@ def test_no_password_of_a_url_is_said(url, said):
         ("http://me:you@127.0.0.1:9/", "secret", "has a user, and there is a token"),
     ],
 )
-async def test_a_url_or_token_that_cannot_be_used_is_told(url, token, words):
+async def test_an_invalid_url_or_token_is_reported(url, token, words):
     for opened in (
         open_session(url, token, lambda *_: None),
         open_publishing(url, token, lambda _: None),
@@ -204,12 +204,12 @@ async def test_a_url_or_token_that_cannot_be_used_is_told(url, token, words):
 
 
 @pytest.mark.parametrize("url", ["janus+http://[/janus?room=1", "janus+http:///janus?room=1"])
-def test_a_janus_address_without_a_host_is_told(url):
+def test_a_janus_address_without_a_host_is_reported(url):
     with pytest.raises(InputError):
         Janus(url, None, 1)
 
 
-async def test_a_name_that_is_none_is_told():
+async def test_an_invalid_host_name_is_reported():
     with pytest.raises(SessionError, match="does not answer"):
         async with open_session(f"http://{'a' * 70}.example/", None, lambda *_: None):
             pass

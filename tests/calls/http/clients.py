@@ -25,7 +25,7 @@ WHOLE = b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n"
 
 
 LONG = 60.0
-"""Seconds of a limit that a test does not mean."""
+"""Seconds of limits that a test does not reach."""
 
 
 def no_enhancer():
@@ -33,31 +33,31 @@ def no_enhancer():
 
 
 def limits(**seconds: float) -> Limits:
-    """Limits that are long but for those given."""
+    """Returns limits that are long, except those given."""
     return Limits(**({"handshake_s": LONG, "header_s": LONG, "body_s": LONG} | seconds))
 
 
 @contextlib.asynccontextmanager
 async def limited(**config) -> AsyncIterator[int]:
-    """A server without calls; gives its port."""
+    """A server without calls; the value is its port."""
     async with listening(Server(ServeConfig(port=0, **config), no_enhancer)) as url:
         yield int(url.rsplit(":", 1)[1].strip("/"))
 
 
 class Client:
-    """A TCP client that sends what it is given and no more."""
+    """A TCP client that sends only what a test writes."""
 
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.reader, self.writer = reader, writer
 
     async def answer(self) -> bytes:
-        """The status line of an answer; empty if the server closes the connection."""
+        """Returns the status line of an answer; empty if the server closes the connection."""
         with contextlib.suppress(ConnectionError):
             return await asyncio.wait_for(self.reader.readline(), 20)
         return b""
 
     async def is_closed(self, seconds: float) -> bool:
-        """Whether the server closes the connection within that time."""
+        """Returns whether the server closes the connection within `seconds`."""
         try:
             async with asyncio.timeout(seconds):
                 while await self.reader.read(1 << 16):

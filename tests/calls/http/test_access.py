@@ -43,7 +43,7 @@ ALLOWED = {
 
 
 @pytest.mark.parametrize("secret", ALLOWED)
-async def test_roles_and_rooms_limit_what_a_token_is_good_for(generator, http, secret):
+async def test_roles_and_rooms_limit_a_token(generator, http, secret):
     async with serving(generator, tokens=TOKENS) as (_, base):
         for method, path in (PUBLISH, END, VIEW, LEAVE, STATS):
             asked = {**SDP, **bearer(secret)}
@@ -189,7 +189,7 @@ async def test_no_spelling_of_a_path_gets_around_the_token(method, path, status)
         assert got in (400, 401)
 
 
-async def test_the_health_check_answers_everybody_and_tells_nothing(generator, http):
+async def test_the_health_check_needs_no_token_and_reveals_nothing(generator, http):
     for config in ({}, {"token": "secret"}):
         async with serving(generator, **config) as (_, base):
             for host in ("127.0.0.1", "receiver.example", "", "["):
@@ -199,7 +199,7 @@ async def test_the_health_check_answers_everybody_and_tells_nothing(generator, h
             assert (await http.head(base + "/healthz")).status == 200
 
 
-async def test_options_answers_without_a_token_and_tells_nothing_of_rooms(generator, http):
+async def test_options_needs_no_token_and_reveals_no_rooms(generator, http):
     async with serving(generator, token="secret") as (_, base):
         for path in ("/whip/a", "/whep/a", "/stats", "/nowhere"):
             response = await http.options(base + path)

@@ -114,8 +114,8 @@ asyncio.run(main())
 """
 
 
-async def test_without_descriptors_the_server_goes_on_and_logs_little(connect, http, tmp_path):
-    """As if the limit were wrong: the process may open 40 files, and 300 connections come."""
+async def test_without_descriptors_the_server_continues_and_logs_little(connect, http, tmp_path):
+    """As if the limit were wrong: the process may open 40 files, but 300 clients connect."""
     with (tmp_path / "log").open("wb") as log:
         process = await asyncio.create_subprocess_exec(
             sys.executable, "-c", SERVE_WITH_FEW_FILES,
@@ -137,8 +137,8 @@ async def test_without_descriptors_the_server_goes_on_and_logs_little(connect, h
     assert "Traceback" not in told
 
 
-async def test_where_no_connection_can_be_closed_the_server_waits_for_descriptors(caplog):
-    """All of the process' descriptors are taken for a while, by something else."""
+async def test_if_no_connection_can_be_closed_the_server_waits_for_descriptors(caplog):
+    """Something else holds all file descriptors of the process for a while."""
     async with limited() as port:
         with socket.socket() as client, contextlib.ExitStack() as files:
             client.setblocking(False)
@@ -159,8 +159,8 @@ async def test_where_no_connection_can_be_closed_the_server_waits_for_descriptor
             assert answer.startswith(b"HTTP/1.1 200 OK\r\n")
 
 
-async def test_other_work_goes_on_while_many_connect():
-    """All are there at once: accepting them without a break would stop everything else."""
+async def test_other_tasks_run_while_many_clients_connect():
+    """All connect at once: accepting them without a break would block everything else."""
     async with limited(limits=limits(connections=500)) as port, asyncio.timeout(20):
         clients = [socket.create_connection(("127.0.0.1", port)) for _ in range(200)]
         clients[-1].setblocking(False)
@@ -183,7 +183,7 @@ def test_the_connections_leave_descriptors_for_calls(monkeypatch, files, most):
     assert most_connections() == most == Limits().connections
 
 
-async def test_an_address_in_use_is_told(connect):
+async def test_an_address_in_use_is_reported(connect):
     async with limited() as port:
         with pytest.raises(InputError, match=f"cannot listen on 127.0.0.1:{port}: "):
             async with listening(Server(ServeConfig(port=port), no_enhancer)):
@@ -205,7 +205,7 @@ async def test_no_descriptor_and_no_task_is_left(connect, http):
         assert len(os.listdir("/proc/self/fd")) <= before
 
 
-async def test_both_families_are_listened_on_where_the_name_has_both(connect):
+async def test_the_server_listens_on_both_families_of_a_name(connect):
     async with limited(host="localhost") as port:
         client = await connect(port, WHOLE)
         assert await client.answer() == b"HTTP/1.1 200 OK\r\n"

@@ -15,7 +15,7 @@ from tests.calls.peer import Peer, portrait
 EXAMPLE = Path(__file__).parents[3] / "examples" / "restored_echo.py"
 
 
-async def test_the_echo_comes_back(http):
+async def test_the_echo_returns_frames(http):
     example = runpy.run_path(str(EXAMPLE))
     runner = web.AppRunner(example["app"], shutdown_timeout=1.0)
     await runner.setup()

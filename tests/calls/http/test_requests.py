@@ -36,7 +36,7 @@ OFFER_VP8 = "\r\n".join(
     ],
 )
 @pytest.mark.parametrize("path", ["/whip/room", "/whep/room"])
-async def test_a_bad_offer_is_told_why(generator, http, path, body, status, sentence):
+async def test_an_invalid_offer_gets_a_reason(generator, http, path, body, status, sentence):
     async with serving(generator) as (server, base):
         response = await http.post(base + path, data=body, headers=SDP)
         assert response.status == status
@@ -46,7 +46,7 @@ async def test_a_bad_offer_is_told_why(generator, http, path, body, status, sent
         assert server.rooms == {}
 
 
-async def test_other_requests_that_cannot_be_met(generator, http):
+async def test_other_invalid_requests(generator, http):
     async with serving(generator) as (_, base):
         assert (await http.post(base + "/whip/room", data="x")).status == 415
         assert (await http.get(base + "/whip/room")).status == 405
@@ -72,7 +72,7 @@ async def test_other_requests_that_cannot_be_met(generator, http):
         await asyncio.gather(publisher.close(), second.close(), viewer.close())
 
 
-async def test_odd_requests_are_told_what_is_wrong_with_them(generator, http):
+async def test_odd_requests_are_refused_with_a_reason(generator, http):
     """Each was an HTTP 500."""
     async with serving(generator) as (server, base):
         for charset in ("undefined", "idna", "nosuch"):

@@ -28,7 +28,7 @@ from tests.calls.http.clients import (
 
 
 async def test_a_thousand_half_sent_headers_do_not_keep_others_out(connect, http):
-    """The server may have 64 connections, none of which ends by its time."""
+    """The server may have 64 connections, none of which reaches a time limit."""
     async with limited(limits=limits(connections=64)) as port:
         slow = []
         for _ in range(10):
@@ -122,7 +122,7 @@ async def test_a_slow_body_is_answered_408(connect, http, caplog):
         assert await healthy(http, port)
 
 
-async def test_an_answer_that_nobody_reads_is_dropped(connect, http):
+async def test_an_answer_that_is_not_read_is_dropped(connect, http):
     """Hundreds of answers do not fit into the kernel's buffers: they would wait for ever."""
     async with limited(limits=limits(idle_s=0.5)) as port:
         client = await connect(port)
@@ -150,7 +150,7 @@ async def test_an_answer_that_nobody_reads_is_dropped(connect, http):
         (b"Transfer-Encoding: chunked", b"5\r\nabcdefgh"),
     ],
 )
-async def test_a_body_that_breaks_off_is_no_error_of_the_server(connect, coding, body):
+async def test_an_incomplete_body_is_not_a_server_error(connect, coding, body):
     """aiohttp does not say so at once: for some of them the time of the body has to pass."""
     async with limited(limits=limits(body_s=0.5)) as port:
         header = HALF_BODY.replace(b"Content-Length: 1000", coding).removesuffix(b"v=0\r\n")
@@ -161,7 +161,7 @@ async def test_a_body_that_breaks_off_is_no_error_of_the_server(connect, coding,
         assert await client.is_closed(15)
 
 
-async def test_a_client_that_leaves_within_its_body_is_no_line_of_the_log(connect, http, caplog):
+async def test_a_client_that_leaves_within_its_body_is_not_logged(connect, http, caplog):
     async with limited() as port:
         client = await connect(port, HALF_BODY)
         await asyncio.sleep(0.05)
@@ -173,7 +173,7 @@ async def test_a_client_that_leaves_within_its_body_is_no_line_of_the_log(connec
     assert [record for record in caplog.records if record.levelno >= logging.WARNING] == []
 
 
-def test_the_log_counts_what_it_leaves_out(caplog):
+def test_the_log_counts_omitted_messages(caplog):
     now = 0.0
     log = ThrottledLog(clock=lambda: now)
     for number in range(LINES_A_MINUTE + 5):
@@ -190,7 +190,7 @@ def test_the_log_counts_what_it_leaves_out(caplog):
     ]
 
 
-async def test_what_clients_can_log_is_bounded(connect, caplog):
+async def test_log_messages_caused_by_clients_are_limited(connect, caplog):
     async with limited(limits=limits(connections=4)) as port:
         for _ in range(40):
             await (await connect(port, b"GET / HTTP/1.1\r\nno header\r\n\r\n")).answer()
@@ -202,7 +202,7 @@ async def test_what_clients_can_log_is_bounded(connect, caplog):
     assert sum(record.name == "receiver.calls.listener" for record in records) <= 2 * LINES_A_MINUTE
 
 
-async def test_an_offer_may_come_in_pieces(connect):
+async def test_an_offer_may_arrive_in_pieces(connect):
     async with limited() as port:
         client = await connect(port, HALF_BODY)
         for _ in range(5):

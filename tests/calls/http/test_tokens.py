@@ -63,7 +63,7 @@ def test_a_token_is_read_in_one_way(text, roles, room, secret):
         ("\udcff", "control characters"),
     ],
 )
-def test_a_token_that_cannot_be_one_is_an_error_without_the_secret(text, sentence):
+def test_an_invalid_token_is_an_error_that_hides_the_secret(text, sentence):
     with pytest.raises(InputError, match=sentence) as raised:
         parse_token(text.replace("secret", "hush"))
     assert "hush" not in str(raised.value)
@@ -106,7 +106,7 @@ def test_tokens_come_from_options_a_file_or_the_environment(tmp_path):
         (b"one\nwatch,two:x", "'two' is not a role"),
     ],
 )
-def test_a_token_file_that_cannot_be_used_is_told(tmp_path, content, sentence):
+def test_an_invalid_token_file_is_reported(tmp_path, content, sentence):
     file = tmp_path / "tokens"
     if content is not None:
         file.write_bytes(content)

@@ -40,7 +40,7 @@ def section(kind: str, mid: object) -> list[str]:
 
 
 def channels(*more: str) -> list[str]:
-    """A media section of data channels, whose port is yet to come."""
+    """A media section of data channels without a port."""
     return [
         "m=application 9 UDP/DTLS/SCTP webrtc-datachannel", "a=mid:1", "a=setup:actpass",
         "a=ice-ufrag:abcd", "a=ice-pwd:abcdefghijklmnopqrstuv",
@@ -107,7 +107,7 @@ def hostile() -> dict[str, tuple[list[str], Iterable[str]]]:
 
 
 def filled(lines: list[str], more: Iterable[str], most_lines: int = MAX_BODY) -> bytes:
-    """An offer of `lines` and as many further ones as a body may have."""
+    """Returns an offer of `lines` and as many of `more` as fit into a body."""
     offer, size = list(lines), sum(len(line) + 2 for line in lines)
     for line in more:
         size += len(line) + 2
@@ -152,7 +152,7 @@ def candidates(number: int, address: str = "10.0.0.1", transport: str = "udp") -
 
 @contextlib.contextmanager
 def listening_sockets(number: int) -> Iterator[list[socket.socket]]:
-    """UDP sockets on the loopback address, which the server's packets may come to."""
+    """UDP sockets on the loopback address that can receive packets of the server."""
     with contextlib.ExitStack() as stack:
         sockets = [
             stack.enter_context(socket.socket(socket.AF_INET, socket.SOCK_DGRAM))
@@ -165,7 +165,7 @@ def listening_sockets(number: int) -> Iterator[list[socket.socket]]:
 
 
 def packets(sockets: list[socket.socket]) -> int:
-    """How many packets came since the last call."""
+    """Returns how many packets arrived since the last call."""
     number = 0
     for one in sockets:
         with contextlib.suppress(BlockingIOError):

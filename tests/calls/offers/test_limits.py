@@ -83,14 +83,14 @@ async def test_a_slow_charset_is_not_used(generator, http, young_heap):
     ],
 )
 @pytest.mark.parametrize("path", ["/whip/room", "/whep/room"])
-async def test_too_much_is_refused_in_one_sentence(generator, http, path, more, sentence):
+async def test_too_large_an_offer_gets_one_sentence(generator, http, path, more, sentence):
     async with serving(generator) as (server, base):
         response = await http.post(base + path, data=filled(VIDEO, more), headers=SDP)
         assert (response.status, await response.text()) == (422, sentence + "\n")
         assert not server.rooms
 
 
-async def test_as_much_as_is_allowed_is_answered(generator, http):
+async def test_an_offer_at_the_limits_is_answered(generator, http):
     more = ["a=b:" + "c" * 4092, *candidates(MAX_CANDIDATES), *candidates(40, transport="TCP")]
     async with serving(generator) as (_, base):
         response = await http.post(base + "/whip/room", data=filled(VIDEO, more), headers=SDP)

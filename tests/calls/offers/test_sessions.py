@@ -26,13 +26,13 @@ async def silent(http: aiohttp.ClientSession, url: str) -> AsyncIterator[int]:
 
 
 async def unresolvable(http: aiohttp.ClientSession, url: str) -> AsyncIterator[int]:
-    """A peer whose only candidate is a name that nobody knows."""
+    """A peer whose only candidate is an unknown name."""
     more = ["a=candidate:1 1 udp 1 no-such-name.local 5000 typ host", "a=end-of-candidates"]
     yield (await http.post(url, data=filled(VIDEO, more), headers=SDP)).status
 
 
 async def only_ice(http: aiohttp.ClientSession, url: str) -> AsyncIterator[int]:
-    """A peer that does ICE, and then says nothing more."""
+    """A peer that completes ICE, and then sends nothing."""
     status, ice = await ice_peer(http, url)
     await ice.connect()
     try:
@@ -60,7 +60,7 @@ async def test_a_publisher_that_never_connects_frees_its_name(generator, http, p
         assert (await publisher.negotiate("/whip/room")).status == 201
         await publisher.connected()
         await asyncio.sleep(1.5)
-        assert "room" in server.rooms  # it has connected, so the limit is none to it
+        assert "room" in server.rooms  # it has connected in time
         await publisher.close()
 
 
@@ -97,14 +97,14 @@ async def test_a_viewer_that_never_connects_frees_its_slot(generator, http, peer
         assert stats[""] == {"never_connected": {"publisher": 0, "viewer": 2}}
 
 
-async def test_of_viewers_that_come_at_once_only_so_many_are_answered(generator, http):
+async def test_of_simultaneous_viewers_only_the_limit_is_answered(generator, http):
     async with serving(generator, viewers=2) as (server, base):
         await post_silent(http, base + "/whip/room")
         room = server.rooms["room"]
         offer = read_offer(filled(VIDEO, []))
         first = asyncio.ensure_future(room.view(offer, "restored"))
         await asyncio.sleep(0)
-        assert room.viewer_count == 1  # whose offer is being answered
+        assert room.viewer_count == 1  # counted while its offer is being answered
         body = filled(VIDEO, [])
         posts = (http.post(base + "/whep/room", data=body, headers=SDP) for _ in range(2))
         answers = await asyncio.gather(*posts)
@@ -113,7 +113,7 @@ async def test_of_viewers_that_come_at_once_only_so_many_are_answered(generator,
         assert room.viewer_count == 2
 
 
-async def test_a_viewer_whose_room_ends_meanwhile_leaves_nothing(generator, http):
+async def test_a_viewer_leaves_nothing_if_the_room_ends_meanwhile(generator, http):
     async with serving(generator) as (server, base):
         await post_silent(http, base + "/whip/room")
         room = server.rooms["room"]

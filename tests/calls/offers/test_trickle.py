@@ -31,7 +31,7 @@ ROLES = [("/whip/room", "publisher"), ("/whep/room", "viewer")]
 
 
 class Session:
-    """A session whose peer says nothing by itself."""
+    """A session whose peer sends nothing by itself."""
 
     def __init__(self, http: aiohttp.ClientSession, base: str, created: aiohttp.ClientResponse):
         self.http, self.created = http, created
@@ -63,7 +63,7 @@ def candidates(sockets: list[socket.socket], line: str = "a=candidate:1 1 udp 1 
 
 
 @pytest.mark.parametrize("path", [path for path, _ in ROLES])
-async def test_a_candidate_that_comes_later_is_checked(generator, http, path):
+async def test_a_later_candidate_is_checked(generator, http, path):
     async with serving(generator) as (_, base):
         session = await opened(http, base, path)
         assert "a=ice-options:trickle" in await session.created.text()
@@ -77,7 +77,7 @@ async def test_a_candidate_that_comes_later_is_checked(generator, http, path):
 
 
 @pytest.mark.parametrize("role", ["publisher", "viewer"])
-async def test_a_peer_whose_offer_has_no_candidates_trickles_them(generator, http, role):
+async def test_a_peer_without_candidates_in_its_offer_trickles_them(generator, http, role):
     async with serving(generator) as (server, base):
         publisher, viewer = Peer(http, base), Peer(http, base)
         late = publisher if role == "publisher" else viewer
@@ -146,7 +146,7 @@ async def test_a_fragment_is_taken_or_refused_in_one_sentence(
         assert answered == status
         assert sentence in said
         assert said.count("\n") == (0 if status == 204 else 1)
-        # It goes on as it was.
+        # The session continues unchanged.
         assert "room" in server.rooms
         assert (await session.patch(*UFRAG, *MEDIA, CANDIDATE))[0] == 204
         assert (await http.delete(session.url)).status == 200

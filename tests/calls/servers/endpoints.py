@@ -24,7 +24,7 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 @dataclass
 class Origin:
-    """A server of its own origin, and what reached it: method, path and Authorization."""
+    """A server with its own origin, and its requests: method, path and Authorization."""
 
     base: str = ""
     seen: list[tuple[str, str, str | None]] = field(default_factory=list)
@@ -35,7 +35,7 @@ class Origin:
 
 @contextlib.asynccontextmanager
 async def origin(handler: Handler, host: str = "127.0.0.1", ssl=None) -> AsyncIterator[Origin]:
-    """Answers by `handler`, OPTIONS apart, which is 204, and notes every request."""
+    """Answers with `handler`, OPTIONS with 204, and records every request."""
     here = Origin()
 
     async def noting(request: web.Request) -> web.StreamResponse:
@@ -97,7 +97,7 @@ async def answerer(change=lambda sdp: sdp, **headers) -> AsyncIterator[Answerer]
 
 
 async def joined(url: str, token: str | None = "secret") -> RTCPeerConnection:
-    """Joins until the connection is there, and leaves. Raises as `open_session`."""
+    """Joins, waits for the connection, and leaves. Raises as `open_session`."""
     async with open_session(url, token, lambda *_: None, seconds=SECONDS) as connection:
         await until(lambda: connection.connectionState == "connected", 5)
     return connection
@@ -160,7 +160,7 @@ def replaced(pattern: str, text: str) -> Callable[[str], str]:
 
 
 class FakeJanus:
-    """Answers as Janus does, and with `wrong` instead where that has the request's name."""
+    """Answers as Janus does, or with `wrong[request]` if there is one."""
 
     def __init__(self, **wrong: object) -> None:
         self.wrong, self.requests = wrong, []

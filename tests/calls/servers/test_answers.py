@@ -70,7 +70,7 @@ async def test_a_bomb_does_not_grow():
 
 
 async def test_a_compressed_answer_is_understood():
-    """Though it was asked for none."""
+    """Although the request asks for an uncompressed one."""
     seen: list[str | None] = []
 
     async with answerer() as endpoint:
@@ -117,13 +117,13 @@ async def test_an_answer_that_drips_is_bounded_in_time(answer):
         b"HTTP/1.1 100 Continue\r\n\r\n" * 3000,
     ],
 )
-async def test_what_is_no_http_is_told(answer):
+async def test_an_answer_that_is_not_http_is_reported(answer):
     async with raw(b"", lambda: answer) as base:
         await refused(base, SessionError, "does not answer")
 
 
 @pytest.mark.parametrize("where", ["reason", "body", "janus", "plugin"])
-async def test_text_of_a_server_comes_without_control_characters(where):
+async def test_text_of_a_server_is_shown_without_control_characters(where):
     text = "\x1b[2J\x1b]0;mine\x07 no \u202eroom\u2066\x9b1m\r here\x7f" + "!" * 9000
     if where == "reason":
         answer = f"HTTP/1.1 503 {text}\r\nContent-Length: 0\r\n\r\n".replace("\r here", " here")

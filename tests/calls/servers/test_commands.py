@@ -38,7 +38,7 @@ async def command(*arguments: str) -> AsyncIterator[asyncio.subprocess.Process]:
 
 
 async def interrupted(process: asyncio.subprocess.Process) -> str:
-    """Presses Ctrl-C; the command ends soon and well. Returns what it said."""
+    """Presses Ctrl-C, after which the command ends soon with code 0. Returns its stderr."""
     began = time.monotonic()
     process.send_signal(signal.SIGINT)
     _, said = await asyncio.wait_for(process.communicate(), 15)
@@ -114,7 +114,7 @@ async def test_a_call_that_never_came_about_makes_no_album(tmp_path):
 
 
 async def test_the_album_is_saved_if_the_call_ends_badly(generator, http, tmp_path):
-    """The server restarts as something else, which another try cannot mend."""
+    """The server restarts as something else, so that another attempt cannot help."""
     album, known = tmp_path / "album", People()
     save_album(known, [], album, peer_of("http://127.0.0.1"))
     before = album.stat().st_mtime_ns

@@ -70,7 +70,7 @@ from tests.calls.servers.endpoints import (
         (replaced("m=video [0-9]+", "m=video 99999999999999999999 x"), "it is no SDP"),
     ],
 )
-async def test_an_answer_that_does_not_fit_is_told(change, why):
+async def test_an_answer_that_does_not_fit_is_reported(change, why):
     async with answerer(change) as endpoint, origin(endpoint) as home:
         await refused(home.base, InputError, "cannot be used", why)
 
@@ -95,8 +95,8 @@ USELESS = (
 )
 
 
-async def test_candidates_that_cannot_be_used_are_left_out(caplog):
-    """Of the others 32 are used: a call comes about among them."""
+async def test_unusable_candidates_are_omitted(caplog):
+    """Of the others 32 are used; a call is established with one of them."""
     caplog.set_level(logging.INFO, "aioice")
     own: list[str] = []
 
@@ -131,7 +131,7 @@ async def test_candidates_that_cannot_be_used_are_left_out(caplog):
         (replaced("message-size:.*", "message-size:9"), "refuse messages of 16384 bytes"),
     ],
 )
-async def test_an_answer_that_does_not_fit_what_is_sent_is_told(clip, change, why):
+async def test_an_answer_that_does_not_fit_the_media_sent_is_reported(clip, change, why):
     call = Sending(clip_source(clip), Encoding(kbps=60))
     async with answerer(change) as endpoint, origin(endpoint) as home:
         with pytest.raises(InputError, match=why):
@@ -141,7 +141,7 @@ async def test_an_answer_that_does_not_fit_what_is_sent_is_told(clip, change, wh
 
 
 async def test_a_server_that_opens_channel_after_channel_is_left(clip):
-    """What it sends over them would fill the memory."""
+    """Messages on them would fill the memory."""
     said: list[str] = []
     async with answerer(Location="/session") as endpoint, origin(endpoint) as home:
         sending = asyncio.ensure_future(send(clip_source(clip), 60, home.base, None, said.append))
@@ -154,7 +154,7 @@ async def test_a_server_that_opens_channel_after_channel_is_left(clip):
 
 
 async def test_an_answer_without_a_connection_ends_in_time(generator, tmp_path):
-    """Though it never says that its candidates are all: it leaves once it has answered."""
+    """Although it never ends its candidates: it leaves once it has answered."""
     said: list[str] = []
     endpoint = Answerer(without("end-of-candidates"), Location="/session")
 
@@ -181,7 +181,7 @@ async def test_an_answer_without_a_connection_ends_in_time(generator, tmp_path):
 
 
 async def test_a_call_that_is_left_while_it_connects_leaves_nothing():
-    """Whatever it was at: aiortc's own would go on, and ask for the peer's consent for ever."""
+    """At any step: aiortc's own connection would send consent checks for ever."""
     threads = threading.active_count()
     async with answerer(Location="/session") as endpoint, origin(endpoint) as home:
         for milliseconds in range(50):

@@ -58,14 +58,14 @@ DEEP = "[" * 100_000
         ({"start": {"janus": "error", "error": {"reason": "Over"}}}, "reports: Over"),
     ],
 )  # fmt: skip
-async def test_a_malformed_answer_of_janus_is_told(wrong, words):
+async def test_a_malformed_answer_of_janus_is_reported(wrong, words):
     async with fake_janus(**wrong) as (server, _, url):
         await refused(url, SessionError, words)
     assert ("destroy" in server.requests) == ("create" not in wrong)
 
 
-async def test_a_session_of_janus_that_is_left_while_it_is_made_is_ended():
-    """Though its id comes only after the user has left."""
+async def test_a_janus_session_that_is_left_during_its_creation_is_ended():
+    """Although its id arrives only after the user has left."""
     async with fake_janus() as (server, *_):
         answer = server.answer
 
@@ -97,7 +97,7 @@ async def test_no_pin_is_redirected():
     assert not other.seen
 
 
-async def test_of_several_videos_and_sounds_of_a_feed_one_of_each_comes():
+async def test_of_several_streams_of_a_feed_one_of_each_kind_is_received():
     kinds: list[str] = []
     async with fake_janus() as (server, _, url):
         server.feeds = [
@@ -136,7 +136,7 @@ async def test_of_several_videos_and_sounds_of_a_feed_one_of_each_comes():
         ({"janus": "timeout"}, "had timed out"),
     ],
 )
-async def test_a_session_that_is_lost_in_mid_call_is_told(poll, words):
+async def test_a_session_lost_during_a_call_is_reported(poll, words):
     async with fake_janus() as (server, _, url):
 
         async def call() -> None:

@@ -70,7 +70,7 @@ async def test_ice_servers_are_taken_from_links(link, expected):
         "<stun:\x1b[31m>; rel=ice-server",
     ],
 )  # fmt: skip
-async def test_a_malformed_link_is_told(link):
+async def test_a_malformed_link_is_reported(link):
     options = f"HTTP/1.1 204 x\r\nLink: {link}\r\n\r\n".encode()
     async with raw(options, lambda: created(b"v=0")) as base:
         await refused(base, SessionError, "Link header of", "is malformed")
@@ -85,7 +85,7 @@ async def test_links_of_many_headers_take_no_time():
         assert time.process_time() - began < 1
 
 
-async def test_no_stun_packet_goes_where_an_endpoint_far_away_must_not_lead(caplog):
+async def test_no_stun_packet_is_sent_to_an_address_the_endpoint_may_not_name(caplog):
     """A loopback STUN server is asked by a loopback endpoint's clients only."""
     packets: list[bytes] = []
 

@@ -1,4 +1,4 @@
-"""Peers and servers that are right in an unusual way, or wrong in a usual one: real calls."""
+"""Real calls with peers and servers that are unusual but valid, or invalid in common ways."""
 
 import asyncio
 import contextlib
@@ -30,7 +30,7 @@ from tests.calls.servers.endpoints import (
 
 
 def other_case(sdp: str) -> str:
-    """A description with all that has no case in the case that aiortc does not write."""
+    """Returns a description with its case-insensitive parts in the case aiortc does not use."""
     for pattern, change in (
         (r"(?<=a=rtpmap:)(\d+ )(H264|VP8|G722|PCMU|PCMA)", str.lower),
         (r"(?<=a=rtpmap:)(\d+ )(opus|rtx)", str.upper),
@@ -101,7 +101,7 @@ async def test_an_odd_offer_of_janus_becomes_a_call(change):
         await joined(url, None)
 
 
-async def test_an_offer_of_janus_that_cannot_be_used_is_told():
+async def test_an_unusable_offer_of_janus_is_reported():
     async with fake_janus() as (server, _, url):
         server.change = replaced("packetization-mode=1", "packetization-mode=0")
         words = "it has H.264 only in packetization-mode 0: add packetization-mode=1"
@@ -140,7 +140,7 @@ SPEEX = [line.replace("opus/48000/2", "speex/16000") for line in section("audio"
     ],
 )
 @pytest.mark.parametrize("path", ["/whip/other", "/whep/room"])
-async def test_an_offer_that_cannot_be_answered_is_told_why(
+async def test_an_offer_that_cannot_be_answered_is_refused_with_a_reason(
     generator, http, path, sentence, change
 ):
     """None of the sentences is aiortc's."""
@@ -237,7 +237,7 @@ async def test_every_address_tells_its_methods(generator, http, path):
         assert "Allow" not in (await http.options(base + "/nowhere")).headers
 
 
-async def test_pages_of_other_origins_may_trickle_where_they_may_publish(generator, http):
+async def test_pages_of_other_origins_may_trickle_if_they_may_publish(generator, http):
     async with serving(generator, cors=True) as (_, base):
         headers = (await http.options(base + "/whip/x/1")).headers
         assert "PATCH" in headers["Access-Control-Allow-Methods"]

@@ -1,4 +1,4 @@
-"""What `join` and `send` do with servers that answer wrongly: real requests to such servers."""
+"""Credentials, Location and redirects: real requests of join and send to hostile servers."""
 
 import socket
 
@@ -24,8 +24,6 @@ from tests.calls.servers.endpoints import (
     refused,
 )
 
-# Credentials, Location and redirects.
-
 
 @pytest.mark.parametrize(
     ("location", "path"),
@@ -45,7 +43,7 @@ from tests.calls.servers.endpoints import (
     ],
 )
 async def test_only_a_session_at_the_users_origin_is_deleted(location, path, caplog):
-    """And nothing at all reaches another one."""
+    """No request reaches another origin."""
     async with origin(gone) as other, answerer() as endpoint, origin(endpoint) as home:
         host, other_host = (one.base.removeprefix("http://") for one in (home, other))
         endpoint.headers["Location"] = location.format(
@@ -76,7 +74,7 @@ async def test_a_redirect_to_another_origin_gets_the_offer_and_no_token(caplog):
     assert "is not deleted there" in caplog.text
 
 
-async def test_a_redirect_to_another_origin_that_asks_for_the_token_is_told():
+async def test_a_redirect_to_another_origin_that_asks_for_the_token_is_reported():
     async def unauthorised(request: web.Request) -> web.Response:
         return web.Response(status=401)
 
@@ -105,7 +103,7 @@ async def test_a_user_and_password_go_to_the_users_origin_alone():
     assert other.seen == [("POST", "/whep", None)]
 
 
-async def test_no_cookie_is_kept():
+async def test_no_cookie_is_stored():
     """Cookies do not know ports: another origin of the same host would get them."""
     cookies: list[str | None] = []
 
@@ -188,8 +186,8 @@ async def test_options_and_delete_are_not_redirected():
     assert not other.seen
 
 
-async def test_an_endpoint_far_away_leads_nowhere_near():
-    """Neither by an address nor by a name of one."""
+async def test_a_public_endpoint_cannot_redirect_to_a_local_address():
+    """Neither with an address nor with a name."""
     for place in ("127.0.0.1:9", "localhost:9", "10.0.0.1", "[::ffff:127.0.0.1]", "printer.local"):
         async with Client("http://sfu.example/whep", None, SECONDS).opened() as client:
             moved = Answer(client.home, 307, "", {"Location": f"//{place}/x"}, [], b"", True)
@@ -197,8 +195,8 @@ async def test_an_endpoint_far_away_leads_nowhere_near():
                 client._next(moved)
 
 
-async def test_a_name_far_away_that_has_an_address_nearby_is_not_reached(monkeypatch):
-    """Whoever owns a name says what address it has."""
+async def test_a_public_name_with_a_local_address_is_not_contacted(monkeypatch):
+    """The owner of a name chooses its address."""
     look_up = socket.getaddrinfo
 
     def answers(host: str, *more, **named):
