@@ -19,6 +19,7 @@ from receiver.calls.track import EnhancedVideoTrack, arrival_time
 from receiver.calls.viewers import VIEWS, SharedEncoder, View, ViewerTrack
 from receiver.enhance.enhancer import Enhancer
 from receiver.enhance.stage import EnhancedFrame
+from receiver.media.sound import SoundHistory
 from receiver.signalling.connections import GONE, packets_received, read_to_the_end, receiver_of
 from receiver.signalling.negotiation import ClosableConnection
 from receiver.signalling.offers import OfferError, answer
@@ -100,6 +101,7 @@ class Room:
         self._viewers: dict[str, ClosableConnection] = {}
         self._answering = 0  # viewers whose offer is being answered
         self._relay = MediaRelay()
+        self._heard = SoundHistory()
         self._sound: DelayedAudioTrack | None = None
         self._enhanced: EnhancedVideoTrack | None = None
         self._encoders: dict[View, SharedEncoder] = {}
@@ -148,7 +150,7 @@ class Room:
             return
         self._received.add(track.kind)
         if track.kind == "audio":
-            self._sound = DelayedAudioTrack(track, self.delay, self.stats)
+            self._sound = DelayedAudioTrack(track, self.delay, self.stats, self._heard)
             return
         receiver = receiver_of(track, connection)
         self.requester.listen_to(receiver)
@@ -156,7 +158,9 @@ class Room:
             self.receiver = receiver
             if self._stock_transport:
                 receiver.use_stock_transport()
-        self._enhanced = EnhancedVideoTrack(track, self._enhancer, on_frame=self._spread)
+        self._enhanced = EnhancedVideoTrack(
+            track, self._enhancer, on_frame=self._spread, sound=self._heard
+        )
         self._tasks.start(self._play(self._enhanced, connection))
 
     def sound(self) -> MediaStreamTrack | None:

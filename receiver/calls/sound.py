@@ -7,6 +7,7 @@ from typing import Any
 
 from aiortc.mediastreams import MediaStreamError, MediaStreamTrack
 
+from receiver.media.sound import SoundHistory
 from receiver.stats import Stats
 
 SOUND_PENDING = 50
@@ -18,9 +19,23 @@ class DelayedAudioTrack(MediaStreamTrack):
 
     kind = "audio"
 
-    def __init__(self, source: MediaStreamTrack, delay: Callable[[], float], stats: Stats) -> None:
-        """Create it inside a running event loop. `delay()` returns the present delay in seconds."""
+    def __init__(
+        self,
+        source: MediaStreamTrack,
+        delay: Callable[[], float],
+        stats: Stats,
+        history: SoundHistory | None = None,
+    ) -> None:
+        """Create it inside a running event loop.
+
+        Args:
+            source: the audio as it arrives.
+            delay: returns the present delay in seconds.
+            stats: of the room.
+            history: is given every audio frame when it arrives.
+        """
         super().__init__()
+        self._history = history or SoundHistory()
         self._source, self._delay, self._stats = source, delay, stats
         self._delayed: asyncio.Queue[tuple[float, Any]] = asyncio.Queue(SOUND_PENDING)
         self._drain = asyncio.ensure_future(self._drain_source())
@@ -51,6 +66,9 @@ class DelayedAudioTrack(MediaStreamTrack):
             self._put(None)
 
     def _put(self, frame: Any) -> None:
+        arrived = time.perf_counter()
+        if frame is not None:
+            self._history.add(frame, arrived)
         if self._delayed.full():
             self._delayed.get_nowait()
-        self._delayed.put_nowait((time.perf_counter(), frame))
+        self._delayed.put_nowait((arrived, frame))

@@ -117,7 +117,7 @@ class EnhancedVideoTrack(MediaStreamTrack):
         self.stats = enhancer.stats
         self._source, self._enhancer = source, enhancer
         self._deadline, self._on_frame = deadline, on_frame
-        self._sound = sound
+        self._sound = sound or SoundHistory()
         self._slot: NewestSlot[av.VideoFrame] = NewestSlot()
         self._missed: deque[av.VideoFrame] = deque(maxlen=MISSED_AT_MOST + 1)
         self._waits_most = max(WAITS_MOST, deadline)
@@ -228,9 +228,9 @@ class EnhancedVideoTrack(MediaStreamTrack):
         self._between_frames()
         missed = list(self._missed)
         self._missed.clear()
-        sound = self._sound.window(arrived) if self._sound is not None else None
+        listen = partial(self._sound.window, arrived)
         work = self._under_way = self._in_worker(
-            partial(self._enhance, self._worker, frame, missed, sound)
+            partial(self._enhance, self._worker, frame, missed, listen)
         )
         await asyncio.wait((work,), timeout=self._waits_most)
         if not work.done():
@@ -266,11 +266,11 @@ class EnhancedVideoTrack(MediaStreamTrack):
         worker: Worker,
         frame: DecodedFrame,
         missed: list[av.VideoFrame],
-        sound: PcmWindow | None,
+        listen: Callable[[], PcmWindow | None],
     ) -> EnhancedFrame:
         """Runs in `worker`, which may have been abandoned by the time that this ends."""
         try:
-            enhanced = self._enhancer.process(frame, list(map(self._read, missed)), sound)
+            enhanced = self._enhancer.process(frame, list(map(self._read, missed)), listen)
         except Exception as error:
             if worker is self._worker:
                 self._failed(error)

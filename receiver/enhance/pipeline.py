@@ -1,7 +1,7 @@
 """Runs the stages on successive frames of one stream."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
 
 import av
@@ -50,7 +50,7 @@ class Pipeline:
         self,
         frame: DecodedFrame,
         missed: Sequence[DecodedFrame] = (),
-        sound: PcmWindow | None = None,
+        listen: Callable[[], PcmWindow | None] = lambda: None,
     ) -> EnhancedFrame:
         """Returns the result for a frame; pts and time base of its video never change.
 
@@ -59,14 +59,15 @@ class Pipeline:
                 through.
             missed: frames since the last call that were dropped or skipped, oldest first. The
                 stages observe them.
-            sound: see `FrameContext`.
+            listen: returns the sound that had arrived when the frame did; called if a stage needs
+                it.
         """
         began = time.perf_counter()
         self._observe(missed)
         video = frame.video
         if video.format.name not in RESTORABLE or min(video.width, video.height) < 2:
             return EnhancedFrame.passed(frame, "passed: format")
-        context = self._context(frame, missed, sound)
+        context = self._context(frame, missed, listen)
         canvas = Canvas(video)
         for stage in self.stages:
             canvas = stage.run(context, canvas)
@@ -137,15 +138,18 @@ class Pipeline:
             self._last = None
         for number, frame in enumerate(missed):
             if frame.video.format.name in RESTORABLE:
-                context = self._context(frame, missed[:number], None)
+                context = self._context(frame, missed[:number], lambda: None)
                 for stage in self.stages:
                     stage.observe(context)
 
     def _context(
-        self, frame: DecodedFrame, missed: Sequence[DecodedFrame], sound: PcmWindow | None
+        self,
+        frame: DecodedFrame,
+        missed: Sequence[DecodedFrame],
+        listen: Callable[[], PcmWindow | None],
     ) -> FrameContext:
         priors = CodecPriors((*missed[-MISSED_AT_MOST:], frame), self._last)
-        return FrameContext(frame, priors, self.stats, self._find_faces, sound, self._executor)
+        return FrameContext(frame, priors, self.stats, self._find_faces, listen, self._executor)
 
     def _find_faces(self, frame: DecodedFrame) -> list[Face]:
         video = frame.video

@@ -60,7 +60,8 @@ class FrameContext:
         frame: as decoded.
         priors: of the code stream, accumulated over the frames missed before this one.
         stats: of the stream; a stage times its parts with `stats.stage`.
-        sound: that had arrived when the frame did; None if the call has none.
+        find_faces: returns the faces of a frame; read `faces` instead.
+        listen: returns the sound up to the frame; read `sound` instead.
         executor: runs work beside the stage's own, None if there is none (files): then a stage
             has to be deterministic.
         reference_need: is set by the face stage.
@@ -71,7 +72,7 @@ class FrameContext:
     priors: CodecPriors
     stats: Stats
     find_faces: Callable[[DecodedFrame], list[Face]]
-    sound: PcmWindow | None = None
+    listen: Callable[[], PcmWindow | None] = lambda: None
     executor: Executor | None = None
     reference_need: ReferenceNeed | None = None
     passed: Outcome = "passed: no face"
@@ -80,6 +81,11 @@ class FrameContext:
     def faces(self) -> list[Face]:
         """The tracked faces, in pixels of the decoded frame; found when first read."""
         return self.find_faces(self.frame)
+
+    @cached_property
+    def sound(self) -> PcmWindow | None:
+        """The sound that had arrived when the frame did; None if there is none."""
+        return self.listen()
 
 
 @dataclass(frozen=True)

@@ -28,40 +28,48 @@ class PcmWindow:
 
 
 class SoundHistory:
-    """Keeps the sound that arrived last. May be filled in one thread and read in another."""
+    """Keeps the sound that arrived last. May be filled in one thread and read in another.
+
+    Filling costs next to nothing: frames are resampled when a window is asked for.
+    """
 
     def __init__(self) -> None:
-        self._resampler = av.AudioResampler("fltp", rate=RATE)
+        self._frames: deque[tuple[float, av.AudioFrame]] = deque()  # (arrival, not resampled yet)
         self._pieces: deque[tuple[float, NDArray[np.float32]]] = deque()  # (arrival, samples)
-        self._kept = 0  # samples
+        self._resampler = av.AudioResampler("fltp", rate=RATE)
         self._lock = Lock()
 
     def add(self, frame: av.AudioFrame, arrived: float) -> None:
-        """Takes a decoded frame that arrived at `arrived`, in seconds of `time.perf_counter`.
+        """Takes a decoded frame, in any format, and its arrival in seconds of `perf_counter`."""
+        with self._lock:
+            self._frames.append((arrived, frame))
+            while self._frames[0][0] < arrived - KEPT_S:
+                self._frames.popleft()
 
-        Frames of any format; one whose format differs from the last one's restarts the resampler.
+    def window(self, until: float) -> PcmWindow | None:
+        """Returns the kept sound that had arrived by `until`; None if there is none.
+
+        Windows have to be asked for in the order of time. Sound and video are matched by their
+        arrival: their RTP clocks have no common origin before the first sender report (RFC 3550,
+        section 6.4.1).
         """
+        with self._lock:
+            while self._frames and self._frames[0][0] <= until:
+                arrived, frame = self._frames.popleft()
+                self._pieces.extend((arrived, piece) for piece in self._resampled(frame))
+            while self._pieces and self._pieces[0][0] < until - KEPT_S:
+                self._pieces.popleft()
+            if not self._pieces:
+                return None
+            samples = np.concatenate([samples for _, samples in self._pieces])
+            return PcmWindow(samples, self._pieces[-1][0])
+
+    def _resampled(self, frame: av.AudioFrame) -> list[NDArray[np.float32]]:
+        """Returns mono pieces at `RATE`. A frame of another format restarts the resampler."""
         try:
             pieces = self._resampler.resample(frame)
         except ValueError:  # "Frame does not match AudioResampler setup."
             self._resampler = av.AudioResampler("fltp", rate=RATE)
             pieces = self._resampler.resample(frame)
-        with self._lock:
-            for piece in pieces:
-                samples = piece.to_ndarray().mean(axis=0)  # its own downmix would exceed 1
-                self._pieces.append((arrived, samples))
-                self._kept += len(samples)
-            while self._pieces and self._kept - len(self._pieces[0][1]) >= KEPT_S * RATE:
-                self._kept -= len(self._pieces.popleft()[1])
-
-    def window(self, until: float) -> PcmWindow | None:
-        """Returns the kept sound that had arrived by `until`; None if there is none.
-
-        Sound and video are matched by their arrival: their RTP clocks have no common origin before
-        the first sender report (RFC 3550, section 6.4.1).
-        """
-        with self._lock:
-            arrived = [piece for piece in self._pieces if piece[0] <= until]
-        if not arrived:
-            return None
-        return PcmWindow(np.concatenate([samples for _, samples in arrived]), arrived[-1][0])
+        # The resampler's own downmix of two equal channels would exceed 1.
+        return [piece.to_ndarray().mean(axis=0) for piece in pieces]
