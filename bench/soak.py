@@ -127,7 +127,7 @@ class Call:
             threads=threading.active_count(),
             handles=len(os.listdir("/proc/self/fd")),
             gpu_mb=gpu_mb() if self._enhancer.generator.device != "cpu" else 0.0,
-            decoder_queue=receiver._RTCRtpReceiver__decoder_queue.qsize(),
+            decoder_queue=receiver.decoder_queue.qsize(),
             packets=len(receiver._assembler._packets) if steady else 0,
             track_queue=self._source._queue.qsize(),  # type: ignore[attr-defined]
             slot=int(self._track._slot._frame is not None),
