@@ -1,38 +1,66 @@
-# make demo   sets up and runs a call with yourself
-# make test   sets up and runs all tests
-# make check  lint, format and types
+# make demo    sets up and runs a call with yourself
+# make check   lint, format and types
+# make quick   the tests without calls and without training: a minute or two
+# make test    all tests, with branch coverage of receiver and keyframes
+# make bench   sets up what `python -m bench` needs, and lists the measurements
+# make docs    builds the documentation into site/
 #
-# Each installs the versions of constraints.txt; CONSTRAINTS=/dev/null takes the newest ones instead.
+# Each sets up .venv first, with the versions of constraints.txt; CONSTRAINTS=/dev/null takes the
+# newest ones instead.
 PYTHON ?= python3
 BIN = .venv/bin
 CONSTRAINTS = constraints.txt
 # Two names for one thing: older versions of pip take the first for what builds a package as well.
 INSTALL = PIP_CONSTRAINT=$(CONSTRAINTS) PIP_BUILD_CONSTRAINT=$(CONSTRAINTS) $(BIN)/pip install --quiet
+PYTEST = $(BIN)/python -m pytest
+# A file's tests share fixtures, so they stay in one process.
+PARALLEL = --numprocesses 2 --dist loadfile
+# Calls with real peers run in real time, one by one.
+REAL_TIME = tests/calls
 
-.PHONY: demo test check clean
+.PHONY: demo check quick test bench docs clean
 
 demo: .venv/with-demo
 	@$(BIN)/python -c "import cv2" || { echo "OpenCV needs libGL: apt install libgl1 libglib2.0-0"; exit 1; }
 	$(BIN)/receiver demo
-
-test: .venv/with-tests
-	$(BIN)/python -m pytest --ignore tests/calls --numprocesses 2 --dist loadfile
-	$(BIN)/python -m pytest tests/calls  # one by one: calls run in real time
 
 check: .venv/with-tests
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+quick: .venv/with-tests
+	$(PYTEST) --ignore tests/calls --ignore tests/models --ignore tests/bench $(PARALLEL) -m "not slow"
+
+test: .venv/with-tests
+	$(PYTEST) --ignore $(REAL_TIME) $(PARALLEL) --cov --cov-report= --cov-fail-under=0
+	$(PYTEST) $(REAL_TIME) --cov --cov-append --cov-report=term:skip-covered
+
+bench: .venv/with-bench
+	$(BIN)/python -m bench --help
+
+docs: .venv/with-docs
+	$(BIN)/mkdocs build --strict
+
 .venv/with-demo: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
 	$(INSTALL) --editable '.[demo]'
 	touch $@
 
+.venv/with-bench: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	$(INSTALL) --editable '.[bench]'
+	touch $@
+
+.venv/with-docs: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	$(INSTALL) --editable '.[docs]'
+	touch $@
+
 .venv/with-tests: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
 	$(INSTALL) --editable '.[demo,train,bench,dev]'
-	touch $@ .venv/with-demo
+	touch $@ .venv/with-demo .venv/with-bench
 
 clean:
-	rm -rf .venv build *.egg-info demo-output bench-output
+	rm -rf .venv build site *.egg-info demo-output bench-output .coverage

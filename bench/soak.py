@@ -23,13 +23,14 @@ from rich.table import Table
 
 from bench.command_line import bench_parser, require
 from receiver.calls.track import EnhancedVideoTrack
-from receiver.commands.demo import connect, consume
+from receiver.commands.loopback import connect, consume
 from receiver.commands.terminal import console
 from receiver.enhance.enhancer import Enhancer
 from receiver.enhance.faces.generator import Generator
 from receiver.errors import InputError
 from receiver.media.encoding import Encoding
-from receiver.sending.tracks import EncodedTrack, portrait_source
+from receiver.sending.encoded_track import EncodedTrack
+from receiver.sending.sources import portrait_source
 from receiver.transport.receiving import SteadyReceiver
 
 KBPS = 150.0

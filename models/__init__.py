@@ -1,1 +1,1 @@
-"""The generators: networks, data, training and export. The only room that imports torch."""
+"""Networks, training data, training and export. The only folder that imports torch."""

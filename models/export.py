@@ -1,9 +1,12 @@
-"""Exports a trained generator: `python -m models.export RUN [--name lite] [--out FOLDER]`.
+"""Exports a trained generator: `python -m models.export RUN [--name NAME] [--out FOLDER]`.
 
-RUN is a folder that `models.train` wrote. Writes NAME.onnx, with the averaged weights, and its card
-NAME.json; the ONNX file is compared with PyTorch before it gets its name. A run that was trained in
-8-bit integers (`quantized = true`) also gives NAME-int8.onnx, for CPUs; `--half` gives
-NAME-half.onnx, in 16-bit floats inside, for GPUs.
+RUN is a folder that `models.train` wrote. The export writes NAME.onnx, with the averaged weights,
+and its card NAME.json, after a comparison of the ONNX file with PyTorch. A run that was trained in
+8-bit integers (`quantized = true`) also gives NAME-int8.onnx and NAME-int8-align.onnx, for CPUs;
+`--half` adds NAME-half.onnx, with 16-bit floats inside, for GPUs.
+
+Without --out, the files are written to the models folder, in which `receiver --model NAME` looks
+for them: keyframe-receiver/models in $XDG_DATA_HOME, by default in ~/.local/share.
 """
 
 import argparse
@@ -24,26 +27,32 @@ from onnxruntime.transformers.onnx_model import OnnxModel
 from torch import nn
 from torch.nn import functional as F
 
-from models.networks import build
+from models.networks import GeneratorNetwork, build
 from models.networks.spectral import bake_spectral_norm
 from models.quantize import float_weights, ranges, write_int8
 from models.split import split_at_warp
-from models.train import TrainConfig, load_config
+from models.training.config import TrainConfig, load_config
 from receiver.enhance.faces.alignment import CROP
-from receiver.enhance.faces.generator import ALIGN, CHANNELS, INT8, WEIGHTS
+from receiver.enhance.faces.generator import CHANNELS
+from receiver.errors import InputError
+from receiver.inference.model_files import ALIGN, INT8, MODELS
+from receiver.inference.models_folder import models_folder
 
-TOLERANCE = 1e-4
+FLOAT_TOLERANCE = 1e-4
 """Largest absolute difference between ONNX Runtime and PyTorch, for pixels in [0, 1]."""
 HALF_TOLERANCE = 1e-2
+"""The same for 16-bit floats."""
 HALF = "-half"
+"""Ends the name of a file with 16-bit floats."""
 
 
-def load_trained(run: Path) -> tuple[nn.Module, TrainConfig, dict[str, Any]]:
-    """The network of a training run with its averaged weights, its settings and its state.
+def load_trained(run: Path) -> tuple[GeneratorNetwork, TrainConfig, dict[str, Any]]:
+    """Loads a training run: the network with its averaged weights, its settings and its state.
 
-    A quantised run's network comes back in floating point; its ranges are in the state.
+    The network of a quantised run is in floating point; its ranges are in the state.
 
-    Raises FileNotFoundError if `run` holds no checkpoint, RuntimeError if its keys do not match.
+    Raises FileNotFoundError if `run` holds no checkpoint, RuntimeError if the weights do not match
+    the settings.
     """
     config = load_config(run / "config.toml")
     state = torch.load(run / "checkpoint.pt", weights_only=True, map_location="cpu")
@@ -54,9 +63,9 @@ def load_trained(run: Path) -> tuple[nn.Module, TrainConfig, dict[str, Any]]:
 
 
 def export(network: nn.Module, path: Path) -> float:
-    """Writes `network` as ONNX; returns its largest difference from PyTorch.
+    """Writes `network` as ONNX and returns its largest absolute difference from PyTorch.
 
-    Raises ValueError, leaving nothing behind, if that is above `TOLERANCE`.
+    Raises ValueError, leaving no file behind, if the difference is above FLOAT_TOLERANCE.
     """
     inputs = tuple(torch.rand(2, channels, CROP, CROP) for channels in CHANNELS.values())
     unfinished = path.with_suffix(".part")
@@ -72,18 +81,21 @@ def export(network: nn.Module, path: Path) -> float:
             dynamo=True,
             verbose=False,
         )
+    assert program is not None  # with dynamo=True there always is one
     program.save(str(unfinished), external_data=False)
-    _forget_sources(unfinished)
+    _remove_sources(unfinished)
     difference = onnx_difference(network, unfinished, inputs)
-    if not difference <= TOLERANCE:
+    if not difference <= FLOAT_TOLERANCE:
         unfinished.unlink()
-        raise ValueError(f"ONNX differs from PyTorch by {difference:.2e}, above {TOLERANCE:.0e}")
+        raise ValueError(
+            f"ONNX differs from PyTorch by {difference:.2e}, above {FLOAT_TOLERANCE:.0e}"
+        )
     os.replace(unfinished, path)
     return difference
 
 
-def _forget_sources(path: Path) -> None:
-    """Takes out of an ONNX file which lines of which files on this machine its nodes came from."""
+def _remove_sources(path: Path) -> None:
+    """Removes the source files and lines of this machine that the exporter adds to each node."""
     model = onnx.load(path)
     for part in (model, model.graph, *model.graph.node, *model.graph.value_info):
         part.ClearField("metadata_props")
@@ -92,40 +104,40 @@ def _forget_sources(path: Path) -> None:
 
 
 def write_half(network: nn.Module, source: Path, target: Path) -> float:
-    """Writes the ONNX file `source` of `network` in 16-bit floats, its inputs and output in 32.
+    """Converts the ONNX file `source` of `network` to 16-bit floats, with 32-bit inputs and output.
 
-    Returns its largest difference from PyTorch, for inputs as smooth as pictures. Raises
-    ValueError, leaving nothing behind, if that is above `HALF_TOLERANCE`.
+    Returns the largest absolute difference from PyTorch for inputs as smooth as pictures. Raises
+    ValueError, leaving no file behind, if the difference is above HALF_TOLERANCE.
     """
     half = convert_float_to_float16(
         onnx.load(source),
         keep_io_types=True,
-        op_block_list=[*DEFAULT_OP_BLOCK_LIST, "GridSample"],  # CUDA has it in 32 bits alone
+        op_block_list=[*DEFAULT_OP_BLOCK_LIST, "GridSample"],  # CUDA has it in 32 bits only
     )
-    # A tensor that several nodes want in 32 bits comes out of the converter cast several times,
-    # under one name.
+    # If several nodes need a tensor in 32 bits, the converter adds the same cast, with the same
+    # output name, several times.
     once: dict[str, onnx.NodeProto] = {}
     for node in half.graph.node:
         once.setdefault(node.output[0], node)
     nodes = list(once.values())
     del half.graph.node[:]
     half.graph.node.extend(nodes)
-    OnnxModel(half).topological_sort()  # ONNX asks for it; the converter puts its casts at the end
-    del half.graph.value_info[:]  # some tell the type from before
+    OnnxModel(half).topological_sort()  # ONNX requires it; the converter appends its casts
+    del half.graph.value_info[:]  # some state the type before the conversion
     unfinished = target.with_suffix(".part")
     onnx.save(half, unfinished)
-    blots = (torch.rand(2, channels, 16, 16) for channels in CHANNELS.values())
-    inputs = tuple(F.interpolate(x, size=(CROP, CROP), mode="bilinear") for x in blots)
+    coarse = (torch.rand(2, channels, 16, 16) for channels in CHANNELS.values())
+    inputs = tuple(F.interpolate(x, size=(CROP, CROP), mode="bilinear") for x in coarse)
     difference = onnx_difference(network, unfinished, inputs)
     if not difference <= HALF_TOLERANCE:
         unfinished.unlink()
-        raise ValueError(f"in 16 bits it differs by {difference:.2e}, above {HALF_TOLERANCE:.0e}")
+        raise ValueError(f"16 bits differ by {difference:.2e}, above {HALF_TOLERANCE:.0e}")
     os.replace(unfinished, target)
     return difference
 
 
 def onnx_difference(network: nn.Module, path: Path, inputs: tuple[torch.Tensor, ...]) -> float:
-    """Largest absolute difference between an ONNX file on the CPU and PyTorch."""
+    """Returns the largest absolute difference between an ONNX file on the CPU and PyTorch."""
     session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
     arrays = {name: value.numpy() for name, value in zip(CHANNELS, inputs, strict=True)}
     with torch.no_grad():
@@ -136,7 +148,10 @@ def onnx_difference(network: nn.Module, path: Path, inputs: tuple[torch.Tensor, 
 def write_card(
     files: list[Path], network: nn.Module, config: TrainConfig, state: dict[str, Any]
 ) -> None:
-    """What whoever uses the weights has to know of them, beside their ONNX files."""
+    """Writes the card of exported files beside the first of them, as JSON.
+
+    It holds the network and its settings, checksums, signature, training effort and data, licence.
+    """
     path = files[0]
     card = {
         "name": path.stem,
@@ -154,37 +169,59 @@ def write_card(
     path.with_suffix(".json").write_text(json.dumps(card, indent=2) + "\n")
 
 
+def write_files(
+    path: Path, network: GeneratorNetwork, config: TrainConfig, state: dict[str, Any], half: bool
+) -> tuple[list[Path], float]:
+    """Writes the ONNX file `path`, its variants and their card into the folder of `path`.
+
+    Args:
+        network, config, state: the result of `load_trained`.
+        half: also write the variant with 16-bit floats.
+
+    Returns the ONNX files, `path` first, and its largest absolute difference from PyTorch. Raises
+    ValueError if a file differs too much.
+    """
+    difference = export(network, path)
+    files = [path]
+    if config.quantized:
+        integers = path.with_name(f"{path.stem}{INT8}.onnx")
+        aligner = path.with_name(f"{path.stem}{INT8}{ALIGN}.onnx")
+        write_int8(path, integers, ranges(state["ema"]))
+        split_at_warp(integers, aligner)
+        files += [integers, aligner]
+    if half:
+        files.append(path.with_name(f"{path.stem}{HALF}.onnx"))
+        write_half(network, path, files[-1])
+    write_card(files, network, config, state)
+    return files, difference
+
+
 def main() -> None:
-    """The command line."""
+    """Runs the command line."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
     parser.add_argument("run", type=Path, help="folder that models.train wrote")
     parser.add_argument("--name", help="name of the model (default: lite, or the backbone's)")
-    parser.add_argument("--out", type=Path, default=WEIGHTS, help=f"folder (default {WEIGHTS})")
+    parser.add_argument("--out", type=Path, help="folder (default: the models folder)")
     parser.add_argument("--half", action="store_true", help="also in 16-bit floats, for GPUs")
     args = parser.parse_args()
     try:
         network, config, state = load_trained(args.run)
-    except (OSError, RuntimeError, KeyError) as error:
-        parser.error(f"{args.run} holds no finished training: {error}")
-    args.out.mkdir(parents=True, exist_ok=True)
+    except (OSError, RuntimeError, KeyError, TypeError, ValueError) as error:
+        parser.error(f"{args.run} holds no training that can be read: {error}")
     name = args.name or getattr(config.network, "backbone", "lite")
-    path = args.out / f"{name}.onnx"
-    difference = export(network, path)
-    files = [path]
-    if config.quantized:
-        files.append(path.with_name(f"{name}{INT8}.onnx"))
-        write_int8(path, files[-1], ranges(state["ema"]))
-        files.append(files[-1].with_name(f"{files[-1].stem}{ALIGN}.onnx"))
-        split_at_warp(files[-2], files[-1])
-    if args.half:
-        files.append(path.with_name(f"{name}{HALF}.onnx"))
-        write_half(network, path, files[-1])
-    write_card(files, network, config, state)
+    try:
+        path = (args.out or models_folder()) / f"{name}.onnx"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        files, difference = write_files(path, network, config, state, args.half)
+    except (OSError, ValueError, InputError) as error:
+        parser.error(f"{args.run} cannot be exported: {error}")
     for file in files:
         print(f"{file}: {file.stat().st_size / 1e6:.2f} MB")
     print(f"{path} differs from PyTorch by {difference:.1e}")
+    found_by_name = args.out is None and name not in MODELS
+    print(f"use it with receiver --model {name if found_by_name else path}")
 
 
 if __name__ == "__main__":

@@ -1,9 +1,9 @@
-"""A smaller `lite` out of a trained one: `python -m models.narrow CONFIG DATA ONNX OUT`.
+"""Makes a smaller `lite` from a trained one: `python -m models.narrow CONFIG DATA ONNX OUT`.
 
-The first residual blocks of each level stay, and of each block the inner channels that carry most
-of what it adds (Molchanov et al., "Importance Estimation for Neural Network Pruning", CVPR 2019,
-with the sum's energy for the gradient). What OUT holds is where a training begins:
-`python -m models.train CONFIG DATA RUN --start-from OUT`.
+It keeps the first residual blocks of each level and, in each block, the inner channels that
+contribute most to the block's output (Molchanov et al., "Importance Estimation for Neural Network
+Pruning", CVPR 2019, with the energy of the contribution instead of the gradient). OUT holds the
+initial weights of a training: `python -m models.train CONFIG DATA RUN --start-from OUT`.
 """
 
 import argparse
@@ -19,24 +19,25 @@ from rich.progress import track
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from models.dataset import Crops
+from models.data.samples import Crops
 from models.networks import read_network
 from models.networks.lite import Lite, LiteConfig, ResidualBlock
-from models.train import load_config, read_exported
+from models.training.config import load_config
+from models.training.exported import read_exported
 from receiver.enhance.faces.generator import CHANNELS
 
 BATCHES = 16
-"""Batches that the channels are judged by."""
+"""Batches used to rate the channels."""
 
 
 def narrowed(large: Lite, config: LiteConfig, batches: Iterable[dict[str, Tensor]]) -> Lite:
-    """A network of `config` with what fits into it of `large`.
+    """Returns a network of `config` with the most important weights of `large`.
 
     Args:
-        config: at most as many blocks and inner channels as `large` has, at the same widths.
-        batches: of the network's inputs, Nx{3,3,1}xSxS by name.
+        config: the same widths as `large`, and at most as many blocks and inner channels.
+        batches: the network's inputs by name, Nx{3,3,1}xSxS.
 
-    Raises ValueError for a config that is not smaller.
+    Raises ValueError if `config` does not fit into `large`.
     """
     energy = _energies(large, batches)
     small = Lite(config)
@@ -46,7 +47,7 @@ def narrowed(large: Lite, config: LiteConfig, batches: Iterable[dict[str, Tensor
             continue
         inner = block.conv1.out_channels
         if name not in energy or len(energy[name]) < inner:
-            raise ValueError(f"{name} of the network to begin with has too few channels, or is not")
+            raise ValueError(f"the larger network has no {name}, or too few channels in it")
         kept = energy[name].argsort(descending=True)[:inner].sort().values
         for key in ("conv1.weight", "conv1.bias"):
             weights[f"{name}.{key}"] = weights[f"{name}.{key}"][kept]
@@ -55,13 +56,13 @@ def narrowed(large: Lite, config: LiteConfig, batches: Iterable[dict[str, Tensor
     try:
         small.load_state_dict({name: weights[name] for name in names})
     except RuntimeError as error:
-        raise ValueError(f"the network to begin with has other widths: {error}") from error
+        raise ValueError(f"the larger network has other widths: {error}") from error
     return small
 
 
 @torch.no_grad()
 def _energies(network: Lite, batches: Iterable[dict[str, Tensor]]) -> dict[str, Tensor]:
-    """By residual block, the mean energy that each inner channel adds to the block's output."""
+    """Returns, by residual block, the energy that each inner channel adds to the block's output."""
     blocks = {n: block for n, block in network.named_modules() if isinstance(block, ResidualBlock)}
     energy = {name: torch.zeros(block.conv1.out_channels) for name, block in blocks.items()}
 
@@ -85,31 +86,32 @@ def _energies(network: Lite, batches: Iterable[dict[str, Tensor]]) -> dict[str, 
 
 
 def read_lite(path: Path) -> tuple[Lite, int, float]:
-    """An exported `lite` in floats, with its steps and minutes of training.
+    """Reads a floating-point `lite` that `models.export` wrote, and its card.
 
-    Raises OSError, ValueError or RuntimeError for a file that is none.
+    Returns the network, the steps and the minutes of its training. Raises OSError, ValueError or
+    RuntimeError for an unreadable file or another network.
     """
     weights, steps, minutes = read_exported(path)
     settings = json.loads(path.with_suffix(".json").read_text())["settings"]
     settings.pop("reference_mix", None)
     config = read_network(settings)
     if not isinstance(config, LiteConfig):
-        raise ValueError(f"{path} is no lite")
+        raise ValueError(f"{path} holds another network than lite")
     network = Lite(config)
     network.load_state_dict(weights)
     return network.eval(), steps, minutes
 
 
 def main() -> None:
-    """The command line."""
+    """Runs the command line."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
     parser.add_argument(
-        "config", type=Path, help="of the smaller network, models/configs/lite.toml"
+        "config", type=Path, help="of the smaller network, for example models/configs/lite.toml"
     )
-    parser.add_argument("data", type=Path, help="folder of shards, from python -m models.prepare")
-    parser.add_argument("onnx", type=Path, help="the larger one, exported in floats, with its card")
+    parser.add_argument("data", type=Path, help="folder of shards from python -m models.prepare")
+    parser.add_argument("onnx", type=Path, help="the larger network in floats, beside its card")
     parser.add_argument("out", type=Path, help="folder, for --start-from of models.train")
     args = parser.parse_args()
     try:
@@ -118,8 +120,8 @@ def main() -> None:
         crops = Crops(args.data, BATCHES * config.batch, config.side, config.mix, config.seed)
         batches = islice(DataLoader(crops, config.batch), BATCHES)
         if not isinstance(config.network, LiteConfig):
-            raise ValueError(f"{args.config} is for another network than lite")
-        small = narrowed(large, config.network, track(batches, "judging channels", BATCHES))
+            raise ValueError(f"{args.config} describes another network than lite")
+        small = narrowed(large, config.network, track(batches, "rating channels", BATCHES))
     except (OSError, TypeError, ValueError, RuntimeError, tomllib.TOMLDecodeError) as error:
         parser.error(str(error))
     args.out.mkdir(parents=True, exist_ok=True)

@@ -1,6 +1,6 @@
-"""H.264 as a browser in a call sends it: OpenH264 in real-time settings, one IDR and no more.
+"""Encodes H.264 as a browser in a call does: OpenH264 in real-time settings, with a single IDR.
 
-PyAV's wheel lacks OpenH264; the ffmpeg of imageio-ffmpeg has it.
+PyAV's wheel lacks OpenH264; the ffmpeg binary of imageio-ffmpeg includes it.
 """
 
 import subprocess
@@ -17,13 +17,18 @@ from receiver.media.encoding import Encoding, open_decoder, through_codec
 from receiver.media.frame import DecodedFrame
 
 NO_KEYFRAME = 100_000
-"""A GOP that outlasts any clip: browsers send a key frame only when asked."""
-READ = 1 << 16
+"""A GOP longer than any clip: browsers send an I-frame only on request."""
+READ_BYTES = 1 << 16
+"""Largest read from the encoder."""
 
 
 @dataclass(frozen=True)
 class OpenH264:
-    """OpenH264 at a target bitrate in kbit/s, constrained baseline, as Chromium uses it."""
+    """Settings of OpenH264 as Chromium uses it, constrained baseline.
+
+    Attributes:
+        kbps: target bitrate in kbit/s.
+    """
 
     kbps: float
 
@@ -31,7 +36,7 @@ class OpenH264:
 def through_any_codec(
     frames: Iterable[av.VideoFrame], encoding: Encoding | OpenH264, rate: Fraction
 ) -> Iterator[tuple[av.VideoFrame, DecodedFrame, int]]:
-    """As `receiver.media.encoding.through_codec`, by either encoder."""
+    """Encodes and decodes frames with either encoder, as `media.encoding.through_codec` does."""
     if isinstance(encoding, Encoding):
         return through_codec(frames, encoding, rate)
     return _through_openh264(frames, encoding.kbps, rate)
@@ -85,10 +90,10 @@ def _write(
         pass  # the reader stopped early
 
 
-def _packets(encoder: "subprocess.Popen[bytes]") -> Iterator[av.Packet]:
-    """Whole pictures out of the byte stream."""
+def _packets(encoder: "subprocess.Popen[bytes]") -> Iterator["av.Packet[av.VideoStream]"]:
+    """Splits the encoder's byte stream into one packet per frame."""
     assert encoder.stdout is not None
     parser = av.CodecContext.create("h264", "r")
-    while data := encoder.stdout.read1(READ):  # type: ignore[attr-defined]
+    while data := encoder.stdout.read1(READ_BYTES):  # type: ignore[attr-defined]
         yield from parser.parse(data)
     yield from parser.parse(None)

@@ -1,16 +1,16 @@
-"""Makes training crops from any folder of videos: `python -m models.prepare VIDEOS OUT`.
+"""Makes training crops from a folder of videos: `python -m models.prepare VIDEOS OUT`.
 
-Each clip is sent several times through x264 or OpenH264 in real-time settings, at random sizes,
-CRFs and bitrates; its faces are found and followed on the decoded pictures, as a call would.
+It encodes each clip several times with x264 or OpenH264 in real-time settings, at random sizes,
+CRFs and bitrates, and tracks its faces on the decoded frames, as in a call.
 
 A shard is a folder, one for each clip, encoding and face:
 
-    degraded.npy        Nx256x256x3 uint8 RGB, decoded, aligned by its own landmarks
-    target.npy          the same crops out of the original pictures
-    landmarks.npy       Nx68x2 float32, found on the decoded picture, in crop pixels
-    raw.npy             the originals, aligned by landmarks found on themselves: references
-    raw_landmarks.npy   their landmarks
-    shard.json          clip, identity of the encoding, size, QPs, positions in the clip
+    degraded.npy        Nx256x256x3 uint8 RGB, crops of decoded frames, aligned by their landmarks
+    target.npy          the same crops of the original frames
+    landmarks.npy       Nx68x2 float32, landmarks found on the decoded frame, in crop pixels
+    raw.npy             crops of the original frames, aligned by their own landmarks: references
+    raw_landmarks.npy   Nx68x2 float32, the landmarks of raw.npy
+    shard.json          clip, encoding, scale, QPs and positions in the clip
 """
 
 import argparse
@@ -40,24 +40,25 @@ from receiver.media.planes import planes
 
 PRESETS = ("ultrafast", "superfast", "veryfast", "medium")
 UNTAGGED = 2
-"""MatrixCoefficients of ITU-T H.273 for a picture that does not say."""
+"""MatrixCoefficients of ITU-T H.273 for an untagged picture."""
 STRIDE = 3
-"""Frames from one sampled picture to the next: neighbours are nearly alike."""
+"""Frames between two samples; neighbouring frames are nearly equal."""
 MIN_SAMPLES = 6
-MIN_FACE = 72
-"""Width in pixels of the smallest face box kept."""
+"""Samples of the smallest shard that is kept."""
+MIN_FACE_WIDTH = 72
+"""Width in pixels of the smallest face box that is kept."""
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """One way in which a clip is degraded; `scale` <= 1 shrinks it first."""
+    """One way to degrade a clip: shrink it by `scale` <= 1, then encode it."""
 
     encoding: Encoding | OpenH264
     scale: float
 
 
 def random_recipe(rng: random.Random, face_width: float, width: int, height: int) -> Recipe:
-    """Size, CRF or bitrate, GOP and preset as calls have them."""
+    """Draws a size, CRF or bitrate, GOP and preset that are typical of calls."""
     wanted = rng.uniform(90, 280)
     scale = 1.0 if rng.random() < 0.4 else min(1.0, wanted / face_width)
     megapixels = width * height * scale * scale / 1e6
@@ -74,9 +75,9 @@ def random_recipe(rng: random.Random, face_width: float, width: int, height: int
 def read_frames(
     path: Path, scale: float = 1.0, limit: int | None = None
 ) -> Iterator[av.VideoFrame]:
-    """The frames of a video as viewers see them, in yuv420p, shrunk by `scale` to even sizes.
+    """Yields the frames of a video as displayed, in yuv420p, shrunk by `scale` to even sizes.
 
-    At most `limit` of them. Raises InputError if it cannot be read.
+    Stops after `limit` frames. Raises InputError for an unreadable file.
     """
     with VideoReader(path) as reader:
         for index, frame in enumerate(views(reader.frames(), reader.video.sample_aspect_ratio)):
@@ -86,20 +87,20 @@ def read_frames(
                 max(2, int(side * scale) // 2 * 2) for side in (frame.width, frame.height)
             )
             picture = frame.reformat(width, height, "yuv420p")
-            # The codec in between carries no colour tags: original and decoded picture have to be
-            # read by one matrix, or their difference would be one of colour.
+            # The encoded stream carries no colour tags. Without tags here, the original and the
+            # decoded frame are converted with the same matrix and do not differ in colour.
             picture.colorspace, picture.color_range = UNTAGGED, ColorRange.UNSPECIFIED
             yield picture
 
 
 def frame_rate(path: Path) -> Fraction:
-    """Frames a second of a video; 30 where the file does not tell."""
+    """Returns the frame rate of a video, 30 if the file does not state it."""
     with VideoReader(path) as reader:
         return reader.rate
 
 
 def prepare_clip(path: Path, out: Path, encodings: int, samples: int, seed: int) -> int:
-    """Writes the shards of one clip; returns how many crops they hold."""
+    """Writes the shards of one clip and returns the number of their samples."""
     rng = random.Random(f"{seed} {path.name}")
     face_width, width, height = _largest_face(path)
     if face_width == 0:
@@ -115,7 +116,7 @@ def prepare_clip(path: Path, out: Path, encodings: int, samples: int, seed: int)
 
 
 def _largest_face(path: Path) -> tuple[float, int, int]:
-    """Width of the largest face in the first frames, and the frame's width and height."""
+    """Returns the width of the largest face in the first frames, and the frames' size."""
     tracker, widest, size = FaceTracker(), 0.0, (0, 0)
     for frame in read_frames(path, limit=30):
         size = frame.width, frame.height
@@ -125,7 +126,7 @@ def _largest_face(path: Path) -> tuple[float, int, int]:
 
 
 def _sample_faces(path: Path, recipe: Recipe, samples: int) -> dict[int, list[dict[str, Any]]]:
-    """Rows of a shard by the track id of their face."""
+    """Returns the rows of the shards, by the track id of their face."""
     on_decoded, on_raw = FaceTracker(), FaceTracker()
     rows: dict[int, list[dict[str, Any]]] = defaultdict(list)
     frames = read_frames(path, recipe.scale, samples * STRIDE)
@@ -138,7 +139,7 @@ def _sample_faces(path: Path, recipe: Recipe, samples: int) -> dict[int, list[di
             continue
         for face in faces:
             raw_face = same_face(face, raw_faces)
-            if raw_face is None or face.box[2] - face.box[0] < MIN_FACE:
+            if raw_face is None or face.box[2] - face.box[0] < MIN_FACE_WIDTH:
                 continue
             rows[face.track_id].append(
                 {
@@ -155,7 +156,7 @@ def _sample_faces(path: Path, recipe: Recipe, samples: int) -> dict[int, list[di
 
 
 def same_face(face: Face, candidates: list[Face]) -> Face | None:
-    """Which of the faces found on the original picture is this one of the decoded picture."""
+    """Returns the candidate, found on the original frame, that is the face of the decoded frame."""
     size = float(face.box[2] - face.box[0])
     for candidate in candidates:
         offset = candidate.landmarks.mean(axis=0) - face.landmarks.mean(axis=0)
@@ -165,6 +166,7 @@ def same_face(face: Face, candidates: list[Face]) -> Face | None:
 
 
 def _write_shard(folder: Path, path: Path, recipe: Recipe, rows: list[dict[str, Any]]) -> None:
+    """Writes a shard atomically."""
     unfinished = folder.with_name(folder.name + ".part")
     shutil.rmtree(unfinished, ignore_errors=True)
     unfinished.mkdir(parents=True)
@@ -183,20 +185,20 @@ def _write_shard(folder: Path, path: Path, recipe: Recipe, rows: list[dict[str, 
 
 
 def main() -> None:
-    """The command line."""
+    """Runs the command line."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
-    parser.add_argument("videos", type=Path, help="folder of videos, searched with its subfolders")
-    parser.add_argument("out", type=Path, help="folder for the shards; a finished clip is kept")
-    parser.add_argument("--encodings", type=int, default=3, help="encodings a clip (default 3)")
-    parser.add_argument("--samples", type=int, default=48, help="pictures an encoding (default 48)")
+    parser.add_argument("videos", type=Path, help="folder of videos, searched recursively")
+    parser.add_argument("out", type=Path, help="folder for the shards, which replace older ones")
+    parser.add_argument("--encodings", type=int, default=3, help="encodings per clip (default 3)")
+    parser.add_argument("--samples", type=int, default=48, help="samples per encoding (default 48)")
     parser.add_argument("--jobs", type=int, default=2, help="processes (default 2)")
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
     paths = sorted(p for p in args.videos.rglob("*") if p.suffix.lower() in ENDINGS)
     if not paths:
-        parser.error(f"no videos under {args.videos}")
+        parser.error(f"there are no videos in {args.videos}")
     args.out.mkdir(parents=True, exist_ok=True)
     crops, broken = 0, []
     with ProcessPoolExecutor(args.jobs) as pool:
@@ -211,7 +213,7 @@ def main() -> None:
                 broken.append(f"{jobs[job]}: {type(error).__name__}: {error}")
     print(f"{crops} crops of {len(paths) - len(broken)} clips in {args.out}")
     for line in broken:
-        print(f"passed over {line}")
+        print(f"skipped {line}")
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
-"""A generator in 8-bit integers, which a CPU multiplies several times as fast.
+"""Quantises a generator to 8-bit integers, which a CPU multiplies several times as fast.
 
-Ranges are measured once, then training goes on with every value rounded as ONNX Runtime will round
-it, so that the network learns to live with it (Jacob et al., "Quantization and Training of Neural
-Networks for Efficient Integer-Arithmetic-Only Inference", CVPR 2018).
+After measuring the ranges once, training continues with every value rounded as ONNX Runtime will
+round it, so that the network adapts to the rounding (Jacob et al., "Quantization and Training of
+Neural Networks for Efficient Integer-Arithmetic-Only Inference", CVPR 2018).
 """
 
 import tempfile
@@ -25,17 +25,17 @@ from models.networks.lite import Fold, ResidualBlock
 from receiver.enhance.faces.generator import CHANNELS
 
 TAIL = 1e-4
-"""Share of a tensor's values beyond each end of its range."""
+"""Share of a tensor's values that lie beyond each end of its range."""
 WEIGHT_LEVELS = 64
-"""Weights are -64 to 64: products of 8-bit weights overflow in processors without VNNI."""
+"""Weights are -64 to 64: products with 8-bit weights overflow on processors without VNNI."""
 CLIPPED = ("conv1", "down", "down1", "down2")
-"""Convolutions of `lite` whose output goes straight into a clip."""
-MEASURED = 100_000
-"""Values of a tensor, at most, that its range is measured on."""
+"""Names of the convolutions of `lite` whose output is clipped immediately."""
+MEASURED_VALUES = 100_000
+"""Values of a tensor used to measure its range, at most."""
 
 
 class Levels(nn.Module):
-    """Rounds a tensor to 256 levels between two bounds, zero among them; see `measure`."""
+    """Rounds a tensor to 256 levels between two bounds that `measure` sets; one level is zero."""
 
     low: Tensor
     high: Tensor
@@ -47,10 +47,10 @@ class Levels(nn.Module):
         self.register_buffer("high", torch.ones(()))
 
     def forward(self, x: Tensor) -> Tensor:
-        """Float of any shape; the same shape, float32."""
+        """Maps floats of any shape to float32 of the same shape."""
         x = x.float()
         if self.measured is not None:
-            some = x.detach().flatten()[:: max(1, x.numel() // MEASURED)]
+            some = x.detach().flatten()[:: max(1, x.numel() // MEASURED_VALUES)]
             low, high = torch.quantile(some, torch.tensor([TAIL, 1.0 - TAIL])).tolist()
             self.measured.append((min(low, 0.0), max(high, 0.0)))
             return x
@@ -58,18 +58,19 @@ class Levels(nn.Module):
         return torch.fake_quantize_per_tensor_affine(x, scale, zero, 0, 255)
 
     def scale_and_zero(self) -> tuple[float, int]:
-        """One level's height, and the level that is zero."""
+        """Returns the distance between two levels, and the level that is zero."""
         scale = max(1e-6, float(self.high - self.low) / 255.0)
         return scale, round(-float(self.low) / scale)
 
 
 class QuantizedConv2d(nn.Conv2d):
-    """A convolution whose input, weights (one range a channel) and output are rounded."""
+    """A convolution that rounds its input, weights (one range per channel) and output."""
 
     def __init__(self, conv: nn.Conv2d, clipped: bool) -> None:
         """Shares the weights of `conv`, under the same names.
 
-        `clipped`: its output is clipped before it is rounded, by whatever takes it in.
+        Args:
+            clipped: do not round the output, because the next layer clips it first.
         """
         shape: Any = conv.kernel_size, conv.stride, conv.padding
         super().__init__(conv.in_channels, conv.out_channels, *shape)
@@ -78,7 +79,7 @@ class QuantizedConv2d(nn.Conv2d):
         self.after = nn.Identity() if clipped else Levels()
 
     def forward(self, x: Tensor) -> Tensor:
-        """As nn.Conv2d."""
+        """Maps NxCxHxW to the shape that nn.Conv2d gives."""
         highest = self.weight.detach().abs().amax(dim=(1, 2, 3)).clamp_min(1e-8)
         scales, zeros = highest / WEIGHT_LEVELS, torch.zeros(len(highest), dtype=torch.int32)
         weight = torch.fake_quantize_per_channel_affine(
@@ -89,10 +90,11 @@ class QuantizedConv2d(nn.Conv2d):
 
 
 def quantize(network: nn.Module) -> None:
-    """Replaces the network's convolutions, in place, by rounding ones of the same weights.
+    """Replaces the convolutions of `lite`, in place, by rounding ones with the same weights.
 
-    Those that fold pixels into channels stay: they see the picture itself, and are cheap. So does
-    the flow's, whose few pixels out of 64 want finer steps.
+    Two kinds stay as they are: those that fold pixels into channels, because they process the
+    picture itself and are cheap, and that of the flow, because its values of few pixels need finer
+    steps than a range of 64 pixels allows.
     """
     for module in list(network.modules()):
         if isinstance(module, Fold):
@@ -101,13 +103,13 @@ def quantize(network: nn.Module) -> None:
             if isinstance(child, nn.Conv2d) and name != "flow":
                 setattr(module, name, QuantizedConv2d(child, name in CLIPPED))
     for block in network.modules():
-        if isinstance(block, ResidualBlock):  # the sum, too, is made of rounded values
+        if isinstance(block, ResidualBlock):  # the sum has to use rounded values, too
             block.register_forward_pre_hook(lambda block, inputs: (block.conv1.before(*inputs),))
 
 
 @torch.no_grad()
 def measure(network: nn.Module, batches: Iterable[tuple[Tensor, ...]]) -> None:
-    """Sets the ranges of a quantised network by what it sees in `batches` of its inputs."""
+    """Sets the ranges of a quantised network from `batches` of its three inputs."""
     levels = [module for module in network.modules() if isinstance(module, Levels)]
     for level in levels:
         level.measured = []
@@ -121,21 +123,25 @@ def measure(network: nn.Module, batches: Iterable[tuple[Tensor, ...]]) -> None:
 
 
 def ranges(state: dict[str, Tensor]) -> dict[str, tuple[float, float]]:
-    """`low` and `high` of a quantised network's tensors, by 'CONVOLUTION.before' or '.after'."""
+    """Returns (low, high) of each tensor, by 'CONVOLUTION.before' or 'CONVOLUTION.after'.
+
+    Args:
+        state: the state dict of a quantised network.
+    """
     names = [key.removesuffix(".low") for key in state if key.endswith(".low")]
     return {name: (float(state[f"{name}.low"]), float(state[f"{name}.high"])) for name in names}
 
 
 def float_weights(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The state of the network before `quantize`, with what it has learnt since."""
+    """Returns the state dict without ranges, for a network that is not quantised."""
     return {key: value for key, value in state.items() if key.split(".")[-1] not in ("low", "high")}
 
 
 def write_int8(source: Path, target: Path, known: dict[str, tuple[float, float]]) -> None:
-    """Writes the ONNX file `source` with its convolutions in 8-bit integers, QDQ format.
+    """Writes the ONNX file `source` with its convolutions in 8-bit integers, in QDQ format.
 
     Args:
-        known: as given by `ranges`.
+        known: the result of `ranges`.
     """
     graph = onnx.load(source).graph
     convolutions = {node.name: node.input[1] for node in graph.node if node.op_type == "Conv"}
@@ -172,7 +178,7 @@ def write_int8(source: Path, target: Path, known: dict[str, tuple[float, float]]
 
 
 class _OneSample(CalibrationDataReader):  # type: ignore[misc]
-    """ONNX Runtime wants to measure ranges; all that it finds is overridden."""
+    """Gives ONNX Runtime a sample to measure ranges on; they are all overridden."""
 
     def __init__(self) -> None:
         shape = {name: (1, channels, 256, 256) for name, channels in CHANNELS.items()}

@@ -1,429 +1,34 @@
 """Trains a generator: `python -m models.train CONFIG DATA OUT`.
 
-Writes OUT/checkpoint.pt every few minutes and when stopped (Ctrl-C, SIGTERM), goes on from it when
+Writes OUT/checkpoint.pt every few minutes and when stopped (Ctrl-C, SIGTERM), resumes from it when
 started again, and logs losses and pictures for TensorBoard (`tensorboard --logdir OUT`). It uses
-CUDA where it is; several GPUs, or processes, share every batch when started as
+CUDA if available. Several GPUs, or processes, share each batch when started with
 `torchrun --nproc-per-node 2 -m models.train CONFIG DATA OUT`.
 """
 
 import argparse
-import json
-import math
-import os
 import shutil
 import signal
-import time
 import tomllib
-from collections.abc import Callable
-from dataclasses import dataclass, field
-from itertools import islice
 from pathlib import Path
-from typing import Any
 
-import onnx
-import torch
-from google.protobuf.message import DecodeError
-from onnx import numpy_helper
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-from torch import Tensor, nn
-from torch.nn import functional as F
-from torch.utils.data import DataLoader, Subset
-from torch.utils.tensorboard import SummaryWriter
-
-from models.adversary import Adversary
-from models.dataset import AUGMENTATIONS, Crops, ReferenceMix
-from models.features import load_features
-from models.losses import detail_loss, log_error, perceptual_loss, style_loss, temporal_loss
-from models.networks import NetworkConfig, build, read_network
-from models.networks.lite import LiteConfig
-from models.parallel import Processes
-from models.quantize import measure, quantize
-from receiver.enhance.faces.generator import CHANNELS
-
-MEASURED_BATCHES = 16
-"""Batches that a quantised network's ranges are measured on."""
-LOG_STEPS, PICTURE_STEPS = 100, 1000
-
-
-@dataclass(frozen=True)
-class TrainConfig:
-    """A file of `models/configs/`, read by `load_config`."""
-
-    steps: int = 30_000
-    batch: int = 16  # of all processes together
-    side: int = 128  # pixels of the training crops, cut from the 256x256 ones
-    learning_rate: float = 5e-4
-    warmup: int = 500
-    halve_at: tuple[int, ...] = ()  # steps that halve the learning rate; none: half a cosine
-    betas: tuple[float, float] = (0.9, 0.999)
-    weight_decay: float = 1e-4
-    clip_gradient: float = 1.0
-    ema: float = 0.999
-    pixel_weight: float = 1.0
-    align_weight: float = 0.2
-    detail_weight: float = 0.1
-    mse_weight: float = 0.0
-    perceptual_weight: float = 0.0
-    style_weight: float = 0.0
-    adversarial_weight: float = 0.0
-    matching_weight: float = 0.0
-    temporal_weight: float = 0.0  # with it, samples come in pairs of successive pictures
-    features: str = ""  # file of the perceptual and style losses: see models/features.py
-    scales: int = 4  # of the discriminators
-    augmentation: str = "mirror"  # or paper
-    seed: int = 0
-    workers: int = 1
-    bfloat16: bool = True
-    quantized: bool = False  # a last stage, in 8-bit integers: see models/quantize.py
-    checkpoint_minutes: float = 3.0
-    mix: ReferenceMix = field(default_factory=ReferenceMix)
-    network: NetworkConfig = field(default_factory=LiteConfig)
-
-    def __post_init__(self) -> None:
-        """Raises ValueError for settings that do not go together."""
-        if (self.perceptual_weight or self.style_weight) and not self.features:
-            raise ValueError("perceptual_weight and style_weight want a file of `features`")
-        if self.quantized and not isinstance(self.network, LiteConfig):
-            raise ValueError("quantized is for lite alone")
-        if self.temporal_weight and self.batch % 2:
-            raise ValueError(f"temporal_weight wants pairs: {self.batch} is an odd batch")
-        if self.augmentation not in AUGMENTATIONS:
-            known = ", ".join(AUGMENTATIONS)
-            raise ValueError(f"augmentation is one of {known}, not {self.augmentation}")
-
-
-def load_config(path: Path) -> TrainConfig:
-    """Reads a TOML file. Raises TypeError for a key that does not exist, ValueError for a value."""
-    values: dict[str, Any] = tomllib.loads(path.read_text())
-    mix = ReferenceMix(**values.pop("mix", {}))
-    network = read_network(values.pop("network", {}))
-    settings = {key: tuple(v) if isinstance(v, list) else v for key, v in values.items()}
-    return TrainConfig(**settings, mix=mix, network=network)
-
-
-class Trainer:
-    """One training run and its folder."""
-
-    def __init__(
-        self, config: TrainConfig, data: Path, out: Path, start: Path | None = None
-    ) -> None:
-        """`start` is what to begin with: another run's folder, or an exported ONNX file."""
-        torch.manual_seed(config.seed)
-        self.config, self.out = config, out
-        self.checkpoint = out / "checkpoint.pt"
-        self.step, self.earlier_steps = 0, 0
-        self.seconds = 0.0
-        self.stopping = False
-        self.processes = Processes.join(on_cpu=config.quantized)
-        if config.batch % self.processes.count:
-            count, batch = self.processes.count, config.batch
-            raise ValueError(f"{count} processes cannot share a batch of {batch} alike")
-        if config.temporal_weight and config.batch // self.processes.count % 2:
-            count, batch = self.processes.count, config.batch
-            raise ValueError(f"{count} processes cannot share the pairs of a batch of {batch}")
-        self.network = build(config.network)
-        self._begin(start)
-        if config.quantized:
-            quantize(self.network)
-        self.network.to(self.processes.device, memory_format=torch.channels_last)
-        self._aligned = self.processes.wrap(_Aligned(self.network))
-        self.optimizer = torch.optim.AdamW(
-            [parameter for parameter in self.network.parameters() if parameter.requires_grad],
-            lr=config.learning_rate,
-            betas=config.betas,
-            weight_decay=config.weight_decay,
-        )
-        self.ema = {name: value.clone() for name, value in self.network.state_dict().items()}
-        self.features = self._features()
-        self.adversary = (
-            Adversary(config.scales, config.betas, config.bfloat16, self.processes)
-            if config.adversarial_weight or config.matching_weight
-            else None
-        )
-        length = config.steps * config.batch
-        pairs = config.temporal_weight > 0.0
-        self.crops = Crops(
-            data, length, config.side, config.mix, config.seed, config.augmentation, pairs
-        )
-        out.mkdir(parents=True, exist_ok=True)
-        if self.checkpoint.exists():
-            self._resume()
-        elif config.quantized:
-            self._measure_ranges()
-
-    def run(self) -> None:
-        """Trains to the end of the schedule or until `stop`; saves, also before an exception."""
-        first = self.processes.rank == 0
-        log = SummaryWriter(str(self.out), purge_step=self.step) if first else None
-        bar = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TimeRemainingColumn(),
-            TextColumn("{task.fields[loss]}"),
-            disable=not first,
-        )
-        with bar:
-            task = bar.add_task("training", total=self.config.steps, completed=self.step, loss="")
-            try:
-                self._epoch(log, lambda loss: bar.update(task, completed=self.step, loss=loss))
-            finally:
-                self.save()
-                if log is not None:
-                    log.close()
-
-    def stop(self, *_: Any) -> None:
-        """Lets `run` end after the step at hand: a handler of signals."""
-        self.stopping = True
-
-    def save(self) -> None:
-        """Writes the checkpoint; an interruption leaves the older one whole."""
-        if self.processes.rank != 0:
-            return
-        unfinished = self.checkpoint.with_suffix(".part")
-        state = {
-            "step": self.step,
-            "earlier_steps": self.earlier_steps,  # of the run it was started from
-            "seconds": self.seconds,  # of both
-            "network": self.network.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-            "ema": self.ema,
-            "clips": self.crops.clips,
-        }
-        if self.adversary is not None:
-            state["adversary"] = self.adversary.state_dict()
-        torch.save(state, unfinished)
-        os.replace(unfinished, self.checkpoint)
-
-    def _begin(self, start: Path | None) -> None:
-        """With another run's weights, or a file's for the backbone, or none."""
-        if start is None:
-            weights = getattr(self.config.network, "weights", "")
-            if weights and not self.checkpoint.exists():
-                self.network.backbone.load(Path(weights))
-            return
-        if start.suffix == ".onnx":
-            weights, self.earlier_steps, minutes = read_exported(start)
-            self.seconds = 60.0 * minutes
-        else:
-            state = torch.load(start / "checkpoint.pt", weights_only=True, map_location="cpu")
-            weights, self.seconds = state["ema"], state["seconds"]
-            self.earlier_steps = state["step"] + state.get("earlier_steps", 0)
-        result = self.network.load_state_dict(weights, strict=False)
-        if result.unexpected_keys:
-            raise ValueError(f"{start} has parts that the network lacks: {result.unexpected_keys}")
-        if result.missing_keys:
-            print(f"new parts, not in {start}: {len(result.missing_keys)} tensors")
-
-    def _resume(self) -> None:
-        device = self.processes.device
-        state = torch.load(self.checkpoint, weights_only=True, map_location=device)
-        self.network.load_state_dict(state["network"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.ema, self.step, self.seconds = state["ema"], state["step"], state["seconds"]
-        self.earlier_steps = state["earlier_steps"]
-        if self.adversary is not None:
-            self.adversary.load_state_dict(state["adversary"])
-
-    def _features(self) -> nn.Module | None:
-        if not self.config.features:
-            return None
-        return load_features(Path(self.config.features)).to(self.processes.device)
-
-    def _measure_ranges(self) -> None:
-        batches = islice(DataLoader(self.crops, self.config.batch), MEASURED_BATCHES)
-        measure(self.network, (tuple(batch[name] for name in CHANNELS) for batch in batches))
-        self.ema = {name: value.clone() for name, value in self.network.state_dict().items()}
-
-    def _loader(self) -> DataLoader[dict[str, Tensor]]:
-        """This process's share of all batches to come."""
-        batch, rank = self.config.batch, self.processes.rank
-        share = batch // self.processes.count
-        rest = range(self.step * batch, len(self.crops))
-        mine = [index for index in rest if index % batch // share == rank]
-        pinned = self.processes.device.type == "cuda"
-        return DataLoader(
-            Subset(self.crops, mine),
-            share,
-            num_workers=self.config.workers,
-            pin_memory=pinned,
-            worker_init_fn=_outlast_signals,
-        )
-
-    def _epoch(self, log: SummaryWriter | None, show: Callable[[str], None]) -> None:
-        began, saved, before = time.monotonic(), time.monotonic(), self.seconds
-        for batch in self._loader():
-            batch = {name: value.to(self.processes.device) for name, value in batch.items()}
-            losses = self._update(batch)
-            self.step += 1
-            self.seconds = before + time.monotonic() - began
-            if self.step % LOG_STEPS == 0 or self.step in (1, self.config.steps):
-                means = self.processes.mean(losses)
-                means["gain_db"] = 10 * math.log10(means.pop("received") / means["mse"])
-                show(f"loss {means['loss']:.4f}, gain {means['gain_db']:.2f} dB")
-                for name, value in means.items() if log else ():
-                    log.add_scalar(name, value, self.step)
-            if self.step % PICTURE_STEPS == 0 and log:
-                self._log_pictures(log, batch)
-            if time.monotonic() - saved > 60 * self.config.checkpoint_minutes:
-                self.save()
-                saved = time.monotonic()
-            if self.processes.any(self.stopping):
-                return
-
-    def _update(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
-        learning_rate = self._learning_rate()
-        for group in self.optimizer.param_groups:
-            group["lr"] = learning_rate
-        self.optimizer.zero_grad(set_to_none=True)
-        restored, aligned = self._forward(batch)
-        losses = self._losses(batch, restored, aligned)
-        losses["loss"].backward()
-        nn.utils.clip_grad_norm_(self.network.parameters(), self.config.clip_gradient)
-        self.optimizer.step()
-        if self.adversary is not None:
-            losses["discriminator"] = self.adversary.learn(
-                restored.detach(), batch["target"], learning_rate
-            )
-        self._average()
-        return losses
-
-    @torch.no_grad()
-    def _average(self) -> None:
-        """Lets the averaged weights follow; buffers are taken as they are."""
-        decay = min(self.config.ema, (1 + self.step) / (10 + self.step))
-        weights = dict(self.network.named_parameters())
-        for name, value in self.network.state_dict().items():
-            if name in weights:
-                self.ema[name].lerp_(value, 1.0 - decay)
-            else:
-                self.ema[name].copy_(value)
-
-    def _forward(self, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
-        """Restored and aligned pictures, Nx3xSxS float32."""
-        inputs = (batch[name].to(memory_format=torch.channels_last) for name in CHANNELS)
-        device = self.processes.device.type
-        with torch.autocast(device, torch.bfloat16, enabled=self.config.bfloat16):
-            restored, aligned = self._aligned(*inputs)
-        return restored.float(), aligned.float()
-
-    def _losses(
-        self, batch: dict[str, Tensor], restored: Tensor, aligned: Tensor
-    ) -> dict[str, Tensor]:
-        """Each loss by its name, their weighted sum `loss`, and `received`, the MSE before."""
-        config, target = self.config, batch["target"]
-        # Only where there is a reference can it be aligned.
-        align = ((aligned - target).abs().mean(dim=(1, 2, 3)) * batch["guided"]).mean()
-        losses = {
-            "pixels": log_error(restored - target),
-            "detail": detail_loss(restored, target),
-            "align": align,
-            "mse": F.mse_loss(restored, target),
-            **({"temporal": temporal_loss(restored, target)} if config.temporal_weight else {}),
-            **self._feature_losses(restored, target),
-            **(self.adversary.losses(restored, target) if self.adversary else {}),
-        }
-        weights = {
-            "pixels": config.pixel_weight,
-            "detail": config.detail_weight,
-            "align": config.align_weight,
-            "mse": config.mse_weight,
-            "perceptual": config.perceptual_weight,
-            "style": config.style_weight,
-            "adversarial": config.adversarial_weight,
-            "matching": config.matching_weight,
-            "temporal": config.temporal_weight,
-        }
-        # What has no weight is only logged.
-        weighted = [weights[name] * value for name, value in losses.items() if weights[name]]
-        return {name: value.detach() for name, value in losses.items()} | {
-            "loss": torch.stack(weighted).sum(),
-            "received": F.mse_loss(batch["degraded"], target),
-        }
-
-    def _feature_losses(self, restored: Tensor, target: Tensor) -> dict[str, Tensor]:
-        if self.features is None:
-            return {}
-        device = self.processes.device.type
-        with torch.autocast(device, torch.bfloat16, enabled=self.config.bfloat16):
-            with torch.no_grad():
-                wanted = [tap.float() for tap in self.features(target)]
-            found = [tap.float() for tap in self.features(restored)]
-        return {"perceptual": perceptual_loss(found, wanted), "style": style_loss(found, wanted)}
-
-    def _learning_rate(self) -> float:
-        """Linear warm-up; then halved step by step, or half a cosine down to a hundredth."""
-        config = self.config
-        if self.step < config.warmup:
-            return config.learning_rate * (self.step + 1) / config.warmup
-        if config.halve_at:
-            return config.learning_rate * 0.5 ** sum(self.step >= at for at in config.halve_at)
-        done = (self.step - config.warmup) / max(1, config.steps - config.warmup)
-        return config.learning_rate * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * done)))
-
-    @torch.no_grad()
-    def _log_pictures(self, log: SummaryWriter, batch: dict[str, Tensor]) -> None:
-        # Not as in training, where batch statistics would want the other processes.
-        self.network.eval()
-        restored, aligned = self.network.forward_aligned(*(batch[name] for name in CHANNELS))
-        self.network.train()
-        rows = [batch["degraded"], batch["reference"], aligned, restored, batch["target"]]
-        sheet = torch.cat([torch.cat(list(row[:6]), dim=2) for row in rows], dim=1)
-        log.add_image("degraded reference aligned restored target", sheet.clamp(0, 1), self.step)
-
-
-def read_exported(path: Path) -> tuple[dict[str, Tensor], int, float]:
-    """Weights by name, steps and minutes of what `models.export` wrote in floats, with its card.
-
-    Raises OSError or ValueError for a file that is none.
-    """
-    try:
-        graph = onnx.load(path).graph
-    except DecodeError as error:
-        raise ValueError(f"{path} is no ONNX file: {error}") from error
-    # What belongs to no layer are constants of the exporter's.
-    weights = {
-        one.name: torch.from_numpy(numpy_helper.to_array(one).copy())
-        for one in graph.initializer
-        if "." in one.name
-    }
-    card = json.loads(path.with_suffix(".json").read_text())
-    return weights, int(card["steps"]), float(card["training_minutes"])
-
-
-def _outlast_signals(_: int) -> None:
-    """Lets a worker that reads samples serve the step at hand: the trainer decides when to end."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
-
-
-class _Aligned(nn.Module):
-    """A generator whose call is its `forward_aligned`: several processes share calls alone."""
-
-    def __init__(self, network: nn.Module) -> None:
-        super().__init__()
-        self.network = network
-
-    def forward(
-        self, degraded: Tensor, reference: Tensor, landmarks: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        result: tuple[Tensor, Tensor] = self.network.forward_aligned(degraded, reference, landmarks)
-        return result
+from models.training.config import load_config
+from models.training.trainer import Trainer
 
 
 def main() -> None:
-    """The command line."""
+    """Runs the command line."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
     parser.add_argument("config", type=Path, help="for example models/configs/lite.toml")
-    parser.add_argument("data", type=Path, help="folder of shards, from python -m models.prepare")
-    parser.add_argument("out", type=Path, help="folder for checkpoint and logs")
+    parser.add_argument("data", type=Path, help="folder of shards from python -m models.prepare")
+    parser.add_argument("out", type=Path, help="folder for the checkpoint and the logs")
     parser.add_argument(
         "--start-from",
         type=Path,
         metavar="RUN|ONNX",
-        help="begin with another run's weights, or those of a float ONNX file such as\n"
+        help="initial weights: another run's folder, or a floating-point ONNX file such as\n"
         "receiver/weights/lite.onnx",
     )
     args = parser.parse_args()
@@ -433,7 +38,7 @@ def main() -> None:
             shutil.copyfile(args.config, args.out / "config.toml")
     except (OSError, TypeError, ValueError, tomllib.TOMLDecodeError) as error:
         parser.error(str(error))
-    # A training in the background is stopped by SIGTERM; both ways keep the checkpoint.
+    # Ctrl-C stops a training in the foreground, SIGTERM one in the background.
     signal.signal(signal.SIGINT, trainer.stop)
     signal.signal(signal.SIGTERM, trainer.stop)
     trainer.run()
@@ -441,7 +46,7 @@ def main() -> None:
     if trainer.processes.rank != 0:
         return
     if trainer.step < trainer.config.steps:
-        print(f"stopped at step {trainer.step}; the same command goes on from there")
+        print(f"stopped at step {trainer.step}; the same command continues from there")
     else:
         print(f"done after {trainer.seconds / 60:.0f} minutes: python -m models.export {args.out}")
 

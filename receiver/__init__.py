@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from receiver.enhance.faces.generator import Generator
     from receiver.errors import DeviceError, InputError, MissingError, ModelError, ReceiverError
     from receiver.media.frame import DecodedFrame
-    from receiver.transport.aiortc_hooks import prepare_aiortc, receive_h264
+    from receiver.transport.connections import prepare_aiortc, receive_h264
 
 # ONNX Runtime would note a device ID in the user's home and collect events of its use. It looks at
 # this when it is imported: its function for it comes too late.
@@ -40,8 +40,8 @@ _HOMES = {
     "EnhancedVideoTrack": "calls.track",
     "Enhancer": "enhance.enhancer",
     "Generator": "enhance.faces.generator",
-    "prepare_aiortc": "transport.aiortc_hooks",
-    "receive_h264": "transport.aiortc_hooks",
+    "prepare_aiortc": "transport.connections",
+    "receive_h264": "transport.connections",
 }
 """Modules of the names that are no errors."""
 

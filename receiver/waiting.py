@@ -1,10 +1,35 @@
 """Waiting for what may never come, in ways that can be cancelled."""
 
 import asyncio
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Iterator
 from typing import Any, TypeVar
 
 Result = TypeVar("Result")
+
+
+class BackgroundTasks:
+    """Runs coroutines that their caller does not wait for.
+
+    asyncio holds only weak references to tasks; this holds them until they end. Iterating gives
+    those that still run.
+    """
+
+    def __init__(self) -> None:
+        self._tasks: set[asyncio.Future[Any]] = set()
+
+    def __iter__(self) -> Iterator[asyncio.Future[Any]]:
+        return iter(list(self._tasks))
+
+    def start(self, work: Coroutine[Any, Any, Any]) -> None:
+        """Starts a coroutine in the running event loop; asyncio logs what it raises."""
+        task = asyncio.ensure_future(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    def cancel(self) -> None:
+        """Cancels all that still run, without waiting for their end."""
+        for task in self:
+            task.cancel()
 
 
 async def first(*events: asyncio.Event, seconds: float | None = None) -> bool:

@@ -8,9 +8,9 @@ from rich.progress import track as progress
 
 from receiver.enhance.faces.generator import Generator
 from tests.calls.chromium import READY, chromium, start_call
-from tests.calls.peer import serving
+from tests.calls.peer import serving, until
 from tests.calls.test_browser import PUBLISH_TO_JANUS, STATS
-from tests.calls.test_join import janus, joining, until
+from tests.calls.test_join import janus, joining
 
 CAP = """(() => {
   const slider = document.getElementById("bitrate");

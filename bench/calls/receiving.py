@@ -12,8 +12,10 @@ from aiohttp import web
 
 from bench.calls.numbered import WatchedEnhancer, face_quality, write_number
 from bench.calls.parent import parent_speaks, say
+from receiver.calls.config import ServeConfig
+from receiver.calls.metrics import room_stats
 from receiver.calls.rooms import Room
-from receiver.calls.server import ServeConfig, Server, room_stats
+from receiver.calls.server import Server
 from receiver.enhance.enhancer import Enhancer
 from receiver.enhance.faces.generator import Generator
 from receiver.sending.portrait import portrait_frames

@@ -16,7 +16,7 @@ from receiver.enhance.faces.still_faces import STILL_QP, faces_of_still, region_
 from receiver.enhance.stage import EnhancedFrame
 from receiver.media.frame import DecodedFrame
 from receiver.media.planes import Region
-from receiver.stills.protocol import decode_still, encode_still, part_of
+from receiver.stills.picture import decode_still, encode_still, part_of
 
 Origin: TypeAlias = Literal["none", "i-frames", "quality", "stills", "raw"]
 ORIGINS: tuple[Origin, ...] = ("none", "i-frames", "quality", "stills", "raw")

@@ -19,7 +19,7 @@ from receiver.signalling.client import MOST_REDIRECTS, Client, SessionError
 from receiver.signalling.links import ice_servers
 from receiver.signalling.sessions import open_publishing, open_session
 from receiver.stills.protocol import LABEL
-from receiver.transport.aiortc_hooks import h264_codecs, prepare_aiortc, receive_h264
+from receiver.transport.connections import h264_codecs, prepare_aiortc, receive_h264
 
 ANSWER_SECONDS = 1.0
 """Longest wait for these servers, which answer at once or hang up."""

@@ -22,10 +22,11 @@ from bench.fuzz.untrained import untrained
 from keyframes import Keyframe, People
 from receiver.enhance.enhancer import Enhancer
 from receiver.enhance.faces.album import load_album, peer_of, save_album
-from receiver.enhance.faces.generator import WEIGHTS, Generator, Model
+from receiver.enhance.faces.generator import Generator
 from receiver.enhance.faces.recognition import shared_recogniser
 from receiver.enhance.files import enhance_file
 from receiver.errors import ModelError, ReceiverError
+from receiver.inference.model_files import WEIGHTS, Model
 from receiver.sending.portrait import FPS
 
 PEER = peer_of("https://localhost/whep")

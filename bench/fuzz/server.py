@@ -16,17 +16,15 @@ from bench.fuzz.target import (
     loop,
 )
 from bench.fuzz.untrained import untrained
-from receiver.calls.server import ServeConfig, Server, listening
+from receiver.calls.config import ServeConfig
+from receiver.calls.server import Server, listening
 from receiver.enhance.enhancer import Enhancer
 from receiver.signalling.offers import MAX_CANDIDATES, OfferError, is_checked, read_offer
 from receiver.signalling.trickle import SDPFRAG, add_candidates, read_fragment
 from receiver.stills.protocol import (
     LABEL,
 )
-from receiver.transport.aiortc_hooks import (
-    h264_codecs,
-    prepare_aiortc,
-)
+from receiver.transport.connections import h264_codecs, prepare_aiortc
 
 
 @cache

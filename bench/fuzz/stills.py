@@ -19,15 +19,11 @@ from bench.fuzz.target import (
     small_portrait,
 )
 from receiver.media.pixels import PLANAR_420
-from receiver.stills.protocol import (
-    LABEL,
-    StillError,
-    StillReceiver,
-    StillSender,
-    decode_still,
-    encode_still,
-)
-from receiver.stills.protocol import MAX_PIXELS as STILL_PIXELS
+from receiver.stills.picture import MAX_STILL_PIXELS as STILL_PIXELS
+from receiver.stills.picture import StillError, decode_still, encode_still
+from receiver.stills.protocol import LABEL
+from receiver.stills.receiver import StillReceiver
+from receiver.stills.sender import StillSender
 
 
 @dataclass

@@ -25,7 +25,7 @@ from receiver.media.pixels import PLANAR_420
 from receiver.media.planes import planes
 from receiver.sending.portrait import FPS
 from receiver.transport.aiortc_hooks import (
-    MAX_PIXELS,
+    MAX_FRAME_PIXELS,
     ObservingDecoder,
 )
 from receiver.transport.assembly import FORGOTTEN, MOST_MISSING, MOST_PACKETS, FrameAssembler
@@ -124,7 +124,7 @@ def decode(data: bytes) -> None:
     first = len(units) - 5 + 1000
     for frame in frames:
         decoded = DecodedFrame.from_video(frame)
-        check(frame.width * frame.height <= MAX_PIXELS, "frames are bounded")
+        check(frame.width * frame.height <= MAX_FRAME_PIXELS, "frames are bounded")
         check(decoded.qp is None or -64 <= decoded.qp <= 64, f"QP {decoded.qp}")
         check(
             decoded.qp_within(np.array([0.0, 0.0, 9e9, 9e9])) is None or decoded.qp is not None,

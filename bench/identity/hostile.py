@@ -28,7 +28,7 @@ from receiver.enhance.faces.recognition import shared_recogniser
 from receiver.enhance.faces.tracking import Face, FaceTracker
 from receiver.media.encoding import Encoding, through_codec
 from receiver.media.planes import copy_frame, planes
-from receiver.stills.protocol import decode_still, encode_still
+from receiver.stills.picture import decode_still, encode_still
 
 SOFT = 16.0
 """Standard deviation in crop pixels of the blur that leaves the low-frequency colours."""

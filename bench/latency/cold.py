@@ -11,8 +11,8 @@ from typing import Any
 from aiortc.jitterbuffer import JitterFrame
 from rich.progress import track as progress
 
-from receiver.enhance.faces.generator import Device
 from receiver.errors import InputError
+from receiver.inference.devices import Device
 
 IMPORT = "import time; began = time.perf_counter(); from receiver import EnhancedVideoTrack; " + (
     "print(time.perf_counter() - began)"

@@ -23,10 +23,11 @@ from bench.latency.report import Report
 from bench.latency.scenes import SIZES, Scene, sizes_of
 from bench.latency.sequential import measure
 from bench.latency.stages import STAGES
-from receiver.enhance.faces.generator import Device, ExecutionDevice, Generator, device_problem
+from receiver.enhance.faces.generator import Generator
 from receiver.enhance.faces.tracking import MAX_FACES
 from receiver.errors import InputError
-from receiver.sending.tracks import clip_source, portrait_source
+from receiver.inference.devices import Device, ExecutionDevice, device_problem
+from receiver.sending.sources import clip_source, portrait_source
 
 MOST_CALLS = 16
 WARM_UP_FRAMES = 30

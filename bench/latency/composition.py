@@ -11,7 +11,7 @@ from receiver.enhance.faces.tracking import MAX_FACES, Box, FaceTracker
 from receiver.errors import InputError
 from receiver.media.encoding import Encoding
 from receiver.media.planes import cut_frame, planes
-from receiver.sending.tracks import Source
+from receiver.sending.sources import Source
 
 AROUND = 1.3
 """Least size of the picture around each of several faces, in sides of the face's box. The same

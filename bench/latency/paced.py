@@ -12,11 +12,11 @@ from aiortc.jitterbuffer import JitterFrame
 from aiortc.mediastreams import MediaStreamError, MediaStreamTrack
 
 from bench.latency.timings import TimedEnhancer, times
-from receiver.calls.rooms import read_to_the_end
 from receiver.calls.track import EnhancedVideoTrack
 from receiver.commands.progress import progress_bar
 from receiver.enhance.faces.generator import Generator
 from receiver.enhance.stage import EnhancedFrame
+from receiver.signalling.connections import read_to_the_end
 from receiver.stats import Stats
 from receiver.transport.aiortc_hooks import ObservingDecoder
 

@@ -12,7 +12,7 @@ from bench.command_line import MissingPackageError, needs, require
 from bench.latency.plots import plot
 from bench.latency.tables import calls_table, paced_table, paper_table, scene_table, stage_table
 from receiver.commands.terminal import console
-from receiver.sending.tracks import Source
+from receiver.sending.sources import Source
 
 
 class Report:

@@ -1,8 +1,8 @@
 """Feature extractors with torchvision's layouts and names, so that its weight files fit.
 
-VGG-19 (Simonyan and Zisserman, 2015) and MobileNetV3 (Howard et al., 2019), each without what lies
-behind its last tap. `forward` takes Nx3xHxW RGB in [0, 1], H and W multiples of the last stride,
-and gives the taps, finest first.
+They are VGG-19 (Simonyan and Zisserman, 2015) and MobileNetV3 (Howard et al., 2019), each without
+the layers after its last tap. `forward` takes Nx3xHxW RGB in [0, 1], H and W multiples of the last
+stride, and returns the taps, finest first.
 """
 
 import pickle
@@ -14,15 +14,16 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-"""Of ImageNet's RGB, by which the weight files want their input normalised."""
+"""Of ImageNet's RGB; the weight files expect an input normalised with them."""
 
 
 class Backbone(nn.Module):
-    """What the extractors share.
+    """Base of the extractors.
 
     Attributes:
-        widths: channels of the taps; the last ones are at `stride`, each other at half the next.
-        tapped: the numbers in `features` of the modules whose outputs are the taps.
+        stride: of the last tap; each other tap has half the stride of the next one.
+        widths: channels of the taps.
+        tapped: indices in `features` of the modules whose outputs are the taps.
     """
 
     name: str
@@ -32,7 +33,7 @@ class Backbone(nn.Module):
     features: nn.Sequential
 
     def forward(self, x: Tensor) -> list[Tensor]:
-        """Nx3xHxW in [0, 1]; the taps."""
+        """Returns the taps of Nx3xHxW in [0, 1]."""
         mean, std = (x.new_tensor(values).view(1, 3, 1, 1) for values in (MEAN, STD))
         x = (x - mean) / std
         taps = []
@@ -43,9 +44,9 @@ class Backbone(nn.Module):
         return taps
 
     def load(self, path: Path) -> None:
-        """Loads a weight file of torchvision; what it holds beyond the last tap is left out.
+        """Loads a weight file of torchvision, ignoring layers after the last tap.
 
-        Raises OSError if there is none, ValueError if a tensor is missing or of another shape.
+        Raises OSError for an unreadable file, ValueError for a missing tensor or another shape.
         """
         found = read_weights(path)
         state = self.state_dict()
@@ -53,16 +54,16 @@ class Backbone(nn.Module):
             if name.endswith("num_batches_tracked"):  # older files lack it
                 continue
             if name not in found:
-                raise ValueError(f"{path} is no weights of {self.name}: {name} is missing")
+                raise ValueError(f"{path} holds no weights of {self.name}: {name} is missing")
             if found[name].shape != value.shape:
                 shapes = f"{tuple(found[name].shape)} instead of {tuple(value.shape)}"
-                raise ValueError(f"{path} is no weights of {self.name}: {name} is {shapes}")
+                raise ValueError(f"{path} holds no weights of {self.name}: {name} is {shapes}")
             state[name] = found[name]
         self.load_state_dict(state)
 
 
 class VGG19(Backbone):
-    """Taps relu2_2, relu3_4, relu4_4 and conv5_4 before its ReLU."""
+    """VGG-19 with taps relu2_2, relu3_4, relu4_4 and conv5_4 (before its ReLU)."""
 
     name = "vgg19"
     stride = 16
@@ -82,7 +83,11 @@ class VGG19(Backbone):
 
 
 class MobileNetV3(Backbone):
-    """Taps behind the last block of each resolution. A row of `rows` is one block, see `Block`."""
+    """MobileNetV3 with a tap after the last block of each resolution.
+
+    Attributes:
+        rows: the arguments of each `Block`, without its input width.
+    """
 
     stride = 32
     rows: tuple[tuple[int, int, int, bool, type[nn.Module], int], ...]
@@ -98,7 +103,7 @@ class MobileNetV3(Backbone):
 
 
 class MobileNetV3Small(MobileNetV3):
-    """Table 2 of the paper."""
+    """MobileNetV3-Small, table 2 of its paper."""
 
     name = "mobilenet-v3-small"
     widths = (16, 16, 24, 48, 96)
@@ -119,7 +124,7 @@ class MobileNetV3Small(MobileNetV3):
 
 
 class MobileNetV3Large(MobileNetV3):
-    """Table 1 of the paper."""
+    """MobileNetV3-Large, table 1 of its paper."""
 
     name = "mobilenet-v3-large"
     widths = (16, 24, 40, 112, 160)
@@ -149,7 +154,10 @@ BACKBONES: dict[str, type[Backbone]] = {
 
 
 class Block(nn.Module):
-    """Expand (1x1), filter each channel, squeeze and excite, project (1x1); + x where it fits."""
+    """Expands (1x1), filters each channel, squeezes and excites, projects (1x1).
+
+    Adds its input if the shapes agree.
+    """
 
     def __init__(
         self,
@@ -173,13 +181,13 @@ class Block(nn.Module):
         self.residual = stride == 1 and before == width
 
     def forward(self, x: Tensor) -> Tensor:
-        """NxCxHxW; Nx`width`xH/stride xW/stride."""
+        """Maps NxCxHxW to Nx`width`xH/`stride`xW/`stride`."""
         y: Tensor = self.block(x)
         return x + y if self.residual else y
 
 
 class SqueezeExcitation(nn.Module):
-    """A factor for each channel, from the means of all; section 5.3."""
+    """Scales each channel by a factor computed from the means of all; section 5.3."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -188,7 +196,7 @@ class SqueezeExcitation(nn.Module):
         self.fc2 = nn.Conv2d(squeezed, channels, 1)
 
     def forward(self, x: Tensor) -> Tensor:
-        """NxCxHxW; the same shape."""
+        """Maps NxCxHxW to the same shape."""
         factor = self.fc2(F.relu(self.fc1(x.mean(dim=(2, 3), keepdim=True))))  # (N, C, 1, 1)
         return x * F.hardsigmoid(factor)
 
@@ -201,23 +209,26 @@ def normed(
     stride: int = 1,
     groups: int = 1,
 ) -> nn.Sequential:
-    """Convolution, batch normalisation (MobileNetV3's constants) and activation."""
+    """Returns convolution, batch normalisation (with MobileNetV3's constants) and activation."""
     conv = nn.Conv2d(before, width, kernel, stride, kernel // 2, groups=groups, bias=False)
     return nn.Sequential(conv, nn.BatchNorm2d(width, eps=1e-3, momentum=0.01), activation())
 
 
 def multiple_of_8(value: float) -> int:
-    """The nearest multiple of 8, at least 8 and not below nine tenths of the value."""
+    """Returns the nearest multiple of 8 that is at least 8 and nine tenths of the value."""
     nearest = max(8, int(value + 4) // 8 * 8)
     return nearest if nearest >= 0.9 * value else nearest + 8
 
 
 def read_weights(path: Path) -> dict[str, Any]:
-    """A state dict out of a file."""
+    """Reads a state dict from a file.
+
+    Raises OSError for an unreadable file, ValueError for one that holds no state dict.
+    """
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except (RuntimeError, ValueError, EOFError, pickle.UnpicklingError):
         state = None
     if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):
-        raise ValueError(f"{path} is no weight file of PyTorch")
+        raise ValueError(f"{path} is not a weight file of PyTorch")
     return state

@@ -1,4 +1,4 @@
-"""The discriminators of the paper: patches judged at four scales of the picture, or at one."""
+"""The paper's discriminators, which score patches at four scales of the picture, or at one."""
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -8,7 +8,7 @@ from models.networks.spectral import spectral_norm
 WIDTHS = (64, 128, 256, 512)
 SLOPE = 0.2
 SCALES = 4
-"""The picture itself, and halved, quartered and an eighth."""
+"""The picture at full, half, quarter and eighth size."""
 
 
 class PatchDiscriminator(nn.Module):
@@ -27,7 +27,7 @@ class PatchDiscriminator(nn.Module):
         self.score = nn.Conv2d(before, 1, 3, padding=1)
 
     def forward(self, x: Tensor) -> list[Tensor]:
-        """Nx3xHxW in [0, 1]; every layer's features, and last the scores, Nx1xH/8xW/8."""
+        """Maps Nx3xHxW in [0, 1] to each layer's features and, last, the scores, Nx1xH/8xW/8."""
         outputs = []
         for layer in self.layers:
             x = layer(x)
@@ -36,14 +36,14 @@ class PatchDiscriminator(nn.Module):
 
 
 class Discriminator(nn.Module):
-    """A discriminator of its own for each scale; `scales` is 4 in the paper's proposal, else 1."""
+    """One discriminator per scale. The paper proposes 4 scales; its other variants have 1."""
 
     def __init__(self, scales: int = SCALES) -> None:
         super().__init__()
         self.scales = nn.ModuleList(PatchDiscriminator() for _ in range(scales))
 
     def forward(self, x: Tensor) -> list[list[Tensor]]:
-        """Nx3xHxW in [0, 1]; what each scale's discriminator gives, the largest scale first."""
+        """Maps Nx3xHxW in [0, 1] to each discriminator's outputs, largest scale first."""
         outputs = []
         for i, discriminator in enumerate(self.scales):
             if i > 0:

@@ -1,11 +1,12 @@
-"""The paper's generator: multi-scale features fused by ASFF blocks, brought in by SFT blocks.
+"""The paper's generator: ASFF blocks fuse multi-scale features, SFT blocks modulate a decoder.
 
 Agnolucci et al., "Perceptual Quality Improvement in Videoconferencing using Keyframes-based GAN",
-2023, section 3 and figure 3: "MSF w/ ASFF w/ SFT", and the variants of table 4. One backbone sees
-the degraded crop, the warped reference and the landmarks; at every scale an ASFF block takes from
-the reference what fits; a decoder that starts from the degraded crop's deepest features is
-modulated by the fused ones and grows to the crop's size. The authors pad circularly, which wraps
-the crop's borders; here is reflection. The backbone pads with zeros, as its weights were trained.
+2023, section 3 and figure 3: "MSF w/ ASFF w/ SFT", and the variants of table 4. One backbone
+extracts features of the degraded crop, the warped reference and the landmarks. At each scale, an
+ASFF block takes from the reference the features that fit. A decoder starts from the deepest
+features of the degraded crop, is modulated by the fused features and grows to the crop's size. The
+authors pad circularly, which wraps the crop's borders; this implementation pads by reflection. The
+backbone pads with zeros, as it was trained.
 """
 
 from dataclasses import dataclass
@@ -18,32 +19,33 @@ from models.networks.backbones import BACKBONES
 from models.networks.spectral import spectral_norm
 
 DILATIONS = (4, 3, 2, 1)
-TAIL = {"vgg19": 64, "mobilenet-v3-large": 16, "mobilenet-v3-small": 16}
+TAIL_WIDTHS = {"vgg19": 64, "mobilenet-v3-large": 16, "mobilenet-v3-small": 16}
 """Channels at the crop's own resolution, by backbone."""
 SLOPE = 0.2
-"""Of the LeakyReLUs."""
+"""Negative slope of the LeakyReLUs."""
 
 
 @dataclass(frozen=True)
 class KeyframesGANConfig:
-    """The defaults are the paper's proposal, with its smallest backbone."""
+    """The settings. The defaults are the paper's proposal, with its smallest backbone."""
 
-    backbone: str = "mobilenet-v3-small"  # or mobilenet-v3-large, vgg19
-    weights: str = ""  # torchvision's file for the backbone; VGG-19 is frozen if it has one
-    multi_scale: bool = True  # False: only the deepest features are fused and brought in
-    fusion: str = "asff"  # of degraded, reference and landmarks; or spade, none
-    modulation: str = "sft"  # of the decoder by the fused features; or spade, none
+    backbone: str = "mobilenet-v3-small"  # or "mobilenet-v3-large", "vgg19"
+    weights: str = ""  # torchvision's file for the backbone; it freezes VGG-19
+    multi_scale: bool = True  # False: fuse only the deepest features
+    fusion: str = "asff"  # of degraded, reference and landmarks; or "spade", "none"
+    modulation: str = "sft"  # of the decoder by the fused features; or "spade", "none"
 
     def __post_init__(self) -> None:
-        """Raises ValueError for a word that does not exist."""
+        """Raises ValueError for an unknown word."""
         words = {"backbone": tuple(BACKBONES), "fusion": tuple(FUSIONS)}
         for name, known in (words | {"modulation": tuple(MODULATIONS)}).items():
             if getattr(self, name) not in known:
-                raise ValueError(f"{name} is one of {', '.join(known)}, not {getattr(self, name)}")
+                word = getattr(self, name)
+                raise ValueError(f"{name} must be one of {', '.join(known)}, not {word}")
 
 
 class KeyframesGAN(nn.Module):
-    """Signature of `Generator`; H and W multiples of 32, at least 64."""
+    """A generator. H and W must be multiples of 32, and at least 64."""
 
     def __init__(self, config: KeyframesGANConfig | None = None) -> None:
         super().__init__()
@@ -51,9 +53,9 @@ class KeyframesGAN(nn.Module):
         self.backbone = BACKBONES[config.backbone]()
         if config.backbone == "vgg19" and config.weights:
             self.backbone.requires_grad_(False)
-        widths = self.backbone.widths[::-1]  # deepest first, as the decoder goes
+        widths = self.backbone.widths[::-1]  # deepest first, like the decoder
         guided = widths if config.multi_scale else widths[:1]
-        after = (*widths[1:], TAIL[config.backbone])
+        after = (*widths[1:], TAIL_WIDTHS[config.backbone])
         self.fusions = nn.ModuleList(FUSIONS[config.fusion](width) for width in guided)
         self.dilated = DilatedBlock(widths[0])
         self.levels = nn.ModuleList(
@@ -63,7 +65,7 @@ class KeyframesGAN(nn.Module):
         self.tail = tail(after[-1])
 
     def forward(self, degraded: Tensor, reference: Tensor, landmarks: Tensor) -> Tensor:
-        """Nx3xHxW, Nx3xHxW and Nx1xHxW in [0, 1]; returns Nx3xHxW, not clipped."""
+        """Maps Nx3xHxW, Nx3xHxW and Nx1xHxW in [0, 1] to Nx3xHxW, not clipped."""
         pictures = (degraded, reference, landmarks.expand(-1, 3, -1, -1))
         d, r, p = (self.backbone(picture)[::-1] for picture in pictures)
         x = self.dilated(d[0])  # (N, 512, H/16, W/16) with VGG-19
@@ -72,17 +74,18 @@ class KeyframesGAN(nn.Module):
             if i < len(self.fusions):
                 fused = self.fusions[i](d[i], adain(r[i], d[i]), p[i])
             x = level(x, fused)
-        return degraded + self.tail(x)
+        restored: Tensor = degraded + self.tail(x)
+        return restored
 
     def forward_aligned(
         self, degraded: Tensor, reference: Tensor, landmarks: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """The restored crop, and the reference as it is: this network aligns nothing."""
+        """Returns the restored crop and the unchanged reference: this network does not align it."""
         return self(degraded, reference, landmarks), reference
 
 
 class Conv(nn.Conv2d):
-    """A convolution that keeps the size, padded by reflection."""
+    """A convolution that keeps H and W by reflection padding."""
 
     def __init__(
         self, before: int, after: int, kernel: int = 3, dilation: int = 1, bias: bool = True
@@ -91,15 +94,15 @@ class Conv(nn.Conv2d):
         self.margin = kernel // 2 * dilation
 
     def forward(self, x: Tensor) -> Tensor:
-        """NxCxHxW; the same size."""
+        """Maps NxCxHxW to NxDxHxW."""
         return super().forward(reflected(x, self.margin))
 
 
 class ASFF(nn.Module):
-    """Adaptive spatial feature fusion: d + mask * (r - d), the mask from all three.
+    """Adaptive spatial feature fusion: d + mask * (r - d), with a mask computed from all inputs.
 
-    The published numbers of parameters fit if two of the four convolutions in front of a batch
-    normalisation have no bias. Which ones changes nothing: the normalisation takes it away again.
+    The published numbers of parameters match if two of the four convolutions before a batch
+    normalisation have no bias. It does not matter which two: the normalisation removes a bias.
     """
 
     def __init__(self, channels: int) -> None:
@@ -115,15 +118,16 @@ class ASFF(nn.Module):
         )
 
     def forward(self, degraded: Tensor, reference: Tensor, landmarks: Tensor) -> Tensor:
-        """Three times NxCxHxW; the same shape."""
+        """Maps three tensors NxCxHxW to one of the same shape."""
         inputs = zip(self.reduce, (degraded, reference, landmarks), strict=True)
         mask = self.mask(torch.cat([reduce(x) for reduce, x in inputs], dim=1))
         d, r = self.degraded(degraded), self.reference(reference)
-        return d + mask * (r - d)
+        fused: Tensor = d + mask * (r - d)
+        return fused
 
 
 class SPADE(nn.Module):
-    """Normalises x and gives each pixel the scale and shift that a condition asks for.
+    """Normalises x, then scales and shifts each pixel as computed from a condition.
 
     Park et al., "Semantic Image Synthesis with Spatially-Adaptive Normalization", CVPR 2019.
     """
@@ -135,38 +139,40 @@ class SPADE(nn.Module):
         self.shift = Conv(channels, channels)
 
     def forward(self, x: Tensor, condition: Tensor) -> Tensor:
-        """NxCxHxW and NxDxHxW; NxCxHxW."""
+        """Maps x, NxCxHxW, and the condition, NxDxHxW, to NxCxHxW."""
         shared = self.shared(condition)
-        return F.instance_norm(x) * (1.0 + self.scale(shared)) + self.shift(shared)
+        modulated: Tensor = F.instance_norm(x) * (1.0 + self.scale(shared)) + self.shift(shared)
+        return modulated
 
 
 class SPADEFusion(nn.Module):
-    """In the place of ASFF: reference and landmarks modulate the degraded features."""
+    """Replaces ASFF: reference and landmarks modulate the degraded features."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
         self.spade = SPADE(2 * channels, channels)
 
     def forward(self, degraded: Tensor, reference: Tensor, landmarks: Tensor) -> Tensor:
-        """Three times NxCxHxW; the same shape."""
-        return self.spade(degraded, torch.cat([reference, landmarks], dim=1))
+        """Maps three tensors NxCxHxW to one of the same shape."""
+        fused: Tensor = self.spade(degraded, torch.cat([reference, landmarks], dim=1))
+        return fused
 
 
 class ConcatFusion(nn.Module):
-    """Without ASFF: one convolution over all three."""
+    """Replaces ASFF: one convolution over all three inputs."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
         self.merge = nn.Sequential(*normed(3 * channels, channels))
 
     def forward(self, degraded: Tensor, reference: Tensor, landmarks: Tensor) -> Tensor:
-        """Three times NxCxHxW; the same shape."""
+        """Maps three tensors NxCxHxW to one of the same shape."""
         merged: Tensor = self.merge(torch.cat([degraded, reference, landmarks], dim=1))
         return merged
 
 
 class SFT(nn.Module):
-    """Spatial feature transform: x * scale + shift, both from the fused features.
+    """Spatial feature transform: x * scale + shift, both computed from the fused features.
 
     Wang et al., "Recovering Realistic Texture in Image Super-resolution by Deep Spatial Feature
     Transform", CVPR 2018.
@@ -178,12 +184,13 @@ class SFT(nn.Module):
         self.shift = nn.Sequential(*spectral_pair(condition, channels), nn.Sigmoid())
 
     def forward(self, x: Tensor, condition: Tensor) -> Tensor:
-        """NxCxHxW and NxDxHxW; NxCxHxW."""
-        return x * self.scale(condition) + self.shift(condition)
+        """Maps x, NxCxHxW, and the condition, NxDxHxW, to NxCxHxW."""
+        modulated: Tensor = x * self.scale(condition) + self.shift(condition)
+        return modulated
 
 
 class ConcatModulation(nn.Module):
-    """Without SFT: one convolution over both."""
+    """Replaces SFT: one convolution over both inputs."""
 
     def __init__(self, condition: int, channels: int) -> None:
         super().__init__()
@@ -192,7 +199,7 @@ class ConcatModulation(nn.Module):
         )
 
     def forward(self, x: Tensor, condition: Tensor) -> Tensor:
-        """NxCxHxW and NxDxHxW; NxCxHxW."""
+        """Maps x, NxCxHxW, and the condition, NxDxHxW, to NxCxHxW."""
         merged: Tensor = self.merge(torch.cat([x, condition], dim=1))
         return merged
 
@@ -206,7 +213,7 @@ MODULATIONS: dict[str, type[nn.Module]] = {
 
 
 class Level(nn.Module):
-    """One step of the decoder: blurred, modulated by the fused features, doubled."""
+    """One step of the decoder: blurs, modulates with the fused features, doubles the size."""
 
     def __init__(self, before: int, after: int, modulation: str | None) -> None:
         super().__init__()
@@ -217,7 +224,7 @@ class Level(nn.Module):
         self.after = nn.Sequential(spectral_norm(Conv(after, after)), nn.LeakyReLU(SLOPE))
 
     def forward(self, x: Tensor, fused: Tensor | None) -> Tensor:
-        """Twice NxCxHxW; Nx`after`x2Hx2W."""
+        """Maps x and the fused features, NxCxHxW each, to Nx`after`x2Hx2W."""
         x = self.main(x)
         if self.modulate is not None:
             x = self.modulate(x, fused)
@@ -227,7 +234,7 @@ class Level(nn.Module):
 
 
 class DilatedBlock(nn.Module):
-    """x + what four views of it, each over another distance, say together."""
+    """x + merged outputs of four branches with different dilations."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -237,12 +244,13 @@ class DilatedBlock(nn.Module):
         self.merge = spectral_norm(Conv(channels * len(DILATIONS), channels))
 
     def forward(self, x: Tensor) -> Tensor:
-        """NxCxHxW; the same shape."""
-        return x + self.merge(torch.cat([branch(x) for branch in self.branches], dim=1))
+        """Maps NxCxHxW to the same shape."""
+        change: Tensor = self.merge(torch.cat([branch(x) for branch in self.branches], dim=1))
+        return x + change
 
 
 class Blur(nn.Module):
-    """Each channel with [1 2 1] x [1 2 1] / 16, fixed."""
+    """Filters each channel with the fixed kernel [1 2 1] x [1 2 1] / 16."""
 
     kernel: Tensor
 
@@ -253,7 +261,7 @@ class Blur(nn.Module):
         self.register_buffer("kernel", kernel, persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        """NxCxHxW; the same shape."""
+        """Maps NxCxHxW to the same shape."""
         return F.conv2d(reflected(x, 1), self.kernel, groups=x.shape[1])
 
 
@@ -267,12 +275,13 @@ class ResidualBlock(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        """NxCxHxW; the same shape."""
-        return x + self.convs(x)
+        """Maps NxCxHxW to the same shape."""
+        change: Tensor = self.convs(x)
+        return x + change
 
 
 def tail(channels: int) -> nn.Sequential:
-    """Features at the crop's resolution to what is added to it; at first nothing."""
+    """Returns layers that map features to a residual of the crop, which is zero before training."""
     last = Conv(channels, 3)
     nn.init.zeros_(last.weight)
     assert last.bias is not None
@@ -287,35 +296,36 @@ def tail(channels: int) -> nn.Sequential:
 
 
 def normed(before: int, after: int, bias: bool = True) -> list[nn.Module]:
-    """Convolution, batch normalisation, LeakyReLU."""
+    """Returns convolution, batch normalisation and LeakyReLU."""
     conv = Conv(before, after, bias=bias)
     return [conv, nn.BatchNorm2d(after), nn.LeakyReLU(SLOPE)]
 
 
 def spectral_pair(before: int, after: int, dilation: int = 1) -> list[nn.Module]:
-    """Two convolutions with spectral norm and a LeakyReLU between them."""
+    """Returns two convolutions with spectral norm, and a LeakyReLU between them."""
     first, second = Conv(before, after, 3, dilation), Conv(after, after, 3, dilation)
     return [spectral_norm(first), nn.LeakyReLU(SLOPE), spectral_norm(second)]
 
 
 def adain(x: Tensor, like: Tensor) -> Tensor:
-    """x with each channel's mean and deviation over the picture those of `like`; both NxCxHxW.
+    """Gives each channel of x the mean and deviation of the same channel of `like`.
 
     Huang and Belongie, "Arbitrary Style Transfer in Real-time with Adaptive Instance
-    Normalization", ICCV 2017; in 32 bits, also under mixed precision.
+    Normalization", ICCV 2017. Both are NxCxHxW; the arithmetic is in 32 bits, even under mixed
+    precision.
     """
     (mean, std), (wanted_mean, wanted_std) = (_statistics(value.float()) for value in (x, like))
     return ((x.float() - mean) / std * wanted_std + wanted_mean).to(x.dtype)
 
 
 def _statistics(x: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and (unbiased) standard deviation of each channel, NxCx1x1."""
+    """Returns mean and (unbiased) standard deviation of each channel, NxCx1x1."""
     variance = x.var(dim=(2, 3), keepdim=True, unbiased=True)
     return x.mean(dim=(2, 3), keepdim=True), (variance + 1e-5).sqrt()
 
 
 def reflected(x: Tensor, margin: int) -> Tensor:
-    """NxCxHxW with `margin` more on each side; a side that is too short is reflected again."""
+    """Pads NxCxHxW by `margin` on each side; a side that is too short is reflected repeatedly."""
     while margin > 0:
         step = min(margin, x.shape[-1] - 1, x.shape[-2] - 1)
         x = F.pad(x, (step, step, step, step), mode="reflect")

@@ -1,10 +1,9 @@
 """Lite: a guided residual U-Net that works at a quarter of the crop's resolution.
 
-Two stages. `align` looks at the degraded crop and the landmark-warped reference and corrects by
-a small flow what the landmarks left wrong; `restore` sees the degraded crop, the aligned reference
-and the landmarks, and predicts for each pixel what to add and how much to take from the reference.
-A reference that equals the degraded crop says nothing new: that is how the network is told that
-there is none.
+It has two stages. `align` compares the degraded crop with the landmark-warped reference and
+corrects the remaining misalignment with a small flow. `restore` takes the degraded crop, the
+aligned reference and the landmarks; for each pixel it predicts a residual and how much to take from
+the reference. A reference that equals the degraded crop means that there is no reference.
 """
 
 from dataclasses import dataclass
@@ -14,29 +13,30 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 FLOW_SCALE = 8.0
-"""Crop pixels for one unit of the flow head's output."""
+"""Crop pixels per unit of the flow head's output."""
 FLOW_LIMIT = 4.0
-"""Units of the flow head's output, either way: farther off the landmarks never are."""
+"""Largest absolute output of the flow head; landmarks are never farther off."""
 LIMIT = 4.0
-"""Of every feature, either way."""
+"""Largest absolute value of a feature."""
 
 
 @dataclass(frozen=True)
 class LiteConfig:
-    """Widths and numbers of residual blocks; multiples of 16 suit the CPU's vector units."""
+    """Widths and numbers of residual blocks. Widths are multiples of 16, the CPU's vector size."""
 
     align: tuple[int, int] = (32, 48)  # channels at 1/8 and 1/16 of the crop's side
-    align_inner: tuple[int, int] = (16, 32)  # the same between a block's two convolutions
+    align_inner: tuple[int, int] = (16, 32)  # between the two convolutions of a block
     align_blocks: tuple[int, int, int] = (2, 2, 2)  # down, bottom, up
     restore: tuple[int, int, int] = (32, 64, 128)  # channels at 1/4, 1/8 and 1/16
-    restore_inner: tuple[int, int, int] = (32, 32, 64)  # the same between two convolutions
+    restore_inner: tuple[int, int, int] = (32, 32, 64)  # between the two convolutions of a block
     restore_blocks: tuple[int, int, int, int, int] = (1, 2, 2, 1, 2)  # down twice, bottom, up twice
 
 
 class ResidualBlock(nn.Module):
-    """x + conv(relu(conv(x))), the second convolution starting at zero: an identity at first.
+    """x + conv(relu(conv(x))). The second convolution starts at zero, the block as an identity.
 
-    All values are bounded, so that 8-bit integers can hold them: on some faces they once ran away.
+    All values are bounded so that 8-bit integers can hold them; unbounded, they diverged on some
+    faces.
     """
 
     def __init__(self, channels: int, inner: int) -> None:
@@ -45,14 +45,15 @@ class ResidualBlock(nn.Module):
         self.conv2 = zeroed(nn.Conv2d(inner, channels, 3, padding=1))
 
     def forward(self, x: Tensor) -> Tensor:
+        """Maps NxCxHxW to the same shape."""
         return bounded(x + self.conv2(self.conv1(x).clamp(0.0, LIMIT)))
 
 
 class Fold(nn.Module):
-    """Folds the three inputs' blocks of side x side pixels into channels and mixes them linearly.
+    """Folds blocks of side x side pixels of the three inputs into channels and mixes them linearly.
 
-    This is pixel-unshuffle and a 1x1 convolution in one strided convolution an input: ONNX Runtime
-    does it in a tenth of the time that the transposed copies would take.
+    One strided convolution per input does the work of pixel-unshuffle and a 1x1 convolution. ONNX
+    Runtime needs a tenth of the time of the transposed copies.
     """
 
     def __init__(self, channels: int, side: int) -> None:
@@ -62,11 +63,14 @@ class Fold(nn.Module):
         self.landmarks = nn.Conv2d(1, channels, side, stride=side, bias=False)
 
     def forward(self, degraded: Tensor, reference: Tensor, landmarks: Tensor) -> Tensor:
-        return self.degraded(degraded) + self.reference(reference) + self.landmarks(landmarks)
+        """Maps Nx3xHxW, Nx3xHxW and Nx1xHxW to Nx`channels`xH/`side`xW/`side`."""
+        d, r, p = self.degraded(degraded), self.reference(reference), self.landmarks(landmarks)
+        folded: Tensor = d + r + p
+        return folded
 
 
 class Align(nn.Module):
-    """What the landmarks' warp left wrong, as a flow at 1/8 of the crop's side, in crop pixels."""
+    """Estimates the misalignment that remains after the warp by landmarks."""
 
     def __init__(self, config: LiteConfig) -> None:
         super().__init__()
@@ -80,17 +84,18 @@ class Align(nn.Module):
         self.flow = zeroed(nn.Conv2d(a, 2, 3, padding=1))
 
     def forward(self, degraded: Tensor, reference: Tensor, landmarks: Tensor) -> Tensor:
+        """Maps Nx3xHxW, Nx3xHxW and Nx1xHxW to a flow, Nx2xH/8xW/8, in crop pixels."""
         level1 = self.level1(bounded(self.fold(degraded, reference, landmarks)))
         level2 = self.level2(bounded(self.down(level1)))  # (N, b, H/16, W/16)
-        flow = self.flow(self.merge(bounded(level1 + double(self.up(level2)))))
+        flow: Tensor = self.flow(self.merge(bounded(level1 + double(self.up(level2)))))
         return FLOW_SCALE * flow.clamp(-FLOW_LIMIT, FLOW_LIMIT)
 
 
 class Restore(nn.Module):
-    """Adds to the degraded crop a residual, and a share of its difference from the reference.
+    """Adds to the degraded crop a residual and a part of its difference from the reference.
 
-    The share, a gate for each pixel, lets detail of the reference through that would not fit into
-    the features; it has the role of the mask of the paper's ASFF blocks.
+    A gate per pixel decides how large this part is. It lets detail of the reference through that
+    the features cannot hold, like the mask of the paper's ASFF blocks.
     """
 
     def __init__(self, config: LiteConfig) -> None:
@@ -110,6 +115,7 @@ class Restore(nn.Module):
         self.unfold = zeroed(nn.Conv2d(a, 4 * 4 * (3 + 1), 3, padding=1))  # residual and gate
 
     def forward(self, degraded: Tensor, reference: Tensor, landmarks: Tensor) -> Tensor:
+        """Maps Nx3xHxW, Nx3xHxW and Nx1xHxW to Nx3xHxW."""
         level1 = self.level1(bounded(self.fold(degraded, reference, landmarks)))
         level2 = self.level2(bounded(self.down1(level1)))  # (N, b, H/8, W/8)
         level3 = self.level3(bounded(self.down2(level2)))  # (N, c, H/16, W/16)
@@ -121,7 +127,7 @@ class Restore(nn.Module):
 
 
 class Lite(nn.Module):
-    """The generator `lite`, signature of `receiver.enhance.faces.generator.Generator`."""
+    """The generator `lite`."""
 
     def __init__(self, config: LiteConfig | None = None) -> None:
         super().__init__()
@@ -130,24 +136,24 @@ class Lite(nn.Module):
         self.restore = Restore(config)
 
     def forward(self, degraded: Tensor, reference: Tensor, landmarks: Tensor) -> Tensor:
-        """Nx3xHxW, Nx3xHxW and Nx1xHxW in [0, 1], H and W multiples of 16; returns Nx3xHxW."""
+        """Maps Nx3xHxW, Nx3xHxW and Nx1xHxW in [0, 1] to Nx3xHxW; H and W are multiples of 16."""
         return self.forward_aligned(degraded, reference, landmarks)[0]
 
     def forward_aligned(
         self, degraded: Tensor, reference: Tensor, landmarks: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """The restored crop and the aligned reference, which training also supervises."""
+        """Returns the restored crop and the aligned reference, which training supervises too."""
         aligned = shift(reference, self.align(degraded, reference, landmarks))
         return self.restore(degraded, aligned, landmarks), aligned
 
 
 def residual_blocks(count: int, channels: int, inner: int) -> nn.Sequential:
-    """`count` residual blocks in a row."""
+    """Returns `count` residual blocks in a row."""
     return nn.Sequential(*(ResidualBlock(channels, inner) for _ in range(count)))
 
 
 def zeroed(conv: nn.Conv2d) -> nn.Conv2d:
-    """The same convolution, starting at zero."""
+    """Sets a convolution to zero and returns it."""
     nn.init.zeros_(conv.weight)
     if conv.bias is not None:
         nn.init.zeros_(conv.bias)
@@ -155,17 +161,17 @@ def zeroed(conv: nn.Conv2d) -> nn.Conv2d:
 
 
 def bounded(x: Tensor) -> Tensor:
-    """Clipped to `LIMIT`, either way."""
+    """Clips to [-LIMIT, LIMIT]."""
     return x.clamp(-LIMIT, LIMIT)
 
 
 def double(x: Tensor) -> Tensor:
-    """NxCxHxW to NxCx2Hx2W."""
+    """Enlarges NxCxHxW to NxCx2Hx2W."""
     return F.interpolate(x, scale_factor=2.0, mode="nearest")
 
 
 def shuffle4(x: Tensor) -> Tensor:
-    """`F.pixel_shuffle(x, 4)` in two copies of long rows, which ONNX Runtime does much faster."""
+    """Returns `F.pixel_shuffle(x, 4)`, by two copies of long rows: much faster in ONNX Runtime."""
     n, folded, height, width = x.shape
     x = x.reshape(n, folded // 4, 4, height * width).transpose(2, 3)  # columns together
     x = x.reshape(n, folded // 16, 4, height, width * 4).transpose(2, 3)  # rows together
@@ -173,13 +179,13 @@ def shuffle4(x: Tensor) -> Tensor:
 
 
 def shift(image: Tensor, flow: Tensor) -> Tensor:
-    """Samples NxCxHxW `image` at each pixel's place plus `flow` (Nx2xhxw, in pixels)."""
+    """Samples `image`, NxCxHxW, at each pixel's position plus `flow`, Nx2xhxw, in pixels."""
     height, width = image.shape[-2:]
     flow = F.interpolate(flow, size=(height, width), mode="bilinear", align_corners=False)
     xs = (torch.arange(width, dtype=image.dtype, device=image.device) + 0.5) * (2.0 / width) - 1.0
     ys = (torch.arange(height, dtype=image.dtype, device=image.device) + 0.5) * (2.0 / height) - 1.0
-    # Clamped to the outermost pixels' centres, zero padding acts as border padding would; ONNX
-    # Runtime computes it in less than half the time.
+    # With coordinates clamped to the centres of the outermost pixels, zero padding equals border
+    # padding, and ONNX Runtime needs less than half the time.
     edge_x, edge_y = 1.0 - 1.0 / width, 1.0 - 1.0 / height
     grid_x = (xs[None, None, :] + flow[:, 0] * (2.0 / width)).clamp(-edge_x, edge_x)
     grid_y = (ys[None, :, None] + flow[:, 1] * (2.0 / height)).clamp(-edge_y, edge_y)

@@ -1,8 +1,8 @@
-"""Spectral normalisation: a weight divided by its largest singular value.
+"""Spectral normalisation: divides a weight by its largest singular value.
 
 Miyato et al., "Spectral Normalization for Generative Adversarial Networks", ICLR 2018. PyTorch's
-own fails under mixed precision on CUDA, where its products of matrices come out in 16 bits; sums
-of products stay in 32.
+own implementation fails under mixed precision on CUDA, which computes its matrix products in 16
+bits. The sums of products used here stay in 32 bits.
 """
 
 import torch
@@ -11,11 +11,11 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 FIRST_ITERATIONS = 5
-"""Of the power method, for the estimate to begin with; one more at every use in training."""
+"""Iterations of the power method for the first estimate; each use in training adds one."""
 
 
 class SpectralNorm(nn.Module):
-    """The parametrization of one weight; `u` and `v` are buffers, no parameters."""
+    """The parametrization of one weight. `u` and `v` are buffers, not parameters."""
 
     u: Tensor
     v: Tensor
@@ -29,12 +29,12 @@ class SpectralNorm(nn.Module):
             self._iterate(matrix)
 
     def forward(self, weight: Tensor) -> Tensor:
-        """A weight of any shape; the same shape, largest singular value about 1."""
+        """Returns the weight, of any shape, with a largest singular value of about 1."""
         matrix = weight.flatten(1)
         if self.training:
             self._iterate(matrix.detach())
-        # Cloned: the buffers change again before the gradient is computed, where a network is
-        # used twice in one step.
+        # Cloned, because a second use of the network in one step changes the buffers before the
+        # gradient is computed.
         return weight / (self.u.clone()[:, None] * matrix * self.v.clone()).sum()
 
     @torch.no_grad()
@@ -44,13 +44,13 @@ class SpectralNorm(nn.Module):
 
 
 def spectral_norm(conv: nn.Conv2d) -> nn.Conv2d:
-    """The same convolution, its weight normalised from now on."""
+    """Normalises the weight of a convolution from now on, and returns the convolution."""
     parametrize.register_parametrization(conv, "weight", SpectralNorm(conv.weight))
     return conv
 
 
 def bake_spectral_norm(network: nn.Module) -> None:
-    """Makes the normalised weights plain ones, in place: what is computed stays as it is."""
+    """Replaces normalised weights by plain ones, in place, without changing the outputs."""
     for module in list(network.modules()):
         if parametrize.is_parametrized(module, "weight"):
             parametrize.remove_parametrizations(module, "weight")

@@ -1,4 +1,4 @@
-"""Decides what a request may do: tokens, their roles and rooms, and a limit on failed attempts.
+"""Decides what a request may do: tokens, their roles and rooms, and a limit of failed attempts.
 
 A token is written `SECRET`, or `ROLES[@ROOM]:SECRET`:
 
@@ -8,10 +8,9 @@ A token is written `SECRET`, or `ROLES[@ROOM]:SECRET`:
     all@studio:SECRET               may do everything in the room studio
     all:publish:SECRET              may do everything; its secret is `publish:SECRET`
 
-ROLES are `publish`, `watch` and `stats` with commas between them, or `all`. ROOM is written as in
-the URL, percent-encoded where it has a `:` or a `%`. Text that begins with a role and one of
-`:`, `@` and `,` is read in the long form, everything else is a secret. Clients send the secret
-alone.
+ROLES is a list of `publish`, `watch` and `stats` separated by commas, or `all`. ROOM is written as
+in the URL, with `:` and `%` percent-encoded. Text that begins with a role and one of `:`, `@` and
+`,` is read in the long form; everything else is a secret. Clients send only the secret.
 """
 
 import hashlib
@@ -36,7 +35,7 @@ Role: TypeAlias = Literal["publish", "watch", "stats"]
 ROLES: frozenset[Role] = frozenset(get_args(Role))
 
 SHORTEST_TOKEN = 16
-"""Characters of a secret on an address that other machines reach."""
+"""Fewest characters of a secret on an address that other machines can reach."""
 TOKEN_VARIABLE = "RECEIVER_TOKEN"
 """The environment variable that holds a token if no option gives one."""
 LARGEST_TOKEN_FILE = 64 * 1024
@@ -46,7 +45,7 @@ FAILURES = 10
 FAILURE_SECONDS = 60.0
 """Seconds from a network's first wrong token until its count starts again."""
 MOST_NETWORKS = 4096
-"""Networks whose wrong tokens are counted; the oldest count goes first."""
+"""Networks whose wrong tokens are counted; the oldest count is dropped first."""
 
 _DOING = {"publish": "publish to", "watch": "watch", "stats": "read figures"}
 
@@ -61,19 +60,19 @@ class AccessError(Exception):
 
 @dataclass(frozen=True)
 class Grant:
-    """What a token allows: `roles`, in all rooms or in `room` alone."""
+    """What a token allows: `roles`, in all rooms or only in `room`."""
 
     roles: frozenset[Role] = ROLES
     room: str | None = None
 
     def allows(self, role: Role, room: str | None) -> bool:
-        """Returns whether `role` is allowed in `room`; a request without one concerns any room."""
+        """Returns whether `role` is allowed in `room`; None stands for any room."""
         return role in self.roles and (room is None or self.room in (None, room))
 
 
 @dataclass(frozen=True)
 class Token:
-    """A grant and the SHA-256 of the secret that proves it; `length` is the secret's."""
+    """A grant, and the SHA-256 and length of the secret that proves it."""
 
     grant: Grant
     digest: bytes = field(repr=False)
@@ -105,7 +104,7 @@ def _roles(names: str) -> frozenset[Role]:
     roles: set[Role] = set()
     for name in names.split(","):
         if name not in ("all", *ROLES):
-            raise InputError(f"{name!r} is no role of a token: use publish, watch, stats or all")
+            raise InputError(f"{name!r} is not a role of a token: use publish, watch, stats or all")
         roles.update(role for role in ROLES if name in ("all", role))
     return frozenset(roles)
 
@@ -127,7 +126,7 @@ def server_tokens(
     say: Callable[[str], None],
     environment: Mapping[str, str] = os.environ,
 ) -> tuple[Token, ...]:
-    """Returns the tokens of a server: those of the options, else that of the environment.
+    """Returns the tokens of a server: from the options, otherwise from the environment.
 
     Args:
         flags: values of `--token`.
@@ -145,13 +144,13 @@ def client_token(
     say: Callable[[str], None],
     environment: Mapping[str, str] = os.environ,
 ) -> str | None:
-    """Returns the token that `join` and `send` give, exactly as written; None if there is none.
+    """Returns the token that `join` and `send` use, exactly as written; None if there is none.
 
     Arguments and errors as for `server_tokens`; a file with several tokens is an InputError.
     """
     texts = _texts([] if flag is None else [flag], file, say, environment)
     if len(texts) > 1:
-        raise InputError(f"{file} holds {len(texts)} tokens, and one is needed: keep one line")
+        raise InputError(f"{file} has {len(texts)} tokens, but one is needed: keep one line")
     for text in texts:
         check_secret(text)
     return texts[0] if texts else None
@@ -181,20 +180,20 @@ def _lines(path: Path, say: Callable[[str], None]) -> list[str]:
     except OSError as error:
         raise InputError(f"{path} cannot be read: {error.strerror}") from error
     except UnicodeDecodeError as error:
-        raise InputError(f"{path} is no UTF-8 text: write one token a line") from error
+        raise InputError(f"{path} is not UTF-8 text: write one token a line") from error
     if len(text.encode()) > LARGEST_TOKEN_FILE:
         raise InputError(f"{path} has more than {LARGEST_TOKEN_FILE} bytes: is it a token file?")
     lines = [line.strip() for line in text.split("\n")]
     if not any(lines):
-        raise InputError(f"{path} holds no token: write one a line")
+        raise InputError(f"{path} has no token: write one a line")
     if os.name == "posix" and mode & 0o066:
-        # Not refused: secrets that are mounted into containers are readable by all in there.
+        # Not refused: secrets that are mounted into containers are readable by all users in them.
         say(f"{path} can be read or changed by other users of this computer: chmod 600 {path}")
     return [line for line in lines if line]
 
 
 def network_of(address: str | None) -> str:
-    """Returns what counts as one client: an IPv4 address, or the /64 of an IPv6 address."""
+    """Returns the network that counts as one client: an IPv4 address, or the /64 of an IPv6 one."""
     try:
         ip = ipaddress.ip_address((address or "").partition("%")[0])
     except ValueError:  # a Unix socket has no address
@@ -216,7 +215,7 @@ class Attempts:
         networks: int = MOST_NETWORKS,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """Allows `most` in `seconds` a network; remembers at most `networks` of them."""
+        """Allows `most` wrong tokens in `seconds` from one network; counts at most `networks`."""
         self._most, self._seconds, self._networks = most, seconds, networks
         self._clock = clock
         self._counts: OrderedDict[str, tuple[float, int]] = OrderedDict()
@@ -225,12 +224,12 @@ class Attempts:
         return len(self._counts)
 
     def failed(self, network: str) -> float:
-        """Counts a wrong token; returns the seconds to wait, 0 while they are within the limit."""
+        """Counts a wrong token; returns the seconds to wait, 0 within the limit."""
         now = self._clock()
         began, count = self._counts.get(network, (now, 0))
         if now >= began + self._seconds:
             began, count = now, 0
-            self._counts.pop(network)  # to the end: the order is that of the beginnings
+            self._counts.pop(network)  # moves it to the end: counts are ordered by their start
         self._counts[network] = began, count + 1
         if len(self._counts) > self._networks:
             self._counts.popitem(last=False)
@@ -240,9 +239,9 @@ class Attempts:
 class Access:
     """Decides on requests by their Authorization header (RFC 6750).
 
-    A correct token is accepted however many wrong ones came from the same address: others may
-    share it (NAT, a reverse proxy). So the limit on wrong ones slows nobody down who guesses at
-    random; that is what the length of the secret is for.
+    A correct token is accepted however many wrong ones arrived from the same address: others may
+    share it (NAT, a reverse proxy). So the limit does not slow down random guesses; only the length
+    of the secret protects against them.
     """
 
     def __init__(self, tokens: Sequence[Token], attempts: Attempts) -> None:
@@ -252,7 +251,7 @@ class Access:
     def check(self, request: web.Request, role: Role | None, room: str | None) -> None:
         """Raises AccessError unless the request may act as `role` in `room`.
 
-        Any token will do for None as the role. Statuses: 400 for more than one Authorization
+        If `role` is None, any token is enough. Statuses: 400 for more than one Authorization
         header, 401 without a valid token, 403 for a token of another role or room, 429 for too
         many wrong tokens from one network (RFC 6750, section 3.1; RFC 6585, section 4).
         """
@@ -265,12 +264,12 @@ class Access:
         if len(values) > 1:
             raise _challenge(400, "more than one Authorization header: send one", "invalid_request")
         if not values or _credentials(values[0]) is None:
-            raise _challenge(401, "a Bearer token is needed: send it as Authorization")
+            raise _challenge(401, "a Bearer token is required: send it in the Authorization header")
         wait = self._attempts.failed(network_of(request.remote))
         if wait:
-            sentence = "too many wrong tokens came from this address: try again later"
+            sentence = "too many wrong tokens from this address: try again later"
             raise AccessError(429, sentence, {"Retry-After": str(math.ceil(wait))})
-        raise _challenge(401, "the token is not valid here: use another", "invalid_token")
+        raise _challenge(401, "the token is not valid: use another", "invalid_token")
 
     def sees(self, request: web.Request, room: str) -> bool:
         """Returns whether the request may read the figures of `room`."""
@@ -295,7 +294,7 @@ def _credentials(authorization: str) -> str | None:
 
 
 def _digest(secret: str) -> bytes:
-    # Headers and arguments that are no UTF-8 have surrogates.
+    # Headers and arguments that are not UTF-8 contain surrogates.
     return hashlib.sha256(secret.encode(errors="surrogateescape")).digest()
 
 

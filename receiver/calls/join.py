@@ -1,4 +1,4 @@
-"""Joins a call as its enhanced receiver, and stays in it when the connection breaks off."""
+"""Joins a call as its enhanced receiver, and joins it again if the connection is lost."""
 
 import asyncio
 import contextlib
@@ -8,29 +8,30 @@ from typing import Any
 
 import av
 from aiortc import RTCConfiguration, RTCPeerConnection
-from aiortc.mediastreams import MediaStreamError, MediaStreamTrack
+from aiortc.mediastreams import MediaStreamTrack
 
-from receiver.calls.rooms import GONE, Room
+from receiver.calls.rooms import Room
 from receiver.enhance.enhancer import Enhancer
 from receiver.errors import InputError
-from receiver.media.outputs import FileOutput
+from receiver.media.files.recording import FileOutput
 from receiver.signalling.client import SETUP_SECONDS, SessionError, shown
+from receiver.signalling.connections import ConnectionState, read_to_the_end
 from receiver.signalling.sessions import open_session
-from receiver.waiting import first, run_until
+from receiver.waiting import BackgroundTasks, run_until
 
 BACKOFF = (0.5, 1.0, 2.0, 4.0, 8.0, 15.0)
-"""Seconds before the next try, after one failure in a row, two, and so on."""
+"""Seconds before the next attempt, after one failure in a row, two, and so on."""
 
 Show = Callable[[av.VideoFrame], Any]
 
 
 class Joined:
-    """A call that is joined again and again until it is ended.
+    """A call that is joined again after every interruption until `stop` is called.
 
     Attributes:
-        room: holds what is received now; a `Server` can republish it.
-        sessions: how often a connection came about.
-        first_restored_s: seconds from `run` to the first restored frame, None before it.
+        room: the room of the received stream; a `Server` can republish it.
+        sessions: number of connections established so far.
+        first_restored_s: seconds from `run` to the first restored frame; None before that frame.
     """
 
     def __init__(
@@ -45,14 +46,14 @@ class Joined:
         stock_transport: bool = False,
         seconds: float = SETUP_SECONDS,
     ) -> None:
-        """To be made inside a running event loop.
+        """Create it inside a running event loop.
 
         Args:
-            say: is told in a sentence when the call comes and goes.
-            shows: are given every picture; must be quick.
-            file: is given every picture and the sound.
-            stock_transport: receive by aiortc's own transport, to compare with.
-            seconds: longest wait for the other side at any step.
+            say: called with a one-line message when the call begins, is interrupted or fails.
+            shows: called with every frame, in the event loop; must return quickly.
+            file: records every frame and the audio.
+            stock_transport: whether to receive with aiortc's own transport, for comparison.
+            seconds: longest wait for the server at any step.
         """
         here = RTCConfiguration(iceServers=[])
         self.room = Room("live", enhancer, here, stock_transport=stock_transport)
@@ -60,7 +61,7 @@ class Joined:
         self._url, self._token, self._say = url, token, say
         self._file, self._seconds = file, seconds
         self._stop = asyncio.Event()
-        self._listening: set[asyncio.Future[None]] = set()
+        self._listening = BackgroundTasks()
         self.first_restored_s: float | None = None
         self.room.outputs.extend(shows)
         if file is not None:
@@ -71,7 +72,7 @@ class Joined:
         self._stop.set()
 
     async def run(self) -> None:
-        """Stays in the call until `stop`. Raises InputError for what another try cannot mend."""
+        """Stays in the call until `stop`. Raises InputError if another attempt cannot help."""
         self.room.stats.restart_clock()
         try:
             await run_until(self._stop, self._stay())
@@ -81,14 +82,14 @@ class Joined:
             await asyncio.gather(*self._listening)
 
     async def _stay(self) -> None:
-        """Joins the call again and again."""
+        """Joins the call, again after every interruption."""
         failures = 0
         while True:
             wait = 0.0
             try:
                 await self._session()
                 failures = 0
-                self._say("the call broke off")
+                self._say("the connection to the call was lost")
             except SessionError as error:
                 if error.unreachable and not self.sessions:
                     raise InputError(f"{error}: check the address") from error
@@ -99,39 +100,23 @@ class Joined:
             await asyncio.sleep(wait)
 
     async def _session(self) -> None:
-        """One connection, until it breaks off. Raises SessionError if none comes about."""
-        connected, gone = asyncio.Event(), asyncio.Event()
-
-        def check() -> None:
-            if connection.connectionState == "connected":
-                connected.set()
-            elif connection.connectionState in GONE:
-                gone.set()
-
+        """Keeps one connection until it is lost. Raises SessionError if there is none."""
         where = shown(self._url)
         async with open_session(
             self._url, self._token, self._on_track, seconds=self._seconds
         ) as connection:
-            connection.on("connectionstatechange", check)
-            check()
-            if not await first(connected, gone, seconds=self._seconds) or gone.is_set():
-                raise SessionError(f"{where} answers but no connection comes about: allow UDP")
+            state = ConnectionState(connection)
+            if not await state.is_established(self._seconds):
+                raise SessionError(f"{where} answers, but no connection is possible: allow UDP")
             self.sessions += 1
             self._say(f"in the call at {where}")
-            await gone.wait()
+            await state.gone.wait()
 
     def _on_track(self, track: MediaStreamTrack, connection: RTCPeerConnection) -> None:
         self.room.attach(track, connection)
         sound = self.room.sound() if track.kind == "audio" else None
         if sound is not None and self._file is not None:
-            task = asyncio.ensure_future(self._listen(sound, self._file))
-            self._listening.add(task)
-            task.add_done_callback(self._listening.discard)
-
-    async def _listen(self, sound: MediaStreamTrack, file: FileOutput) -> None:
-        with contextlib.suppress(MediaStreamError):
-            while True:
-                file.put(await sound.recv())
+            self._listening.start(read_to_the_end(sound, self._file.put))
 
 
 async def join(joined: Joined) -> None:

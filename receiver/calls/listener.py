@@ -1,8 +1,8 @@
-"""Accepts HTTP connections within limits that hold before a request is complete.
+"""Accepts HTTP connections within limits that apply before a request is complete.
 
-asyncio accepts whatever comes, writes a traceback for each connection that it has no descriptor
-for, and aiohttp waits an hour for a header. So connections are accepted here, and aiohttp's
-protocol is given those that are within the limits.
+asyncio accepts every connection and logs a traceback for each one for which no file descriptor is
+left, and aiohttp waits an hour for a header. So connections are accepted here, and only those
+within the limits are passed to aiohttp's protocol.
 """
 
 import asyncio
@@ -20,6 +20,7 @@ from typing import Any, cast
 from aiohttp import web
 
 from receiver.calls.access import network_of
+from receiver.waiting import BackgroundTasks
 
 if sys.platform != "win32":
     import resource
@@ -27,24 +28,25 @@ if sys.platform != "win32":
 HANDSHAKE_SECONDS = 10.0
 """Seconds for a TLS handshake."""
 HEADER_SECONDS = 10.0
-"""Seconds for a request's header, from the connection's start or the header's first byte."""
+"""Seconds for a request's header, from the start of the connection or the header's first byte."""
 BODY_SECONDS = 30.0
 """Seconds for a request's body."""
 IDLE_SECONDS = 75.0
-"""Seconds in which an answer is to be read and another request begun: longer than the 60 s after
-which common reverse proxies close their side, so that they never send to a connection that ends."""
+"""Seconds within which a client must read an answer and begin another request. Longer than the 60 s
+after which common reverse proxies close their side, so that they never send to a connection that is
+being closed."""
 MOST_CONNECTIONS = 512
 """HTTP connections at once; fewer if the process may open fewer than four times as many files."""
 MOST_PER_NETWORK = 32
-"""HTTP connections at once from one IPv4 address or IPv6 /64, but for loopback addresses."""
+"""HTTP connections at once from one IPv4 address or IPv6 /64, except loopback addresses."""
 LINGER_SECONDS = 2.0
-"""Seconds in which the rest of a body is read after the answer, so that the client reads that."""
+"""Seconds in which the rest of a body is read after the answer, so that the client can read it."""
 LINES_A_MINUTE = 10
-"""Messages that HTTP clients can cause in the log, a minute."""
+"""Log messages a minute that HTTP clients can cause."""
 ACCEPT_PAUSE = 0.2
-"""Seconds from an accept that failed to the next, if no connection could be closed for it."""
+"""Seconds from a failed accept to the next, if no connection could be closed instead."""
 BACKLOG = 512
-"""Connections that wait in the kernel to be accepted; more than these try again after a second."""
+"""Connections that wait in the kernel to be accepted; clients beyond them retry after a second."""
 
 
 def most_connections() -> int:
@@ -57,7 +59,7 @@ def most_connections() -> int:
 
 @dataclass(frozen=True)
 class Limits:
-    """What an HTTP client can take of the server. Times are in seconds."""
+    """Limits of HTTP clients. Times are in seconds."""
 
     handshake_s: float = HANDSHAKE_SECONDS
     header_s: float = HEADER_SECONDS
@@ -68,7 +70,7 @@ class Limits:
 
 
 class ThrottledLog(logging.LoggerAdapter[logging.Logger]):
-    """A logger that writes at most `LINES_A_MINUTE` messages a minute and counts the others."""
+    """Writes at most `LINES_A_MINUTE` messages a minute, and counts the others."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         super().__init__(logging.getLogger(__name__), {})
@@ -76,7 +78,7 @@ class ThrottledLog(logging.LoggerAdapter[logging.Logger]):
         self._began, self._written, self._omitted = -60.0, 0, 0
 
     def log(self, level: int, msg: object, *args: Any, **kwargs: Any) -> None:
-        """Writes the message unless there were too many in this minute."""
+        """Writes the message unless this minute had too many."""
         if not self.isEnabledFor(level):
             return
         now = self._clock()
@@ -93,16 +95,16 @@ class ThrottledLog(logging.LoggerAdapter[logging.Logger]):
     def process(
         self, msg: Any, kwargs: MutableMapping[str, Any]
     ) -> tuple[Any, MutableMapping[str, Any]]:
-        """Leaves the message as it is."""
+        """Returns the message unchanged."""
         return msg, kwargs
 
 
 class Connection(asyncio.Protocol):
-    """An accepted connection: hands everything to aiohttp's protocol and limits its waiting.
+    """An accepted connection: forwards everything to aiohttp's protocol, and limits the waits.
 
     Attributes:
-        network: the client's, as `network_of` names it.
-        waits_since: when it began to wait for its client, None while a request is handled.
+        network: network of the client, as `network_of` returns it.
+        waits_since: time since which it waits for its client; None while a request is handled.
     """
 
     def __init__(
@@ -113,7 +115,7 @@ class Connection(asyncio.Protocol):
         limits: Limits,
         on_end: Callable[["Connection"], None],
     ) -> None:
-        """`on_end` is called once it is closed, perhaps more than once."""
+        """Calls `on_end` when it has been closed, perhaps more than once."""
         self.network = network
         self.waits_since: float | None = time.monotonic()
         self._socket, self._handler, self._limits = accepted, handler, limits
@@ -124,18 +126,18 @@ class Connection(asyncio.Protocol):
 
     @property
     def is_established(self) -> bool:
-        """Whether aiohttp has it: not before the end of a TLS handshake."""
+        """Whether aiohttp handles it, which begins after the TLS handshake."""
         return self._transport is not None
 
     def wait(self, seconds: float | None) -> None:
-        """Notes that it waits for its client, at most `seconds` if given."""
+        """Begins a wait for the client, of at most `seconds` if given."""
         self.work()
         self.waits_since = time.monotonic()
         if seconds is not None and self._transport is not None:
             self._deadline = asyncio.get_running_loop().call_later(seconds, self.close)
 
     def work(self) -> None:
-        """Notes that it does not wait for its client."""
+        """Ends the wait for the client."""
         self.waits_since, self._is_idle = None, False
         if self._deadline is not None:
             self._deadline.cancel()
@@ -143,7 +145,7 @@ class Connection(asyncio.Protocol):
 
     @contextlib.contextmanager
     def working(self) -> Iterator[None]:
-        """Notes that a request is handled."""
+        """Ends the wait for the client while a request is handled in the context."""
         self.work()
         try:
             yield
@@ -152,41 +154,41 @@ class Connection(asyncio.Protocol):
             self._is_idle = True
 
     def close(self) -> None:
-        """Closes it at once; data that the client has not taken is lost."""
+        """Closes the connection at once; data that the client has not read is lost."""
         self.work()
         if self._transport is not None:
             self._transport.abort()
         else:
-            with contextlib.suppress(OSError):  # the client was quicker
+            with contextlib.suppress(OSError):  # the client has closed it already
                 self._socket.shutdown(socket.SHUT_RDWR)  # which ends the handshake
         self._on_end(self)
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Begins to wait for a header."""
+        """Begins the wait for a header."""
         self._transport = cast(asyncio.Transport, transport)
         self.wait(self._limits.header_s)
         self._handler.connection_made(transport)
 
     def data_received(self, data: bytes) -> None:
-        """Hands on bytes; the first of a further request begin the time for its header."""
+        """Forwards bytes; the first ones of a further request start the time for its header."""
         if self._is_idle:
             self.wait(self._limits.header_s)
         self._handler.data_received(data)
 
     def eof_received(self) -> bool | None:
-        """Hands on the client's end."""
+        """Forwards the end of the client's data."""
         return self._handler.eof_received()
 
     def pause_writing(self) -> None:
-        """Hands on that the client does not take what is sent."""
+        """Forwards that the send buffer is full."""
         self._handler.pause_writing()
 
     def resume_writing(self) -> None:
-        """Hands on that it does again."""
+        """Forwards that the send buffer has space again."""
         self._handler.resume_writing()
 
     def connection_lost(self, exc: BaseException | None) -> None:
-        """Hands on the end."""
+        """Forwards the end of the connection."""
         self.work()
         self._transport = None
         self._handler.connection_lost(cast(Exception | None, exc))
@@ -194,9 +196,9 @@ class Connection(asyncio.Protocol):
 
 
 def connection_of(request: web.BaseRequest) -> Connection | None:
-    """Returns the connection that a request came over, None for one that `Listener` did not accept.
+    """Returns the connection of a request.
 
-    It is None, too, for one that has ended.
+    None if `Listener` did not accept the connection, or if it has ended.
     """
     protocol = None if request.transport is None else request.transport.get_protocol()
     return protocol if isinstance(protocol, Connection) else None
@@ -206,7 +208,7 @@ def connection_of(request: web.BaseRequest) -> Connection | None:
 async def time_requests(
     request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
 ) -> web.StreamResponse:
-    """Stops the connection's time while a request is handled. It is the outermost middleware."""
+    """Stops the connection's timer while a request is handled; must be the outermost middleware."""
     connection = connection_of(request)
     with contextlib.nullcontext() if connection is None else connection.working():
         return await handler(request)
@@ -215,7 +217,7 @@ async def time_requests(
 async def read_body(request: web.Request, seconds: float) -> None:
     """Reads a request's body, which the request keeps, within `seconds`.
 
-    Raises HTTP 400 for a body that breaks off, 408 for a slow and 413 for a large one.
+    Raises HTTP 400 for an incomplete body, 408 for a slow one and 413 for one that is too large.
     """
     if not request.can_read_body:
         return
@@ -229,14 +231,14 @@ async def read_body(request: web.Request, seconds: float) -> None:
         sentence = f"the body did not arrive within {seconds:g} s: send it faster"
         raise web.HTTPRequestTimeout(text=sentence) from None
     except (ConnectionError, web.RequestPayloadError):
-        raise web.HTTPBadRequest(text="the body broke off: send all of it") from None
+        raise web.HTTPBadRequest(text="the body is incomplete: send all of it") from None
     finally:
         if connection is not None:
             connection.work()
 
 
 class Listener:
-    """Accepts connections and closes those that wait longest when there are too many."""
+    """Accepts connections; if there are too many, closes those that have waited longest."""
 
     def __init__(
         self,
@@ -244,15 +246,15 @@ class Listener:
         make_handler: Callable[[], asyncio.Protocol],
         tls: ssl.SSLContext | None,
     ) -> None:
-        """`make_handler` makes the HTTP protocol of one connection."""
+        """Calls `make_handler` for the HTTP protocol of each connection."""
         self._log = ThrottledLog()
         self._limits, self._make_handler, self._tls = limits, make_handler, tls
         self._open: set[Connection] = set()
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks = BackgroundTasks()
 
     @contextlib.asynccontextmanager
     async def listening(self, host: str, port: int) -> AsyncIterator[int]:
-        """Accepts connections within the context; gives the port. Raises OSError if it cannot."""
+        """Accepts connections within the context, whose value is the port. Raises OSError."""
         loop = asyncio.get_running_loop()
         bound = await loop.create_server(asyncio.Protocol, host, port, start_serving=False)
         sockets = [one.dup() for one in bound.sockets]
@@ -283,7 +285,7 @@ class Listener:
         while True:
             try:
                 accepted, address = await loop.sock_accept(listening)
-            except ConnectionError:  # it was gone before it was accepted
+            except ConnectionError:  # closed before it was accepted
                 await asyncio.sleep(0)
             except OSError as error:  # no descriptor or memory is left
                 self._log.warning("no connection can be accepted: %s", error.strerror)
@@ -296,7 +298,7 @@ class Listener:
         crowd = self._crowd(network)
         if crowd:
             self._log.warning(
-                "%d HTTP connections are too many, one more came from %s", len(crowd), network
+                "%d HTTP connections are too many: one more arrived from %s", len(crowd), network
             )
             if not self._close_longest(crowd):
                 accepted.close()
@@ -304,19 +306,17 @@ class Listener:
         limits, forget = self._limits, self._open.discard
         connection = Connection(accepted, network, self._make_handler(), limits, forget)
         self._open.add(connection)
-        task = asyncio.create_task(self._establish(accepted, connection))
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        self._tasks.start(self._establish(accepted, connection))
 
     def _crowd(self, network: str) -> Collection[Connection]:
-        """Returns the connections of which one has to go before another is taken."""
+        """Returns the connections one of which must be closed before another is accepted."""
         same = [connection for connection in self._open if connection.network == network]
         if len(same) >= self._limits.per_network and not _is_loopback(network):
             return same
         return self._open if len(self._open) >= self._limits.connections else ()
 
     def _close_longest(self, crowd: Collection[Connection]) -> bool:
-        """Closes the one that has waited longest for its client; returns whether one waits."""
+        """Closes the connection that has waited longest for a client; returns whether any did."""
         waiting = [(one.waits_since, id(one), one) for one in crowd if one.waits_since is not None]
         if waiting:
             min(waiting)[-1].close()
@@ -337,7 +337,7 @@ class Listener:
 
 
 def _is_loopback(network: str) -> bool:
-    """Whether a reverse proxy or all users of this machine may stand behind one address."""
+    """Returns whether a network may be a reverse proxy, or all users of this machine."""
     with contextlib.suppress(ValueError):
         return ipaddress.ip_network(network).network_address.is_loopback
     return False

@@ -3,8 +3,6 @@
 import asyncio
 import time
 from collections import deque
-from collections.abc import Coroutine
-from typing import Any
 
 from aiortc import RTCDataChannel, RTCRtpReceiver
 
@@ -15,9 +13,11 @@ from receiver.enhance.enhancer import Enhancer
 from receiver.enhance.faces.still_faces import region_of
 from receiver.enhance.stage import EnhancedFrame
 from receiver.media.planes import WHOLE
-from receiver.stills.protocol import LABEL, Still, StillReceiver
+from receiver.stills.protocol import LABEL
+from receiver.stills.receiver import Still, StillReceiver
 from receiver.transport.aiortc_hooks import request_keyframe
 from receiver.transport.receiving import SteadyReceiver
+from receiver.waiting import BackgroundTasks
 
 STILL_SHARE = 0.5
 """Rate of a still as a fraction of the video's rate, on a link that has been full in this call."""
@@ -75,7 +75,7 @@ class Requester:
         self._judged = self._stills_judged()
         self._repaired = 0.0
         self._pace = StillPace()
-        self._tasks: set[asyncio.Future[Any]] = set()
+        self._tasks = BackgroundTasks()
 
     def listen_to(self, receiver: RTCRtpReceiver) -> None:
         """Sets the receiver of the call's video, whose sender can be asked for I-frames."""
@@ -123,8 +123,7 @@ class Requester:
         """Ends all requests."""
         if self.stills is not None:
             self.stills.close()
-        for task in self._tasks:
-            task.cancel()
+        self._tasks.cancel()
 
     def _look_at_stills(self, now: float) -> None:
         """Reports to the policy whether the stills that arrived were of use."""
@@ -167,7 +166,7 @@ class Requester:
     def _ask_keyframe(self) -> None:
         if self._receiver is not None:
             self.keyframes_requested += 1
-            self._later(request_keyframe(self._receiver))
+            self._tasks.start(request_keyframe(self._receiver))
 
     def _ask_still(self, enhanced: EnhancedFrame, max_bytes: int) -> bool:
         faces, video = enhanced.faces, enhanced.received.video
@@ -182,8 +181,3 @@ class Requester:
 
     def _failed(self, size: int) -> None:
         self._policy.failed(time.perf_counter(), size)
-
-    def _later(self, work: Coroutine[Any, Any, None]) -> None:
-        task = asyncio.ensure_future(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)

@@ -1,29 +1,65 @@
-"""Looks whether everything that a call needs is there, and says what is missing."""
+"""`receiver doctor`: checks whether everything that a call needs is available."""
 
+import argparse
 import platform
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from typing import Any
 
 import av
 import onnxruntime
+from rich.table import Table
+from rich.text import Text
 
+from receiver.commands.options import add_common
+from receiver.commands.terminal import console, json_line
 from receiver.enhance.capacity import cores_here, in_words, measure
-from receiver.enhance.faces.generator import (
-    MODELS,
-    Device,
-    ExecutionDevice,
-    Generator,
-    Model,
-    device_problem,
-)
+from receiver.enhance.faces.generator import Generator
 from receiver.enhance.faces.tracking import landmark_file
 from receiver.enhance.quality import Quality
 from receiver.errors import ReceiverError
+from receiver.inference.devices import Device, ExecutionDevice, device_problem
+from receiver.inference.model_files import MODELS, Model
 from receiver.media.outputs import Window
+
+
+def add(commands: Any) -> None:
+    """Adds the command to argparse's subparsers."""
+    doctor = commands.add_parser(
+        "doctor",
+        help="check the installation",
+        description="Checks the execution device, the models, the landmark file and the codecs, "
+        "and explains why CUDA and TensorRT can or cannot be used. Exits with 1 if something that "
+        "was asked for is missing.",
+    )
+    add_common(doctor, run)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Runs the command; returns 1 if something that was asked for is missing."""
+    findings = examine(args.model, args.device)
+    fine = all(finding.fine or not finding.needed for finding in findings)
+    if args.json:
+        print(json_line({"fine": fine, "findings": [asdict(finding) for finding in findings]}))
+        return 0 if fine else 1
+    table = Table(title="receiver doctor", show_header=False)
+    for finding in findings:
+        style = "green" if finding.fine else "red" if finding.needed else "yellow"
+        table.add_row(Text("yes" if finding.fine else "no", style), finding.name, finding.says)
+    console().print(table)
+    print("Nothing is missing." if fine else "Something is missing: see above.")
+    return 0 if fine else 1
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that was looked at: whether it is fine, and whether a call fails without it."""
+    """The result of one check.
+
+    Attributes:
+        name: of the thing that was checked.
+        fine: whether it can be used.
+        says: what was found, in a few words.
+        needed: whether a call fails without it.
+    """
 
     name: str
     fine: bool
@@ -32,7 +68,7 @@ class Finding:
 
 
 def examine(model: str, device: Device) -> list[Finding]:
-    """Everything that `model` on `device` needs, in the order in which a person would look."""
+    """Checks everything that `model` on `device` needs, the most basic first."""
     offered = ", ".join(name.removesuffix("ExecutionProvider") for name in _providers())
     findings = [
         Finding("python", True, platform.python_version()),
@@ -47,7 +83,7 @@ def examine(model: str, device: Device) -> list[Finding]:
         _codec_finding("opus decoder", "libopus", "r"),
     ]
     window = Window.possible()
-    says = "there is one" if window else "none: the demo writes files and opens no window"
+    says = "available" if window else "none: the demo writes files and opens no window"
     return [*findings, Finding("display", window, says, needed=False)]
 
 
@@ -56,9 +92,9 @@ def _providers() -> list[str]:
     return providers
 
 
-def _device_finding(place: ExecutionDevice, asked: Device) -> Finding:
-    problem = device_problem(place)
-    return Finding(place, problem is None, problem or "can be used", needed=asked == place)
+def _device_finding(checked: ExecutionDevice, asked: Device) -> Finding:
+    problem = device_problem(checked)
+    return Finding(checked, problem is None, problem or "can be used", needed=asked == checked)
 
 
 def _landmark_finding() -> Finding:
@@ -83,7 +119,7 @@ def _card_finding(model: Model) -> Finding:
 
 
 def _session_findings(model: str, device: Device) -> list[Finding]:
-    """Whether the model runs, how many calls it carries here and at what quality."""
+    """Checks whether the model runs, how many calls this machine carries, and at what quality."""
     try:
         generator = Generator(model, device)
     except ReceiverError as error:
@@ -92,12 +128,12 @@ def _session_findings(model: str, device: Device) -> list[Finding]:
     try:
         measured = measure(generator)
         level = Quality(generator, "auto", measured).level.name
-    except Exception as error:  # also what ONNX Runtime raises, which has no common base
+    except Exception as error:  # ONNX Runtime raises classes without a common base
         return [runs, Finding("capacity", False, f"cannot be measured: {error}", needed=False)]
     return [
         runs,
         Finding("capacity", True, in_words(measured, cores_here())),
-        Finding("quality", True, f"--quality auto begins with {level}"),
+        Finding("quality", True, f"--quality auto starts with {level}"),
     ]
 
 

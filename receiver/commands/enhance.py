@@ -1,64 +1,41 @@
 """`receiver enhance`: restores the faces of video files."""
 
 import argparse
-import errno
 import math
-import os
 import re
 import signal
 import sys
 import time
-from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from rich.table import Table
 
+from receiver.commands.jobs import DEFAULT_ENDING, Job, check, jobs_into, one_job
 from receiver.commands.options import add_enhancing, new_enhancer, number
 from receiver.commands.progress import frames_bar
-from receiver.commands.terminal import console, json_line, say
+from receiver.commands.terminal import console, json_fields, json_line, say
 from receiver.commands.verdict import why_not_restored
 from receiver.enhance.capacity import cores_here
 from receiver.enhance.faces.generator import Generator
-from receiver.enhance.files import FileResult, enhance_file, frame_total
+from receiver.enhance.files import FileResult, enhance_file
 from receiver.enhance.quality import Quality
 from receiver.errors import InputError
 from receiver.heap import return_large_blocks
-from receiver.media.files.reading import ENDINGS
-from receiver.media.files.writing import FORMATS, format_of
+from receiver.media.files.writing import FORMATS
 from receiver.text import escaped
 
-PIPE = "-"
-"""Name that stands for standard input or output."""
-DEFAULT_ENDING = ".mp4"
-"""Ending of outputs whose input has one that cannot be written."""
 MOST_SECONDS = 1e7
-"""Largest value of --start and --duration: a hundred days and more."""
+"""Largest value of --start and --duration, in seconds: more than a hundred days."""
 KILLED = 128
-"""Exit code of a command that a signal ended, less the signal's number, as shells give it."""
+"""Exit code of a command that a signal ended, minus the signal's number, as shells report it."""
 NAME_SHOWN = 16
 """Characters of a file's name beside its progress bar."""
-
-
-@dataclass(frozen=True)
-class Job:
-    """One file: its source, None for standard input, and target, None for standard output."""
-
-    source: Path | None
-    target: Path | None
-
-    @property
-    def input(self) -> str:
-        """The source as it was given."""
-        return PIPE if self.source is None else str(self.source)
-
-    @property
-    def output(self) -> str:
-        """The target as it was given."""
-        return PIPE if self.target is None else str(self.target)
+NARROW = 60
+"""Columns of a terminal below which the table would be unreadable: a list is printed instead."""
 
 
 def add(commands: Any) -> None:
@@ -68,8 +45,8 @@ def add(commands: Any) -> None:
         help="restore the faces of video files",
         usage="receiver enhance [options] IN OUT\n"
         "       receiver enhance [options] IN ... --into DIR",
-        description="Writes IN to OUT with its faces restored, as a call would: the file's own key "
-        "frames are the references. Frame count, timestamps, size and sound stay as they are. "
+        description="Writes IN to OUT with its faces restored, as in a call: the file's own "
+        "I-frames serve as references. Number of frames, timestamps, size and sound stay the same. "
         "Exits with 1 if one of several files failed.",
     )
     enhance.add_argument(
@@ -83,49 +60,49 @@ def add(commands: Any) -> None:
         "--into",
         type=Path,
         metavar="DIR",
-        help="write any number of IN, files or folders of them, into this folder, which is made; "
-        f"a name keeps its ending if that can be written, else it ends in {DEFAULT_ENDING}",
+        help="write any number of IN, files or folders of videos, into this folder, which is "
+        f"created; outputs keep their ending if it can be written, others get {DEFAULT_ENDING}",
     )
     enhance.add_argument(
         "--start",
         type=_seconds,
         default=0.0,
         metavar="TIME",
-        help="leave out what comes before, in seconds or HH:MM:SS (default 0)",
+        help="start of the part to write, in seconds or HH:MM:SS (default 0)",
     )
     enhance.add_argument(
         "--duration",
         type=_length,
         metavar="TIME",
-        help="leave out what comes later, in seconds or HH:MM:SS (default: to the end)",
+        help="length of the part to write, in seconds or HH:MM:SS (default: to the end)",
     )
     enhance.add_argument(
         "--strength",
         type=number(float, 0, 1),
         default=1.0,
         metavar="0..1",
-        help="how much of the restoration to use (default 1)",
+        help="how much of the restoration to apply (default 1)",
     )
     enhance.add_argument(
-        "--split", action="store_true", help="leave the left half of the picture as it was"
+        "--split", action="store_true", help="restore only the right half of the picture"
     )
     enhance.add_argument(
         "--crf",
         type=number(float, 0, 51),
         default=12.0,
         metavar="CRF",
-        help="x264's quality of OUT, 0 (lossless) to 51 (default 12)",
+        help="x264's constant rate factor for OUT, 0 (lossless) to 51 (default 12)",
     )
     add_enhancing(
         enhance,
         run,
-        "a file has no deadline: auto is 8-bit integers on all cores, best takes more than twice "
-        "as long a face for 0.02 dB (default auto)",
+        "files have no deadline: auto uses 8-bit integers on all cores; best takes more than twice "
+        "as long for each face and gains 0.02 dB (default auto)",
     )
 
 
 def run(args: argparse.Namespace) -> int:
-    """Runs the command. Raises ReceiverError for what fails before the work, or the one file."""
+    """Runs the command. Raises ReceiverError if it cannot start, or if a single file fails."""
     return_large_blocks()
     with _stoppable():
         if args.into is not None:
@@ -135,12 +112,12 @@ def run(args: argparse.Namespace) -> int:
 
 @contextmanager
 def _stoppable() -> Iterator[None]:
-    """Lets SIGTERM and SIGHUP end the command as Ctrl-C does: unfinished outputs are removed."""
+    """Lets SIGTERM and SIGHUP end the command like Ctrl-C: unfinished outputs are removed."""
 
     def stop(number: int, _: object) -> None:
         sys.exit(KILLED + number)
 
-    names = [getattr(signal, name, None) for name in ("SIGTERM", "SIGHUP")]  # Windows has one
+    names = [getattr(signal, name, None) for name in ("SIGTERM", "SIGHUP")]  # Windows lacks SIGHUP
     taken = [one for one in names if one is not None and signal.getsignal(one) == signal.SIG_DFL]
     for one in taken:
         signal.signal(one, stop)
@@ -151,112 +128,26 @@ def _stoppable() -> Iterator[None]:
             signal.signal(one, signal.SIG_DFL)
 
 
-def one_job(places: list[str]) -> Job:
-    """The job of the arguments IN and OUT. Raises InputError if they are not two."""
-    if len(places) != 2:
-        raise InputError(
-            f"got {len(places)} name{'s' * (len(places) > 1)}: "
-            "give IN and OUT, or files and folders and --into DIR"
-        )
-    # Before Path, which makes - of ./-
-    job = Job(*(None if place == PIPE else Path(place) for place in places))
-    if job.source is not None and job.source.is_dir():
-        raise InputError(f"{job.source} is a folder: give --into DIR for its videos")
-    return job
-
-
-def jobs_into(places: list[str], folder: Path) -> list[Job]:
-    """The jobs that write files, and the videos of folders, into `folder`, which is made.
-
-    Raises InputError if there is no input, an output would replace an input, or two inputs would
-    get the same output.
-    """
-    if PIPE in places:
-        raise InputError("standard input has no name for --into DIR: give IN and OUT")
-    sources = [source for place in places for source in _videos(Path(place))]
-    if not sources:
-        raise InputError(f"there is no video in {' and '.join(places)}: give another folder")
-    if os.path.realpath(folder) in {os.path.realpath(source.parent) for source in sources}:
-        raise InputError(f"{folder} holds inputs: give --into another folder")
-    names = [_output_name(source) for source in sources]
-    name, count = Counter(map(os.path.normcase, names)).most_common(1)[0]
-    if count > 1:
-        same = [str(source) for source in sources if os.path.normcase(_output_name(source)) == name]
-        raise InputError(
-            f"{' and '.join(same)} would both become {folder / name}: enhance one of them apart"
-        )
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(f"{folder} cannot be a folder: {error.strerror}") from error
-    return [Job(source, folder / name) for source, name in zip(sources, names, strict=True)]
-
-
-def _videos(place: Path) -> list[Path]:
-    """A file itself, or the videos of a folder by name; hidden ones may be unfinished."""
-    if not place.is_dir():
-        return [place]
-    try:
-        found = sorted(place.iterdir())
-    except OSError as error:
-        raise InputError(f"{place} cannot be read: {error.strerror}") from error
-    return [
-        path
-        for path in found
-        if path.suffix.lower() in ENDINGS and path.name[:1] != "." and path.is_file()
-    ]
-
-
-def _output_name(source: Path) -> str:
-    if source.suffix.lower() in FORMATS:
-        return source.name
-    return source.with_suffix(DEFAULT_ENDING).name
-
-
-def check(job: Job, start: float, duration: float | None) -> int | None:
-    """Looks at a job's ends before anything slow; returns how many frames are expected, if known.
-
-    Raises InputError for a source that cannot be read or a target that cannot be written.
-    """
-    source, target = job.source, job.target
-    if source is None:
-        _check_pipe(0, lambda: os.read(0, 0), "input", "send a video to it, or give IN a name")
-    if target is None:
-        _check_pipe(1, lambda: os.write(1, b""), "output", "send it to a file, or give OUT a name")
-    total = None if source is None else frame_total(source, start, duration)
-    if target is None:
-        return total
-    if target.is_dir():
-        raise InputError(f"{target} is a folder: give a file, or --into {target}")
-    format_of(target)
-    if source is not None and os.path.realpath(target) == os.path.realpath(source):
-        raise InputError(f"{target} is the input itself: give another name for the output")
-    return total
-
-
-def _check_pipe(descriptor: int, use: Callable[[], object], name: str, way_out: str) -> None:
-    """Raises InputError if a standard stream cannot be used, or is a terminal."""
-    try:
-        use()
-    except OSError as error:
-        why = "is closed" if error.errno == errno.EBADF else f"cannot be used ({error.strerror})"
-        raise InputError(f"standard {name} {why}: {way_out}") from error
-    if os.isatty(descriptor):
-        raise InputError(f"standard {name} is a terminal: {way_out}")
-
-
 class _Enhancing:
-    """Enhances one file after the other with one network."""
+    """Enhances files one after the other with one generator."""
 
     def __init__(self, args: argparse.Namespace) -> None:
-        """Loads the network. Raises ModelError or DeviceError."""
+        """Loads the generator. Raises ModelError or DeviceError."""
         self._args = args
         self._generator = Generator(args.model, args.device, threads=cores_here())
 
     def run(self, job: Job, total: int | None, description: str) -> FileResult:
-        """Enhances a file that `check` has seen. Raises InputError if it cannot be."""
+        """Enhances a job that `check` has accepted, and prints its notes.
+
+        Args:
+            total: expected number of frames; None if unknown.
+            description: shown beside the progress bar.
+
+        Raises:
+            InputError: if the file cannot be enhanced.
+        """
         args = self._args
-        # A fresh one: references never go from one file to another.
+        # A new enhancer: references never pass from one file to another.
         enhancer = new_enhancer(args, self._generator, strength=args.strength)
         if args.quality != "auto":
             Quality(self._generator, args.quality, None).watch(enhancer)
@@ -279,20 +170,23 @@ class _Enhancing:
                 say=tell,
             )
         for note in result.notes:
-            if note not in said:  # what shows only when the file has been read
+            if note not in said:  # notes that are known only at the end
                 say(f"note: {note}")
         return result
 
 
 @contextmanager
 def _shown(description: str, total: int | None, *, quiet: bool) -> Iterator[Callable[[int], None]]:
-    """A progress bar, shown from the first frame on: what fails before it needs none."""
+    """Yields a function that shows the number of frames done.
+
+    The bar appears with the first frame, so that an error before it shows no bar.
+    """
     bar = frames_bar(quiet=quiet)
     task = bar.add_task(escaped(description), total=total)
 
     def show(frames: int) -> None:
         bar.start()  # does nothing from the second frame on
-        if total is not None and frames > total:  # the file was wrong about itself
+        if total is not None and frames > total:  # the file has more than it says
             bar.tasks[0].total = None
         bar.update(task, completed=frames)
 
@@ -305,26 +199,30 @@ def _shown(description: str, total: int | None, *, quiet: bool) -> Iterator[Call
 def _enhance_one(args: argparse.Namespace, job: Job) -> int:
     total = check(job, args.start, args.duration)
     result = _Enhancing(args).run(job, total, "enhancing")
-    # Beside a video on standard output, words go to standard error.
+    # If the video goes to standard output, the summary goes to standard error.
     to = sys.stderr if job.target is None else sys.stdout
     if args.json:
-        print(json_line(asdict(result) | {"output": job.output}), file=to)
+        print(json_line(json_fields(result) | {"output": job.output}), file=to)
         return 0
     frames = result.frames
+    unchanged = frames["passed"] - result.high_quality_inputs
     print(
         f"{escaped('standard output' if job.target is None else job.target)}: "
         f"{frames['received']} frames, {frames['enhanced']} enhanced, "
-        f"{result.high_quality_inputs} too good to need it, "
-        f"{frames['passed'] - result.high_quality_inputs} without a face, "
-        f"by {result.model} on {result.device}",
+        f"{result.high_quality_inputs} already of high quality, "
+        f"{unchanged} {'without a face' if args.strength else 'unchanged'}, "
+        f"with {result.model} on {result.device}",
         file=to,
     )
     if not frames["enhanced"]:
-        print(f"Nothing was restored: {_why_nothing(result)}.", file=to)
+        print(f"Nothing was restored: {_why_nothing(result, args.strength)}.", file=to)
     return 0
 
 
-def _why_nothing(result: FileResult) -> str:
+def _why_nothing(result: FileResult, strength: float) -> str:
+    """Returns why a file without a restored frame has none, as a clause."""
+    if not strength:
+        return "--strength is 0"
     frames = result.frames
     reason = why_not_restored(frames["received"], frames["enhanced"], result.high_quality_inputs)
     return reason.clause if reason is not None else ""
@@ -332,14 +230,17 @@ def _why_nothing(result: FileResult) -> str:
 
 @dataclass(frozen=True)
 class _Done:
-    """A job that succeeded, and how long it took."""
+    """The result of a job that succeeded, and the seconds it took."""
 
     result: FileResult
     seconds: float
 
 
 def _enhance_several(args: argparse.Namespace, jobs: list[Job]) -> int:
-    """Enhances files, goes on after a failure, and returns 1 if there was one."""
+    """Enhances files, continues after a failure, and returns 1 if there was one.
+
+    The table is printed even if the work is interrupted.
+    """
     outcomes: dict[Job, _Done | InputError] = {}
 
     def note(job: Job, outcome: _Done | InputError) -> None:
@@ -356,56 +257,73 @@ def _enhance_several(args: argparse.Namespace, jobs: list[Job]) -> int:
         except InputError as error:
             note(job, error)
     enhancing = _Enhancing(args) if totals else None
-    for index, (job, total) in enumerate(totals.items(), 1):
-        assert enhancing is not None
-        began = time.perf_counter()
-        name = Path(job.input).name[:NAME_SHOWN]
-        try:
-            result = enhancing.run(job, total, f"{index}/{len(totals)} {name}")
-        except InputError as error:
-            note(job, error)
-        else:
-            note(job, _Done(result, time.perf_counter() - began))
-    if not args.json:
-        console().print(_table({job: outcomes[job] for job in jobs}))
+    try:
+        for index, (job, total) in enumerate(totals.items(), 1):
+            assert enhancing is not None
+            began = time.perf_counter()
+            name = Path(job.input).name[:NAME_SHOWN]
+            try:
+                result = enhancing.run(job, total, f"{index}/{len(totals)} {name}")
+            except InputError as error:
+                note(job, error)
+            else:
+                note(job, _Done(result, time.perf_counter() - began))
+    finally:
+        if not args.json:
+            _print_summary([_row(job, outcomes.get(job), args.strength) for job in jobs])
     return 1 if any(isinstance(outcome, InputError) for outcome in outcomes.values()) else 0
 
 
 def _line(job: Job, outcome: _Done | InputError) -> dict[str, Any]:
-    """What `--json` prints of one of several files."""
+    """Returns the object that `--json` prints for one of several files."""
     if isinstance(outcome, InputError):
         return {"input": job.input, "error": str(outcome)}
-    return {"input": job.input} | asdict(outcome.result) | {"output": job.output}
+    return {"input": job.input} | json_fields(outcome.result) | {"output": job.output}
 
 
-def _table(outcomes: dict[Job, _Done | InputError]) -> Table:
+def _row(job: Job, outcome: _Done | InputError | None, strength: float) -> list[str]:
+    """Returns the cells of a job's line in the table; `outcome` is None if it was not finished."""
+    if outcome is None:
+        return [job.input, "-", "-", "-", "not finished"]
+    if isinstance(outcome, InputError):
+        return [job.input, "-", "-", "-", f"failed: {outcome}"]
+    frames, notes = outcome.result.frames, list(outcome.result.notes)
+    if not frames["enhanced"]:
+        notes.append(_why_nothing(outcome.result, strength))
+    counts = [str(frames["received"]), str(frames["enhanced"]), f"{outcome.seconds:.1f}"]
+    return [job.input, *counts, "; ".join(notes)]
+
+
+def _print_summary(rows: list[list[str]]) -> None:
+    """Prints a table of the files, or a list if the terminal is narrow."""
+    to = console()
+    if to.width < NARROW:
+        for name, frames, enhanced, seconds, note in rows:
+            counts = f"{frames} frames, {enhanced} enhanced, {seconds} s" if frames != "-" else ""
+            to.print(f"{name}: {'; '.join(part for part in (counts, note) if part)}")
+        return
     table = Table("file", "frames", "enhanced", "seconds", "note", title="receiver enhance")
-    for job, outcome in outcomes.items():
-        if isinstance(outcome, InputError):
-            table.add_row(job.input, "-", "-", "-", f"failed: {outcome}")
-            continue
-        frames, notes = outcome.result.frames, list(outcome.result.notes)
-        if not frames["enhanced"]:
-            notes.append(_why_nothing(outcome.result))
-        counts = str(frames["received"]), str(frames["enhanced"])
-        table.add_row(job.input, *counts, f"{outcome.seconds:.1f}", "; ".join(notes))
-    return table
+    for row in rows:
+        table.add_row(*row)
+    to.print(table)
 
 
 def _seconds(text: str) -> float:
-    """Parses seconds or [HH:]MM:SS, with a fraction or not."""
+    """Parses seconds or [HH:]MM:SS, with an optional fraction; returns seconds."""
     parts = re.fullmatch(r"(?:(?:(\d+):)?([0-5]?\d):)?(\d+\.?\d*|\.\d+)", text, re.ASCII)
     given = parts.groups() if parts else (math.nan,) * 3
     hours, minutes, seconds = (float(part or 0) for part in given)
     value = 3600 * hours + 60 * minutes + seconds
     if not value <= MOST_SECONDS or (":" in text and seconds >= 60):
-        raise argparse.ArgumentTypeError(f"{text!r} is no time: give seconds or HH:MM:SS")
+        raise argparse.ArgumentTypeError(f"{text!r} is not a valid time: give seconds or HH:MM:SS")
     return value
 
 
 def _length(text: str) -> float:
-    """Parses a time of more than nought."""
+    """Parses a time of more than 0; returns seconds."""
     value = _seconds(text)
     if not value:
-        raise argparse.ArgumentTypeError(f"{text!r} is no length: give more than 0 seconds")
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is not a valid duration: give more than 0 seconds"
+        )
     return value

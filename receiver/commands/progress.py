@@ -1,4 +1,4 @@
-"""Progress bars."""
+"""Progress bars on standard error."""
 
 from rich.progress import (
     BarColumn,
@@ -15,14 +15,14 @@ from receiver.commands.terminal import console
 
 
 class _Name(ProgressColumn):
-    """The task's description: what a narrow terminal has no room for is cropped."""
+    """Shows the task's description, cropped in a narrow terminal."""
 
     def render(self, task: Task) -> Text:
         return Text(task.description, no_wrap=True, overflow="crop")
 
 
 class _Speed(ProgressColumn):
-    """Frames a second, of the last half minute."""
+    """Shows the frames a second over the last half minute."""
 
     def render(self, task: Task) -> Text:
         speed = task.finished_speed or task.speed
@@ -30,7 +30,7 @@ class _Speed(ProgressColumn):
 
 
 def frames_bar(*, quiet: bool) -> Progress:
-    """Returns a `progress_bar` that counts frames: how many, how fast, and the time left."""
+    """Returns a `progress_bar` with the number of frames, their rate, and the time left."""
     counts = MofNCompleteColumn(table_column=_whole()), _Speed(_whole())
     return progress_bar(*counts, quiet=quiet)
 
@@ -38,10 +38,14 @@ def frames_bar(*, quiet: bool) -> Progress:
 def progress_bar(
     *columns: ProgressColumn, quiet: bool = False, refresh_per_second: float = 10
 ) -> Progress:
-    """Returns a bar on standard error with the time left, which vanishes at its end.
+    """Returns a bar on standard error that shows the time left and disappears at its end.
 
-    There is none if it is to be quiet or standard error is no terminal. Descriptions are plain
-    text; `columns` stand before the time left.
+    It shows nothing if `quiet`, or if standard error is not a terminal. Descriptions are plain
+    text, without markup.
+
+    Args:
+        columns: shown before the time left.
+        refresh_per_second: redraws a second.
     """
     to = console(stderr=True)
     left = TimeRemainingColumn(table_column=_whole())
@@ -56,5 +60,5 @@ def progress_bar(
 
 
 def _whole() -> Column:
-    """A column that a narrow terminal does not shorten before the others."""
+    """Returns a column that a narrow terminal shortens last."""
     return Column(no_wrap=True)

@@ -1,6 +1,6 @@
-"""How a command meets the terminal: standard streams that never break it, sentences, exit codes.
+"""Runs commands: standard streams that never raise, error messages, exit codes.
 
-Imports nothing slow, so that `run` can begin before the rest of the package is loaded.
+Imports nothing slow, so that `run` can start before the rest of the package is loaded.
 """
 
 import contextlib
@@ -19,26 +19,32 @@ from receiver.errors import ReceiverError
 from receiver.text import escaped
 
 if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
     from rich.console import Console
 
 BAD_INPUT = 2
 """Exit code after bad input, and if standard output cannot be written."""
 INTERRUPTED = 130
 """Exit code after Ctrl-C, as shells give it."""
+JSON_KEYS = {"high_quality_inputs": "well_received"}
+"""Keys of `--json` objects that differ from the name of the field: scripts rely on them."""
 CLOSED = (errno.EPIPE, errno.EBADF)
-"""Errors of a stream that nobody reads (any more): no failure of the command."""
+"""Errors of a stream that has no reader (any more); they are no failure of the command."""
 
 
 class _Output(io.TextIOWrapper):
-    """A standard stream that drops text which cannot be written, and keeps the first error.
+    """A standard stream that drops text that cannot be written, and keeps the first error.
 
-    Bytes that are written to its `buffer` raise, as always.
+    Writing bytes to its `buffer` still raises.
+
+    Attributes:
+        error: the first error; None if there was none.
     """
 
     error: OSError | None = None
 
     def write(self, text: str, /) -> int:
-        """Writes or drops `text`."""
+        """Writes or drops `text`; returns its length."""
         try:
             return super().write(text)
         except OSError as error:
@@ -46,14 +52,14 @@ class _Output(io.TextIOWrapper):
             return len(text)
 
     def flush(self) -> None:
-        """Writes or drops what is in the buffers."""
+        """Writes or drops the content of the buffers."""
         try:
             super().flush()
         except OSError as error:
             self._drop(error)
 
     def _drop(self, error: OSError) -> None:
-        """Leads the stream nowhere: what its buffers hold would fail again, up to the very end."""
+        """Redirects the stream to the null device, or its buffers would fail again at the exit."""
         self.error = self.error or error
         nowhere = os.open(os.devnull, os.O_WRONLY)
         os.dup2(nowhere, self.fileno())
@@ -63,11 +69,13 @@ class _Output(io.TextIOWrapper):
 def run(name: str, load: Callable[[], Callable[[], int]]) -> NoReturn:
     """Runs the command `name` and exits with the code of its work.
 
-    Exits with 2 and a sentence after a ReceiverError, or if standard output cannot be written (a
-    full disk, say); with 130 after Ctrl-C. A standard stream that is closed changes nothing.
+    Exits with 2 and a sentence after a ReceiverError, or if standard output cannot be written
+    (the disk is full, for example), and with 130 after Ctrl-C. A closed standard stream is no
+    error.
 
     Args:
-        load: imports what the command needs, and returns its work, which returns an exit code.
+        load: imports the modules of the command and returns a function that does the work and
+            returns an exit code.
     """
     _prepare_streams()
     code: Any
@@ -93,9 +101,9 @@ def run(name: str, load: Callable[[], Callable[[], int]]) -> NoReturn:
 
 @contextlib.contextmanager
 def _ending_at_once(name: str) -> Iterator[None]:
-    """Ends the process on Ctrl-C while modules are loaded, when there is nothing to clean up.
+    """Ends the process on Ctrl-C while modules are loaded and there is nothing to clean up.
 
-    A KeyboardInterrupt would not always arrive: modules in C make ImportErrors of it.
+    A KeyboardInterrupt would not always get through: modules in C turn it into an ImportError.
     """
 
     def end(*_: object) -> None:
@@ -104,7 +112,7 @@ def _ending_at_once(name: str) -> Iterator[None]:
         os._exit(INTERRUPTED)
 
     before = signal.getsignal(signal.SIGINT)
-    if before is not signal.default_int_handler:  # ignored, as in a shell's background
+    if before is not signal.default_int_handler:  # ignored, as for a shell's background jobs
         yield
         return
     signal.signal(signal.SIGINT, end)
@@ -115,17 +123,24 @@ def _ending_at_once(name: str) -> Iterator[None]:
 
 
 def say(sentence: str, name: str = "receiver") -> None:
-    """Prints a line to standard error, in the name of a command."""
+    """Prints a line to standard error, after the name of the command."""
     print(f"{name}: {escaped(sentence)}", file=sys.stderr, flush=True)
 
 
 def json_line(value: Any) -> str:
-    """Returns JSON on one line that any reader takes.
+    """Returns a value as JSON on one line that every parser accepts.
 
-    A number that JSON lacks (NaN, infinity) becomes null; a byte of a name that is no UTF-8, for
-    which Python has half a surrogate pair, its escape as `escaped` has it.
+    Numbers that JSON lacks (NaN, infinity) become null. Bytes of a file name that are not UTF-8,
+    which Python represents by lone surrogates, become escapes as in `escaped`.
     """
     return json.dumps(_for_json(value))
+
+
+def json_fields(result: "DataclassInstance") -> dict[str, Any]:
+    """Returns the fields of a command's result by the keys of its `--json` object."""
+    from dataclasses import asdict
+
+    return {JSON_KEYS.get(key, key): value for key, value in asdict(result).items()}
 
 
 def _for_json(value: Any) -> Any:
@@ -139,9 +154,10 @@ def _for_json(value: Any) -> Any:
 
 
 def console(*, stderr: bool = False, width: int | None = None) -> "Console":
-    """Returns a console whose strings are plain text: no markup, no emoji codes, escaped lines.
+    """Returns a console that prints strings as plain text, with control characters escaped.
 
-    Words that are too long go on in the next line; nothing is cut.
+    It interprets no markup and no emoji codes. Words that are too long for a line are continued
+    on the next one; nothing is cut off.
     """
     from rich.console import Console  # takes a tenth of a second
     from rich.text import Text
@@ -155,27 +171,27 @@ def console(*, stderr: bool = False, width: int | None = None) -> "Console":
 
 
 def _prepare_streams() -> None:
-    """Opens what is closed of the standard streams and makes output drop what it cannot write."""
+    """Opens closed standard streams, and makes the output streams drop what they cannot write."""
     for descriptor, mode in ((0, os.O_WRONLY), (1, os.O_RDONLY), (2, os.O_RDONLY)):
         try:
             os.fstat(descriptor)
         except OSError:
-            # Else the next file that is opened would be standard output. In the wrong mode: using
-            # it fails, as with a closed one.
+            # Otherwise the next file that is opened would become standard output. The mode is the
+            # wrong one on purpose: using the stream fails, as if it were closed.
             os.open(os.devnull, mode)
     if sys.stdin is None:
         sys.stdin = io.TextIOWrapper(io.BufferedReader(io.FileIO(0, closefd=False)))
     sys.stdout = _forgiving(sys.stdout, 1)
     sys.stderr = _forgiving(sys.stderr, 2)
-    if logging.lastResort is not None:  # names of files stand in what is logged, too
+    if logging.lastResort is not None:  # log messages contain file names, too
         logging.lastResort.setFormatter(_LogLines())
 
 
 def _forgiving(stream: Any, descriptor: int) -> TextIO:
-    """Returns a text stream that writes as `stream` does, but drops what cannot be written.
+    """Returns a text stream that writes like `stream`, but drops what cannot be written.
 
-    Characters that the encoding lacks are escaped. Any other stream than the interpreter's own on
-    a file or a pipe is returned as it is: a test's, say, or a console on Windows.
+    Characters that the encoding lacks are escaped. Only the interpreter's own streams on files and
+    pipes are replaced; others (of a test, or a console on Windows) are returned as they are.
     """
     if stream is not None:
         buffer = getattr(stream, "buffer", None)
@@ -190,7 +206,7 @@ def _forgiving(stream: Any, descriptor: int) -> TextIO:
 
 
 class _LogLines(logging.Formatter):
-    """Log messages on one line each; tracebacks below stay as they are."""
+    """Formats each log message on one line; the traceback below it stays as it is."""
 
     def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802
         return escaped(super().formatMessage(record))

@@ -81,12 +81,18 @@ def calls_carried(measured: Measured, cores: int) -> int:
 
 
 def in_words(measured: Measured, cores: int) -> str:
-    """Returns a phrase with the number of calls and the measurement behind it."""
+    """Returns how many calls this machine carries, and why, as the end of a sentence."""
     calls = calls_carried(measured, cores)
+    took, budget = f"{measured.frame_s * 1e3:.1f} ms", f"{FRAME_S * 1e3:.1f} ms"
+    on = f"on {cores} core{'' if cores == 1 else 's'}"
+    if measured.frame_s > FRAME_S:
+        return (
+            f"1 call, but cannot restore all of its frames: a face takes {took}, more than the "
+            f"{budget} between two frames, {on}"
+        )
     return (
-        f"{calls} call{'' if calls == 1 else 's'} at 30 frames a second: "
-        f"a face takes {measured.frame_s * 1e3:.1f} ms of a frame's {FRAME_S * 1e3:.1f}, "
-        f"on {cores} core{'' if cores == 1 else 's'}"
+        f"{calls} call{'' if calls == 1 else 's'} at 30 frames a second: a face takes {took} of "
+        f"the {budget} between two frames, {on}"
     )
 
 

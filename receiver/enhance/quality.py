@@ -9,8 +9,9 @@ from weakref import WeakSet
 
 from receiver.enhance.capacity import FRAME_S, Measured, generator_seconds
 from receiver.enhance.enhancer import Enhancer
-from receiver.enhance.faces.generator import MODELS, Generator, Model
+from receiver.enhance.faces.generator import Generator
 from receiver.enhance.faces.levels import BALANCED, LEVELS, Level
+from receiver.inference.model_files import MODELS, Model
 
 logger = logging.getLogger(__name__)
 

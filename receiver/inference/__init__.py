@@ -1,1 +1,1 @@
-"""ONNX Runtime sessions; knows nothing of faces."""
+"""Runs networks with ONNX Runtime; knows nothing of faces."""

@@ -1,6 +1,6 @@
-"""A session on a GPU with buffers that stay where they are, so that CUDA graphs can replay it.
+"""A session on a GPU with buffers at fixed addresses, so that CUDA graphs can replay it.
 
-Never run on a GPU yet: the tests run all of this on the CPU, where `gpu_graph_id` does nothing.
+Never run on a GPU yet: the tests run all of this on the CPU, which ignores `gpu_graph_id`.
 """
 
 import logging
@@ -13,22 +13,24 @@ import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
 
-from receiver.inference.request_queue import Inputs
+from receiver.inference.devices import CUDA_PROVIDER, TENSORRT_PROVIDER
+from receiver.inference.signature import Arrays
 from receiver.worker import Worker
 
 logger = logging.getLogger(__name__)
 
-MEMORY = {"CUDAExecutionProvider": "cuda", "TensorrtExecutionProvider": "cuda"}
-"""Where a provider's sessions read and write, as ONNX Runtime calls it; `cpu` for all others."""
+MEMORY = {CUDA_PROVIDER: "cuda", TENSORRT_PROVIDER: "cuda"}
+"""ONNX Runtime's name for the memory of a provider's sessions; `cpu` for all other providers."""
 NO_GRAPH = -1
-"""The `gpu_graph_id` of a run that neither records nor replays; others are numbers of pictures."""
+"""The `gpu_graph_id` of a run without a graph. A graph's own number is the batch it is for."""
 TOLERANCE = 1e-2
-"""Between a replay and a run without a graph; one that shows the run before is off by far more."""
+"""Largest difference between a replay and a run without a graph. A replay that returns the result
+of an earlier run differs by far more."""
 
 
 @dataclass(frozen=True)
 class _Buffers:
-    """Of runs of so many pictures; never moved, since a graph replays on what it recorded."""
+    """The arrays of runs of one batch; never moved, since a graph replays on their addresses."""
 
     binding: onnxruntime.IOBinding
     inputs: dict[str, onnxruntime.OrtValue]
@@ -38,15 +40,16 @@ class _Buffers:
 class BoundSession:
     """Runs an InferenceSession on buffers of its own; several threads may use it.
 
-    All runs are done by one thread of its own, which ends when nobody holds this any more: ONNX
-    Runtime keeps graphs by thread, and two runs in the same buffers would spoil each other.
+    One thread of its own does all runs, because ONNX Runtime keeps graphs by thread, and because
+    two runs in the same buffers would spoil each other. The thread ends when this object is
+    deleted.
     """
 
     def __init__(self, session: Any, most: int, has_graphs: bool) -> None:
         """
         Args:
-            session: an InferenceSession all of whose inputs are NxAxBxC float32, only N open.
-            most: pictures in a run; more go in several.
+            session: an InferenceSession whose inputs are Nx... float32 and free in N alone.
+            most: the largest batch of a run; larger ones are split.
             has_graphs: whether the session was opened with `enable_cuda_graph`.
         """
         self._session, self._most, self._has_graphs = session, most, has_graphs
@@ -56,12 +59,22 @@ class BoundSession:
         weakref.finalize(self, self._worker.shutdown, wait=False)
 
     def get_providers(self) -> list[str]:
-        """As `InferenceSession.get_providers`."""
+        """Returns what `InferenceSession.get_providers` returns."""
         providers: list[str] = self._session.get_providers()
         return providers
 
-    def run(self, names: list[str], inputs: Inputs) -> list[NDArray[np.float32]]:
-        """As `InferenceSession.run`: the outputs of these names, as arrays of the caller's own.
+    def get_inputs(self) -> list[Any]:
+        """Returns what `InferenceSession.get_inputs` returns."""
+        inputs: list[Any] = self._session.get_inputs()
+        return inputs
+
+    def get_outputs(self) -> list[Any]:
+        """Returns what `InferenceSession.get_outputs` returns."""
+        outputs: list[Any] = self._session.get_outputs()
+        return outputs
+
+    def run(self, names: list[str], inputs: Arrays) -> list[NDArray[np.float32]]:
+        """Returns the outputs of these names, as `InferenceSession.run` does, in new arrays.
 
         Raises ValueError for inputs of another shape, or what ONNX Runtime raises.
         """
@@ -77,13 +90,13 @@ class BoundSession:
         return [np.concatenate([part[name] for part in parts]) for name in names]
 
     def warm_up(self) -> None:
-        """Runs every number of pictures once, since the first run of each is slow, and records it.
+        """Runs every batch once, since each one's first run is slow, and records its graph.
 
-        Raises RuntimeError if a graph's replay gives another result than a run without it, or what
-        ONNX Runtime raises.
+        Raises RuntimeError if a graph's replay differs from a run without it, or what ONNX Runtime
+        raises.
         """
         rng = np.random.default_rng(0)
-        for count in range(self._most, 0, -1):  # the largest first: its memory does for all
+        for count in range(self._most, 0, -1):  # the largest first: its memory suffices for all
             shapes = {one.name: (count, *one.shape[1:]) for one in self._session.get_inputs()}
             first, second = (
                 {name: rng.random(shape, np.float32) for name, shape in shapes.items()}
@@ -96,9 +109,11 @@ class BoundSession:
             replayed = self._worker.submit(self._run, second).result()
             for name, array in plain.items():
                 if not np.allclose(replayed[name], array, atol=TOLERANCE):
-                    raise RuntimeError(f"{name} of a replay is not that of a run, {count} at once")
+                    raise RuntimeError(
+                        f"{name} of a graph's replay differs from that of a run, batch {count}"
+                    )
 
-    def _run(self, inputs: Inputs, use_graph: bool = True) -> dict[str, NDArray[np.float32]]:
+    def _run(self, inputs: Arrays, use_graph: bool = True) -> Arrays:
         count = len(next(iter(inputs.values())))
         buffers = self._buffers.get(count)
         if buffers is None:
@@ -109,15 +124,15 @@ class BoundSession:
             value.update_inplace(np.ascontiguousarray(inputs[name], np.float32))
         graph = count if use_graph and self._has_graphs else NO_GRAPH
         self._session.run_with_iobinding(buffers.binding, _options(graph))
-        # On the CPU, .numpy() is the buffer itself, which the next run writes to.
+        # On the CPU, .numpy() is the buffer itself, which the next run overwrites.
         return {name: value.numpy().copy() for name, value in buffers.outputs.items()}
 
-    def _allocated(self, inputs: Inputs) -> _Buffers:
-        """By a run: only then are the outputs' shapes known."""
+    def _allocated(self, inputs: Arrays) -> _Buffers:
+        """Runs once, since only a run tells the outputs' shapes; returns this batch's buffers."""
         binding, names = self._session.io_binding(), [o.name for o in self._session.get_outputs()]
         values = {}
         for one in self._session.get_inputs():
-            array = np.array(inputs[one.name], np.float32)  # on the CPU, it is the buffer
+            array = np.array(inputs[one.name], np.float32)  # a copy: on the CPU, it is the buffer
             values[one.name] = onnxruntime.OrtValue.ortvalue_from_numpy(array, self._memory, 0)
             binding.bind_ortvalue_input(one.name, values[one.name])
         for name in names:
@@ -130,21 +145,21 @@ class BoundSession:
 
 
 def open_bound(opened: Callable[[bool], Any], most: int, has_graphs: bool) -> BoundSession:
-    """A warm session, with CUDA graphs if they are wanted and work, else without.
+    """Returns a warm session, with CUDA graphs if they are wanted and work, else without.
 
     Args:
-        opened: opens the InferenceSession, with `enable_cuda_graph` or not.
-        most: pictures in a run.
+        opened: opens the InferenceSession; its argument says whether with `enable_cuda_graph`.
+        most: the largest batch of a run.
         has_graphs: whether graphs are wanted.
 
-    Raises what `opened` or the first runs raise without graphs.
+    Raises what `opened` or the first runs without graphs raise.
     """
     if not has_graphs:
         return _warm(opened(False), most, False)
     try:
         return _warm(opened(True), most, True)
-    except Exception as error:  # ONNX Runtime's exceptions have no common base but this
-        why = repr(error)  # and no more of it, which would hold the session and its memory
+    except Exception as error:  # ONNX Runtime's exceptions have no other common base
+        why = repr(error)  # the error itself would keep the session and its memory alive
     bound = _warm(opened(False), most, False)
     logger.warning("the network runs without CUDA graphs, which takes longer: %s", why)
     return bound

@@ -1,4 +1,4 @@
-"""dlib's model files, which the package face-recognition-models installs."""
+"""Locates dlib's model files, which the package face-recognition-models installs."""
 
 from importlib.util import find_spec
 from pathlib import Path
@@ -7,7 +7,7 @@ from receiver.errors import MissingError, ModelError
 from receiver.hashes import file_sha256
 
 REQUIREMENT = "face-recognition-models==0.3.0"
-"""The package whose files are known here, as pip takes it."""
+"""The package whose files are known here, as pip's requirement."""
 LANDMARKS = "shape_predictor_68_face_landmarks.dat"
 """Finds 68 landmarks in a face's box."""
 RECOGNITION = "dlib_face_recognition_resnet_model_v1.dat"
@@ -16,18 +16,22 @@ SHA256 = {
     LANDMARKS: "fbdc2cb80eb9aa7a758672cbfdda32ba6300efe9b6e6c7a299ff7e736b11b92f",
     RECOGNITION: "55533b28a95800a551ba546ba62fe69625c7e95a7061c338adffead08719da30",
 }
-"""SHA-256 of each file that is used, in hexadecimal. dlib parses these files in this process, so
-another file is refused before it is opened."""
+"""SHA-256 of each file that is used, in hexadecimal. dlib parses these files in this process, so a
+file with another hash is rejected before dlib opens it."""
 
 
 def package_model(name: str) -> Path:
-    """Returns the path of a model file, one of `SHA256`, after its hash was checked.
+    """Returns the path of a model file after checking its hash.
 
-    The package is located, not imported: its import needs pkg_resources, gone from setuptools 81.
+    The package is located, not imported: its import needs pkg_resources, which setuptools 81
+    removed.
+
+    Args:
+        name: one of `SHA256`.
 
     Raises:
         MissingError: if the file is not installed.
-        ModelError: if it cannot be read, or has another hash.
+        ModelError: if it cannot be read or has another hash.
     """
     path = _find(name)
     try:
@@ -43,6 +47,7 @@ def package_model(name: str) -> Path:
 
 
 def _find(name: str) -> Path:
+    """Returns the file's path. Raises MissingError if it is not installed."""
     spec = find_spec("face_recognition_models")
     folders = spec.submodule_search_locations if spec else None
     for folder in folders or ():

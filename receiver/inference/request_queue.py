@@ -1,4 +1,4 @@
-"""Many threads, one network: one run at a time, and those who wait anyway are run together."""
+"""Lets threads share a network: one run at a time, waiting requests batched into the next."""
 
 from collections import deque
 from collections.abc import Callable
@@ -7,36 +7,46 @@ from threading import Condition
 from typing import TypeAlias
 
 import numpy as np
-from numpy.typing import NDArray
 
-Inputs: TypeAlias = "dict[str, NDArray[np.float32]]"
-"""A network's inputs by name; all have the same first dimension, that of the pictures."""
-Run: TypeAlias = Callable[[Inputs], NDArray[np.float32]]
-"""Runs the network; the result's first dimension is that of the inputs."""
+from receiver.inference.signature import Arrays
+
+Run: TypeAlias = Callable[[Arrays], Arrays]
+"""Runs the network on its inputs by name; returns its outputs by name, of the same batch."""
 
 
 class QueueClosedError(Exception):
-    """The queue was closed while one waited in it: nothing is known of the result."""
+    """The queue was closed while a request waited in it; its result is unknown."""
 
 
 @dataclass(eq=False)
 class _Request:
-    inputs: Inputs
-    count: int  # of pictures
-    result: NDArray[np.float32] | None = None
+    inputs: Arrays
+    result: Arrays | None = None
     error: BaseException | None = None
+
+    @property
+    def count(self) -> int:
+        """The request's batch; 1 if its first input is a scalar."""
+        first = next(iter(self.inputs.values()))
+        return len(first) if first.ndim else 1
 
     @property
     def done(self) -> bool:
         return self.result is not None or self.error is not None
 
+    def can_join(self, other: "_Request") -> bool:
+        """Whether both can be in one batch: same inputs, same sizes but for the first."""
+        return self.inputs.keys() == other.inputs.keys() and all(
+            array.shape[1:] == other.inputs[name].shape[1:] for name, array in self.inputs.items()
+        )
+
 
 class InferenceQueue:
-    """Where requests of several threads wait for one network, first come, first served.
+    """Queues the requests of several threads for one network, first come, first served.
 
-    Nobody ever waits in order to be run together with others, and there is no thread of its own:
-    who finds the network free runs it itself, on its own arrays. Of those who come meanwhile the
-    first then runs it for itself and for as many behind it as may go in one run.
+    A request never waits in order to be batched, and the queue has no thread of its own: a thread
+    that finds the network free runs it itself, on its own arrays. Of the requests that arrive
+    during a run, the first runs next, together with as many behind it as fit into one batch.
     """
 
     def __init__(self, run: Run) -> None:
@@ -47,24 +57,27 @@ class InferenceQueue:
         self._running = False
         self._closed = False
 
-    def __call__(self, inputs: Inputs, most: int) -> NDArray[np.float32]:
-        """Runs the network, perhaps for others too, or lets another do it; returns its own part.
+    def __call__(self, inputs: Arrays, most: int) -> Arrays:
+        """Runs the network, or waits until another thread has run it for this request.
 
         Args:
-            inputs: Nx... arrays; not changed.
-            most: pictures in a run together with others; more than these are run alone.
+            inputs: arrays by name, Nx...; not changed.
+            most: the largest batch that joins several requests; a larger request runs alone.
+
+        Returns:
+            This request's part of the outputs.
 
         Raises:
-            QueueClosedError: if the queue is or becomes closed.
-            Exception: whatever the run raised, to all whose pictures were in it.
+            QueueClosedError: if the queue is closed, before or while the request waits.
+            Exception: the run's error, in every thread whose request was in the batch.
         """
-        request = _Request(inputs, len(next(iter(inputs.values()))))
+        request = _Request(inputs)
         with self._changed:
             self._waiting.append(request)
             try:
-                self._changed.wait_for(lambda: self._is_over_for(request))
+                self._changed.wait_for(lambda: self._need_not_wait(request))
                 batch = [] if request.done or self._closed else self._take(most)
-            finally:  # by an interrupt too: nobody shall wait behind one who has gone
+            finally:  # an interrupted thread must not block the requests behind its own
                 if request in self._waiting:
                     self._waiting.remove(request)
                     self._changed.notify_all()
@@ -77,29 +90,33 @@ class InferenceQueue:
         return request.result
 
     def close(self) -> None:
-        """Sends all away who wait, also for a run that is under way and perhaps never ends."""
+        """Raises QueueClosedError in every waiting thread, even if the run in progress hangs."""
         with self._changed:
             self._closed = True
             self._changed.notify_all()
 
-    def _is_over_for(self, request: _Request) -> bool:
-        """Whether there is nothing left to wait for: it is done, or to be done by the asker."""
+    def _need_not_wait(self, request: _Request) -> bool:
+        """Whether the request is done, refused, or the next one to run."""
         is_next = bool(self._waiting) and self._waiting[0] is request and not self._running
         return request.done or self._closed or is_next
 
     def _take(self, most: int) -> list[_Request]:
-        """The first in queue, and those behind it who may come along."""
+        """Removes the first request and those behind it that fit into its batch; returns them."""
         batch = [self._waiting.popleft()]
         count = batch[0].count
-        while self._waiting and count + self._waiting[0].count <= most:
+        while (
+            self._waiting
+            and count + self._waiting[0].count <= most
+            and self._waiting[0].can_join(batch[0])
+        ):
             batch.append(self._waiting.popleft())
             count += batch[-1].count
         self._running = True
         return batch
 
     def _lead(self, batch: list[_Request]) -> None:
-        """Runs a batch; whatever happens, all in it and behind it go on."""
-        results: list[NDArray[np.float32]] = []
+        """Runs a batch and wakes the other threads, whatever happens."""
+        results: list[Arrays] = []
         error: BaseException = RuntimeError("the run was interrupted")
         try:
             results = _run_together(self._run, batch)
@@ -115,11 +132,14 @@ class InferenceQueue:
                 self._changed.notify_all()
 
 
-def _run_together(run: Run, batch: list[_Request]) -> list[NDArray[np.float32]]:
-    """Everyone's own part of one run; a single one's arrays are not copied."""
+def _run_together(run: Run, batch: list[_Request]) -> list[Arrays]:
+    """Returns each request's part of one run. The arrays of a single request are not copied."""
     if len(batch) == 1:
         return [run(batch[0].inputs)]
     names = batch[0].inputs
     together = run({name: np.concatenate([one.inputs[name] for one in batch]) for name in names})
     ends = np.cumsum([request.count for request in batch])
-    return [together[end - one.count : end] for end, one in zip(ends, batch, strict=True)]
+    return [
+        {name: array[end - one.count : end] for name, array in together.items()}
+        for end, one in zip(ends, batch, strict=True)
+    ]

@@ -1,4 +1,4 @@
-"""Frames of another size than the file that they go into."""
+"""Scales frames to the size of the file or view that they go into."""
 
 import av
 
@@ -6,9 +6,10 @@ from receiver.media.pixels import bits_of, keep_tags, samples
 
 
 def fitted(frame: av.VideoFrame, width: int, height: int) -> av.VideoFrame:
-    """A frame as large as fits into width and height, in the middle, with black around it.
+    """Returns a frame scaled to fit into width and height, centred, with black around it.
 
-    It keeps its time, duration and colours; odd sizes of a 4:2:0 or 4:2:2 frame are rounded.
+    It keeps its time, duration, colours and pixel format (planar YUV); sides of a 4:2:0 or 4:2:2
+    frame are rounded to even numbers. A frame that has this size already is returned as it is.
     """
     if (frame.width, frame.height) == (width, height):
         return frame
@@ -29,4 +30,5 @@ def fitted(frame: av.VideoFrame, width: int, height: int) -> av.VideoFrame:
 
 
 def _even(side: float, most: int) -> int:
+    """Returns `side` rounded to an even number from 2 to `most`."""
     return min(most, max(2, round(side / 2) * 2))

@@ -248,7 +248,7 @@ async function publish(stream) {
     if (track.kind === "video") preferH264(transceiver, RTCRtpSender.getCapabilities("video"));
   }
   publisher.addEventListener("connectionstatechange", () => {
-    if (publisher?.connectionState === "failed") stop("The connection to the receiver broke off.");
+    if (publisher?.connectionState === "failed") stop("The connection to the receiver was lost.");
   });
   await negotiate(publisher, `/whip/${encodeURIComponent(room)}`);
   await capBitrate();
@@ -279,7 +279,7 @@ async function poll() {
   if (!response.ok) return;
   const stats = (await response.json())[room];
   if (!stats) return;
-  const latency = stats.stages_ms["added latency"];
+  const latency = stats.stages_ms.added_latency;
   $("fps").textContent = stats.fps.toFixed(1);
   $("latency").textContent = latency ? `${latency.median.toFixed(0)} ms` : "–";
   $("qp").textContent = stats.qp === null ? "–" : stats.qp.toFixed(0);

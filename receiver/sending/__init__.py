@@ -1,1 +1,1 @@
-"""Publishing a camera or a clip."""
+"""Publishes a camera or a clip."""

@@ -1,4 +1,4 @@
-"""The demo's own clip: a public-domain portrait, brought to life with the project's warp."""
+"""The demo's own clip: a public-domain portrait, animated with the project's warp."""
 
 import math
 from collections.abc import Iterator
@@ -15,7 +15,7 @@ from receiver.errors import MissingError
 
 WIDTH, HEIGHT, FPS = 640, 480, 30
 LOOP = 8 * FPS
-"""Frames after which the clip is back at its first one."""
+"""Frames after which the clip repeats."""
 
 _VIEW = (68, 0, 320, 240)
 """Left, top, width and height of the view in the 512x512 portrait."""
@@ -24,9 +24,9 @@ _NOISE = 2.0
 
 
 def portrait_frames() -> Iterator[av.VideoFrame]:
-    """One loop of a woman who turns her head, blinks and talks: 240 frames, 640x480 yuv420p.
+    """Yields one loop of a woman who turns her head, blinks and talks: 240 frames, 640x480 yuv420p.
 
-    The picture is scikit-image's `astronaut` (Eileen Collins, photographed by NASA, public
+    The portrait is scikit-image's `astronaut` (Eileen Collins, photographed by NASA, public
     domain). Raises MissingError without scikit-image.
     """
     try:
@@ -43,7 +43,7 @@ def portrait_frames() -> Iterator[av.VideoFrame]:
     rng = np.random.default_rng(0)
     noise = rng.normal(0.0, _NOISE, (HEIGHT + 64, WIDTH + 64, 1)).astype(np.float32)
     for index in range(LOOP):
-        time = 2.0 * math.pi * index / LOOP  # one turn a loop: every whole multiple is seamless
+        time = 2.0 * math.pi * index / LOOP  # whole multiples of it are seamless
         moved = _pose(landmarks, time)
         frame = _bend(picture, landmarks, moved).astype(np.float32)
         frame *= 1.0 + 0.012 * math.sin(time)
@@ -61,7 +61,7 @@ def _find_landmarks(picture: Picture) -> Landmarks:
 
 
 def _pose(landmarks: Landmarks, time: float) -> Landmarks:
-    """Where the landmarks are at `time`, an angle that goes round once a loop."""
+    """Returns the landmarks at `time`, an angle of 0 to 2 pi in one loop."""
     moved = landmarks.astype(np.float64)
     size = float(np.ptp(moved[:17, 0]))
     opening = max(0.0, math.sin(9 * time) * math.sin(2 * time + 0.5)) * 0.07 * size
@@ -71,13 +71,13 @@ def _pose(landmarks: Landmarks, time: float) -> Landmarks:
 
 
 def _open_mouth(points: NDArray[np.float64], opening: float) -> None:
-    """Lower lip and jaw go down; between the lips the teeth stretch."""
+    """Moves the lower lip and the jaw down by `opening` pixels, in place."""
     points[[55, 56, 57, 58, 59, 64, 65, 66, 67], 1] += opening
     points[[5, 6, 7, 8, 9, 10, 11], 1] += opening * np.array([0.3, 0.6, 0.8, 0.9, 0.8, 0.6, 0.3])
 
 
 def _blink(points: NDArray[np.float64], closed: float) -> None:
-    """The upper lids' two points go to the lower lids' (0 open, 1 closed)."""
+    """Moves the upper eyelids towards the lower ones, in place (`closed`: 0 open, 1 closed)."""
     for upper, lower in ((37, 41), (38, 40), (43, 47), (44, 46)):
         points[upper] += 0.85 * closed * (points[lower] - points[upper])
 
@@ -85,7 +85,7 @@ def _blink(points: NDArray[np.float64], closed: float) -> None:
 def _turn(
     points: NDArray[np.float64], yaw: float, pitch: float, size: float
 ) -> NDArray[np.float64]:
-    """Turns the head by angles in radians about its middle, as if a face were half a ball."""
+    """Turns the head by angles in radians about its centre, as if a face were half a ball."""
     centre = points[27:36].mean(axis=0)
     x, y = ((points - centre) / size).T
     depth = 0.5 * np.sqrt(np.clip(1.0 - (x / 0.62) ** 2 - (y / 0.85) ** 2, 0.0, 1.0))
@@ -97,7 +97,7 @@ def _turn(
 
 
 def _bend(picture: Picture, source: Landmarks, target: Landmarks) -> Picture:
-    """The whole picture bent by the landmarks, its border held."""
+    """Warps the picture from landmarks to landmarks while its border stays in place."""
     border = np.array(
         [(x, y) for x in np.linspace(0, WIDTH, 9) for y in (0, HEIGHT)]
         + [(x, y) for x in (0, WIDTH) for y in np.linspace(0, HEIGHT, 7)[1:-1]],

@@ -1,4 +1,4 @@
-"""Publishes a clip or a camera over WHIP, and shows in full detail what it is asked stills of."""
+"""Publishes a clip or a camera over WHIP, and answers requests for stills."""
 
 import asyncio
 import contextlib
@@ -9,23 +9,27 @@ from dataclasses import dataclass
 
 from aiortc import RTCPeerConnection
 
-from receiver.calls.rooms import GONE
 from receiver.errors import InputError, ReceiverError
 from receiver.media.encoding import Encoding
-from receiver.sending.tracks import EncodedTrack, Source
+from receiver.sending.encoded_track import EncodedTrack
+from receiver.sending.sources import Source
 from receiver.signalling.client import SETUP_SECONDS, SessionError, shown
+from receiver.signalling.connections import ConnectionState
 from receiver.signalling.sessions import open_publishing
-from receiver.stills.protocol import LABEL, StillSender, guard_channels
-from receiver.transport.aiortc_hooks import h264_codecs, prepare_aiortc
+from receiver.stills.protocol import LABEL
+from receiver.stills.sender import StillSender
+from receiver.transport.aiortc_hooks import on_keyframe_request
+from receiver.transport.connections import h264_codecs, prepare_aiortc
+from receiver.transport.data_channels import guard_channels
 from receiver.waiting import first, run_until
 
 ON_REQUEST = 1 << 20
-"""Frames from one key frame to the next that nobody asked for: ten hours at 30 fps."""
+"""Frames from one I-frame without a request to the next: ten hours at 30 fps."""
 
 
 @dataclass(frozen=True)
 class SendResult:
-    """Figures of what was sent; kbps is of the video alone."""
+    """Figures of a call that has ended; `kbps` is the rate of the video alone."""
 
     seconds: float
     frames: int
@@ -35,25 +39,24 @@ class SendResult:
 
 
 class Sending:
-    """What one call sends: a source's picture and sound, and stills when asked.
+    """Sends a source's video and sound in one call, and stills on request.
 
     Attributes:
-        video: the encoded picture.
-        stills: answers requests for stills, None if there is no channel for them.
+        video: the encoded video.
+        stills: answers requests for stills; None without a channel for them.
     """
 
     def __init__(self, source: Source, encoding: Encoding, *, stills: bool = True) -> None:
-        """To be made inside a running event loop."""
+        """Must be called inside a running event loop."""
         self.video = EncodedTrack(source, encoding, scene_cuts=False)
         self.stills: StillSender | None = None
         self._has_stills = stills
         self._began = 0.0
 
     def prepare(self, connection: RTCPeerConnection) -> None:
-        """Gives a connection, before its offer, all that is to be sent."""
+        """Adds the tracks and the data channel to a connection, before its offer."""
         rtp_sender = connection.addTrack(self.video)
-        # aiortc has no public way to learn of a PLI; without this it would go to its own encoder.
-        setattr(rtp_sender, "_send_keyframe", self.video.request_keyframe)  # noqa: B010
+        on_keyframe_request(rtp_sender, self.video.request_keyframe)
         transceiver = connection.getTransceivers()[0]
         transceiver.direction = "sendonly"
         transceiver.setCodecPreferences(h264_codecs())
@@ -65,7 +68,7 @@ class Sending:
             self.stills = StillSender(channel, lambda: self.video.newest)
 
     def begin(self) -> None:
-        """Lets the first frame go."""
+        """Starts sending."""
         self._began = time.monotonic()
         self.video.begin()
 
@@ -76,7 +79,7 @@ class Sending:
         self.video.stop()
 
     def result(self) -> SendResult:
-        """The figures so far."""
+        """Returns the figures so far."""
         seconds = time.monotonic() - self._began if self._began else 0.0
         return SendResult(
             seconds=round(seconds, 2),
@@ -92,20 +95,20 @@ async def send(
     kbps: float,
     url: str,
     token: str | None,
-    say: Callable[[str], None],
+    on_start: Callable[[str], None],
     *,
     stills: bool = True,
 ) -> SendResult:
     """Sends `source` to the WHIP endpoint at `url` until Ctrl-C or SIGTERM.
 
     Args:
-        kbps: of the video, in kbit/s.
-        say: is told in a sentence when the call has begun.
-        stills: whether to offer the data channel for them.
+        kbps: rate of the video in kbit/s.
+        on_start: called once with a one-line message.
+        stills: whether to offer the data channel for stills.
 
     Raises:
-        InputError: for an address that is no WHIP endpoint, asks for another token or is silent.
-        ReceiverError: if there is no connection, or it breaks off.
+        InputError: if the address is not a WHIP endpoint, needs another token or does not answer.
+        ReceiverError: if no connection is established, or it is lost.
     """
     prepare_aiortc()
     sending = Sending(source, Encoding(kbps=kbps, keyframe_every=ON_REQUEST), stills=stills)
@@ -114,8 +117,8 @@ async def send(
         with contextlib.suppress(NotImplementedError):  # Windows
             asyncio.get_running_loop().add_signal_handler(how, stop.set)
     try:
-        # Ctrl-C cancels whatever the call waits for; leaving it ends the session at the other side.
-        await run_until(stop, _call(sending, url, token, say))
+        # Ctrl-C cancels the call wherever it waits; its clean-up ends the session at the server.
+        await run_until(stop, _call(sending, url, token, on_start))
     except SessionError as error:
         if error.unreachable:
             raise InputError(f"{error}: check the address") from error
@@ -125,30 +128,21 @@ async def send(
     return sending.result()
 
 
-async def _call(sending: Sending, url: str, token: str | None, say: Callable[[str], None]) -> None:
-    """Sends until it is cancelled or the source ends. Raises as `send`."""
+async def _call(
+    sending: Sending, url: str, token: str | None, on_start: Callable[[str], None]
+) -> None:
+    """Sends until it is cancelled or the source ends. Raises the errors of `send`."""
     where = shown(url)
     async with open_publishing(url, token, sending.prepare) as connection:
-        connected, gone = asyncio.Event(), asyncio.Event()
-
-        def check() -> None:
-            if connection.connectionState == "connected":
-                connected.set()
-            elif connection.connectionState in GONE:
-                gone.set()
-
-        connection.on("connectionstatechange", check)
-        check()
-        guard_channels(connection, lambda _: False, gone.set)
-        if not await first(connected, gone, seconds=SETUP_SECONDS) or gone.is_set():
+        state = ConnectionState(connection)
+        guard_channels(connection, lambda _: False, state.gone.set)
+        if not await state.is_established(SETUP_SECONDS):
             raise ReceiverError(
-                f"{where} answers but no connection comes about: allow UDP, or try --no-stills"
+                f"{where} answers, but no connection is possible: allow UDP, or try --no-stills"
             )
-        say(f"sending to {where}")
+        on_start(f"sending to {where}")
         sending.begin()
-        await first(gone, sending.video.ended)
-        # aiortc ends the track before it says that the connection has ended.
-        if await first(gone, seconds=1.0):
-            raise ReceiverError(
-                f"{where} ended the call, or cannot be reached any more: send again"
-            )
+        await first(state.gone, sending.video.ended)
+        # aiortc ends the track before it reports that the connection has ended.
+        if await first(state.gone, seconds=1.0):
+            raise ReceiverError(f"{where} ended the call, or can no longer be reached: send again")

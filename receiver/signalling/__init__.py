@@ -1,1 +1,1 @@
-"""SDP, WHIP, WHEP and Janus, as a client and as a server."""
+"""SDP, WHIP, WHEP and Janus, for clients and the server."""

@@ -1,4 +1,4 @@
-"""How far away an address is, so that a server far away cannot name addresses nearby."""
+"""Classifies addresses by reach, so that a server on the internet cannot name local addresses."""
 
 from enum import IntEnum
 from ipaddress import IPv4Address, IPv6Address, IPv6Network, ip_address
@@ -6,16 +6,16 @@ from ipaddress import IPv4Address, IPv6Address, IPv6Network, ip_address
 NAT64 = IPv6Network("64:ff9b::/96")
 """IPv6 addresses that stand for an IPv4 address (RFC 6052, section 2.1)."""
 COMPATIBLE = IPv6Network("::/96")
-"""Deprecated ones that do so too (RFC 4291, section 2.5.5.1); :: and ::1 are not among them."""
+"""Deprecated addresses that do so too (RFC 4291, section 2.5.5.1), except :: and ::1."""
 BROADCAST = IPv4Address("255.255.255.255")
 
 
 class Reach(IntEnum):
-    """Where an address leads. A server may name addresses up to its own reach.
+    """The reach of an address. A server may name addresses up to its own reach.
 
     PUBLIC is the internet, PRIVATE everything that is not routed there (private, link-local,
-    shared and reserved networks), LOOPBACK this machine, NOWHERE what no server can listen on
-    (multicast, broadcast).
+    shared and reserved networks), LOOPBACK this machine, NOWHERE addresses on which no server can
+    listen (multicast, broadcast).
     """
 
     PUBLIC = 0
@@ -41,9 +41,9 @@ def reach_of_address(text: str) -> Reach:
 
 
 def reach_of_name(host: str) -> Reach | None:
-    """Returns the reach of a host that need not be looked up; None if only its addresses tell.
+    """Returns the reach of a host that needs no look-up; None for all other names.
 
-    Those are addresses themselves, `localhost` (RFC 6761, section 6.3) and `.local` names
+    No look-up is needed for addresses, `localhost` (RFC 6761, section 6.3) and `.local` names
     (RFC 6762).
     """
     name = host.lower().rstrip(".")
@@ -59,7 +59,7 @@ def reach_of_name(host: str) -> Reach | None:
 
 
 def _inner(address: IPv6Address) -> IPv4Address | None:
-    """The IPv4 address that an IPv6 address stands for, None if there is none."""
+    """Returns the IPv4 address that an IPv6 address stands for; None if there is none."""
     inner = address.ipv4_mapped or address.sixtofour
     if inner is None and (address in NAT64 or (address in COMPATIBLE and int(address) > 1)):
         inner = IPv4Address(int(address) & 0xFFFFFFFF)

@@ -1,7 +1,7 @@
-"""HTTP requests to a server that is not trusted.
+"""Sends HTTP requests to a server that is not trusted.
 
-Credentials go to the origin that the user named and to no other; answers are bounded in size and
-time; nothing is redirected but an offer, and that by rules.
+Credentials are sent only to the origin that the user named. Answers are bounded in size and time.
+Only offers follow redirects, within rules.
 """
 
 import asyncio
@@ -27,9 +27,9 @@ from receiver.signalling.addresses import Reach, reach_of_address, reach_of_name
 from receiver.text import printable
 
 SETUP_SECONDS = 15.0
-"""Longest wait for the other side at any step."""
+"""Longest wait for the server at any step."""
 LEAVE_SECONDS = 1.0
-"""Longest wait for the other side once the user has left."""
+"""Longest wait for the server after the user has left."""
 MOST_REDIRECTS = 5
 """Redirects that an offer follows (307 and 308, RFC 9110, sections 15.4.8 and 15.4.9)."""
 MOST_SDP = 64 << 10
@@ -37,19 +37,21 @@ MOST_SDP = 64 << 10
 MOST_JSON = 1 << 20
 """Bytes of a JSON answer, after decompression."""
 MOST_RETRY = 300.0
-"""Seconds that a server can ask to wait for another try."""
+"""Longest wait before another attempt, in seconds, that a server can request."""
 GZIP_OR_ZLIB = 47
-"""zlib's window bits that accept both formats by their headers."""
+"""zlib's window bits that accept both formats, by their headers."""
 TOKEN = re.compile(r"[\x21-\x7e]+")
-"""What can stand in an Authorization header."""
+"""Tokens that an Authorization header can carry."""
 
 Result = TypeVar("Result")
 
 
 class SessionError(ReceiverError):
-    """A session that cannot be had, or is lost; worth another try after `retry_after` seconds.
+    """A session that cannot be opened now, or that was lost.
 
-    `unreachable`: nobody answered at all.
+    Attributes:
+        retry_after: seconds after which another attempt makes sense.
+        unreachable: whether there was no answer at all.
     """
 
     def __init__(
@@ -64,10 +66,11 @@ class Answer:
     """An HTTP answer.
 
     Attributes:
-        url: that answered.
-        reason: phrase of the status line, printable.
-        body: the first bytes of it, decompressed.
-        whole: whether that is all of it.
+        url: URL that answered.
+        reason: reason phrase of the status line, printable.
+        links: values of all Link headers.
+        body: first bytes of the body, decompressed.
+        whole: whether `body` is complete.
     """
 
     url: URL
@@ -80,17 +83,17 @@ class Answer:
 
     @property
     def text(self) -> str:
-        """The body as UTF-8, which SDP (RFC 8866, section 9) and JSON (RFC 8259) are."""
+        """The body read as UTF-8, the encoding of SDP (RFC 8866, section 9) and JSON (RFC 8259)."""
         return self.body.decode(errors="replace")
 
     @property
     def said(self) -> str:
-        """Returns the first line of the body or the reason phrase, fit for a sentence."""
+        """The first line of the body, or the reason phrase, as printable text."""
         lines = self.text.strip().splitlines()
         return (printable(lines[0]) if lines else "") or self.reason
 
     def json(self) -> dict[str, Any]:
-        """Returns the body's JSON object. Raises ValueError if it is none, or too large."""
+        """Returns the body's JSON object. Raises ValueError if it is invalid or too large."""
         if not self.whole:
             raise ValueError(f"more than {len(self.body)} bytes")
         try:
@@ -98,11 +101,11 @@ class Answer:
         except RecursionError as error:
             raise ValueError("nested too deeply") from error
         if not isinstance(value, dict):
-            raise ValueError("no object")
+            raise ValueError("not an object")
         return value
 
     def retry_after(self) -> float:
-        """Returns the seconds of Retry-After (RFC 9110, section 10.2.3), 0 if it has none."""
+        """Returns the seconds of Retry-After (RFC 9110, section 10.2.3); 0 if absent or invalid."""
         value = self.headers.get("Retry-After", "").strip()
         if re.fullmatch(r"[0-9]{1,9}", value):
             return min(float(value), MOST_RETRY)
@@ -114,16 +117,16 @@ class Answer:
 
 
 class Client:
-    """Requests to one server, the `home` that the user named.
+    """Sends requests to one server, the `home` that the user named.
 
     Attributes:
         home: the user's URL, without user and password.
         seconds: longest wait for an answer.
-        reach: of the address from which the home answered first, PUBLIC before that.
+        reach: reach of the address from which `home` answered first; PUBLIC before that.
     """
 
     def __init__(self, url: str, token: str | None, seconds: float = SETUP_SECONDS) -> None:
-        """To be used inside `opened`. Raises InputError for a URL or a token that cannot be used.
+        """Use it inside `opened`. Raises InputError for an invalid URL or token.
 
         Args:
             url: http(s)://…; a user and password in it are sent as Basic authentication (RFC 7617).
@@ -141,10 +144,10 @@ class Client:
 
     @asynccontextmanager
     async def opened(self) -> AsyncIterator["Client"]:
-        """Opens the connections and closes them in the end."""
+        """Allows requests within the context."""
         self._resolver = _Resolver(self)
-        # Names are looked up once, so that a name cannot change its address in between; each answer
-        # has its own connection, so that what a server sends beyond it is nobody's answer.
+        # Each name is looked up once, so that it cannot change its address in between. Each answer
+        # has its own connection, so that surplus bytes of one answer cannot become the next.
         connector = aiohttp.TCPConnector(
             resolver=self._resolver, ttl_dns_cache=None, force_close=True
         )
@@ -161,19 +164,19 @@ class Client:
         return _origin(url) == _origin(self.home)
 
     def may_name(self, host: str) -> bool:
-        """Returns whether the home may name this host; a name that must be looked up passes."""
+        """Returns whether `home` may name this host; a name that needs a look-up passes."""
         reach = reach_of_name(host)
         return host == self.home.raw_host or reach is None or reach <= self.reach
 
     def may_reach(self, host: str, address: str) -> bool:
-        """Returns whether a host that the home named may be at this address."""
+        """Returns whether a host that `home` named may have this address."""
         return host == self.home.raw_host or reach_of_address(address) <= self.reach
 
     async def address_of(self, host: str) -> str | None:
-        """Returns an IPv4 address of a host that the home named; None if it has or may have none.
+        """Returns an IPv4 address of a host that `home` named; None if there is no allowed one.
 
-        aioice looks up an address of its own only where a name is given to it: given the address,
-        it cannot be led to another one by a second look-up.
+        aioice looks up names by itself. Given the address instead, it cannot get another one from a
+        second look-up.
         """
         if not self.may_name(host):
             return None
@@ -195,15 +198,15 @@ class Client:
         message: Any = None,
         seconds: float | None = None,
     ) -> Answer:
-        """Sends one request, which no redirect leads elsewhere.
+        """Sends one request, without following redirects.
 
         Args:
             most: bytes of the answer's body to read.
-            message: to be sent as JSON.
+            message: sent as JSON.
             seconds: longest wait for the whole answer, by default `self.seconds`.
 
         Raises:
-            SessionError: if there is no answer in time, or none that is HTTP.
+            SessionError: if there is no valid HTTP answer in time.
         """
         sent = {"Accept-Encoding": "identity", **(headers or {})}
         if self._authorization is not None and self.is_home(url):
@@ -221,7 +224,7 @@ class Client:
             ) as response:
                 self._note(url, response)
                 body, whole = await _read(response, most)
-        # aiohttp lets errors of names (UnicodeError) and of bodies through as they are.
+        # aiohttp does not convert errors of names (UnicodeError) and of bodies.
         except (aiohttp.ClientError, TimeoutError, OSError, ValueError) as error:
             why = printable(error) or "no reply in time"
             raise SessionError(f"{_name(url)} does not answer: {why}", unreachable=True) from error
@@ -236,9 +239,9 @@ class Client:
         )
 
     async def offer(self, sdp: str) -> Answer:
-        """Posts an SDP offer to the home, and to where it is redirected (RFC 9725, section 4.5).
+        """Posts an SDP offer to `home`, and follows redirects (RFC 9725, section 4.5).
 
-        Another origin gets the offer, as load balancing needs, but no credentials.
+        Another origin receives the offer, as load balancing requires, but no credentials.
 
         Raises:
             SessionError: if there is no answer in time, or a redirect cannot be followed.
@@ -257,7 +260,7 @@ class Client:
         raise SessionError(f"{self} redirects more than {MOST_REDIRECTS} times")
 
     def location(self, answer: Answer) -> URL | None:
-        """Returns where an answer's Location leads, without user and password; None if nowhere."""
+        """Returns an answer's Location, without user and password; None if it is invalid."""
         text = answer.headers.get("Location", "")
         try:
             url = answer.url.join(URL(text)) if text else None
@@ -268,18 +271,18 @@ class Client:
         return url.with_user(None).with_fragment(None)
 
     def _next(self, answer: Answer) -> URL:
-        """Where a redirect leads. Raises SessionError if it cannot be followed."""
+        """Returns the target of a redirect. Raises SessionError if it must not be followed."""
         url = self.location(answer)
         if url is None or url.raw_host is None:
-            raise SessionError(f"{self} redirects ({answer.status}) to no http(s):// address")
+            raise SessionError(f"{self} redirects ({answer.status}) to no valid http(s):// address")
         if answer.url.scheme == "https" and url.scheme == "http":
             raise SessionError(f"{self} redirects from https to {_name(url)}, which is not secure")
         if not self.may_name(url.raw_host):
-            raise SessionError(f"{self} redirects to {_name(url)}, which is nearer than itself")
+            raise SessionError(f"{self} redirects to {_name(url)}, which is more local than itself")
         return url
 
     def _note(self, url: URL, response: aiohttp.ClientResponse) -> None:
-        """Keeps the reach of the address from which the home answers first."""
+        """Stores the reach of the address from which `home` answers first."""
         if self._answered or not self.is_home(url) or not isinstance(response, _Response):
             return
         reach = reach_of_address(response.peer)
@@ -287,12 +290,12 @@ class Client:
 
     def _open(self, part: Result | None) -> Result:
         if part is None:
-            raise RuntimeError("a client is used inside `opened`")
+            raise RuntimeError("use a client inside `opened`")
         return part
 
 
 class _Response(aiohttp.ClientResponse):
-    """An answer that knows the address it came from, which is forgotten once it has been read."""
+    """An answer that keeps its peer's address; aiohttp drops it once the answer has been read."""
 
     peer = ""
 
@@ -303,7 +306,7 @@ class _Response(aiohttp.ClientResponse):
 
 
 class _Resolver(ThreadedResolver):
-    """Leaves out those addresses of a host that the home may not name."""
+    """Omits the addresses of a host that `home` may not name."""
 
     def __init__(self, client: Client) -> None:
         super().__init__()
@@ -321,7 +324,7 @@ class _Resolver(ThreadedResolver):
 
 
 def shown(url: str) -> str:
-    """Returns a URL without user and password, fit for a sentence."""
+    """Returns a URL as printable text, without user and password."""
     return printable(re.sub(r"(?<=//)[^/?#]*@", "", url))
 
 
@@ -333,19 +336,19 @@ def _parse(url: str) -> URL:
     try:
         parsed = URL(url)
     except ValueError as error:
-        raise InputError(f"{shown(url)} is no address: {printable(error)}") from error
+        raise InputError(f"{shown(url)} is not a valid address: {printable(error)}") from error
     if not parsed.raw_host:
-        raise InputError(f"{shown(url)} does not answer: it names no host, check the address")
+        raise InputError(f"{shown(url)} does not answer: it has no host, check the address")
     return parsed
 
 
 def _authorization(url: URL, token: str | None) -> str | None:
-    """The Authorization header for a URL and a token; None without either."""
+    """Returns the Authorization header for a URL and a token; None without any."""
     if token and url.user is not None:
-        raise InputError(f"{_name(url)} was given with a user and a token: give one of them")
+        raise InputError(f"{_name(url)} has a user, and there is a token: give one of them")
     if token:
         if not TOKEN.fullmatch(token):
-            raise InputError("--token has a character that no token has: check for line ends")
+            raise InputError("--token has an invalid character: check for line ends")
         return f"Bearer {token}"
     if url.user is None:
         return None
@@ -358,10 +361,10 @@ def _origin(url: URL) -> tuple[str, str | None, int | None]:
 
 
 async def _read(response: aiohttp.ClientResponse, most: int) -> tuple[bytes, bool]:
-    """The body's first `most` bytes, decompressed, and whether that is all. Reads none for 0.
+    """Returns the body's first `most` bytes, decompressed, and whether that is all of it.
 
-    Servers are asked not to compress; gzip and zlib are understood from those that do so anyway,
-    anything else is an empty body.
+    Reads nothing if `most` is 0. Requests ask servers not to compress; gzip and zlib are decoded
+    anyway, a body in another encoding counts as empty.
     """
     encoding = response.headers.get("Content-Encoding", "identity").lower()
     body, is_plain = bytearray(), encoding == "identity"

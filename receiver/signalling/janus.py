@@ -1,4 +1,4 @@
-"""Janus' VideoRoom plugin over its HTTP API (Janus' documentation, "RESTful, WebSockets… API")."""
+"""Uses Janus' VideoRoom plugin over its HTTP API (Janus' documentation: "RESTful, WebSockets…")."""
 
 import asyncio
 import contextlib
@@ -16,20 +16,20 @@ from receiver.errors import InputError
 from receiver.signalling.client import LEAVE_SECONDS, MOST_JSON, Answer, Client, SessionError, shown
 from receiver.signalling.negotiation import ClosableConnection, accept, checked_offer
 from receiver.text import printable
-from receiver.transport.aiortc_hooks import receive_h264
+from receiver.transport.connections import receive_h264
 from receiver.waiting import finished, stopped
 
 POLL_SECONDS = 60.0
 """Longest wait for a long poll's answer. Janus answers after 30 s, and ends a session that is not
 polled for 60 s."""
 POLL_PAUSE = 0.1
-"""Seconds from one long poll to the next: a server that answers at once is not asked more often."""
+"""Seconds from one long poll to the next, so that a server that answers at once is not flooded."""
 POLLS_FAIL = 5
 """Long polls in a row without an answer after which the session is lost."""
 FAIL_PAUSE = 2.0
-"""Seconds to the next long poll after one without an answer."""
+"""Seconds from a long poll without an answer to the next one."""
 MOST_ID = 1 << 64
-"""Janus' ids are below it."""
+"""Janus' ids are smaller."""
 MOST_NAME = 256
 """Characters of a feed's or a stream's name."""
 
@@ -40,7 +40,7 @@ Data = dict[str, Any]
 class Janus:
     """One session with the VideoRoom plugin.
 
-    Every method raises SessionError for an answer that is malformed or says an error.
+    Every method raises SessionError for an answer that is malformed or reports an error.
     """
 
     def __init__(self, url: str, pin: str | None, seconds: float) -> None:
@@ -48,16 +48,16 @@ class Janus:
 
         Args:
             url: janus+http(s)://HOST:PORT/janus?room=N.
-            pin: the room's, if it has one. No redirect is followed, so it goes to this server only.
+            pin: PIN of the room, if it has one; sent to this server only: redirects are refused.
             seconds: longest wait for the server at any step.
         """
         try:
             parts = urlsplit(url)
         except ValueError as error:
-            raise InputError(f"{shown(url)} is no address: {printable(error)}") from error
+            raise InputError(f"{shown(url)} is not a valid address: {printable(error)}") from error
         room = parse_qs(parts.query).get("room", [""])[0]
         if not room:
-            raise InputError(f"{shown(url)} names no room: end it in ?room=1234")
+            raise InputError(f"{shown(url)} has no room: end it in ?room=1234")
         self._room: int | str = int(room) if room.isdecimal() and len(room) < 20 else room
         scheme = parts.scheme.removeprefix("janus+")
         self._client = Client(urlunsplit((scheme, parts.netloc, parts.path, "", "")), None, seconds)
@@ -70,7 +70,7 @@ class Janus:
     async def joined(self, on_track: OnTrack) -> AsyncIterator[RTCPeerConnection]:
         """Receives the room's first publisher; leaving the context ends the session.
 
-        If the session is lost meanwhile, the connection is closed, and leaving raises SessionError.
+        If the session is lost before, the connection is closed, and leaving raises SessionError.
         """
         async with self._client.opened():
             connection = ClosableConnection(RTCConfiguration(iceServers=[]))
@@ -90,12 +90,12 @@ class Janus:
                 raise self._lost
 
     async def open(self) -> None:
-        """Makes a session and a handle of the plugin."""
+        """Creates a session and a handle of the plugin."""
         await finished(self._create(), LEAVE_SECONDS)
         await self._attach()
 
     async def close(self) -> None:
-        """Ends the session, if there is one, and with it all of its handles."""
+        """Ends the session, if there is one, with all its handles."""
         if self._session != self._client.home:
             with contextlib.suppress(SessionError):
                 await self._ask(self._session, {"janus": "destroy"}, LEAVE_SECONDS)
@@ -114,9 +114,7 @@ class Janus:
             await accept(connection, checked_offer(offer))
         except ValueError as error:
             why = printable(error)
-            raise SessionError(
-                f"{self._client} gives an offer that cannot be used: {why}"
-            ) from error
+            raise SessionError(f"the offer of {self._client} cannot be used: {why}") from error
         await self.start(connection.localDescription.sdp)
 
     async def _create(self) -> None:
@@ -125,7 +123,7 @@ class Janus:
             created = answer.json()
         except ValueError as error:
             raise InputError(
-                f"{self._client} is no Janus server: check host, port and path"
+                f"{self._client} is not a Janus server: check host, port and path"
             ) from error
         self._session = self._client.home / str(self._id(self._checked(created)))
 
@@ -135,13 +133,13 @@ class Janus:
         self._handle = self._session / str(self._id(attached))
 
     async def subscribe(self) -> str:
-        """Subscribes to the first publisher's first video and sound; returns Janus' offer."""
+        """Subscribes to the first publisher's first video and audio; returns Janus' offer."""
         listed = await self.message({"request": "listparticipants", "room": self._room})
         feed = self._first_publisher(listed)
         event = await self._join([{"feed": feed}])
         chosen = self._choose(event, feed)
         if chosen is not None:
-            # A handle subscribes once; a new one needs no second negotiation.
+            # A handle subscribes only once; a new one saves a second negotiation.
             await self._ask(self._handle, {"janus": "detach"})
             await self._attach()
             event = await self._join(chosen)
@@ -153,12 +151,12 @@ class Janus:
         await self._ask(self._handle, message | {"jsep": {"type": "answer", "sdp": answer}})
 
     async def message(self, body: Data, **more: Any) -> Data:
-        """Sends a message to the plugin; returns its answer's data, empty if that comes later."""
+        """Sends a message to the plugin; returns its answer's data, empty if that follows later."""
         answer = await self._ask(self._handle, {"janus": "message", "body": body, **more})
         return self._data(answer)
 
     async def event(self) -> Data:
-        """Returns the plugin's next event with a description, which comes over a long poll."""
+        """Returns the plugin's next event with a description, from a long poll."""
         while True:
             event = await self._poll(self._seconds)
             self._data(event)
@@ -172,20 +170,20 @@ class Janus:
         return await self.event()
 
     def _first_publisher(self, listed: Data) -> int | str:
-        """Its id, a number or a name as the room has it."""
+        """Returns the id of the first publisher: a number or a name, depending on the room."""
         participants = listed.get("participants")
         if not isinstance(participants, list):
             raise self._malformed("no list of participants")
         for one in participants:
             if isinstance(one, dict) and one.get("publisher") is True:
                 return self._feed(one.get("id"))
-        raise SessionError(f"nobody publishes in room {printable(self._room)} of {self._client}")
+        raise SessionError(f"room {printable(self._room)} of {self._client} has no publisher")
 
     def _choose(self, event: Data, feed: int | str) -> list[Data] | None:
-        """The streams to subscribe to if the feed has more than one of a kind, else None.
+        """Returns the streams to subscribe to if the feed has more than one of a kind, else None.
 
-        Those are the first active video in H.264 and the first active sound. Janus before 1.0
-        lists no streams: a feed has one of each kind there.
+        These are the first active H.264 video and the first active audio. Janus before 1.0 lists no
+        streams: there a feed has one of each kind.
         """
         streams = self._data(event).get("streams", [])
         if not isinstance(streams, list) or not all(isinstance(one, dict) for one in streams):
@@ -213,7 +211,7 @@ class Janus:
         return sdp
 
     async def _listen(self, connection: RTCPeerConnection) -> None:
-        """Long polls, which keep the session alive; closes the connection once it is lost."""
+        """Polls, which keeps the session alive; closes the connection once the session is lost."""
         failed = 0
         try:
             while failed < POLLS_FAIL:
@@ -225,7 +223,7 @@ class Janus:
             await connection.close()
 
     async def _is_alive(self) -> bool:
-        """One long poll; returns whether it was answered. Raises SessionError if it is lost."""
+        """Polls once; returns whether there was an answer. Raises SessionError if it is lost."""
         try:
             event = await self._poll(POLL_SECONDS)
         except SessionError as error:
@@ -254,7 +252,7 @@ class Janus:
             raise self._malformed(printable(error)) from error
 
     def _checked(self, answer: Data) -> Data:
-        """The answer. Raises SessionError if it says an error."""
+        """Returns the answer. Raises SessionError if it reports an error."""
         if answer.get("janus") == "error":
             error = answer.get("error")
             reason = error.get("reason") if isinstance(error, dict) else None
@@ -262,7 +260,7 @@ class Janus:
         return answer
 
     def _data(self, answer: Data) -> Data:
-        """The plugin's data in an answer or an event, empty without any."""
+        """Returns the plugin's data in an answer or an event, empty without any."""
         plugin = answer.get("plugindata", {})
         data = plugin.get("data", {}) if isinstance(plugin, dict) else None
         if not isinstance(data, dict):
@@ -287,7 +285,7 @@ class Janus:
 
     def _says(self, reason: Any) -> SessionError:
         text = printable(reason) if isinstance(reason, str) else "an error without a reason"
-        return SessionError(f"{self._client} says: {text}")
+        return SessionError(f"{self._client} reports: {text}")
 
     def _malformed(self, what: str) -> SessionError:
-        return SessionError(f"{self._client} gives a malformed answer: {what}")
+        return SessionError(f"the answer of {self._client} is malformed: {what}")

@@ -1,4 +1,4 @@
-"""ICE servers that an endpoint names in Link headers (RFC 9725, section 4.6; RFC 8288)."""
+"""Reads the ICE servers in an endpoint's Link headers (RFC 9725, section 4.6; RFC 8288)."""
 
 import logging
 import re
@@ -12,7 +12,7 @@ from receiver.text import printable
 MOST_LINKS = 16
 """Links of an answer."""
 MOST_LINK_TEXT = 8 << 10
-"""Characters of all its Link headers."""
+"""Characters of all Link headers of an answer."""
 MOST_SECRET = 508
 """Characters of a TURN user or password (RFC 8489, section 14.3: fewer than 509 bytes)."""
 
@@ -30,7 +30,7 @@ _ICE_URL = re.compile(  # RFC 7064 and 7065; some endpoints write stun://
 
 @dataclass(frozen=True)
 class Link:
-    """A target and its parameters, whose names are in small letters."""
+    """A target and its parameters, with names in lower case."""
 
     target: str
     parameters: dict[str, str]
@@ -39,7 +39,7 @@ class Link:
 def read_links(headers: list[str]) -> list[Link]:
     """Returns the links of all Link headers. Raises ValueError if they are malformed or too many.
 
-    Takes linear time: each expression is tried at one place, and fails there for good.
+    Takes linear time: each expression is matched at one position only.
     """
     text = ", ".join(headers)
     if len(text) > MOST_LINK_TEXT:
@@ -70,8 +70,8 @@ def read_links(headers: list[str]) -> list[Link]:
 async def ice_servers(client: Client, headers: list[str]) -> list[RTCIceServer]:
     """Returns the ICE servers in an endpoint's Link headers: one STUN and one TURN at most.
 
-    aiortc uses no more. A server at an address that the endpoint may not name (`Client.may_reach`)
-    is left out, and so is one of a kind that aiortc does not speak.
+    aiortc does not use more. Omits servers at addresses that the endpoint may not name
+    (`Client.may_reach`), and those with a protocol that aiortc does not support.
 
     Raises:
         SessionError: if they are malformed.
@@ -84,23 +84,23 @@ async def ice_servers(client: Client, headers: list[str]) -> list[RTCIceServer]:
                 if server is not None:
                     chosen.setdefault(kind, server)
     except ValueError as error:
-        raise SessionError(f"{client} gives a malformed Link header: {error}") from error
+        raise SessionError(f"a Link header of {client} is malformed: {error}") from error
     return list(chosen.values())
 
 
 async def _server(client: Client, link: Link) -> tuple[str, RTCIceServer | None]:
-    """The kind of a server, and the server, None if it cannot be used. Raises ValueError."""
+    """Returns a server's kind, and the server or None if it cannot be used. Raises ValueError."""
     parts = _ICE_URL.fullmatch(link.target)
     port = int(parts[3] or 0) if parts else -1
     if parts is None or not 0 <= port < 65536 or parts[3] == "0":
-        raise ValueError(f"{printable(link.target, 60)} is no stun: or turn: address")
+        raise ValueError(f"{printable(link.target, 60)} is not a stun: or turn: address")
     scheme, host, transport = parts[1].lower(), parts[2].lower(), (parts[4] or "").lower()
     kind = scheme[:4]
     if kind == "stun" and transport:
-        raise ValueError(f"{printable(link.target, 60)} is no stun: address")
+        raise ValueError(f"{printable(link.target, 60)} is not a stun: address")
     secrets = [link.parameters.get(name) for name in ("username", "credential")]
     if kind == "turn" and not all(secret and len(secret) <= MOST_SECRET for secret in secrets):
-        raise ValueError(f"{printable(link.target, 60)} has no user and credential")
+        raise ValueError(f"{printable(link.target, 60)} has no username and credential")
     is_spoken = scheme != "stuns" and transport in ("", "udp", "tcp")
     is_password = link.parameters.get("credential-type", "password").lower() == "password"
     if not is_spoken or not is_password:
@@ -109,7 +109,7 @@ async def _server(client: Client, link: Link) -> tuple[str, RTCIceServer | None]
     if address is None or ":" in address:
         logger.warning("%s names %s, which is not used", client, printable(link.target, 60))
         return kind, None
-    place = host if scheme == "turns" else address  # whose certificate has the name
+    place = host if scheme == "turns" else address  # TLS checks the name
     url = f"{scheme}:{place}" + (f":{port}" if port else "")
     url += f"?transport={transport}" if transport else ""
     return kind, RTCIceServer(url, *(secrets if kind == "turn" else ()))

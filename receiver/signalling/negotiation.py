@@ -1,7 +1,7 @@
-"""Session descriptions from servers, checked before aiortc sees them.
+"""Checks session descriptions from servers before aiortc parses them.
 
-aiortc parses whatever it is given, and some of it fails much later, in a task that nobody awaits:
-what it cannot use is refused or left out here.
+aiortc accepts almost any description, and fails much later, in a task that nobody awaits. This
+module refuses what aiortc cannot use, or removes it.
 """
 
 import asyncio
@@ -24,42 +24,41 @@ from receiver.signalling.offers import (
     split_media,
 )
 from receiver.signalling.sdp import Kind, codec_fault, offerers_role, role_fault, spelled
+from receiver.transport.aiortc_hooks import HookedConnection, end_remote_track
 from receiver.waiting import stopped
 
 MOST_LINES = 1000
-"""Lines of a description: aiortc's parser takes quadratic time for some kinds."""
+"""Most lines of a description: aiortc's parser takes quadratic time for some of them."""
 MID = re.compile(r"[\x21-\x7e]{1,64}")
 """Name of a media section (RFC 5888, section 4)."""
 HASHES = ("sha-256", "sha-384", "sha-512")
-"""Of the certificates' fingerprints that aiortc checks (RFC 8122, section 5)."""
+"""Hashes of the certificate fingerprints that aiortc checks (RFC 8122, section 5)."""
 ICE_TEXT = re.compile(r"[\x21-\x7e]{1,256}")
-"""User fragment and password of ICE (RFC 8839, section 5.4), in the letters of any peer."""
+"""User fragment and password of ICE (RFC 8839, section 5.4), in any printable ASCII letters."""
 ANSWERS_TO = {"recvonly": ("sendonly", "inactive"), "sendonly": ("recvonly", "inactive")}
-"""Directions that may answer one (RFC 3264, section 6.1)."""
+"""Directions of an answer by the direction of the offer (RFC 3264, section 6.1)."""
 CLOSE_SECONDS = 5.0
 """Longest wait for a connection to close."""
-CONNECT = "_RTCPeerConnection__connect"
-"""aiortc's private method that `ClosableConnection` replaces."""
 
 logger = logging.getLogger(__name__)
 
 
-class ClosableConnection(RTCPeerConnection):
-    """aiortc's connection, which ends with whatever fails in it and can be closed at any time.
+class ClosableConnection(HookedConnection):
+    """aiortc's connection, which closes after any failure and can be closed at any time.
 
     aiortc connects in a task that nobody awaits: its errors are printed with a traceback, and what
-    it starts while the connection closes (the decoder's thread, for one) never ends. Neither do
-    tracks of a peer that never came: those who read them would wait for ever.
+    it starts while the connection closes (for example the decoder's thread) never ends. The tracks
+    of a peer that never connects do not end either, so that their readers would wait for ever.
     """
 
     def __init__(self, ice: RTCConfiguration) -> None:
-        """To be made inside a running event loop, with the ICE servers to use."""
+        """Must be called inside a running event loop; `ice` has the ICE servers to use."""
         super().__init__(ice)
         self._connecting: set[asyncio.Task[Any]] = set()
         self._closing: asyncio.Future[None] | None = None
 
     async def close(self) -> None:
-        """Closes the connection in whatever state it is; waits for `CLOSE_SECONDS` at most."""
+        """Closes the connection in any state; waits for `CLOSE_SECONDS` at most."""
         if self._closing is None:
             self._closing = asyncio.ensure_future(self._close())
         await asyncio.shield(self._closing)
@@ -70,15 +69,15 @@ class ClosableConnection(RTCPeerConnection):
         try:
             async with asyncio.timeout(CLOSE_SECONDS):
                 await super().close()
-        except Exception as error:  # aiortc's own, if only some of its parts are made
-            logger.debug("a connection was not closed well: %r", error)
+        except Exception as error:  # aiortc's own, if only some parts of the connection exist
+            logger.debug("a connection was not closed cleanly: %r", error)
         for receiver in self.getReceivers():
             if isinstance(receiver.track, RemoteStreamTrack):
-                receiver.track._queue.put_nowait(None)  # the end, as aiortc's decoder says it
+                end_remote_track(receiver.track)
 
-    async def _RTCPeerConnection__connect(self) -> None:  # noqa: N802
-        """Connects in a task that `close` can end. The name is aiortc's: see `CONNECT`."""
-        task = asyncio.ensure_future(getattr(super(), CONNECT)())
+    async def connect(self) -> None:
+        """Connects in a task that `close` can end."""
+        task = asyncio.ensure_future(super().connect())
         self._connecting.add(task)
         try:
             await asyncio.wait((task,))
@@ -86,14 +85,14 @@ class ClosableConnection(RTCPeerConnection):
             error = await stopped(task)
             self._connecting.discard(task)
         if error is not None:
-            logger.debug("a connection did not come about: %r", error)
+            logger.debug("no connection was established: %r", error)
             await self.close()
 
 
 def checked_answer(sdp: str, offer: str) -> RTCSessionDescription:
-    """Returns a server's answer to `offer` without the candidates that cannot be used.
+    """Returns a server's answer to `offer` without unusable candidates.
 
-    Raises ValueError, whose text ends a sentence, if it does not fit the offer or cannot be used.
+    Raises ValueError if it does not fit the offer or cannot be used; its message ends a sentence.
     """
     answer, parsed = _read(sdp, "answer")
     offered = SessionDescription.parse(offer).media
@@ -109,9 +108,9 @@ def checked_answer(sdp: str, offer: str) -> RTCSessionDescription:
 
 
 def checked_offer(sdp: str) -> RTCSessionDescription:
-    """Returns a server's offer of one video, and of one sound at most, as `checked_answer` does.
+    """Returns a server's offer of one video and at most one sound, without unusable candidates.
 
-    Raises ValueError, whose text ends a sentence, if it offers anything else or cannot be used.
+    Raises ValueError if it offers anything else or cannot be used; its message ends a sentence.
     """
     offer, parsed = _read(sdp, "offer")
     kinds = sorted(media.kind for media in parsed.media)
@@ -123,19 +122,19 @@ def checked_offer(sdp: str) -> RTCSessionDescription:
 async def accept(connection: RTCPeerConnection, description: RTCSessionDescription) -> None:
     """Sets a checked description, and answers it if it is an offer.
 
-    Raises ValueError, whose text ends a sentence, if aiortc cannot use it.
+    Raises ValueError if aiortc cannot use it; its message ends a sentence.
     """
     try:
         await connection.setRemoteDescription(description)
         if description.type == "offer":
             await connection.setLocalDescription(await connection.createAnswer())
-    except Exception as error:  # aiortc raises whatever it stumbles over
+    except Exception as error:  # aiortc raises errors of many types
         logger.debug("a description was not accepted: %r", error)
         raise ValueError(f"it {codec_fault(description.sdp) or 'has unknown parts'}") from error
 
 
 def _read(sdp: str, kind: Kind) -> tuple[str, SessionDescription]:
-    """The description with the candidates that can be used, as text and parsed."""
+    """Returns a description without unusable candidates, as text and parsed. Raises ValueError."""
     if not sdp.startswith("v=0"):
         raise ValueError("it is no SDP")
     if len(sdp) > MOST_SDP:
@@ -154,7 +153,7 @@ def _read(sdp: str, kind: Kind) -> tuple[str, SessionDescription]:
     text = "".join(f"{line}\r\n" for line in [*session, *chain(*sections)])
     try:
         parsed = SessionDescription.parse(text)
-    except Exception as error:  # aiortc's parser raises whatever it stumbles over
+    except Exception as error:  # aiortc's parser raises errors of many types
         raise ValueError("it is no SDP") from error
     mids = [media.rtp.muxId for media in parsed.media]
     if len(set(mids)) != len(mids) or not all(MID.fullmatch(mid) for mid in mids):
@@ -168,7 +167,7 @@ def _read(sdp: str, kind: Kind) -> tuple[str, SessionDescription]:
 
 
 def _check(media: MediaDescription) -> None:
-    """Raises ValueError for what makes aiortc fail once the connection is there."""
+    """Raises ValueError for media that would make aiortc fail after it has connected."""
     ice = media.ice
     for text in (ice.usernameFragment, ice.password) if ice else ("",):
         if not ICE_TEXT.fullmatch(text or ""):
@@ -184,23 +183,23 @@ def _check(media: MediaDescription) -> None:
 
 
 def _with_usable_candidates(lines: list[str]) -> list[str]:
-    """Leaves out candidates that cannot be used, and those beyond `MAX_CANDIDATES`."""
-    places: set[tuple[str, str]] = set()
+    """Returns the lines without unusable candidates, and without those beyond `MAX_CANDIDATES`."""
+    addresses: set[tuple[str, str]] = set()
     kept = []
     for line in lines:
         if line.startswith("a=candidate:"):
-            place = _place(line)
-            if place is None or (place not in places and len(places) == MAX_CANDIDATES):
+            address = _address(line)
+            if address is None or (address not in addresses and len(addresses) == MAX_CANDIDATES):
                 continue
-            places.add(place)
+            addresses.add(address)
         kept.append(line)
     return kept
 
 
-def _place(line: str) -> tuple[str, str] | None:
-    """Address and port of a candidate (RFC 8839, section 5.1); None if it cannot be used.
+def _address(line: str) -> tuple[str, str] | None:
+    """Returns the address and port of a candidate (RFC 8839, section 5.1); None if it is unusable.
 
-    Names are not looked up, mDNS ones neither: a server has an address.
+    Host names (mDNS too) are not resolved: a server has an address.
     """
     candidate = line.removeprefix("a=candidate:")
     if not is_checked(candidate):

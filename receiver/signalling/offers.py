@@ -1,4 +1,4 @@
-"""Reads SDP offers of strangers, bounds them before aiortc sees them, and answers them."""
+"""Reads SDP offers of untrusted peers, limits them before aiortc parses them, and answers them."""
 
 import ipaddress
 import logging
@@ -23,18 +23,18 @@ MAX_LINE = 4096
 MAX_MEDIA = 16
 """Media sections (m-lines) of an offer."""
 MAX_CANDIDATES = 32
-"""UDP candidates of an offer; TCP ones are ignored, and a browser offers as many of them."""
+"""UDP candidates of an offer. TCP candidates are ignored; a browser offers as many of them."""
 BROADCAST = ipaddress.IPv4Address("255.255.255.255")
 MAX_PAYLOAD_TYPE = 127
 """Payload types have seven bits (RFC 3550, section 5.1)."""
 MAX_SSRCS = 3
-"""SSRCs read of a media section: aiortc takes two to be a stream and its retransmission, more to be
+"""SSRCs read from a media section: aiortc takes two for a stream and its retransmission, more for
 something else (simulcast)."""
 
 TRICKLE = "a=ice-options:trickle"
-"""Tells that candidates may come after the offer (RFC 8840, section 4.1)."""
+"""Declares that candidates may follow after the offer (RFC 8840, section 4.1)."""
 LEAST_MESSAGE = 16 << 10
-"""Bytes of a data channel's message that the other side has to take, if it limits them."""
+"""Least limit of a peer, in bytes, for the messages of its data channels."""
 
 logger = logging.getLogger(__name__)
 
@@ -51,11 +51,11 @@ _ICE_UFRAG = re.compile(r"[a-zA-Z0-9+/]{4,256}")
 _ICE_PWD = re.compile(r"[a-zA-Z0-9+/]{22,256}")
 
 Kept: TypeAlias = tuple[Hashable, str]
-"""A line that aiortc is given, after its key: of lines with the same key only the first is kept."""
+"""A key and a line for aiortc; of lines with the same key only the first is kept."""
 
 
 class OfferError(InputError):
-    """SDP of a client that cannot be used; `status` is the HTTP status that says so."""
+    """SDP of a client that cannot be used; `status` is the HTTP status of the answer."""
 
     def __init__(self, status: int, sentence: str) -> None:
         super().__init__(sentence)
@@ -63,24 +63,24 @@ class OfferError(InputError):
 
 
 def read_offer(body: bytes) -> RTCSessionDescription:
-    """Checks an offer, and returns what aiortc needs of it: nothing twice, nothing without limit.
+    """Checks an offer, and returns the parts that aiortc needs: no duplicates, nothing unlimited.
 
     aiortc parses in the event loop, in a time that grows with the square of an offer's length, and
-    resolves mDNS names. So unknown attributes, codecs that are not spoken here, and candidates that
-    no check may be sent to are left out before. So is the end of the candidates: checks that the
-    peer sends are awaited even if none of its candidates can be reached (RFC 8863, section 3).
+    resolves mDNS names. So unknown attributes, unsupported codecs, and candidates to which no check
+    may be sent are removed. So is the end of the candidates: checks of the peer are awaited even if
+    none of its candidates can be reached (RFC 8863, section 3).
 
-    Takes up to 15 ms for 64 KiB: large offers are to be read off the event loop.
+    Takes up to 15 ms for 64 KiB: read large offers outside the event loop.
 
     Raises:
-        OfferError: 400 if it is not an SDP offer; 422 if it exceeds a limit, has no video in H.264,
-            or more than one medium of a kind (RFC 9725, section 4.4).
+        OfferError: 400 if it is not an SDP offer; 422 if it exceeds a limit, has no H.264 video, or
+            more than one media section of a kind (RFC 9725, section 4.4).
     """
-    refusal = OfferError(400, "the body is no SDP offer: send localDescription.sdp")
+    refusal = OfferError(400, "the body is not an SDP offer: send localDescription.sdp")
     try:
         text = body.decode()
     except UnicodeDecodeError as error:
-        raise OfferError(400, "the body is no text: send the offer as UTF-8") from error
+        raise OfferError(400, "the body is not text: send the offer as UTF-8") from error
     if not text.startswith("v=0"):
         raise refusal
     lines = text.splitlines()
@@ -96,14 +96,14 @@ def read_offer(body: bytes) -> RTCSessionDescription:
             reduced += _reduced(section)
         sdp = "\r\n".join(reduced) + "\r\n"
         parsed = SessionDescription.parse(sdp)
-    except Exception as error:  # aiortc's parser raises whatever it stumbles over
+    except Exception as error:  # aiortc's parser raises errors of any type
         raise refusal from error
     _check_media(parsed)
     return RTCSessionDescription(sdp=sdp, type="offer")
 
 
 async def answer(connection: RTCPeerConnection, offer: RTCSessionDescription) -> str:
-    """Sets an offer and returns the answer's SDP, all candidates in it.
+    """Sets an offer and returns the answer's SDP, with all candidates.
 
     Raises OfferError if aiortc cannot answer it.
     """
@@ -121,8 +121,8 @@ async def answer(connection: RTCPeerConnection, offer: RTCSessionDescription) ->
 def is_checked(candidate: str) -> bool:
     """Returns whether connectivity checks may be sent to a candidate, the value of its attribute.
 
-    It must be UDP's, of component 1 (RTP and RTCP share it), at a unicast address (no name, which
-    would have to be resolved) and a port from 1 to 65535 (RFC 8839, section 5.1).
+    It must be a UDP candidate of component 1 (shared by RTP and RTCP), with a unicast address (not
+    a name, which would need a look-up) and a port from 1 to 65535 (RFC 8839, section 5.1).
     """
     words = candidate.split()
     if len(words) < 8 or (words[1], words[2].lower(), words[6]) != ("1", "udp", "typ"):
@@ -142,25 +142,25 @@ def is_checked(candidate: str) -> bool:
 
 
 def late_fault(media: MediaDescription) -> str | None:
-    """Returns what of a media section makes aiortc fail once the connection is there, if anything.
+    """Returns the fault of a media section that would make aiortc fail after connecting, if any.
 
-    As the end of a sentence about the description. Of RTP's header extensions (RFC 8285, section
-    4.3) and data channels (RFC 8841, sections 5 and 6).
+    The text is the end of a sentence about the description. Checks RTP header extensions (RFC 8285,
+    section 4.3) and data channels (RFC 8841, sections 5 and 6).
     """
     if not all(0 < one.id < 256 for one in media.rtp.headerExtensions):
-        return "numbers RTP's extensions beyond 1 to 255"
+        return "has RTP extensions with ids outside 1 to 255"
     if media.kind != "application":
         return None
     if not 0 < _sctp_port(media) < 65536:
         return "has data channels without a port from 1 to 65535"
     most = media.sctpCapabilities.maxMessageSize if media.sctpCapabilities else 0
     if most < 0 or 0 < most < LEAST_MESSAGE:
-        return f"has data channels that take no message of {LEAST_MESSAGE} bytes"
+        return f"has data channels that refuse messages of {LEAST_MESSAGE} bytes"
     return None
 
 
 def _sctp_port(media: MediaDescription) -> int:
-    """Returns the port of the data channels as aiortc reads it, 0 if there is none."""
+    """Returns the port of the data channels as aiortc reads it; 0 if there is none."""
     if media.profile != "DTLS/SCTP":
         return media.sctp_port or 0
     port = str(media.fmt[0]) if media.fmt else ""
@@ -188,22 +188,22 @@ def check_limits(lines: list[str], what: str = "offer") -> None:
         (sum(map(_is_candidate, lines)), MAX_CANDIDATES, "candidates"),
     ):
         if count > most:
-            raise OfferError(422, f"the {what} has {count} {parts}: offer {most} at most")
+            raise OfferError(422, f"the {what} has {count} {parts}: offer at most {most}")
 
 
 def _is_candidate(line: str) -> bool:
-    """Returns whether a line is a candidate that counts: all but those of TCP do."""
+    """Returns whether a line is a candidate that counts: all except TCP candidates."""
     return line.startswith("a=candidate:") and line.lower().split(maxsplit=3)[2:3] != ["tcp"]
 
 
 def _check_media(parsed: SessionDescription) -> None:
-    """Raises OfferError unless there is a call in the media that this side can take part in."""
+    """Raises OfferError unless the media make a call that can be answered."""
     kinds = [media.kind for media in parsed.media]
     if "video" not in kinds:
         raise OfferError(422, "the offer has no video: add a video track or transceiver")
     for kind in kinds:
         if kind not in _KINDS:
-            raise OfferError(422, f"the offer has media of the kind {kind[:20]!r}: leave them out")
+            raise OfferError(422, f"the offer has media of the kind {kind[:20]!r}: remove them")
         if kinds.count(kind) > 1:
             raise OfferError(422, f"the offer has more than one {kind}: offer one")
     mids = [media.rtp.muxId for media in parsed.media]
@@ -221,16 +221,16 @@ def _check_media(parsed: SessionDescription) -> None:
 
 
 def _check_transport(media: MediaDescription) -> None:
-    """Raises OfferError for ICE and DTLS parameters with which no connection can come about."""
+    """Raises OfferError for ICE and DTLS parameters that allow no connection."""
     ice = media.ice or RTCIceParameters()
     ufrag, password = ice.usernameFragment or "", ice.password or ""
     if not _ICE_UFRAG.fullmatch(ufrag) or not _ICE_PWD.fullmatch(password):
-        raise OfferError(422, "the offer has no ice-ufrag and ice-pwd as of RFC 8839")
+        raise OfferError(422, "the offer has no valid ice-ufrag and ice-pwd (RFC 8839)")
     prints = media.dtls.fingerprints if media.dtls else []
     if not any(one.algorithm.lower() in X509_DIGEST_ALGORITHMS for one in prints):
         raise OfferError(422, "the offer has no DTLS fingerprint: add a=fingerprint:sha-256 …")
     if media.kind != "application" and not media.rtcp_mux:
-        raise OfferError(422, "the offer has RTCP on a port of its own: add a=rtcp-mux")
+        raise OfferError(422, "the offer has RTCP on a separate port: add a=rtcp-mux")
 
 
 def _first_of_each(lines: Iterable[Kept | None]) -> Iterator[str]:
@@ -242,7 +242,7 @@ def _first_of_each(lines: Iterable[Kept | None]) -> Iterator[str]:
 
 
 def _session_line(line: str) -> Kept | None:
-    """Returns what is kept of a line of the session."""
+    """Returns a line of the session if it is kept, with its key."""
     if line[:2] in ("v=", "o=", "s=", "t="):
         return line[:2], line
     name, _, value = line[2:].partition(":")
@@ -260,7 +260,7 @@ def _transport_line(line: str, name: str, value: str) -> Kept | None:
 
 
 def _reduced(section: list[str]) -> Iterator[str]:
-    """Yields what is kept of a media section: its m-line, its direction and its attributes."""
+    """Yields the lines kept of a media section: its m-line, its direction and attributes."""
     kind = section[0][2:].split(" ", 1)[0]
     attributes = [(line, *line[2:].partition(":")[::2]) for line in section if line[:2] == "a="]
     codecs = _payload_types(kind, (value for _, name, value in attributes if name == "rtpmap"))
@@ -274,7 +274,7 @@ def _reduced(section: list[str]) -> Iterator[str]:
 
 
 def _payload_types(kind: str, rtpmaps: Iterable[str]) -> set[str]:
-    """Returns the payload types, as written, of the codecs that are spoken here."""
+    """Returns the payload types, as written, of the supported codecs."""
     known = _CODECS.get(kind, set())
     return {
         payload_type
@@ -289,12 +289,12 @@ def _is_payload_type(text: str) -> bool:
 
 
 def _media_line(line: str, name: str, value: str, codecs: set[str], ssrcs: set[str]) -> Kept | None:
-    """Returns what is kept of an attribute of a media section.
+    """Returns an attribute of a media section if it is kept, with its key.
 
     Args:
         line, name, value: the attribute.
         codecs: payload types that are kept.
-        ssrcs: those read so far; the attribute's is added.
+        ssrcs: SSRCs read so far; adds that of the attribute.
     """
     first, _, rest = value.partition(" ")
     match name:

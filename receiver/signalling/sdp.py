@@ -1,7 +1,7 @@
-"""Session descriptions in the spelling that aiortc reads, and what it cannot use of them.
+"""Converts session descriptions to the spelling that aiortc reads, and finds unsupported parts.
 
-SDP leaves the case of many parts open, and defaults for some that are missing. aiortc compares
-with case, and fails without them.
+Many parts of SDP are case-insensitive, and some have defaults. aiortc compares with case, and fails
+without the parts that have defaults.
 """
 
 from collections.abc import Sequence
@@ -19,18 +19,18 @@ ROLES: dict[Kind, tuple[str, ...]] = {
     "offer": ("actpass", "active", "passive"),
     "answer": ("active", "passive"),
 }
-"""DTLS roles that a description may have; the first is the usual one (RFC 8842, section 5)."""
+"""DTLS roles allowed in a description; the first is the usual one (RFC 8842, section 5)."""
 OFFERERS_ROLE = "active"
-"""The DTLS role of an offer without one (RFC 4145, section 4). Whether the offerer plays that or
-follows the answer, which is `passive` then, both sides agree. Answers need a role."""
+"""DTLS role of an offer without one (RFC 4145, section 4). The answer is `passive` then, so both
+sides agree, whether the offerer assumes this role or follows the answer. Answers need a role."""
 
 
 def spelled(line: str) -> str:
-    """Returns a line with everything that has no case in the case that aiortc compares with.
+    """Returns a line with its case-insensitive parts in the case that aiortc expects.
 
-    That is transport protocols (`udp/tls/rtp/savpf`), DTLS roles, RTCP feedback, parameters of
-    codecs (RFC 4855, section 3), candidates (RFC 8839, section 5.1) and BUNDLE. Spaces between
-    parameters go. Names of codecs and of hashes aiortc reads in any case.
+    These are transport protocols (`udp/tls/rtp/savpf`), DTLS roles, RTCP feedback, parameters of
+    codecs (RFC 4855, section 3), candidates (RFC 8839, section 5.1) and BUNDLE. Removes spaces
+    between parameters. aiortc reads names of codecs and of hashes in any case.
     """
     if line.startswith("m="):
         words = line.split(" ", 3)
@@ -59,13 +59,13 @@ def _parameter(text: str) -> str:
 
 
 def offerers_role(session: Sequence[str], sections: Sequence[Sequence[str]]) -> list[str]:
-    """Returns the line that an offer's session needs if media have no DTLS role, else none."""
+    """Returns the line that an offer's session needs if media lack a DTLS role, otherwise []."""
     missing = any(not any(map(_is_role, section)) for section in sections)
     return [f"a=setup:{OFFERERS_ROLE}"] if missing and not any(map(_is_role, session)) else []
 
 
 def role_fault(lines: Sequence[str], kind: Kind) -> str | None:
-    """Returns what is wrong with the DTLS roles, as the end of a sentence about the description."""
+    """Returns the fault of the DTLS roles as the end of a sentence about the description."""
     for line in filter(_is_role, lines):
         role = line.partition(":")[2]
         if role not in ROLES[kind]:
@@ -74,9 +74,9 @@ def role_fault(lines: Sequence[str], kind: Kind) -> str | None:
 
 
 def codec_fault(sdp: str) -> str | None:
-    """Returns which media have no codec that is spoken here, if any, as `role_fault` does.
+    """Returns the fault of the codecs, if media have no supported one, in the form of `role_fault`.
 
-    Of video H.264 alone is spoken: in the profiles that `prepare_aiortc` adds, and with
+    The only supported video codec is H.264, in the profiles that `prepare_aiortc` adds, with
     packetization-mode 1, which every browser offers (RFC 7742, section 6.2).
     """
     faults = map(_codec_fault, SessionDescription.parse(sdp).media)
@@ -96,8 +96,8 @@ def _codec_fault(media: MediaDescription) -> str | None:
     if media.kind == "audio":
         return "has no sound in Opus, G.722 or G.711"
     if all(str(codec.parameters.get("packetization-mode", "0")) == "0" for codec in wanted):
-        return "has H.264 in packetization-mode 0 alone: add packetization-mode=1"
-    return "has H.264 of no profile that is spoken here: add profile-level-id=42e01f"
+        return "has H.264 only in packetization-mode 0: add packetization-mode=1"
+    return "has H.264 only in unsupported profiles: add profile-level-id=42e01f"
 
 
 def _is_role(line: str) -> bool:

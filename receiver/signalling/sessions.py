@@ -1,4 +1,4 @@
-"""Where calls are joined and published: WHEP and WHIP endpoints, or Janus' VideoRoom plugin.
+"""Joins and publishes calls: at WHEP and WHIP endpoints, or with Janus' VideoRoom plugin.
 
 WHIP is RFC 9725; WHEP is the IETF draft draft-ietf-wish-whep. The servers are not trusted: see
 `receiver.signalling.client`, `receiver.signalling.links` and `receiver.signalling.negotiation`.
@@ -27,13 +27,13 @@ from receiver.signalling.janus import Janus, OnTrack
 from receiver.signalling.links import ice_servers
 from receiver.signalling.negotiation import ClosableConnection, accept, checked_answer
 from receiver.text import printable
-from receiver.transport.aiortc_hooks import receive_h264
+from receiver.transport.connections import receive_h264
 from receiver.waiting import finished
 
 Protocol: TypeAlias = Literal["WHIP", "WHEP"]
 
 CREATED = (200, 201)
-"""Statuses of an answer with a session: 201 (RFC 9725, section 4.2), and what some servers say."""
+"""Statuses of an answer with a session: 201 (RFC 9725, section 4.2), and 200 of some servers."""
 
 logger = logging.getLogger(__name__)
 
@@ -42,20 +42,20 @@ logger = logging.getLogger(__name__)
 async def open_session(
     url: str, token: str | None, on_track: OnTrack, *, seconds: float = SETUP_SECONDS
 ) -> AsyncIterator[RTCPeerConnection]:
-    """Joins the call at `url`; leaving the context ends the session on the other side too.
+    """Joins the call at `url`; leaving the context ends the session at the server too.
 
-    If the server ends or spoils the session meanwhile, the connection is closed, and leaving the
+    If the server ends or breaks the session before, the connection is closed, and leaving the
     context raises SessionError.
 
     Args:
         url: http(s)://…, a WHEP endpoint; or janus+http(s)://HOST:PORT/janus?room=N.
         token: Bearer token for WHEP; Janus' room PIN.
-        on_track: is given each remote track, and the connection that receives it.
+        on_track: called with each remote track and the connection that receives it.
         seconds: longest wait for the server at any step.
 
     Raises:
-        InputError: for an address of another kind, or an answer that another try cannot mend.
-        SessionError: if the session cannot be had now.
+        InputError: for an address of another kind, or an answer that another attempt cannot change.
+        SessionError: if the session cannot be opened now.
     """
     scheme = url.partition(":")[0].lower()
     if scheme in ("janus+http", "janus+https"):
@@ -64,7 +64,7 @@ async def open_session(
         return
     if scheme not in ("http", "https"):
         raise InputError(
-            f"{shown(url)} is no address to join: give http(s)://… or janus+http(s)://…"
+            f"{shown(url)} is not an address to join: give http(s)://… or janus+http(s)://…"
         )
 
     def prepare(connection: RTCPeerConnection) -> None:
@@ -84,21 +84,21 @@ async def open_publishing(
     *,
     seconds: float = SETUP_SECONDS,
 ) -> AsyncIterator[RTCPeerConnection]:
-    """Publishes at a WHIP endpoint; leaving the context ends the session on the other side too.
+    """Publishes at a WHIP endpoint; leaving the context ends the session at the server too.
 
     Args:
         url: http(s)://…
         token: Bearer token.
-        prepare: gives the connection its tracks and channels, before they are offered.
+        prepare: adds the tracks and channels to the connection, before the offer is made.
         seconds: longest wait for the server at any step.
 
     Raises:
-        InputError: for an address of another kind, or an answer that another try cannot mend.
-        SessionError: if the session cannot be had now.
+        InputError: for an address of another kind, or an answer that another attempt cannot change.
+        SessionError: if the session cannot be opened now.
     """
     if url.partition(":")[0].lower() not in ("http", "https"):
         raise InputError(
-            f"{shown(url)} is no address to send to: give http(s)://… of a WHIP endpoint"
+            f"{shown(url)} is not an address to send to: give http(s)://… of a WHIP endpoint"
         )
     async with _answered(Client(url, token, seconds), prepare, "WHIP") as connection:
         yield connection
@@ -108,7 +108,7 @@ async def open_publishing(
 async def _answered(
     client: Client, prepare: Callable[[RTCPeerConnection], Any], protocol: Protocol
 ) -> AsyncIterator[RTCPeerConnection]:
-    """Offers a connection to an endpoint and takes its answer; closes both sides in the end."""
+    """Offers a connection to an endpoint and sets its answer; finally ends both sides."""
     sessions: list[URL] = []
 
     async def exchange(sdp: str) -> Answer:
@@ -136,7 +136,7 @@ async def _answered(
 
 
 async def _links(client: Client) -> list[str]:
-    """The endpoint's Link headers; none if it does not answer OPTIONS."""
+    """Returns the endpoint's Link headers; [] if it does not answer OPTIONS."""
     try:
         return (await client.ask("OPTIONS", client.home, most=0)).links
     except SessionError:
@@ -144,37 +144,37 @@ async def _links(client: Client) -> list[str]:
 
 
 def _session(client: Client, answer: Answer) -> URL | None:
-    """What to DELETE in the end (RFC 9725, section 4.2); None if it is not at the user's origin."""
+    """Returns the URL to DELETE (RFC 9725, section 4.2); None if it is not at the user's origin."""
     if not answer.headers.get("Location"):
         return None
     session = client.location(answer)
     if session is None or not client.is_home(session):
         where = shown(answer.headers["Location"])
-        logger.warning("%s keeps its session at %s: it is not deleted there", client, where)
+        logger.warning("%s has its session at %s: it is not deleted there", client, where)
         return None
     return session
 
 
 def _refuse(client: Client, answer: Answer, protocol: Protocol) -> None:
-    """Raises for every answer but one of `CREATED` that is not too long."""
+    """Raises InputError or SessionError unless an answer is complete and one of `CREATED`."""
     status, said = answer.status, answer.said
     if status in (401, 403) and not client.is_home(answer.url):
         elsewhere = shown(str(answer.url.origin()))
         raise InputError(
-            f"{client} redirects to {elsewhere}, which asks for a token ({status}) and is not "
-            "given this one: give that address yourself if you trust it"
+            f"{client} redirects to {elsewhere}, which asks for a token ({status}) but does not "
+            "receive this one: use that address itself if you trust it"
         )
     if status in (401, 403):
         raise InputError(
-            f"{client} asks for another token ({status}: {said}): give it with --token-file"
+            f"{client} does not accept the token ({status}: {said}): give another with --token-file"
         )
     if status in (301, 302, 303):
         where = shown(answer.headers.get("Location", "")) or "nowhere"
-        raise InputError(f"{client} redirects by {status} to {where}: give that address")
+        raise InputError(f"{client} redirects with {status} to {where}: use that address")
     if status in (400, 405, 406, 415, 422):
-        raise InputError(f"{client} is no {protocol} endpoint for H.264 ({status}: {said})")
+        raise InputError(f"{client} is not a {protocol} endpoint for H.264 ({status}: {said})")
     if status not in CREATED:
-        raise SessionError(f"{client} says {status}: {said}", answer.retry_after())
+        raise SessionError(f"{client} answers {status}: {said}", answer.retry_after())
     if not answer.whole:
         raise SessionError(f"{client} answers with more than {MOST_SDP >> 10} KiB")
 
@@ -186,4 +186,4 @@ async def _set_answer(
         await accept(connection, checked_answer(answer.text, offer))
     except ValueError as error:
         why = printable(error)
-        raise InputError(f"{client} gives an answer that cannot be used: {why}") from error
+        raise InputError(f"the answer of {client} cannot be used: {why}") from error

@@ -1,7 +1,6 @@
-"""Trickle ICE: candidates that a peer finds after its offer (RFC 9725, section 4.3; RFC 8840).
+"""Trickle ICE: candidates that a peer sends after its offer (RFC 9725, section 4.3; RFC 8840).
 
-They are bounded as those of an offer are, and no more of them are checked. ICE is not restarted:
-aiortc cannot.
+They count towards the limits of offers. ICE restarts are refused: aiortc does not support them.
 """
 
 from collections.abc import Iterator
@@ -26,11 +25,11 @@ SDPFRAG = "application/trickle-ice-sdpfrag"
 
 @dataclass(frozen=True)
 class Fragment:
-    """What a peer tells of its ICE.
+    """The ICE parameters and candidates in a fragment.
 
     Attributes:
-        ufrags, passwords: all that the fragment names; several if its media do not agree.
-        candidates: those that checks may be sent to, each with its `sdpMid`.
+        ufrags, passwords: all in the fragment; several if its media differ.
+        candidates: candidates to which checks may be sent, each with its `sdpMid`.
     """
 
     ufrags: frozenset[str]
@@ -41,7 +40,7 @@ class Fragment:
 def read_fragment(body: bytes) -> Fragment:
     """Reads an SDP fragment (RFC 8840, section 9).
 
-    Candidates that no check may be sent to are left out, as from offers. So is their end.
+    Omits candidates to which no check may be sent, and the end of candidates, as in offers.
 
     Raises:
         OfferError: 400 if it is malformed, 422 if it exceeds a limit of offers.
@@ -49,9 +48,11 @@ def read_fragment(body: bytes) -> Fragment:
     try:
         lines = [spelled(line) for line in body.decode().splitlines() if line]
     except UnicodeDecodeError as error:
-        raise OfferError(400, "the body is no text: send the fragment as UTF-8") from error
+        raise OfferError(400, "the body is not text: send the fragment as UTF-8") from error
     if not lines or not all(line[:2] in ("a=", "m=") for line in lines):
-        raise OfferError(400, f"the body is no SDP fragment: send {SDPFRAG}, its m-line and a=mid")
+        raise OfferError(
+            400, f"the body is not an SDP fragment: send {SDPFRAG} with m-lines and a=mid"
+        )
     check_limits(lines, "fragment")
     session, sections = split_media(lines)
     if any(line.startswith("a=candidate:") for line in session):
@@ -64,11 +65,11 @@ def read_fragment(body: bytes) -> Fragment:
 
 
 async def add_candidates(connection: RTCPeerConnection, fragment: Fragment) -> None:
-    """Lets a connection check a peer's further candidates; those that it knows change nothing.
+    """Adds a peer's further candidates to a connection; known ones change nothing.
 
     Raises:
-        OfferError: 422 if they are of another ICE session or of media that were not offered, or if
-            there would be more than `MAX_CANDIDATES` in all.
+        OfferError: 422 if they belong to another ICE session or to media that were not offered, or
+            if there would be more than `MAX_CANDIDATES` in all.
     """
     media = {
         one.rtp.muxId: one
@@ -79,28 +80,28 @@ async def add_candidates(connection: RTCPeerConnection, fragment: Fragment) -> N
         fragment.ufrags <= {one.usernameFragment for one in ice}
         and fragment.passwords <= {one.password for one in ice}
     ):
-        raise OfferError(422, "ICE cannot be restarted here: end this session and begin another")
+        raise OfferError(422, "ICE restarts are not supported: end this session and begin another")
     for mid in {str(one.sdpMid) for one in fragment.candidates} - media.keys():
-        sentence = f"the fragment names the media {printable(mid, 20)!r}: the offer has none such"
+        sentence = f"the fragment has media {printable(mid, 20)!r}, which the offer lacks"
         raise OfferError(422, sentence)
     known = {(mid, one.ip, one.port) for mid in media for one in media[mid].ice_candidates}
     new = {(one.sdpMid, one.ip, one.port): one for one in fragment.candidates}
     count = len(known | new.keys())
     if count > MAX_CANDIDATES:
-        raise OfferError(422, f"the session has {count} candidates: send {MAX_CANDIDATES} at most")
+        raise OfferError(422, f"the session has {count} candidates: send at most {MAX_CANDIDATES}")
     for place, candidate in new.items():
         if place not in known:
             await connection.addIceCandidate(candidate)
 
 
 def _candidates(section: list[str]) -> Iterator[RTCIceCandidate]:
-    """Yields the candidates of a media section. Raises OfferError if that has no mid."""
+    """Yields the candidates of a media section. Raises OfferError unless it has one mid."""
     mids = _values(section, "mid")
     if len(mids) != 1:
-        raise OfferError(400, "the fragment has media without a name: add one a=mid to each")
+        raise OfferError(400, "the fragment has media without a mid: add one a=mid to each")
     for value in _values(section, "candidate"):
         if is_checked(value):
-            # Without its extensions, which aiortc would read and need not.
+            # Without its extensions, which aiortc would parse but does not need.
             candidate = candidate_from_sdp(" ".join(value.split()[:8]))
             candidate.sdpMid = mids[0]
             yield candidate

@@ -1,1 +1,1 @@
-"""Stills over a data channel."""
+"""Still pictures on request, over a data channel."""

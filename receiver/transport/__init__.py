@@ -1,1 +1,1 @@
-"""RTP to access units, and what aiortc needs for it."""
+"""Media over RTP: access units, losses, bandwidth, and what aiortc lacks for them."""

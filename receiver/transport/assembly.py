@@ -1,36 +1,36 @@
-"""From video packets that come late, twice, out of order or never to whole access units."""
+"""Assembles access units from video packets that are late, doubled, out of order or lost."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import cast
 
 from aiortc.jitterbuffer import JitterFrame
 from aiortc.rtp import RtpPacket
 
+from receiver.transport.aiortc_hooks import depayloaded
 from receiver.transport.damage import begins_picture, holds_keyframe
 
-PATIENCE = (0.25, 0.6)
-"""Seconds that a missing packet is waited for, at least and at most: two round trips in between."""
+PACKET_WAIT = (0.25, 0.6)
+"""Shortest and longest wait for a missing packet in seconds; between them, two round trips."""
 ASK_EVERY = (0.02, 0.1)
-"""Seconds after which a missing packet is asked for again, at least and at most: two fifths of a
-round trip in between, since the request may be lost as well as its answer. Browsers send a packet
-again once in a round trip, however often they are asked."""
+"""Shortest and longest time in seconds until a missing packet is requested again; between them, two
+fifths of a round trip, since the request may be lost as well as its answer. Browsers send a packet
+again once in a round trip, however often it is requested."""
 ASK_EVERY_AT_FIRST = 0.05
-"""Seconds, while no answer has told the round trip."""
-HOPELESS = 128
-"""Missing packets in a row that nobody waits for: the network was away."""
-JUMP = 1000
-"""Sequence numbers between two packets that make it another stream."""
+"""The same in seconds until the first answer shows the round trip."""
+OUTAGE = 128
+"""Consecutive missing packets that are skipped at once: the network was interrupted."""
+MAX_JUMP = 1000
+"""Largest difference of sequence numbers within one stream; beyond it another stream starts."""
 MOST_PACKETS = 2048
-"""Packets that may wait to be a whole frame: some 2.5 MB, a hundred times a call's key frame."""
+"""Most packets that wait for the rest of their frame: some 2.5 MB, or a hundred I-frames."""
 MOST_MISSING = 1024
-"""Missing packets that are waited for at once; of more, the oldest are given up."""
+"""Most missing packets that are waited for. Beyond it, the oldest ones are skipped."""
 FORGOTTEN = 512
-"""Packets given up whose late coming still tells the round trip."""
+"""Skipped packets that are remembered, since their late arrival still shows the round trip."""
 
 
 class AccessUnit(JitterFrame):
-    """One access unit, whole unless `lost_before` tells of a hole between it and the last one."""
+    """One access unit. `lost_before` says whether packets before it were skipped."""
 
     def __init__(self, data: bytes, timestamp: int, payload_type: int, lost_before: bool) -> None:
         super().__init__(data, timestamp)
@@ -39,54 +39,56 @@ class AccessUnit(JitterFrame):
 
 @dataclass(slots=True)
 class _Missing:
-    since: float  # seconds
-    asked: float  # seconds, the last time
+    """A missing packet: when it was missed, when and how often it was requested (seconds)."""
+
+    since: float
+    asked: float
     times: int
 
 
 class FrameAssembler:
-    """Puts the packets of one H.264 stream in order and releases every access unit as it is whole.
+    """Puts the packets of one H.264 stream in order and releases each access unit once it is whole.
 
     A frame is whole with its marker bit (RFC 6184, section 5.1), or with the next frame's first
-    packet from senders that set no markers. Behind a missing packet all others wait for `PATIENCE`;
-    then the hole is skipped, and everything up to the next picture's beginning with it. A whole key
-    frame behind a hole does not wait.
+    packet if its sender sets no markers. Packets behind a missing one wait for `PACKET_WAIT`; then
+    the hole is skipped, and everything up to the beginning of the next frame. A whole I-frame
+    behind a hole does not wait.
 
-    Has no clock: every call tells the time in seconds.
+    It has no clock of its own: every call passes the time in seconds.
 
     Attributes:
-        late: packets that came after their frame had been released or given up, or twice.
-        asked_for: requests for single packets so far.
-        recovered: packets that were missing and came.
-        holes: skipped so far.
-        needs_keyframe: whether a hole was skipped and no key frame has been released since.
-        round_trip: seconds from asking for a packet to its coming, smoothed; None before any.
+        late: packets that arrived after their frame was released or skipped, or twice.
+        asked_for: requests for single packets.
+        recovered: packets that were missing and arrived.
+        holes: holes that were skipped.
+        needs_keyframe: whether a hole was skipped and no I-frame has been released since.
+        round_trip: seconds from a request to the packet's arrival, smoothed; None before the first.
     """
 
     def __init__(self) -> None:
         self.late = self.asked_for = self.recovered = self.holes = 0
         self.round_trip: float | None = None
         self.needs_keyframe = False
-        self._packets: dict[int, RtpPacket] = {}  # by sequence number, counted on beyond 16 bits
+        self._packets: dict[int, RtpPacket] = {}  # by sequence number, extended beyond 16 bits
         self._missing: dict[int, _Missing] = {}  # in ascending order
         self._given_up: dict[int, _Missing] = {}
-        self._next = self._newest = -1  # the first that is not released; the newest seen
-        self._keyframe = -1  # where the newest key frame begins
+        self._next = self._newest = -1  # the first that is not released; the newest received
+        self._keyframe = -1  # first packet of the newest I-frame
         self._released: int | None = None  # timestamp
         self._has_markers = True
         self._lost = False
 
     @property
     def is_waiting(self) -> bool:
-        """Whether packets are missing, so that `take` and `to_ask_for` change with time."""
+        """Whether packets are missing, so that `take` and `to_ask_for` depend on the time."""
         return bool(self._missing)
 
     def add(self, packet: RtpPacket, now: float) -> None:
-        """Takes a packet whose `_data` is depayloaded."""
+        """Adds a packet that aiortc has depayloaded, at the time `now`."""
         number = self._number_of(packet)
         if self._next < 0:
             self._begin(number)
-        elif abs(number - self._newest) > JUMP or len(self._packets) == MOST_PACKETS:
+        elif abs(number - self._newest) > MAX_JUMP or len(self._packets) == MOST_PACKETS:
             self._begin(number)
             self._count_hole()
         if number < self._next or number in self._packets:
@@ -100,11 +102,11 @@ class FrameAssembler:
         missed = self._missing.pop(number, None)
         self.recovered += missed is not None
         self._learn(missed, now)
-        if begins_picture(_data(packet), keyframe=True):
+        if begins_picture(depayloaded(packet), keyframe=True):
             self._keyframe = max(self._keyframe, number)
 
     def take(self, now: float) -> Iterator[AccessUnit]:
-        """All access units that can be released now, in order."""
+        """Yields all access units that can be released now, in order."""
         while True:
             while (unit := self._whole()) is not None:
                 if unit.data:
@@ -113,7 +115,7 @@ class FrameAssembler:
                 return
 
     def to_ask_for(self, now: float) -> list[int]:
-        """Sequence numbers (16 bits) to send a NACK for now; they count as asked for."""
+        """Returns the sequence numbers (16 bits) to request now, and counts them as requested."""
         due = []
         for number, missing in self._missing.items():
             if not missing.times or now >= missing.asked + self._ask_every:
@@ -130,11 +132,11 @@ class FrameAssembler:
         return min(max(ASK_EVERY[0], 0.4 * self.round_trip), ASK_EVERY[1])
 
     @property
-    def _patience(self) -> float:
-        return min(max(PATIENCE[0], 2 * (self.round_trip or 0.0)), PATIENCE[1])
+    def _packet_wait(self) -> float:
+        return min(max(PACKET_WAIT[0], 2 * (self.round_trip or 0.0)), PACKET_WAIT[1])
 
     def _number_of(self, packet: RtpPacket) -> int:
-        """The sequence number that is nearest to the newest one (RFC 3711, section 3.3.1)."""
+        """Extends a packet's sequence number to the nearest one (RFC 3711, section 3.3.1)."""
         number: int = packet.sequence_number
         if self._next < 0:
             return number + (1 << 16)
@@ -147,14 +149,14 @@ class FrameAssembler:
         self._next, self._newest, self._keyframe = number, number - 1, -1
 
     def _learn(self, missing: _Missing | None, now: float) -> None:
-        """Takes the round trip from a packet that was asked for once (Karn's rule)."""
+        """Measures the round trip with a packet that was requested once (Karn's rule)."""
         if missing is not None and missing.times == 1:
             took = now - missing.asked
             known = self.round_trip
             self.round_trip = took if known is None else 0.8 * known + 0.2 * took
 
     def _whole(self) -> AccessUnit | None:
-        """The next access unit, if all of it is there."""
+        """Releases the next access unit if all its packets have arrived."""
         first = self._packets.get(self._next)
         if first is None:
             return None
@@ -169,10 +171,10 @@ class FrameAssembler:
 
     def _release(self, end: int) -> AccessUnit:
         packets = [self._packets.pop(number) for number in range(self._next, end)]
-        data = b"".join(_data(packet) for packet in packets)
+        data = b"".join(depayloaded(packet) for packet in packets)
         first, self._next = packets[0], end
         if data and first.timestamp == self._released:
-            # The marker stood within a frame: this sender's cannot be trusted.
+            # A marker within a frame: this sender's markers are wrong.
             self._has_markers, self._lost = False, True
         if data:
             self._released = first.timestamp
@@ -182,13 +184,13 @@ class FrameAssembler:
         return AccessUnit(data, first.timestamp, first.payload_type, lost_before)
 
     def _skip_hole(self, now: float) -> bool:
-        """Gives the oldest hole up if it was waited for, or a whole key frame lies behind it."""
+        """Skips the oldest hole if it has timed out or a whole I-frame follows it."""
         if not self._missing:
             return False
         oldest = next(iter(self._missing))
         keyframe = self._is_whole(self._keyframe) and self._keyframe > oldest
-        hopeless = self._run_of_missing(oldest) > HOPELESS or len(self._missing) > MOST_MISSING
-        if not (keyframe or hopeless or now >= self._missing[oldest].since + self._patience):
+        is_outage = self._run_of_missing(oldest) > OUTAGE or len(self._missing) > MOST_MISSING
+        if not (keyframe or is_outage or now >= self._missing[oldest].since + self._packet_wait):
             return False
         self._drop_before(self._keyframe if keyframe else self._beginning_after(oldest))
         self._count_hole()
@@ -199,7 +201,7 @@ class FrameAssembler:
         self._lost = self.needs_keyframe = True
 
     def _is_whole(self, number: int) -> bool:
-        """Whether all packets from `number` to a marker are there."""
+        """Returns whether all packets from `number` to a marker have arrived."""
         while (packet := self._packets.get(number)) is not None:
             if packet.marker:
                 return True
@@ -213,9 +215,9 @@ class FrameAssembler:
         return end - number
 
     def _beginning_after(self, number: int) -> int:
-        """The first packet behind the hole at `number` that begins a picture, or the next hole."""
+        """Returns the first packet after a hole that begins a frame, or the next hole."""
         number += self._run_of_missing(number)
-        while number in self._packets and not begins_picture(_data(self._packets[number])):
+        while number in self._packets and not begins_picture(depayloaded(self._packets[number])):
             number += 1
         return number
 
@@ -227,7 +229,3 @@ class FrameAssembler:
         while len(self._given_up) > FORGOTTEN:
             del self._given_up[next(iter(self._given_up))]
         self._next = number
-
-
-def _data(packet: RtpPacket) -> bytes:
-    return cast(bytes, packet._data)  # type: ignore[attr-defined]

@@ -1,4 +1,4 @@
-"""Which pictures of an H.264 stream are damaged: a decoder repairs them by guess and does not tell.
+"""Detects damaged frames of an H.264 stream: a decoder conceals losses and does not report them.
 
 Section numbers are those of ITU-T H.264.
 """
@@ -9,25 +9,25 @@ from dataclasses import dataclass
 START_CODE = b"\x00\x00\x01"
 SLICE, PARTITIONS, IDR_SLICE, SPS = 1, (2, 3, 4), 5, 7
 BEFORE_SLICES = (6, 7, 8, 9)
-"""nal_unit_type (table 7-1); the last are SEI, SPS, PPS and access unit delimiter."""
+"""nal_unit_type (table 7-1); `BEFORE_SLICES` are SEI, SPS, PPS and access unit delimiter."""
 HIGH_PROFILES = frozenset({44, 83, 86, 100, 110, 118, 122, 128, 134, 135, 138, 139, 244})
-"""profile_idc of those whose SPS tells of chroma and scaling lists (7.3.2.1.1)."""
+"""profile_idc of the profiles whose SPS has chroma and scaling lists (7.3.2.1.1)."""
 SLICE_BYTES = 32
-"""Of a slice: they hold its header as far as field_pic_flag, emulation prevention included."""
+"""Bytes of a slice that are read: its header up to field_pic_flag, with emulation prevention."""
 SPS_BYTES = 1024
-"""Of an SPS: more than any needs, and a broken one costs no time."""
+"""Bytes of an SPS that are read: more than a valid one has, and few enough if it is invalid."""
 
 
 class DamageWatch:
-    """Tells of each picture of one stream whether it, or one that it is predicted from, was lost.
+    """Detects, for each frame of one stream, whether it or a frame that it depends on was lost.
 
-    Damage begins with lost RTP packets, with a gap in frame_num (7.4.3), with a picture whose
-    beginning is missing, and with data that is no H.264; a stream is damaged until its first IDR.
-    It ends with a whole IDR.
+    Damage starts with lost RTP packets, a gap in frame_num (7.4.3), a frame without its beginning,
+    or data that is not H.264. A stream is damaged until its first IDR. Damage ends with a whole
+    IDR.
 
-    frame_num alone misses a loss that brings it round to the value it should have: a multiple of
-    MaxFrameNum pictures, or as many as lie between two IDRs. RTP's sequence numbers do not.
-    memory_management_control_operation 5, which no encoder for calls sends, reads as a gap.
+    frame_num alone misses a loss after which it has the expected value again: a multiple of
+    MaxFrameNum frames, or as many as there are between two IDRs. RTP's sequence numbers detect it.
+    memory_management_control_operation 5, which no encoder for calls sends, looks like a gap.
     """
 
     def __init__(self) -> None:
@@ -37,10 +37,10 @@ class DamageWatch:
         self._reference_frame_num = 0  # PrevRefFrameNum of 7.4.3
 
     def see(self, data: bytes, lost_before: bool) -> bool:
-        """Takes the next access unit; returns whether its picture is damaged.
+        """Adds the next access unit; returns whether its frame is damaged.
 
         Args:
-            data: Annex B, whole NAL units as far as they came, of at most one picture.
+            data: Annex B, the whole NAL units that arrived, of at most one frame.
             lost_before: whether RTP packets between the last access unit and this one are missing.
         """
         self._holds_picture = False
@@ -51,11 +51,11 @@ class DamageWatch:
         return self._damaged
 
     def refused(self) -> None:
-        """The decoder could not make use of the last access unit: if it held a picture, a loss."""
+        """Records that the decoder rejected the last access unit; if it had a frame, a loss."""
         self._damaged |= self._holds_picture
 
     def _judge(self, data: bytes, lost_before: bool) -> bool:
-        """Raises ValueError for a bitstream that is broken."""
+        """Returns whether an access unit is damaged. Raises ValueError for invalid data."""
         begins_with_parameters = False
         for start in _nal_units(data):
             header = data[start]
@@ -69,13 +69,13 @@ class DamageWatch:
                 begins_with_parameters = True
             elif kind in (SLICE, IDR_SLICE):
                 self._holds_picture = True
-                # What was lost before an IDR may be its own parameter sets.
+                # The lost packets before an IDR may have held its own parameter sets.
                 missing = lost_before and not (kind == IDR_SLICE and begins_with_parameters)
                 return self._judge_slice(data[start : start + SLICE_BYTES]) or missing
         return self._damaged or lost_before
 
     def _judge_slice(self, nal: bytes) -> bool:
-        """Judges the picture by its first slice (7.3.3)."""
+        """Returns whether a frame is damaged, by its first slice (7.3.3). Raises ValueError."""
         if self._parameters is None:
             raise ValueError("a slice before any SPS")
         is_idr, is_reference = nal[0] & 0x1F == IDR_SLICE, bool(nal[0] & 0x60)
@@ -88,7 +88,7 @@ class DamageWatch:
         before = self._reference_frame_num
         following = (before + 1) % self._parameters.max_frame_num
         is_gap = frame_num != following and not (is_field and frame_num == before)
-        # The frames of a gap count as references (8.2.5.2); so the next is one more than this.
+        # Frames in a gap count as references (8.2.5.2), so the next number is one more than this.
         self._reference_frame_num = frame_num if is_reference else frame_num - 1
         if is_idr:
             return first_mb_in_slice != 0
@@ -97,9 +97,9 @@ class DamageWatch:
 
 
 def begins_picture(data: bytes, *, keyframe: bool = False) -> bool:
-    """Whether an RTP payload in Annex B form is the beginning of an access unit (7.4.1.2.3).
+    """Returns whether an RTP payload in Annex B form begins an access unit (7.4.1.2.3).
 
-    With `keyframe` whether of one that a decoder can begin with: its SPS comes first.
+    With `keyframe`, whether it begins one that a decoder can start with: its SPS comes first.
     """
     at = data.find(START_CODE, 0, len(START_CODE) + 1) + len(START_CODE)
     if at < len(START_CODE) or len(data) < at + 2:
@@ -112,7 +112,7 @@ def begins_picture(data: bytes, *, keyframe: bool = False) -> bool:
 
 
 def holds_keyframe(data: bytes) -> bool:
-    """Whether an access unit holds an IDR picture."""
+    """Returns whether an access unit contains an IDR picture."""
     try:
         return any(data[start] & 0x1F == IDR_SLICE for start in _nal_units(data))
     except ValueError:
@@ -121,7 +121,7 @@ def holds_keyframe(data: bytes) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class SequenceParameters:
-    """What an SPS says of frame_num (7.4.2.1.1).
+    """Values of an SPS that concern frame_num (7.4.2.1.1).
 
     Attributes:
         frame_num_bits: log2_max_frame_num, 4 to 16.
@@ -137,12 +137,12 @@ class SequenceParameters:
 
     @property
     def max_frame_num(self) -> int:
-        """MaxFrameNum: where frame_num comes round."""
+        """MaxFrameNum, at which frame_num wraps."""
         return 1 << self.frame_num_bits
 
     @classmethod
     def parse(cls, payload: bytes) -> "SequenceParameters":
-        """Reads an SPS without its NAL unit header. Raises ValueError if it is broken."""
+        """Reads an SPS without its NAL unit header. Raises ValueError if it is invalid."""
         bits = _Bits(payload)
         profile = bits.u(8)
         bits.u(16)  # constraint flags, level_idc
@@ -159,7 +159,7 @@ class SequenceParameters:
         return cls(frame_num_bits, gaps_allowed, separate_planes, frames_only=bool(bits.u(1)))
 
     def read_frame_num(self, bits: "_Bits") -> tuple[int, bool]:
-        """Goes on in a slice header after pic_parameter_set_id: frame_num and field_pic_flag."""
+        """Reads frame_num and field_pic_flag, after pic_parameter_set_id in a slice header."""
         if self.separate_planes:
             bits.u(2)
         frame_num = bits.u(self.frame_num_bits)
@@ -167,7 +167,7 @@ class SequenceParameters:
 
 
 class _Bits:
-    """Reads a NAL unit's payload (7.2, 9.1). Every method raises ValueError beyond its end."""
+    """Reads a NAL unit's payload bit by bit (7.2, 9.1). Its methods raise ValueError at the end."""
 
     def __init__(self, payload: bytes) -> None:
         rbsp = payload.replace(b"\x00\x00\x03", b"\x00\x00")  # emulation prevention (7.4.1)
@@ -175,27 +175,27 @@ class _Bits:
         self._left = 8 * len(rbsp)
 
     def u(self, count: int) -> int:
-        """`count` bits as an unsigned integer."""
+        """Reads `count` bits as an unsigned integer."""
         self._left -= count
         if self._left < 0:
             raise ValueError("the NAL unit ends early")
         return (self._value >> self._left) & ((1 << count) - 1)
 
     def ue(self) -> int:
-        """An unsigned Exp-Golomb code."""
+        """Reads an unsigned Exp-Golomb code."""
         zeros = self._left - (self._value & ((1 << self._left) - 1)).bit_length()
         return self.u(2 * zeros + 1) - 1
 
     def se(self) -> int:
-        """A signed Exp-Golomb code."""
+        """Reads a signed Exp-Golomb code."""
         code = self.ue()
         return (code + 1) // 2 if code % 2 else -(code // 2)
 
 
 def _nal_units(data: bytes) -> Iterator[int]:
-    """Where each NAL unit starts, after its start code (B.1.1).
+    """Yields the offset of each NAL unit, after its start code (B.1.1).
 
-    Raises ValueError if anything stands before the first one: a fragment without its beginning.
+    Raises ValueError if there are bytes before the first start code: a fragment.
     """
     at = data.find(START_CODE)
     if data[: at if at >= 0 else len(data)].strip(b"\x00"):
@@ -206,7 +206,7 @@ def _nal_units(data: bytes) -> Iterator[int]:
 
 
 def _skip_chroma(bits: _Bits) -> bool:
-    """The part of an SPS that only high profiles have; returns separate_colour_plane_flag."""
+    """Skips the part of an SPS for high profiles; returns separate_colour_plane_flag."""
     chroma_format_idc = bits.ue()
     separate_planes = chroma_format_idc == 3 and bool(bits.u(1))
     bits.ue()  # bit_depth_luma_minus8
@@ -220,7 +220,7 @@ def _skip_chroma(bits: _Bits) -> bool:
 
 
 def _skip_scaling_list(bits: _Bits, size: int) -> None:
-    """A scaling list of 7.3.2.1.1.1."""
+    """Skips a scaling list (7.3.2.1.1.1)."""
     scale = 8
     for _ in range(size):
         scale = (scale + bits.se()) % 256
@@ -229,7 +229,7 @@ def _skip_scaling_list(bits: _Bits, size: int) -> None:
 
 
 def _skip_order_count(bits: _Bits) -> None:
-    """The part of an SPS that is about pic_order_cnt."""
+    """Skips the part of an SPS about pic_order_cnt."""
     kind = bits.ue()
     if kind == 0:
         bits.ue()  # log2_max_pic_order_cnt_lsb_minus4

@@ -27,7 +27,7 @@ from receiver.errors import InputError
 from receiver.media.frame import DecodedFrame
 from receiver.media.planes import planes
 from receiver.sending.portrait import FPS
-from receiver.sending.tracks import Source, evenly
+from receiver.sending.sources import Source, evenly
 from tests.conftest import RATE, plain_frame
 
 METHODS = ("ours", "paper")

@@ -74,9 +74,7 @@ def test_bad_input_is_one_sentence_and_exit_2(clips, monkeypatch, capsys, tmp_pa
 
 def test_an_invalid_video_is_named(tmp_path):
     (tmp_path / "notes.mp4").write_text("no video")
-    with pytest.raises(
-        InputError, match=r"notes.mp4 is no video that can be read: .*, or remove it"
-    ):
+    with pytest.raises(InputError, match=r"notes.mp4 cannot be read as a video: .*, or remove it"):
         framed(tmp_path / "notes.mp4", 1.0)
 
 

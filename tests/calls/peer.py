@@ -3,23 +3,41 @@
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Callable, Sequence
+from datetime import UTC, datetime, timedelta
 from fractions import Fraction
+from functools import cache
+from ipaddress import ip_address
+from pathlib import Path
 
 import aiohttp
 import av
 import numpy as np
 from aiortc import RTCConfiguration, RTCPeerConnection, RTCSessionDescription
 from aiortc.mediastreams import MediaStreamTrack
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
 
-from receiver.calls.access import parse_token
-from receiver.calls.server import ServeConfig, Server, listening
+from receiver.calls.access import (
+    parse_token,
+)
+from receiver.calls.config import ServeConfig
+from receiver.calls.server import Server, listening
 from receiver.enhance.enhancer import Enhancer
 from receiver.media.encoding import Encoding
-from receiver.sending.tracks import EncodedTrack, portrait_source
-from receiver.transport.aiortc_hooks import h264_codecs, receive_h264
+from receiver.sending.encoded_track import EncodedTrack
+from receiver.sending.sources import Source, portrait_source
+from receiver.transport.connections import h264_codecs, receive_h264
 
 HERE = RTCConfiguration(iceServers=[])
 SDP = {"Content-Type": "application/sdp"}
+
+
+@cache
+def portrait() -> Source:
+    """Returns the demo's own clip. Rendering it takes seconds, so all tests share one."""
+    return portrait_source()
 
 
 class Tone(MediaStreamTrack):
@@ -60,7 +78,7 @@ class Peer:
         return response
 
     async def publish(self, name: str = "room", sound: bool = False) -> aiohttp.ClientResponse:
-        self.sender = EncodedTrack(portrait_source(), Encoding(kbps=200, keyframe_every=30))
+        self.sender = EncodedTrack(portrait(), Encoding(kbps=200, keyframe_every=30))
         self.connection.addTrack(self.sender)
         self.connection.getTransceivers()[0].setCodecPreferences(h264_codecs())
         if sound:
@@ -96,3 +114,29 @@ async def serving(
     server = Server(ServeConfig(port=0, tokens=known, **config), lambda: Enhancer(generator))
     async with listening(server) as url:
         yield server, url.rstrip("/")
+
+
+async def until(condition, seconds: float = 15.0) -> None:
+    async with asyncio.timeout(seconds):
+        while not condition():
+            await asyncio.sleep(0.02)
+
+
+def self_signed(folder: Path) -> tuple[Path, Path]:
+    """A certificate for 127.0.0.1 and its key, as PEM files."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "127.0.0.1")])
+    now = datetime.now(UTC)
+    address = x509.SubjectAlternativeName([x509.IPAddress(ip_address("127.0.0.1"))])
+    builder = x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number())
+    builder = builder.not_valid_before(now).not_valid_after(now + timedelta(days=1))
+    certificate = builder.add_extension(address, critical=False).sign(key, hashes.SHA256())
+    pem = serialization.Encoding.PEM
+    (folder / "cert.pem").write_bytes(certificate.public_bytes(pem))
+    form, plain = serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    (folder / "key.pem").write_bytes(key.private_bytes(pem, form, plain))
+    return folder / "cert.pem", folder / "key.pem"
+
+
+def bearer(secret: str, scheme: str = "Bearer") -> dict[str, str]:
+    return {"Authorization": f"{scheme} {secret}"}

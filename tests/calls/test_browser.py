@@ -11,9 +11,9 @@ import pytest
 from keyframes.requests import LARGEST
 from receiver.media.planes import planes
 from receiver.sending.portrait import portrait_frames
-from tests.calls.chromium import BINARY, READY, chromium, start_call, write_y4m
-from tests.calls.peer import serving
-from tests.calls.test_join import JANUS, janus, joining, until
+from tests.calls.chromium import BINARY, READY, Page, chromium, start_call, write_y4m
+from tests.calls.peer import serving, until
+from tests.calls.test_join import JANUS, janus, joining
 
 pytestmark = pytest.mark.skipif(BINARY is None, reason="needs apt install chromium")
 
@@ -40,6 +40,18 @@ def camera(tmp_path_factory) -> Path:
     return path
 
 
+async def rows_with(page: Page, frames: int) -> dict:
+    """Returns the page's statistics once it has sent and decoded more than `frames`."""
+    async with asyncio.timeout(20):
+        while True:
+            rows = await page.evaluate(STATS)
+            sent = rows.get("outbound-rtp", {}).get("sent", 0)
+            decoded = rows.get("inbound-rtp", {}).get("decoded", 0)
+            if min(sent, decoded) > frames:
+                return rows
+            await asyncio.sleep(0.1)
+
+
 async def test_the_page_sends_the_camera_and_shows_it_restored(generator, camera, tmp_path):
     async with (
         serving(generator) as (server, base),
@@ -47,11 +59,8 @@ async def test_the_page_sends_the_camera_and_shows_it_restored(generator, camera
     ):
         await page.record_connections()
         await start_call(page)
-        await asyncio.sleep(5)
-        rows = await page.evaluate(STATS)
+        rows = await rows_with(page, 60)
         assert rows["outbound-rtp"]["codec"] == rows["inbound-rtp"]["codec"] == "video/H264"
-        assert rows["outbound-rtp"]["sent"] > 60
-        assert rows["inbound-rtp"]["decoded"] > 60
         assert rows["inbound-rtp"]["width"] == 2 * rows["outbound-rtp"]["width"]
         assert await page.evaluate("document.getElementById('message').hidden")
         await page.wait_for("parseFloat(document.getElementById('fps').textContent) > 5", 10)

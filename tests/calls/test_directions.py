@@ -15,11 +15,12 @@ from aiortc.rtp import RtcpByePacket
 from receiver.calls.rooms import Room
 from receiver.enhance.enhancer import Enhancer
 from receiver.media.encoding import Encoding
-from receiver.sending.tracks import EncodedTrack, Source, evenly
-from receiver.transport.aiortc_hooks import h264_codecs, receive_h264
+from receiver.sending.encoded_track import EncodedTrack
+from receiver.sending.sources import Source, evenly
+from receiver.transport.connections import h264_codecs, receive_h264
 from receiver.transport.receiving import GOODBYE_SECONDS
-from tests.calls.peer import HERE, Peer, Tone, serving
-from tests.calls.test_join import joining, until
+from tests.calls.peer import HERE, Peer, Tone, serving, until
+from tests.calls.test_join import joining
 from tests.conftest import plain_frame
 
 
@@ -221,7 +222,7 @@ async def test_a_goodbye_of_something_else_ends_nothing(generator, http):
         await say_goodbye(publisher.connection, 12345)
         await say_goodbye(publisher.connection, video._ssrc)  # and it goes on all the same
         await sound.stop()
-        await asyncio.sleep(2 * GOODBYE_SECONDS)
+        await asyncio.sleep(1.5 * GOODBYE_SECONDS)
         assert "room" in server.rooms
         assert len(await viewer.frames(60)) == 60
         assert decoders().count("audio-decoder") == 0  # the sound has ended
@@ -243,7 +244,7 @@ async def test_a_goodbye_of_the_retransmissions_does_not_end_a_video_that_rests(
         video.replaceTrack(None)  # nothing comes, but the video has not ended
         await asyncio.sleep(0.5)
         await say_goodbye(publisher.connection, video._rtx_ssrc)
-        await asyncio.sleep(2 * GOODBYE_SECONDS)
+        await asyncio.sleep(1.5 * GOODBYE_SECONDS)
         assert "room" in server.rooms
         await say_goodbye(publisher.connection, video._rtx_ssrc, video._ssrc)
         await until(lambda: not server.rooms, 5)

@@ -6,8 +6,8 @@ import subprocess
 import av
 import pytest
 
-from tests.calls.peer import serving
-from tests.calls.test_join import PEERS, until
+from tests.calls.peer import serving, until
+from tests.calls.test_join import PEERS
 
 PYTHON = "/usr/bin/python3"
 IMPORT = "import gi; gi.require_version('GstWebRTC', '1.0'); from gi.repository import GstWebRTC"

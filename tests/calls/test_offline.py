@@ -51,8 +51,8 @@ def test_without_an_interface_the_demo_says_so(tmp_path):
     )
     assert code == 2
     assert said.splitlines() == [
-        "receiver: no connection to this machine itself can come about: no network interface is "
-        "up, not even loopback; set that up with: ip link set lo up"
+        "receiver: this machine cannot connect to itself: no network interface is up, not even "
+        "loopback; enable it with: ip link set lo up"
     ]
     assert not list(tmp_path.iterdir())
 

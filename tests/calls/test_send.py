@@ -18,20 +18,20 @@ from aiohttp import web
 from aiortc import RTCPeerConnection, RTCSessionDescription
 from aiortc.mediastreams import MediaStreamTrack
 
+from receiver.calls.metrics import room_stats
 from receiver.calls.rooms import Room
-from receiver.calls.server import room_stats
-from receiver.commands.demo import consume
+from receiver.commands.loopback import consume
 from receiver.enhance.faces.alignment import extract_crop, psnr_db
 from receiver.errors import InputError
 from receiver.media.encoding import Encoding
 from receiver.sending.publishing import ON_REQUEST, Sending, send
-from receiver.sending.tracks import Source, clip_source, evenly
+from receiver.sending.sources import Source, clip_source, evenly
 from receiver.signalling.client import SessionError
 from receiver.signalling.offers import answer
 from receiver.signalling.sessions import open_publishing
-from receiver.transport.aiortc_hooks import receive_h264
-from tests.calls.peer import HERE, serving
-from tests.calls.test_join import answering, until
+from receiver.transport.connections import receive_h264
+from tests.calls.peer import HERE, serving, until
+from tests.calls.test_join import answering
 from tests.commands.test_cli import assert_one_sentence, run
 from tests.conftest import plain_frame, write_clip
 
@@ -88,7 +88,7 @@ async def test_a_clip_is_sent_with_stills_until_ctrl_c(generator, http, portrait
         counts = stats["room"]["stills"]
         assert counts["requested"] == counts["received"] > 1
         metrics = await (await http.get(base + "/metrics", headers=good)).text()
-        expected = f'receiver_stills{{room="room",what="received"}} {counts["received"]}.0'
+        expected = f'receiver_stills_received_total{{room="room"}} {counts["received"]}.0'
         assert expected in metrics
         began = time.monotonic()
         process.send_signal(signal.SIGINT)
@@ -193,11 +193,11 @@ async def test_sound_goes_on_with_the_picture_pass_after_pass(tmp_path):
 @pytest.mark.parametrize(
     ("status", "error", "sentence"),
     [
-        (401, InputError, "asks for another token"),
-        (404, SessionError, "says 404: no such room"),
-        (405, InputError, "is no WHIP endpoint"),
+        (401, InputError, "does not accept the token"),
+        (404, SessionError, "answers 404: no such room"),
+        (405, InputError, "is not a WHIP endpoint"),
         (409, SessionError, "says 409: no such room"),
-        (201, InputError, "an answer that cannot be used"),
+        (201, InputError, "cannot be used"),
     ],
 )
 async def test_a_refusal_is_told(clip, status, error, sentence):
@@ -253,7 +253,7 @@ async def test_an_endpoint_without_data_channels(generator, clip):
         (["no.mp4", "http://127.0.0.1:9/whip/a"], ["there is no file no.mp4"]),
         (["--camera", "97", "http://127.0.0.1:9/whip/a"], ["camera 97 gives no picture", "a clip"]),
         (["CLIP", "http://127.0.0.1:9/whip/a"], ["does not answer", "check the address"]),
-        (["CLIP", "ftp://127.0.0.1/whip"], ["ftp://127.0.0.1/whip is no address to send to"]),
+        (["CLIP", "ftp://127.0.0.1/whip"], ["ftp://127.0.0.1/whip is not an address to send to"]),
         (["--kbps", "19", "CLIP", "http://127.0.0.1:9/"], ["--kbps", "'19'", "from 20 to 5000"]),
         (["CLIP", "http:///", "--kbps", "20"], ["http:///", "does not answer"]),
     ],

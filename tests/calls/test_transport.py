@@ -2,34 +2,25 @@
 
 import asyncio
 import copy
-import inspect
 import random
 import struct
 import time
 from fractions import Fraction
 
-import aiortc.rtcpeerconnection
 import pytest
 from aiortc import RTCPeerConnection
 from aiortc.jitterbuffer import JitterFrame
-from aiortc.rtcrtpreceiver import NackGenerator, RTCRtpReceiver
-from aiortc.rtcrtpsender import RTCRtpSender
 from aiortc.rtp import RTCP_RTPFB_NACK, RTP_HISTORY_SIZE, RtcpRtpfbPacket, RtpPacket
 
-import receiver.transport.receiving
-from receiver.commands.demo import connect
+import receiver.transport.sending
+from receiver.commands.loopback import connect
 from receiver.media.encoding import Encoding
 from receiver.media.frame import DecodedFrame
-from receiver.sending.tracks import EncodedTrack, portrait_source
-from receiver.transport.aiortc_hooks import ObservingJitterBuffer, prepare_aiortc
-from receiver.transport.receiving import (
-    BACKLOG,
-    HISTORY,
-    RESEND_EVERY,
-    RESENDS_AT_ONCE,
-    BoundedSender,
-    SteadyReceiver,
-)
+from receiver.sending.encoded_track import EncodedTrack
+from receiver.transport.connections import prepare_aiortc
+from receiver.transport.receiving import DECODER_BACKLOG
+from receiver.transport.sending import RESEND_EVERY, RESENDS_AT_ONCE
+from tests.calls.peer import portrait
 from tests.conftest import plain_frame
 
 RATE = 30
@@ -48,7 +39,7 @@ class LossyCall:
 
     async def __aenter__(self):
         prepare_aiortc()
-        self.sender = EncodedTrack(portrait_source(), Encoding(kbps=150, keyframe_every=10_000))
+        self.sender = EncodedTrack(portrait(), Encoding(kbps=150, keyframe_every=10_000))
         self.sending, self.receiving = RTCPeerConnection(), RTCPeerConnection()
         tracks = []
         self.receiving.on("track", tracks.append)
@@ -132,51 +123,20 @@ async def test_aiortcs_own_transport_can_be_compared_with():
         assert len(call.frames) < 60
 
 
-async def test_what_is_hooked_of_aiortcs_receiver_is_where_it_was():
-    """aiortc promises none of these names; if one moves, `SteadyReceiver` has to move along."""
-    prepare_aiortc()
-    assert aiortc.rtcpeerconnection.RTCRtpReceiver is SteadyReceiver
-    assert aiortc.rtcpeerconnection.RTCRtpSender is BoundedSender
-    connection = RTCPeerConnection()
-    video = connection.addTransceiver("video", direction="recvonly").receiver
-    sound = connection.addTransceiver("audio", direction="recvonly").receiver
-    assert isinstance(video, SteadyReceiver)
-    parts = vars(video)
-    for name in ("codecs", "decoder_queue", "decoder_thread", "timestamp_mapper", "rtx_ssrc"):
-        assert f"_RTCRtpReceiver__{name}" in parts
-    assert parts["_RTCRtpReceiver__remote_streams"] == {}
-    assert callable(vars(RTCRtpReceiver)["_RTCRtpReceiver__stop_decoder"])
-    assert parts["_RTCRtpReceiver__jitter_buffer"] is video
-    assert isinstance(vars(sound)["_RTCRtpReceiver__jitter_buffer"], ObservingJitterBuffer)
-    sender = connection.addTransceiver("video", direction="sendonly").sender
-    assert isinstance(sender, BoundedSender)
-    assert vars(sender)[HISTORY] == {}
-    for name in ("_handle_rtcp_packet", "_retransmit"):
-        assert asyncio.iscoroutinefunction(getattr(RTCRtpSender, name))
-    assert list(inspect.signature(RTCRtpSender._retransmit).parameters)[1:] == ["sequence_number"]
-    video.use_stock_transport()
-    assert isinstance(parts["_RTCRtpReceiver__jitter_buffer"], ObservingJitterBuffer)
-    assert isinstance(parts["_RTCRtpReceiver__nack_generator"], NackGenerator)
-    assert parts["_RTCRtpReceiver__remote_bitrate_estimator"].__class__.__module__ == "aiortc.rate"
-    for name in ("_send_rtcp_nack", "_send_rtcp_pli", "_handle_rtp_packet", "_handle_rtcp_packet"):
-        assert asyncio.iscoroutinefunction(getattr(RTCRtpReceiver, name))
-    await connection.close()
-
-
 async def test_what_waits_for_the_decoder_is_dropped_at_the_end():
     """The event loop waits for the decoder's thread: for 90 frames, that could be seconds."""
-    frames = [plain_frame(1280, 720) for _ in range(BACKLOG)]
+    frames = [plain_frame(1280, 720) for _ in range(DECODER_BACKLOG)]
     units = list(encoded(frames))
     async with LossyCall(lambda number, repair: False) as call:
         await call.until(3)
-        codec = next(iter(call.receiver._part("codecs").values()))
+        codec = next(iter(call.receiver.codecs.values()))
         before = len(call.frames)
         for number, data in enumerate(units):
             unit = JitterFrame(data=data, timestamp=3000 * number)
-            call.receiver._part("decoder_queue").put((codec, unit))
+            call.receiver.decoder_queue.put((codec, unit))
         await call.receiver.stop()
         await asyncio.sleep(0.5)
-        assert len(call.frames) - before < BACKLOG // 2
+        assert len(call.frames) - before < DECODER_BACKLOG // 2
 
 
 def encoded(frames):
@@ -206,7 +166,7 @@ async def test_a_flood_of_nacks_is_not_answered_with_one_of_packets():
 
 async def send_nacks(call, sender, times):
     """Sends one RTCP packet of the viewer that names 17 packets, `times` times each."""
-    history = getattr(sender, HISTORY)
+    history = sender.rtp_history
     newest = max(packet.sequence_number for packet in history.values())
     named = struct.pack("!HH", newest - 16, 0xFFFF) * times  # RFC 4585, section 6.2.1
     header = struct.pack("!BBHII", 0x80 | RTCP_RTPFB_NACK, 205, 2 + times, 1, sender._ssrc)
@@ -234,14 +194,14 @@ async def resent_by(sender, numbers):
 
 async def test_repairs_are_bounded_each_and_together(monkeypatch):
     monkeypatch.setattr(
-        receiver.transport.receiving, "RESENDS", 0.0
+        receiver.transport.sending, "RESENDS", 0.0
     )  # the bucket is never filled again
     async with LossyCall(lambda number, repair: False) as call:
         await call.until(3)
         call.sender.stop()
         await asyncio.sleep(0.1)
         (sender,) = call.sending.getSenders()
-        history = getattr(sender, HISTORY)
+        history = sender.rtp_history
         last = max(history.values(), key=lambda packet: packet.sequence_number)
         first = last.sequence_number - RTP_HISTORY_SIZE + 1
         for number in range(first, last.sequence_number + 1):
@@ -257,7 +217,7 @@ async def test_repairs_are_bounded_each_and_together(monkeypatch):
         assert await resent_by(sender, [newest]) == 1
         await asyncio.sleep(2 * RESEND_EVERY)
         assert await resent_by(sender, list(range(first, newest + 1))) == RESENDS_AT_ONCE - 3
-        monkeypatch.setattr(receiver.transport.receiving, "RESENDS", 1000.0)
+        monkeypatch.setattr(receiver.transport.sending, "RESENDS", 1000.0)
         await asyncio.sleep(2 * RESEND_EVERY)
         assert await resent_by(sender, [newest]) == 1
 

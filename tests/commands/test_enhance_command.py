@@ -1,4 +1,4 @@
-"""`receiver enhance` as a person meets it: one file, several, folders, pipes, parts."""
+"""`receiver enhance` of one file: signals, names, parts, pipes, terminals, reasons."""
 
 import contextlib
 import io
@@ -9,40 +9,16 @@ import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 
-import av
 import pytest
 
 from receiver.commands import cli, enhance
 from receiver.commands.verdict import why_not_restored
 from receiver.enhance.files import frame_total
+from tests.commands.conftest import frames_of
 from tests.commands.test_cli import assert_one_sentence, run
-from tests.conftest import plain_frame, write_clip
 
 RECEIVER = [sys.executable, "-m", "receiver"]
-
-
-@pytest.fixture(scope="module")
-def clips(portrait, tmp_path_factory) -> Path:
-    """A folder of clips: of three frames, of four, of two without a face."""
-    folder = tmp_path_factory.mktemp("clips")
-    write_clip(folder / "three.mp4", portrait[:3], with_audio=False, crf=36)
-    write_clip(folder / "four.mkv", portrait[:4], with_audio=False, crf=36)
-    write_clip(folder / "plain.avi", [plain_frame()] * 2, with_audio=False)
-    return folder
-
-
-@pytest.fixture
-def here(tmp_path, monkeypatch) -> Path:
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[2]))
-    return tmp_path
-
-
-def frames_of(path: Path) -> int:
-    with av.open(str(path)) as container:
-        return len(list(container.decode(video=0)))
 
 
 # Signals
@@ -68,128 +44,6 @@ def test_a_signal_leaves_no_unfinished_file(clip, here, name):
         assert process.wait(60) == 128 + number
     assert [path.name for path in here.iterdir()] == ["out.mp4"]
     assert (here / "out.mp4").read_text() == "an older result"
-
-
-# Several files
-
-
-def test_several_files_go_on_after_a_failure(clips, here):
-    (here / "text.mp4").write_text("no video")
-    places = [str(clips / "three.mp4"), "text.mp4", "no.mp4", str(clips / "plain.avi")]
-    result = run("enhance", *places, "--into", "made/out", COLUMNS="200")
-    assert result.returncode == 1
-    assert result.stderr == (
-        "receiver: text.mp4 is no video that can be read: give another file\n"
-        "receiver: there is no file no.mp4: check the path\n"
-    )
-    rows = [line.strip("│").split("│") for line in result.stdout.splitlines() if "│" in line]
-    cells = [[cell.strip() for cell in row] for row in rows]
-    assert [row[:2] for row in cells] == [
-        [places[0], "3"],
-        ["text.mp4", "-"],
-        ["no.mp4", "-"],
-        [places[3], "2"],
-    ]
-    assert [row[4] for row in cells[1:]] == [
-        "failed: text.mp4 is no video that can be read: give another file",
-        "failed: there is no file no.mp4: check the path",
-        "no face was found",
-    ]
-    written = {path.name: frames_of(path) for path in (here / "made" / "out").iterdir()}
-    assert written == {"three.mp4": 3, "plain.mp4": 2}
-
-
-def test_several_files_as_json_lines(clips, here):
-    places = [str(clips / "three.mp4"), "no.mp4", str(clips / "four.mkv")]
-    result = run("enhance", *places, "--into", "out", "--json")
-    assert result.returncode == 1
-    failed, *done = [json.loads(line) for line in result.stdout.splitlines()]
-    assert failed == {"input": "no.mp4", "error": "there is no file no.mp4: check the path"}
-    assert [(one["input"], one["output"], one["frames"]["received"]) for one in done] == [
-        (places[0], "out/three.mp4", 3),
-        (places[2], "out/four.mkv", 4),
-    ]
-    for one in done:  # each has references of its own only
-        assert one["keyframes"] <= 1
-        assert set(one) - {"input"} == {
-            *("frames", "well_received", "keyframes", "device", "model", "notes", "output")
-        }
-
-
-def test_all_well_is_exit_code_0(clips, here):
-    result = run("enhance", str(clips / "three.mp4"), "--into", "out", COLUMNS="40")
-    assert (result.returncode, result.stderr) == (0, "")
-    assert max(map(len, result.stdout.splitlines())) == 40
-
-
-def test_a_folder_is_its_videos_by_name(tmp_path):
-    for name in ("b.MOV", "a.webm", ".c.part.mp4", "notes.txt", "deep.mp4/d.mp4", "z.ts"):
-        path = tmp_path / "in" / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text("")
-    jobs = enhance.jobs_into([str(tmp_path / "in"), "x.mkv"], tmp_path / "out")
-    assert [(job.input, job.output) for job in jobs] == [
-        (str(tmp_path / "in" / "a.webm"), str(tmp_path / "out" / "a.mp4")),
-        (str(tmp_path / "in" / "b.MOV"), str(tmp_path / "out" / "b.MOV")),
-        (str(tmp_path / "in" / "z.ts"), str(tmp_path / "out" / "z.mp4")),
-        ("x.mkv", str(tmp_path / "out" / "x.mkv")),
-    ]
-    assert (tmp_path / "out").is_dir()
-
-
-@pytest.mark.parametrize(
-    ("arguments", "sentence"),
-    [
-        (
-            ["a.mp4", "in/a.avi", "--into", "out"],
-            "a.mp4 and in/a.avi would both become out/a.mp4: enhance one of them",
-        ),
-        (
-            ["a.mp4", "a.mp4", "--into", "out"],
-            "a.mp4 and a.mp4 would both become out/a.mp4: enhance one of them",
-        ),
-        (["in", "--into", "in"], "in holds inputs: give --into another folder"),
-        (["a.mp4", "--into", "."], ". holds inputs: give --into another folder"),
-        (["a.mp4", "--into", "link"], "link holds inputs: give --into another folder"),
-        (["empty", "--into", "out"], "there is no video in empty: give another folder"),
-        (["a.mp4", "--into", "a.mp4"], "a.mp4 cannot be a folder: File exists"),
-        (["-", "--into", "out"], "standard input has no name for --into DIR: give IN and OUT"),
-        (["a.mp4"], "got 1 name: give IN and OUT, or files and folders and --into DIR"),
-        (["a.mp4", "b.mp4", "c.mp4"], "got 3 names: give IN and OUT"),
-        (["in", "out.mp4"], "in is a folder: give --into DIR for its videos"),
-        (["a.mp4", "in"], "in is a folder: give a file, or --into in"),
-        (["a.mp4", "o.webm"], "o.webm names no video container that can be written: end it in"),
-        (["a.mp4", "o"], "o names no video container that can be written: end it in .mp4 or .mkv"),
-        (["a.mp4", "./a.mp4"], "a.mp4 is the input itself: give another name"),
-        (["a.mp4", "link/a.mp4"], "link/a.mp4 is the input itself: give another name"),
-    ],
-)
-def test_what_is_refused_before_the_network_is_loaded(arguments, sentence, clips, here):
-    shutil.copy(clips / "three.mp4", here / "a.mp4")
-    (here / "in").mkdir()
-    (here / "empty").mkdir()
-    (here / "in" / "a.avi").write_text("")
-    (here / "link").symlink_to(here)
-    before = (here / "a.mp4").read_bytes()
-    result = run("enhance", *arguments, "--model", "nosuch")
-    assert_one_sentence(result, f"receiver: {sentence}")
-    assert (here / "a.mp4").read_bytes() == before
-    assert sorted(path.name for path in here.iterdir()) == ["a.mp4", "empty", "in", "link"]
-
-
-def test_a_network_that_is_missing_ends_it_at_once(clips, here):
-    result = run("enhance", str(clips), "--into", "out", "--model", "nosuch")
-    assert_one_sentence(result, "there is no model 'nosuch'")
-
-
-def test_an_input_is_not_replaced_through_a_link(clips, here):
-    (here / "real").mkdir()
-    shutil.copy(clips / "three.mp4", here / "real" / "a.mp4")
-    (here / "a.mp4").symlink_to(here / "real" / "a.mp4")
-    result = run("enhance", "a.mp4", "--into", "real")
-    assert result.returncode == 1
-    assert "real/a.mp4 is the input itself" in result.stderr
-    assert frames_of(here / "real" / "a.mp4") == 3
 
 
 # Names and options
@@ -248,11 +102,13 @@ def test_times(text, seconds):
 def test_no_times(text):
     for option in ("--start", "--duration"):
         result = parsing("enhance", "a", "b", f"{option}={text}")
-        assert f"argument {option}: {text!r} is no time: give seconds or HH:MM:SS" in result
+        assert (
+            f"argument {option}: {text!r} is not a valid time: give seconds or HH:MM:SS" in result
+        )
 
 
 def test_a_duration_is_more_than_nothing():
-    said = "argument --duration: '0:00' is no length: give more than 0 seconds"
+    said = "argument --duration: '0:00' is not a duration: give more than 0 seconds"
     assert said in parsing("enhance", "a", "b", "--duration", "0:00")
 
 
@@ -322,8 +178,8 @@ def test_standard_input_and_output(clips, here):
 @pytest.mark.parametrize(
     ("closed", "arguments", "sentence"),
     [
-        ("<&-", ["-", "o.mp4"], "standard input is closed: send a video to it, or give IN a name"),
-        (">&-", ["four.mkv", "-"], "standard output is closed: send it to a file, or give OUT a"),
+        ("<&-", ["-", "o.mp4"], "standard input is closed: send a video to it, or name a file"),
+        (">&-", ["four.mkv", "-"], "standard output is closed: send it to a file, or name a"),
         (">/dev/full", ["four.mkv", "-"], "standard output cannot be used (No space left on de"),
     ],
 )
@@ -421,19 +277,29 @@ def test_a_video_is_not_written_to_a_terminal_nor_read_from_one(clips):
 def test_nothing_restored_has_its_reason(clips, here):
     result = run("enhance", str(clips / "plain.avi"), "o.mp4")
     first, second = result.stdout.splitlines()
-    assert first.startswith("o.mp4: 2 frames, 0 enhanced, 0 too good to need it, 2 without a face")
+    assert first.startswith(
+        "o.mp4: 2 frames, 0 enhanced, 0 already of high quality, 2 without a face"
+    )
     assert second == "Nothing was restored: no face was found."
+
+
+def test_a_strength_of_0_is_the_reason_and_not_the_faces(clips, here):
+    result = run("enhance", str(clips / "three.mp4"), "o.mp4", "--strength", "0")
+    first, second = result.stdout.splitlines()
+    counts = "3 frames, 0 enhanced, 0 already of high quality, 3 unchanged"
+    assert first.startswith(f"o.mp4: {counts}")
+    assert second == "Nothing was restored: --strength is 0."
 
 
 @pytest.mark.parametrize(
     ("counts", "clause"),
     [
-        ((0, 0), "no frame came"),
+        ((0, 0), "no frame arrived"),
         ((10, 0), "no face was found"),
         ((10, 1), None),
         ((10, 0, 1), "1 of 10 frames needed no restoration"),
         ((10, 4, 4), None),
-        ((10, 0, 0, 10), "this machine was too busy: 10 of 10 frames went out untouched, because"),
+        ((10, 0, 0, 10), "this machine was too busy: 10 of 10 frames were passed through, because"),
         ((10, 9, 0, 1), None),
         ((10, 0, 0, 0, 10), "restoring 10 of 10 frames failed"),
         ((10, 9, 0, 0, 1), None),

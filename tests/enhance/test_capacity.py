@@ -6,7 +6,6 @@ from hypothesis import strategies as st
 
 from receiver.enhance import capacity
 from receiver.enhance.capacity import (
-    BATCH,
     FRAME_S,
     Measured,
     calls_carried,
@@ -16,6 +15,7 @@ from receiver.enhance.capacity import (
     measure,
 )
 from receiver.enhance.enhancer import Enhancer
+from receiver.enhance.faces.generator import BATCH
 from receiver.media.frame import DecodedFrame
 
 LAPTOP = Measured(frame_s=0.016, generator_s=0.0085, pair_s=0.018)
@@ -78,9 +78,18 @@ def test_faces_are_batched_only_if_that_is_quicker():
 
 def test_the_estimate_in_words():
     assert in_words(LAPTOP, 2) == (
-        "2 calls at 30 frames a second: a face takes 16.0 ms of a frame's 33.3, on 2 cores"
+        "2 calls at 30 frames a second: a face takes 16.0 ms of the 33.3 ms between two frames, "
+        "on 2 cores"
     )
     assert in_words(LAPTOP, 1).startswith("1 call at 30 frames a second")
+
+
+def test_a_machine_that_is_too_slow_for_one_call_says_so():
+    slow = Measured(frame_s=0.041, generator_s=0.03, pair_s=0.06)
+    assert in_words(slow, 1) == (
+        "1 call, but cannot restore all of its frames: a face takes 41.0 ms, more than the 33.3 ms "
+        "between two frames, on 1 core"
+    )
     assert cores_here() >= 1
 
 

@@ -162,8 +162,8 @@ def bad_inputs(folder: Path) -> dict[str, str]:
         container.mux(stream.encode(None))
     return {
         "missing.mp4": r"there is no file .*missing\.mp4",
-        "text.mp4": r"text\.mp4 is no video that can be read",
-        "empty.mp4": r"empty\.mp4 is no video that can be read",
+        "text.mp4": r"text\.mp4 cannot be read as a video",
+        "empty.mp4": r"empty\.mp4 cannot be read as a video",
         "sound.mp4": r"sound\.mp4 has no video stream",
         ".": r"is not a regular file",
     }
@@ -181,8 +181,8 @@ def test_an_unusable_input_is_reported_and_writes_nothing(enhancer, tmp_path, na
 @pytest.mark.parametrize(
     ("target", "said"),
     [
-        ("out.txt", r"out\.txt names no video container"),
-        ("out", r"out names no video container"),
+        ("out.txt", r"out\.txt has no ending of a video format"),
+        ("out", r"out has no ending of a video format"),
         ("file/out.mp4", r"cannot be written"),
     ],
 )

@@ -1,11 +1,11 @@
-"""An enhancer that never answers costs its own work; never the stream, nor the process its end."""
+"""A hanging enhancer costs its own work, but neither stops the stream nor keeps the process."""
 
 import asyncio
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -24,7 +24,7 @@ DEADLINE = 0.05
 
 @pytest.fixture(autouse=True)
 def impatient(monkeypatch):
-    """Hangs are told apart within a test's time."""
+    """Makes time limits short enough for a test."""
     monkeypatch.setattr(receiver.stats, "HEALED_AFTER", 3)
     monkeypatch.setattr(receiver.calls.track, "RECOVER_AFTER", (0.01, 0.04))
     monkeypatch.setattr(receiver.calls.track, "WAITS_MOST", 0.2)
@@ -32,25 +32,22 @@ def impatient(monkeypatch):
 
 
 class Hanging(Enhancer):
-    """Answers at once, or, while `hangs` is set, not before `lets_go` is set.
-
-    An answer is a new frame; here nobody looks at what is in it.
-    """
+    """Returns a new frame at once, or, while `hangs` is set, after `goes_on` is set."""
 
     def __init__(self, generator: Any) -> None:
         super().__init__(generator)
-        self.hangs, self.lets_go = threading.Event(), threading.Event()
+        self.hangs, self.goes_on = threading.Event(), threading.Event()
         self.recover_hangs = threading.Event()
         self.recovered = 0
 
     def process(self, frame, *more):
         if self.hangs.is_set():
-            self.lets_go.wait()
+            self.goes_on.wait()
         return EnhancedFrame(plain_frame(64, 48), frame, "restored")
 
     def recover(self):
         if self.recover_hangs.is_set():
-            self.lets_go.wait()
+            self.goes_on.wait()
         self.recovered += 1
 
 
@@ -58,11 +55,11 @@ class Hanging(Enhancer):
 def hanging(generator) -> Iterator[Hanging]:
     enhancer = Hanging(generator)
     yield enhancer
-    enhancer.lets_go.set()
+    enhancer.goes_on.set()
 
 
 class Call:
-    """Frames go in one by one; tells whether each came out restored, and how long it took."""
+    """Sends frames one by one; records the longest time that one took."""
 
     def __init__(self, enhancer: Enhancer) -> None:
         self.source = Given()
@@ -71,6 +68,7 @@ class Call:
         self.longest = 0.0
 
     async def show(self) -> bool:
+        """Sends a frame; returns whether it was restored."""
         frame = plain_frame(64, 48)
         began = time.perf_counter()
         self.source.frames.put_nowait(frame)
@@ -78,13 +76,15 @@ class Call:
         self.longest = max(self.longest, time.perf_counter() - began)
         return output is not frame
 
-    async def until(self, holds: Any) -> None:
+    async def until(self, holds: Callable[[], bool]) -> None:
+        """Sends frames until a condition holds."""
         async with asyncio.timeout(60):
             while not holds():
                 await self.show()
                 await asyncio.sleep(0.01)
 
     async def restored(self) -> None:
+        """Sends frames until one is restored."""
         async with asyncio.timeout(60):
             while not await self.show():
                 await asyncio.sleep(0.01)
@@ -94,7 +94,7 @@ def workers() -> int:
     return sum(thread.name in ("enhancer", "detector") for thread in threading.enumerate())
 
 
-async def test_frames_pass_while_it_hangs_and_it_is_begun_anew(hanging, caplog):
+async def test_frames_pass_through_while_it_hangs_and_it_is_restarted(hanging, caplog):
     before, call = workers(), Call(hanging)
     await call.restored()
     hanging.hangs.set()
@@ -102,16 +102,16 @@ async def test_frames_pass_while_it_hangs_and_it_is_begun_anew(hanging, caplog):
     hanging.hangs.clear()
     await call.until(lambda: call.stats.faults.healthy)
     assert await call.show()
-    assert call.longest < 20.0  # never for ever; a busy machine may take its time
+    assert call.longest < 20.0  # bounded; a busy machine may be slow
     assert call.stats.faults.counts == {"restoring": 1}
     assert told(caplog, "restoring failed") == told(caplog, "restoring works again") == 1
-    assert workers() <= before + 2  # the one that hangs, and its successor
+    assert workers() <= before + 2  # the hanging one and its successor
     call.track.stop()
-    hanging.lets_go.set()
+    hanging.goes_on.set()
     await gone(before)
 
 
-async def test_only_the_first_frame_waits_for_it(hanging):
+async def test_only_the_first_frame_waits_for_a_hanging_enhancer(hanging):
     call = Call(hanging)
     await call.restored()
     hanging.hangs.set()
@@ -132,13 +132,13 @@ async def test_the_first_run_may_take_longer(hanging):
         await asyncio.sleep(0.01)
     assert hanging.recovered == 0
     hanging.hangs.clear()
-    hanging.lets_go.set()
+    hanging.goes_on.set()
     await call.restored()
     assert call.stats.faults.counts == {}
     call.track.stop()
 
 
-async def test_whatever_hangs_again_and_again_is_given_up(hanging, caplog):
+async def test_an_enhancer_that_hangs_repeatedly_is_given_up(hanging, caplog):
     before, call = workers(), Call(hanging)
     hanging.hangs.set()
     await call.until(lambda: "hanging" in call.stats.faults.counts)
@@ -149,11 +149,11 @@ async def test_whatever_hangs_again_and_again_is_given_up(hanging, caplog):
     assert not call.stats.snapshot()["healthy"]
     assert workers() <= before + MOST_HANGING + 1
     call.track.stop()
-    hanging.lets_go.set()
+    hanging.goes_on.set()
     await gone(before)
 
 
-async def test_beginning_anew_may_hang_as_well(hanging):
+async def test_a_restart_may_hang_as_well(hanging):
     before, call = workers(), Call(hanging)
     await call.restored()
     hanging.recover_hangs.set()
@@ -164,14 +164,14 @@ async def test_beginning_anew_may_hang_as_well(hanging):
     await call.restored()
     assert hanging.recovered == 1
     call.track.stop()
-    hanging.lets_go.set()
+    hanging.goes_on.set()
     await gone(before)
 
 
 async def test_a_detector_that_hangs_is_noticed(hanging):
     call = Call(hanging)
     await call.restored()
-    call.track._detector.submit(hanging.lets_go.wait)
+    call.track._detector.submit(hanging.goes_on.wait)
     await call.until(lambda: hanging.recovered == 1)
     await call.restored()
     assert call.stats.faults.counts == {"restoring": 1}
@@ -179,7 +179,7 @@ async def test_a_detector_that_hangs_is_noticed(hanging):
 
 
 async def gone(before: int) -> None:
-    """Until no more of our threads are there than before."""
+    """Waits until there are no more of the project's threads than before."""
     async with asyncio.timeout(60):
         while workers() > before:
             await asyncio.sleep(0.01)
@@ -196,14 +196,14 @@ print("end", flush=True)
 """
 
 
-@pytest.mark.parametrize("how", ["abandoned", "forgotten"])
-def test_the_process_ends_all_the_same(how):
+@pytest.mark.parametrize("how", ["abandoned", "still referenced"])
+def test_a_hanging_worker_does_not_keep_the_process(how):
     command = [sys.executable, "-c", HANGS_AT_THE_END, how]
     ended = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
     assert (ended.stdout, ended.stderr) == ("end\n", "")
 
 
-def test_a_worker_does_its_work_in_turn_and_ends_with_it():
+def test_a_worker_runs_its_work_in_order_and_ends_after_it():
     worker, done = Worker("tested"), []
     assert worker.busy_s == 0.0
     worker.submit(done.append, 1)
@@ -217,13 +217,13 @@ def test_a_worker_does_its_work_in_turn_and_ends_with_it():
         worker.submit(done.append, 3)
 
 
-def test_what_waits_behind_something_that_hangs_is_cancelled():
-    worker, lets_go = Worker("tested"), threading.Event()
-    hangs = worker.submit(lets_go.wait)
+def test_work_behind_hanging_work_is_cancelled():
+    worker, goes_on = Worker("tested"), threading.Event()
+    hangs = worker.submit(goes_on.wait)
     while not worker.busy_s:
         time.sleep(0.001)
     waits = worker.submit(divmod, 1, 1)
     worker.abandon()
     assert waits.cancelled()
-    lets_go.set()
+    goes_on.set()
     assert hangs.result(60)

@@ -17,9 +17,10 @@ import pytest
 from receiver.enhance.files import enhance_file
 from receiver.errors import InputError
 from receiver.media.files.reading import READING, VideoReader
+from receiver.media.files.recording import FileOutput
 from receiver.media.files.writing import VideoWriter
-from receiver.media.outputs import FileOutput, write_picture
-from receiver.sending.tracks import clip_source
+from receiver.media.views import write_picture
+from receiver.sending.sources import clip_source
 from tests.commands.test_cli import assert_one_sentence, run
 from tests.conftest import plain_frame, write_clip
 
@@ -100,9 +101,9 @@ def test_a_file_that_refers_to_other_files_is_not_opened(
     if opened_by_itself:  # so the refusal comes from this package
         assert stock_frames(folder / name) == 10
     for use in (VideoReader, clip_source):
-        with pytest.raises(InputError, match=rf"{name} is no video that can be read: .+"):
+        with pytest.raises(InputError, match=rf"{name} cannot be read as a video: .+"):
             use(folder / name)
-    with pytest.raises(InputError, match="is no video that can be read"):
+    with pytest.raises(InputError, match="cannot be read as a video"):
         enhance_file(folder / name, folder / "out.mp4", enhancer)
     assert not (folder / "out.mp4").exists()
 
@@ -117,7 +118,7 @@ def test_numbered_pictures_are_not_a_video(folder):
     write_picture(folder / "p1.png", np.zeros((48, 64, 3), np.uint8))
     (folder / "p%d.png").write_bytes(b"")
     assert stock_frames(folder / "p%d.png") == 1
-    with pytest.raises(InputError, match="is no video that can be read"):
+    with pytest.raises(InputError, match="cannot be read as a video"):
         VideoReader(folder / "p%d.png")
 
 
@@ -284,8 +285,8 @@ import os, signal, sys
 from fractions import Fraction
 from itertools import islice
 from pathlib import Path
-from receiver.media.outputs import FileOutput
-from tests.enhance.test_faults import fill
+from receiver.media.files.recording import FileOutput
+from tests.media.test_recording_faults import fill
 file = FileOutput(Path(sys.argv[1]), Fraction(30), has_sound=False)
 fill(file, 300)
 while file._queue.qsize():
@@ -335,7 +336,7 @@ def test_a_link_planted_at_the_temporary_name_is_not_followed(tmp_path):
 
 @pytest.mark.parametrize("name", ["call.m3u8", "call.mpd", "call-%d.png", "call.txt", "call"])
 def test_a_muxer_that_writes_its_own_files_is_refused(tmp_path, name):
-    with pytest.raises(InputError, match="names no video container that can be written"):
+    with pytest.raises(InputError, match="has no ending of a video format that can be written"):
         VideoWriter(tmp_path / name, live=True)
     assert list(tmp_path.iterdir()) == []
 
@@ -364,6 +365,6 @@ def test_the_command_line_reports_it_in_one_sentence(folder, arguments, name):
         os.mkfifo(folder / name)
     places = {"FILE": str(folder / name), "out.mp4": str(folder / "out.mp4")}
     result = run(*(places.get(one, one) for one in arguments))
-    words = "is no video that can be read" if name in texts else "is not a regular file"
+    words = "cannot be read as a video" if name in texts else "is not a regular file"
     assert_one_sentence(result, name, words)
     assert not (folder / "out.mp4").exists()

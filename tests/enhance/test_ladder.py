@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from receiver.enhance.capacity import FRAME_S, Measured
 from receiver.enhance.enhancer import Enhancer
-from receiver.enhance.faces.generator import WEIGHTS, Generator
+from receiver.enhance.faces.generator import Generator
 from receiver.enhance.faces.levels import LEVELS
 from receiver.enhance.faces.stage import TIMED
 from receiver.enhance.quality import (
@@ -23,6 +23,7 @@ from receiver.enhance.quality import (
     best_that_fits,
 )
 from receiver.errors import ModelError
+from receiver.inference.model_files import WEIGHTS
 
 COSTS = (0.010, 0.010, 0.018)
 CALM_LOOK = 0.0, 0.008
@@ -175,7 +176,7 @@ def skip(enhancer: Enhancer, share: float, seconds: float) -> None:
     enhancer.stats.frames.received += 100
     enhancer.stats.frames.skipped += round(100 * share)
     for _ in range(100):
-        enhancer.stats.add("generator", seconds)
+        enhancer.stats.enhancement.add(seconds)
 
 
 def test_all_calls_change_together_and_it_is_told_once(shared, caplog):
@@ -214,7 +215,7 @@ def test_a_call_that_ends_is_no_trouble(shared):
 
 def test_it_stays_where_the_other_file_cannot_be_had(shared, monkeypatch, caplog):
     quality = Quality(shared, "auto", SLOW)
-    quality._ladder = Ladder(COSTS, 1)
+    quality._ladder, quality._face_costs = Ladder(COSTS, 1), list(COSTS)
     quality._apply(LEVELS[1])
     call = quality.watch(Enhancer(shared))
 

@@ -1,4 +1,4 @@
-"""dlib's model files: found, and opened only if they are the known ones."""
+"""dlib's model files: found, and opened only if their hashes are known."""
 
 import hashlib
 import os
@@ -27,13 +27,13 @@ def installed_in(folder, monkeypatch) -> None:
     monkeypatch.setattr("receiver.inference.package_models.find_spec", lambda name: spec)
 
 
-def test_a_changed_file_is_refused_and_both_hashes_are_named(tmp_path, monkeypatch):
+def test_a_changed_file_is_rejected_and_both_hashes_are_named(tmp_path, monkeypatch):
     changed = tmp_path / "models" / LANDMARKS
     changed.parent.mkdir()
     shutil.copyfile(landmark_file(), changed)
     installed_in(tmp_path, monkeypatch)
     assert landmark_file() == changed
-    with changed.open("r+b") as file:  # one bit, in the middle, and the size stays
+    with changed.open("r+b") as file:  # one bit in the middle; the size stays
         file.seek(50_000_000)
         byte = file.read(1)[0]
         file.seek(50_000_000)
@@ -45,7 +45,7 @@ def test_a_changed_file_is_refused_and_both_hashes_are_named(tmp_path, monkeypat
         assert words in str(raised.value)
 
 
-def test_a_missing_file_says_how_to_get_it(tmp_path, monkeypatch):
+def test_the_error_for_a_missing_file_says_how_to_get_it(tmp_path, monkeypatch):
     installed_in(tmp_path, monkeypatch)
     with pytest.raises(MissingError, match=rf"{RECOGNITION} is missing: pip install face"):
         package_model(RECOGNITION)

@@ -9,7 +9,8 @@ import numpy as np
 
 from receiver.enhance.enhancer import Enhancer
 from receiver.enhance.files import FileResult, enhance_file
-from tests.media.probing import differences, planes_of, probe, shown, video_of
+from tests.media.differences import differences
+from tests.media.probing import planes_of, probe, shown, video_of
 from tests.media.sources import FRAMES, face_in
 
 EIGHT = ("yuv420p", "yuv422p", "yuv444p", "gray")

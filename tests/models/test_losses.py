@@ -1,9 +1,9 @@
-"""What trainings minimise: exact where it can be, and ordered as the eye orders."""
+"""Losses have exact values in simple cases, and rank pictures as the eye does."""
 
 import pytest
 import torch
 
-from models.losses import (
+from models.training.losses import (
     adversarial_loss,
     detail_loss,
     gram,
@@ -35,13 +35,13 @@ def test_a_blurred_picture_lacks_detail() -> None:
     assert lost[1] > 0.1 > lost[0]
 
 
-def test_more_contrast_than_there_was_is_no_gain() -> None:
+def test_more_contrast_than_the_target_is_no_gain() -> None:
     target = picture(0)
     more = target.mean() + 1.5 * (target - target.mean())
     assert detail_loss(more, target).item() >= 0.0
 
 
-def test_noise_in_place_of_detail_is_no_detail() -> None:
+def test_noise_does_not_count_as_detail() -> None:
     target = picture(0)
     flat = blurred(target)
     other = flat + picture(1) - blurred(picture(1))
@@ -79,7 +79,7 @@ def test_gram_is_the_mean_product_of_channels() -> None:
     assert gram(x)[0].tolist() == [[5 / 4, 11 / 4], [11 / 4, 25 / 4]]
 
 
-def test_style_knows_what_and_not_where() -> None:
+def test_style_ignores_positions() -> None:
     taps = [torch.rand(2, 4, 8, 8, generator=torch.Generator().manual_seed(3))]
     mirrored = [tap.flip(3) for tap in taps]
     assert style_loss(mirrored, taps).item() == pytest.approx(0.0, abs=1e-9)
@@ -91,7 +91,7 @@ def test_perceptual_sums_over_the_taps() -> None:
     assert perceptual_loss([tap + 0.5 for tap in taps], taps).item() == 0.5
 
 
-def test_matching_leaves_the_scores_out_and_the_real_alone() -> None:
+def test_matching_ignores_scores_and_gives_the_real_no_gradient() -> None:
     real = [[torch.zeros(1, 2, 4, 4, requires_grad=True), torch.zeros(1, 1, 4, 4)]]
     restored = [[torch.full((1, 2, 4, 4), 0.5, requires_grad=True), torch.ones(1, 1, 4, 4)]]
     loss = matching_loss(real, restored)
@@ -101,7 +101,7 @@ def test_matching_leaves_the_scores_out_and_the_real_alone() -> None:
     assert real[0][0].grad is None
 
 
-def test_an_error_that_stays_is_no_flicker() -> None:
+def test_a_constant_error_is_no_flicker() -> None:
     target = torch.cat([picture(0), picture(1)])  # two pairs
     assert temporal_loss(target + 0.1, target).item() == pytest.approx(0.0, abs=1e-6)
     flickering = target + torch.tensor([0.1, -0.1, 0.1, -0.1]).view(4, 1, 1, 1)

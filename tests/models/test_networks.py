@@ -17,7 +17,7 @@ from models.networks.keyframes_gan import (
     reflected,
 )
 from models.networks.spectral import bake_spectral_norm, spectral_norm
-from receiver.enhance.faces.generator import CHANNELS
+from tests.models.conftest import activated, random_inputs
 
 TORCHVISION = {
     "vgg19": {
@@ -46,20 +46,7 @@ TORCHVISION = {
         "features.11.block.3.0.weight": (96, 576, 1, 1),
     },
 }
-"""Names and shapes out of torchvision's weight files."""
-
-
-def inputs(side: int = 64, count: int = 1) -> tuple[torch.Tensor, ...]:
-    return tuple(torch.rand(count, channels, side, side) for channels in CHANNELS.values())
-
-
-def awake(network: torch.nn.Module) -> torch.nn.Module:
-    """With the layers that start at zero moved, so that every part counts."""
-    torch.manual_seed(0)
-    for parameter in network.parameters():
-        if not parameter.any():
-            torch.nn.init.normal_(parameter, 0.0, 0.02)
-    return network.eval()
+"""Names and shapes in torchvision's weight files."""
 
 
 def parameters(module: torch.nn.Module) -> int:
@@ -74,14 +61,14 @@ def parameters(module: torch.nn.Module) -> int:
         ("mobilenet-v3-small", 2_715_167, 870_560, 1.84),  # 2.72 M
     ],
 )
-def test_sizes_are_those_of_the_paper(backbone, whole, trunk, gmac):
+def test_sizes_equal_the_papers(backbone, whole, trunk, gmac):
     with torch.device("meta"):
         network = KeyframesGAN(KeyframesGANConfig(backbone=backbone)).eval()
         assert parameters(network) == whole
         assert parameters(network.backbone) == trunk
         assert all(parameter.requires_grad for parameter in network.parameters())
         with FlopCounterMode(display=False) as counter, torch.no_grad():
-            network(*inputs(256))
+            network(*random_inputs(side=256))
     assert counter.get_total_flops() / 2e9 == pytest.approx(gmac, abs=0.05)
 
 
@@ -97,7 +84,7 @@ def test_taps_halve_from_one_to_the_next(backbone):
 
 def test_an_untrained_network_changes_nothing():
     network = KeyframesGAN().eval()
-    degraded, reference, landmarks = inputs()
+    degraded, reference, landmarks = random_inputs(side=64)
     assert torch.equal(network(degraded, reference, landmarks), degraded)
     restored, aligned = network.forward_aligned(degraded, reference, landmarks)
     assert torch.equal(restored, degraded)
@@ -118,8 +105,8 @@ def test_an_untrained_network_changes_nothing():
     ],
 )
 def test_every_variant_uses_all_its_inputs_and_parameters(options):
-    network = awake(build(KeyframesGANConfig(**options))).train()
-    values = tuple(value.requires_grad_() for value in inputs(count=2))
+    network = activated(build(KeyframesGANConfig(**options))).train()
+    values = tuple(value.requires_grad_() for value in random_inputs(2, 64))
     restored = network(*values)
     assert restored.shape == (2, 3, 64, 64)
     restored.square().mean().backward()
@@ -127,18 +114,18 @@ def test_every_variant_uses_all_its_inputs_and_parameters(options):
     assert all(parameter.grad is not None for parameter in network.parameters())
 
 
-def test_words_that_do_not_exist_are_named():
-    with pytest.raises(ValueError, match="fusion is one of asff, spade, none, not asf"):
+def test_unknown_words_are_named():
+    with pytest.raises(ValueError, match="fusion must be one of asff, spade, none, not asf"):
         read_network({"kind": "keyframes-gan", "fusion": "asf"})
-    with pytest.raises(ValueError, match="backbone is one of vgg19, mobilenet-v3-large"):
+    with pytest.raises(ValueError, match="backbone must be one of vgg19, mobilenet-v3-large"):
         read_network({"kind": "keyframes-gan", "backbone": "resnet50"})
-    with pytest.raises(ValueError, match="kind is one of lite, keyframes-gan, not unet"):
+    with pytest.raises(ValueError, match="kind must be one of lite, keyframes-gan, not unet"):
         read_network({"kind": "unet"})
     with pytest.raises(TypeError, match="fusoin"):
         read_network({"kind": "keyframes-gan", "fusoin": "asff"})
 
 
-def test_adain_gives_the_statistics_of_the_other():
+def test_adain_copies_the_statistics():
     torch.manual_seed(0)
     x, like = 3.0 * torch.randn(2, 5, 16, 16) - 1.0, 0.5 * torch.rand(2, 5, 16, 16)
     y = adain(x, like)
@@ -150,7 +137,7 @@ def test_adain_gives_the_statistics_of_the_other():
     assert adain(x.bfloat16(), like.bfloat16()).dtype == torch.bfloat16
 
 
-def test_asff_is_the_degraded_branch_where_the_mask_is_zero():
+def test_asff_returns_the_degraded_branch_if_the_mask_is_zero():
     fusion = ASFF(8).eval()
     d, r, p = torch.rand(3, 2, 8, 12, 12)
     with torch.no_grad():
@@ -161,14 +148,14 @@ def test_asff_is_the_degraded_branch_where_the_mask_is_zero():
         torch.testing.assert_close(fusion(d, r, p), fusion.reference(r))
 
 
-def test_reflection_goes_on_where_a_map_is_too_small():
+def test_reflection_repeats_if_a_map_is_too_small():
     x = torch.arange(16.0).view(1, 1, 4, 4)
     assert torch.equal(reflected(x, 3), F.pad(x, (3, 3, 3, 3), mode="reflect"))
     row = reflected(x, 4)[0, 0, 4]
     assert row.tolist() == [2, 3, 2, 1, 0, 1, 2, 3, 2, 1, 0, 1]
 
 
-def test_the_blur_keeps_what_is_flat_and_spreads_a_point():
+def test_the_blur_keeps_flat_areas_and_spreads_a_point():
     blur = Blur(2)
     torch.testing.assert_close(blur(torch.ones(1, 2, 6, 6)), torch.ones(1, 2, 6, 6))
     point = torch.zeros(1, 2, 7, 7)
@@ -178,7 +165,7 @@ def test_the_blur_keeps_what_is_flat_and_spreads_a_point():
     assert not blur.state_dict()
 
 
-def test_spectral_norm_leaves_a_largest_singular_value_of_one():
+def test_spectral_norm_scales_the_largest_singular_value_to_one():
     torch.manual_seed(0)
     conv = spectral_norm(torch.nn.Conv2d(8, 16, 3)).train()
     x = torch.rand(1, 8, 9, 9)
@@ -193,7 +180,7 @@ def test_spectral_norm_leaves_a_largest_singular_value_of_one():
     assert torch.equal(conv(x), before)
 
 
-def test_spectral_norm_is_no_parameter_and_stays_in_32_bits():
+def test_spectral_norm_adds_no_parameter_and_stays_in_32_bits():
     conv = spectral_norm(torch.nn.Conv2d(3, 4, 3))
     assert parameters(conv) == 3 * 4 * 9 + 4
     with torch.autocast("cpu", torch.bfloat16):
@@ -201,14 +188,14 @@ def test_spectral_norm_is_no_parameter_and_stays_in_32_bits():
 
 
 @pytest.mark.parametrize("backbone", list(BACKBONES))
-def test_names_and_shapes_are_torchvisions(backbone):
+def test_names_and_shapes_equal_torchvisions(backbone):
     with torch.device("meta"):
         state = BACKBONES[backbone]().state_dict()
     for name, shape in TORCHVISION[backbone].items():
         assert tuple(state[name].shape) == shape
 
 
-def test_a_weight_file_is_loaded_whatever_else_it_holds(tmp_path):
+def test_a_weight_file_may_hold_further_tensors(tmp_path):
     torch.manual_seed(1)
     network = BACKBONES["mobilenet-v3-small"]()
     file = {name: torch.rand_like(v.float()) for name, v in network.state_dict().items()}
@@ -220,19 +207,21 @@ def test_a_weight_file_is_loaded_whatever_else_it_holds(tmp_path):
     assert all(torch.equal(state[name], value) for name, value in known.items())
 
 
-def test_another_file_is_refused_in_one_sentence(tmp_path):
+def test_a_file_that_does_not_fit_is_refused_in_one_sentence(tmp_path):
     network = BACKBONES["mobilenet-v3-small"]()
     path = tmp_path / "weights.pth"
     state = network.state_dict()
     torch.save(state | {"features.0.0.weight": torch.rand(16, 3, 5, 5)}, path)
-    wrong = r"weights.pth is no weights of mobilenet-v3-small: features.0.0.weight is \(16, 3, 5, 5"
+    wrong = (
+        r"weights.pth holds no weights of mobilenet-v3-small: features.0.0.weight is \(16, 3, 5, 5"
+    )
     with pytest.raises(ValueError, match=wrong):
         network.load(path)
     torch.save({name: v for name, v in state.items() if "4.block.2.fc1" not in name}, path)
     with pytest.raises(ValueError, match=r"features\.4\.block\.2\.fc1\.weight is missing$"):
         network.load(path)
     path.write_text("no weights")
-    with pytest.raises(ValueError, match="is no weight file of PyTorch"):
+    with pytest.raises(ValueError, match="is not a weight file of PyTorch"):
         network.load(path)
     with pytest.raises(FileNotFoundError):
         network.load(tmp_path / "none.pth")
@@ -247,7 +236,7 @@ def test_vgg_is_frozen_only_with_weights():
     assert all(parameter.requires_grad for parameter in trained.parameters())
 
 
-def test_discriminators_judge_four_scales_or_one():
+def test_discriminators_score_four_scales_or_one():
     pictures = torch.rand(2, 3, 64, 64)
     scales = Discriminator()(pictures)
     assert [scale[-1].shape for scale in scales] == [(2, 1, n, n) for n in (8, 4, 2, 1)]
@@ -259,7 +248,7 @@ def test_discriminators_judge_four_scales_or_one():
     assert [scale[-1].shape[-1] for scale in at_256] == [32, 16, 8, 4]
 
 
-def test_a_discriminators_size_is_that_of_the_facts():
+def test_a_discriminator_has_the_documented_size():
     convolutions = sum(9 * a * b + b for a, b in ((3, 64), (64, 128), (128, 256), (256, 512)))
     normalisations = 2 * (64 + 128 + 256 + 512)
     assert parameters(PatchDiscriminator()) == convolutions + normalisations + 9 * 512 + 1

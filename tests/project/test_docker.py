@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from aiohttp import web
 
-from tests.calls.test_serve import self_signed
+from tests.calls.peer import self_signed
 
 DOCKER = Path(__file__).parents[2] / "docker"
 

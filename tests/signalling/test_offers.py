@@ -18,8 +18,8 @@ from receiver.signalling.offers import (
     read_offer,
 )
 from receiver.signalling.sdp import spelled
-from receiver.transport.aiortc_hooks import prepare_aiortc
-from tests.calls.test_hostile_offers import SESSION, VIDEO, channels, filled, hostile, section
+from receiver.transport.connections import prepare_aiortc
+from tests.calls.offers.making import SESSION, VIDEO, channels, filled, hostile, section
 
 
 def reduced(*more: str, lines: list[str] = VIDEO) -> list[str]:
@@ -229,18 +229,18 @@ def test_checks_are_sent_to_unicast_addresses_alone(candidate, expected):
 @pytest.mark.parametrize(
     ("change", "status", "sentence"),
     [
-        (("v=0", "v=1"), 400, "no SDP offer"),
-        (("m=video 9", "m=video x"), 400, "no SDP offer"),
+        (("v=0", "v=1"), 400, "not an SDP offer"),
+        (("m=video 9", "m=video x"), 400, "not an SDP offer"),
         (("setup:actpass", "setup:holdconn"), 422, "the DTLS role 'holdconn': use a=setup:actpass"),
         (("setup:actpass", "setup:"), 422, "the DTLS role '': use a=setup:actpass"),
-        (("a=rtcp-mux", "a=x"), 422, "RTCP on a port of its own: add a=rtcp-mux"),
+        (("a=rtcp-mux", "a=x"), 422, "RTCP on a separate port: add a=rtcp-mux"),
         (("fingerprint:sha-256", "fingerprint:md5"), 422, "no DTLS fingerprint"),
         (("fingerprint:", "x:"), 422, "no DTLS fingerprint"),
-        (("fingerprint:sha-256 ", "fingerprint:"), 400, "no SDP offer"),
-        (("ice-ufrag:abcd", "ice-ufrag:abc"), 422, "no ice-ufrag"),
-        (("ice-ufrag:abcd", "ice-ufrag:" + 257 * "a"), 422, "no ice-ufrag"),
-        (("ice-pwd:a", "ice-pwd:"), 422, "no ice-ufrag"),
-        (("ice-pwd:", "ice-pwd:*"), 422, "no ice-ufrag"),
+        (("fingerprint:sha-256 ", "fingerprint:"), 400, "not an SDP offer"),
+        (("ice-ufrag:abcd", "ice-ufrag:abc"), 422, "no valid ice-ufrag"),
+        (("ice-ufrag:abcd", "ice-ufrag:" + 257 * "a"), 422, "no valid ice-ufrag"),
+        (("ice-pwd:a", "ice-pwd:"), 422, "no valid ice-ufrag"),
+        (("ice-pwd:", "ice-pwd:*"), 422, "no valid ice-ufrag"),
         (("H264", "VP8"), 422, "no H.264"),
         (("m=video", "m=audio"), 422, "no video"),
         (("m=video 9", "m=text 9 A 0\r\nm=video 9"), 422, "media of the kind 'text'"),
@@ -258,8 +258,8 @@ def test_an_offer_without_a_call_is_refused(change, status, sentence):
 
 EXTENSION = "http://www.webrtc.org/experiments/rtp-hdrext/abs-send-time"
 NO_PORT = "the offer has data channels without a port from 1 to 65535"
-NO_MESSAGE = "the offer has data channels that take no message of 16384 bytes"
-NO_NUMBER = "the offer numbers RTP's extensions beyond 1 to 255"
+NO_MESSAGE = "the offer has data channels that refuse messages of 16384 bytes"
+NO_NUMBER = "the offer has RTP extensions with ids outside 1 to 255"
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Another person's face does not become a reference, however much it is made to resemble."""
+"""A face of another person does not become a reference, however similar it is made."""
 
 from itertools import pairwise
 
@@ -24,18 +24,18 @@ from receiver.enhance.faces.tracking import FaceTracker
 from receiver.enhance.stage import EnhancedFrame
 from receiver.media.encoding import Encoding, through_codec
 from receiver.media.planes import copy_frame, planes
-from receiver.stills.protocol import decode_still, encode_still
+from receiver.stills.picture import decode_still, encode_still
 from tests.conftest import CLIPS, needs_clips
 from tests.enhance.test_enhancer import IDENTIFIED, refused_or_admitted
 
 PAIRS = list(pairwise(("mead_m003.mp4", "sr_striped_shirt.mp4", "std_akiyo.mp4", "mead_m003.mp4")))
 PEER = peer_of("https://sfu.example/whep")
 STILLS = 4
-"""Hostile stills a call."""
+"""Hostile stills in a call."""
 
 
 class Clip:
-    """A person in a call: frames as the camera sees them, and as they are received."""
+    """A person in a call: frames of the camera, and the same frames as received."""
 
     def __init__(self, name: str) -> None:
         self.frames, rate = framed(CLIPS / "val" / name, 2.0)
@@ -43,7 +43,7 @@ class Clip:
         self.received = [decoded for _, decoded, _ in sent]
 
     def face(self, index: int):
-        """The nearest face of a frame, its crop and landmarks in the crop."""
+        """Returns the nearest face of a frame: its crop, and the landmarks in the crop."""
         (face, *_) = FaceTracker().find(planes(self.frames[index])[0])
         picture = picture_of(extract_crop(self.frames[index], face.crop_from_frame))
         return face, picture, transform(face.landmarks, face.crop_from_frame)
@@ -55,14 +55,14 @@ def two(request):
 
 
 def hostile_frame(victim: Clip, attacker: Clip, index: int) -> av.VideoFrame:
-    """A frame of the victim's with the other person's face in the victim's pose and colours."""
+    """Returns a frame of the victim with the attacker's face, in the victim's pose and colours."""
     face, own, own_landmarks = victim.face(index)
     _, theirs, their_landmarks = attacker.face(index)
     still = hostile_still(theirs, their_landmarks, own, own_landmarks)
     before, after = crop_of(own), crop_of(still)
     assert (
         likeness(appearance_descriptor(before), appearance_descriptor(after)) > 0.9
-    )  # by this it was let in
+    )  # which once admitted it
     frame = copy_frame(victim.frames[index])
     paste_residual(frame, after - before, face.crop_from_frame)
     return decode_still_of(frame)
@@ -93,7 +93,7 @@ def on_screen(enhancer: Watching) -> Person:
 
 
 def foreign_references(enhancer: Watching, victim: Clip, attacker: Clip) -> int:
-    """References of the person on screen whose face is nearer to the attacker's, by dlib."""
+    """Counts references of the current person whose face is nearer to the attacker's, by dlib."""
     own, theirs = (identity(*clip.face(0)[1:]) for clip in (victim, attacker))
     found = [identity(one.crop, one.landmarks) for one in on_screen(enhancer).keyframes]
     return sum(np.linalg.norm(one - theirs) < np.linalg.norm(one - own) for one in found)
@@ -123,7 +123,7 @@ def test_a_poisoned_album_is_not_used_in_a_genuine_call(generator, two, tmp_path
     receive(poisoned, victim, 0, IDENTIFIED)
     assert poisoned.add_still(decode_still_of(victim.frames[IDENTIFIED]))
     receive(poisoned, victim, IDENTIFIED, 1)
-    # As if hostile stills had got in among the genuine ones.
+    # As if hostile stills had been admitted among the genuine ones.
     for one in on_screen(poisoned).keyframes:
         if one.source == "stream":
             _, theirs, their_landmarks = attacker.face(0)
@@ -138,7 +138,7 @@ def test_a_poisoned_album_is_not_used_in_a_genuine_call(generator, two, tmp_path
 
 
 @needs_clips
-def test_an_album_of_somebody_else_serves_nobody(generator, two, tmp_path):
+def test_an_album_of_another_person_is_not_used(generator, two, tmp_path):
     victim, attacker = two
     other = Watching(generator)
     receive(other, attacker, 0, IDENTIFIED)
@@ -168,7 +168,7 @@ def test_a_cut_to_another_person_and_back_mixes_no_references(generator, two):
 
 
 @needs_clips
-def test_a_switch_that_looks_like_no_cut_keeps_no_references_for_long(generator, two, monkeypatch):
+def test_references_are_soon_dropped_after_an_undetected_switch(generator, two, monkeypatch):
     """Two people filmed in one studio have the same colours."""
     monkeypatch.setattr("keyframes.people.CUT", -1.0)
     monkeypatch.setattr("keyframes.people.CUT_IN_JUMP", -1.0)
@@ -181,7 +181,7 @@ def test_a_switch_that_looks_like_no_cut_keeps_no_references_for_long(generator,
     own = {id(one) for one in first.keyframes}
     receive(enhancer, attacker, 0, 3 * IDENTIFIED)
     if not enhancer.last.faces or on_screen(enhancer) is first:
-        first.observe_at = 0  # no jump was seen: three seconds have passed
+        first.observe_at = 0  # no jump was detected: three seconds have passed
         receive(enhancer, attacker, 0, IDENTIFIED)
     assert on_screen(enhancer) is not first
     assert {id(one) for one in first.keyframes} <= own

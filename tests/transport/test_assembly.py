@@ -1,4 +1,4 @@
-"""Packets that come late, twice, out of order or never, and what is released of them when."""
+"""Assembly of packets that are late, doubled, out of order or lost."""
 
 import pytest
 from aiortc.rtp import RtpPacket
@@ -6,20 +6,20 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from receiver.transport.assembly import (
-    HOPELESS,
     MOST_MISSING,
     MOST_PACKETS,
-    PATIENCE,
+    OUTAGE,
+    PACKET_WAIT,
     FrameAssembler,
 )
 
 IDR = b"\x00\x00\x00\x01\x67sps\x00\x00\x00\x01\x65\x88idr"
 SLICE = b"\x00\x00\x00\x01\x41\x9a"
-"""A picture's first slice: first_mb_in_slice is 0."""
+"""First slice of a frame: first_mb_in_slice is 0."""
 MIDDLE = b"fragment"
-"""Of a NAL unit that began in an earlier packet."""
+"""Part of a NAL unit that began in an earlier packet."""
 FIRST = 65000
-"""Sequence numbers and timestamps wrap a few frames later."""
+"""First sequence number; sequence numbers and timestamps wrap a few frames later."""
 
 
 def packet(number, frame, data, marker=False):
@@ -35,7 +35,7 @@ def packet(number, frame, data, marker=False):
 
 
 def stream(frames, size=3, *, keyframes=(0,), marker=True):
-    """Frames of `size` packets each, numbered from nought."""
+    """Returns the packets of frames of `size` packets each, numbered from 0."""
     packets = []
     for frame in range(frames):
         for part in range(size):
@@ -46,7 +46,7 @@ def stream(frames, size=3, *, keyframes=(0,), marker=True):
 
 
 class Line:
-    """An assembler and a clock; keeps what comes out, and when."""
+    """An assembler and a clock; keeps the released units and their times."""
 
     def __init__(self):
         self.assembler, self.now = FrameAssembler(), 0.0
@@ -66,16 +66,16 @@ class Line:
 
     @property
     def frames(self):
-        """Numbers of the frames that came out."""
+        """Numbers of the released frames."""
         return [(unit.timestamp - (2**32 - 30000)) % (1 << 32) // 3000 for unit in self.units]
 
     @property
     def holes(self):
-        """Numbers of the frames that came after a hole."""
+        """Numbers of the frames released after a hole."""
         return [n for n, unit in zip(self.frames, self.units, strict=True) if unit.lost_before]
 
 
-def test_a_frame_leaves_with_its_last_packet():
+def test_a_frame_is_released_with_its_last_packet():
     line, packets = Line(), stream(2)
     line.add(*packets[:2])
     assert line.frames == []
@@ -85,7 +85,7 @@ def test_a_frame_leaves_with_its_last_packet():
     assert line.units[0].payload_type == 99
 
 
-def test_without_markers_it_leaves_with_the_next_frames_first_packet():
+def test_without_markers_the_next_frames_first_packet_releases_it():
     line, packets = Line(), stream(3, marker=False)
     line.add(*packets[:3])
     assert line.frames == []
@@ -93,12 +93,12 @@ def test_without_markers_it_leaves_with_the_next_frames_first_packet():
     assert line.frames == [0, 1]
 
 
-def test_markers_in_the_middle_of_frames_are_found_out():
+def test_wrong_markers_are_detected():
     line, packets = Line(), stream(6)
     for one in packets[0::3]:
         one.marker = True
     line.add(*packets)
-    # The second part of the first frame tells; from then on only timestamps count.
+    # The second packet of the first frame shows it; from then on only timestamps count.
     assert line.frames == [0, 0, 1, 2, 3, 4]
     assert line.holes == [0]
     assert line.units[3].data == SLICE + b"2" + MIDDLE + b"2" + MIDDLE + b"2"
@@ -106,7 +106,7 @@ def test_markers_in_the_middle_of_frames_are_found_out():
 
 @settings(max_examples=200, deadline=None)
 @given(st.data())
-def test_whatever_the_order_all_frames_come_out_whole_and_in_order(data):
+def test_frames_are_released_whole_and_in_order_from_packets_in_any_order(data):
     packets = stream(40, data.draw(st.integers(1, 4)))
     head, rest = packets[:1], packets[1:]
     shift = data.draw(st.integers(0, 60))
@@ -124,7 +124,7 @@ def test_whatever_the_order_all_frames_come_out_whole_and_in_order(data):
 
 @settings(max_examples=200, deadline=None)
 @given(st.data())
-def test_whatever_is_lost_no_frame_comes_out_half_and_holes_are_marked(data):
+def test_only_whole_frames_are_released_and_holes_are_marked_after_any_loss(data):
     packets = stream(30, data.draw(st.integers(1, 4)), keyframes=range(0, 30, 7))
     lost = data.draw(st.sets(st.integers(1, len(packets) - 1), max_size=len(packets) - 1))
     line = Line()
@@ -133,7 +133,7 @@ def test_whatever_is_lost_no_frame_comes_out_half_and_holes_are_marked(data):
         if number not in lost:
             line.add(one)
         line.look()
-    line.look(after=2 * PATIENCE[1])
+    line.look(after=2 * PACKET_WAIT[1])
     whole = {}
     for number, one in enumerate(packets):
         frame = number * 30 // len(packets)
@@ -146,7 +146,7 @@ def test_whatever_is_lost_no_frame_comes_out_half_and_holes_are_marked(data):
     assert not line.assembler.is_waiting
 
 
-def test_behind_a_missing_packet_all_wait_and_then_all_leave_at_once():
+def test_frames_behind_a_missing_packet_wait_and_are_released_at_once():
     line, packets = Line(), stream(8)
     line.add(*packets[:4], *packets[5:], after=0.005)
     assert line.frames == [0]
@@ -157,28 +157,28 @@ def test_behind_a_missing_packet_all_wait_and_then_all_leave_at_once():
     assert line.holes == []
 
 
-def test_a_packet_that_never_comes_costs_a_quarter_of_a_second():
+def test_a_lost_packet_delays_by_a_quarter_of_a_second():
     line, packets = Line(), stream(40)
     del packets[4]
     line.add(*packets, after=0.01)
     assert line.frames == [0, *range(2, 40)]
     assert line.holes == [2]
     gap = line.times[1] - line.times[0]
-    assert PATIENCE[0] <= gap <= PATIENCE[0] + 0.05
+    assert PACKET_WAIT[0] <= gap <= PACKET_WAIT[0] + 0.05
     assert line.assembler.holes == 1
     assert line.assembler.needs_keyframe
 
 
-def test_a_frame_whose_beginning_is_lost_goes_with_the_hole_and_one_that_only_follows_stays():
+def test_a_frame_without_its_beginning_is_skipped_with_the_hole():
     line, packets = Line(), stream(4)
     del packets[5]  # the last of frame 1: frame 2 begins behind the hole
     line.add(*packets)
-    line.look(after=PATIENCE[0])
+    line.look(after=PACKET_WAIT[0])
     assert line.frames == [0, 2, 3]
     line, packets = Line(), stream(4)
     del packets[5:7]  # and the first of frame 2
     line.add(*packets)
-    line.look(after=PATIENCE[0])
+    line.look(after=PACKET_WAIT[0])
     assert line.frames == [0, 3]
 
 
@@ -193,7 +193,7 @@ def test_a_whole_key_frame_behind_a_hole_does_not_wait():
     assert not line.assembler.needs_keyframe
 
 
-def test_missing_packets_are_asked_for_again_until_they_come():
+def test_missing_packets_are_requested_until_they_arrive():
     line, packets = Line(), stream(3)
     line.add(*packets[:3], packets[5])
     wanted = [(FIRST + number) % (1 << 16) for number in (3, 4)]
@@ -207,7 +207,7 @@ def test_missing_packets_are_asked_for_again_until_they_come():
     assert line.assembler.asked_for == 5
 
 
-def test_on_a_long_way_it_waits_longer_even_after_it_gave_up_once():
+def test_the_wait_grows_with_the_round_trip():
     line, packets = Line(), stream(200)
     answers = []
     for number, one in enumerate(packets):
@@ -224,20 +224,20 @@ def test_on_a_long_way_it_waits_longer_even_after_it_gave_up_once():
             if missing and not next(iter(missing.values())).times:
                 line.assembler.to_ask_for(line.now)
     assert line.assembler.round_trip == pytest.approx(0.28, abs=0.03)
-    assert line.assembler.holes == 1  # the first; the second was waited for
+    assert line.assembler.holes == 1  # the first; the wait for the second was long enough
     assert line.assembler.late == 1
 
 
-def test_after_an_outage_nothing_is_waited_for():
+def test_after_an_outage_nothing_waits():
     line, packets = Line(), stream(100, keyframes=(0, 90))
-    line.add(*packets[:9], *packets[9 + HOPELESS + 40 :])
+    line.add(*packets[:9], *packets[9 + OUTAGE + 40 :])
     assert line.frames[:3] == [0, 1, 2]
     assert line.frames[3:] == list(range(line.frames[3], 100))
-    assert 3 + (HOPELESS + 40) // 3 <= line.frames[3] <= 3 + (HOPELESS + 40) // 3 + 1
+    assert 3 + (OUTAGE + 40) // 3 <= line.frames[3] <= 3 + (OUTAGE + 40) // 3 + 1
     assert line.assembler.to_ask_for(line.now) == []
 
 
-def test_a_stream_that_begins_anew_elsewhere_is_followed():
+def test_a_restarted_stream_with_other_numbers_is_followed():
     line = Line()
     line.add(*stream(3))
     for one in (again := stream(3)):
@@ -248,7 +248,7 @@ def test_a_stream_that_begins_anew_elsewhere_is_followed():
     assert len([unit for unit in line.units if unit.lost_before]) == 1
 
 
-def test_padding_is_no_picture_and_no_hole():
+def test_padding_is_neither_a_frame_nor_a_hole():
     line, packets = Line(), stream(2)
     padding = [packet(3, 0, b""), packet(4, 0, b"")]
     for one in packets[3:]:
@@ -273,9 +273,9 @@ def test_a_frame_without_an_end_does_not_fill_the_memory():
     assert not line.assembler.needs_keyframe
 
 
-def test_more_holes_than_can_be_asked_for_are_given_up():
+def test_missing_packets_beyond_the_limit_are_skipped():
     line = Line()
-    for number in range(0, 100 * HOPELESS, HOPELESS):
+    for number in range(0, 100 * OUTAGE, OUTAGE):
         line.add(packet(number, number, SLICE, True))
         assert len(line.assembler.to_ask_for(line.now)) <= MOST_MISSING
         assert len(line.assembler._missing) <= MOST_MISSING

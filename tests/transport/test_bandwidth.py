@@ -1,4 +1,4 @@
-"""What the sender is told over links with and without a queue, and by a busy computer."""
+"""Rates for the sender over links with and without a queue, and on a busy computer."""
 
 import random
 
@@ -13,11 +13,11 @@ from receiver.transport.bandwidth import (
 )
 
 PACKET = 250
-"""Bytes."""
+"""Size of a packet in bytes."""
 
 
 class Link:
-    """A sender that sends what it is told, a link with a queue, and a receiver that may be busy."""
+    """A sender that follows REMB, a link with a queue, and a receiver that may be busy."""
 
     def __init__(self, kbps, *, most_kbps=2500.0, delay_ms=25.0, busy=None, clock_ms=63_000.0):
         self.kbps, self.most_kbps, self.delay_ms = kbps, most_kbps, delay_ms
@@ -28,7 +28,7 @@ class Link:
         self._arrivals = []
 
     def run(self, seconds):
-        """Goes on for so long; frames of as many packets as the rate allows, at 30 fps."""
+        """Continues for `seconds`, at 30 fps, with as many packets as the rate allows."""
         end = self._now + 1000 * seconds
         while self._now < end:
             rate = min(self.most_kbps, self.told[-1][1] if self.told else 300.0)
@@ -54,7 +54,7 @@ class Link:
         return max(queue for at, queue in self.queues if at >= 1000 * since_s)
 
 
-def test_a_free_link_is_climbed_within_two_seconds_and_never_left():
+def test_the_rate_rises_within_two_seconds_on_a_free_link_and_never_falls():
     link = Link(50_000)
     link.run(2.0)
     assert link.told[0][1] == START_KBPS
@@ -65,13 +65,13 @@ def test_a_free_link_is_climbed_within_two_seconds_and_never_left():
     assert rates[-1] <= CEILING_KBPS
 
 
-def test_what_a_sender_does_not_use_is_not_promised():
+def test_the_rate_does_not_rise_far_above_what_is_sent():
     link = Link(50_000, most_kbps=150)
     link.run(30)
     assert link.told[-1][1] <= 2.5 * 180 + START_KBPS
 
 
-def test_a_narrow_link_is_found_and_its_queue_stays_short():
+def test_the_queue_of_a_narrow_link_stays_short():
     link = Link(300)
     link.run(60)
     assert link.longest_queue(5) < 300
@@ -79,7 +79,7 @@ def test_a_narrow_link_is_found_and_its_queue_stays_short():
     assert 100 < sum(late) / len(late) < 330
 
 
-def test_a_link_that_gets_narrow_is_emptied_and_used_again_when_it_is_free():
+def test_the_rate_rises_again_when_a_narrow_link_is_free_again():
     link = Link(50_000, most_kbps=1500)
     link.run(10)
     link.kbps = 300
@@ -90,7 +90,7 @@ def test_a_link_that_gets_narrow_is_emptied_and_used_again_when_it_is_free():
     assert link.told[-1][1] > 800
 
 
-def test_a_link_that_gets_narrow_is_filled_again_once_its_queue_is_gone():
+def test_a_link_that_gets_narrow_is_used_once_its_queue_has_drained():
     link = Link(50_000, most_kbps=1500)
     link.run(10)
     link.kbps = 300
@@ -99,7 +99,7 @@ def test_a_link_that_gets_narrow_is_filled_again_once_its_queue_is_gone():
     assert link.longest_queue(13) < 300
 
 
-def test_a_link_that_goes_on_getting_narrower_is_believed():
+def test_the_rate_follows_a_link_that_gets_narrower_twice():
     link = Link(50_000, most_kbps=1500)
     link.run(10)
     link.kbps = 300
@@ -110,8 +110,8 @@ def test_a_link_that_goes_on_getting_narrower_is_believed():
     assert link.told[-1][1] < 130
 
 
-def test_a_busy_receiver_is_no_narrow_link():
-    """A scheduler holds packets up for tens of milliseconds, while other programs run."""
+def test_a_busy_receiver_does_not_lower_the_rate():
+    """A scheduler delays packets by tens of milliseconds while other programs run."""
     chance = random.Random(1)
     held = {}
 
@@ -127,13 +127,13 @@ def test_a_busy_receiver_is_no_narrow_link():
     assert min(rates) >= START_KBPS
 
 
-def test_the_floor_holds():
+def test_the_rate_does_not_fall_below_the_floor():
     link = Link(20)
     link.run(60)
     assert min(kbps for _, kbps in link.told) == FLOOR_KBPS
 
 
-def test_a_slow_clock_of_the_sender_is_no_queue():
+def test_a_slow_clock_of_the_sender_is_not_a_queue():
     estimate, told = BandwidthEstimate(), []
     for number in range(60 * 100):
         sent = number * 10 * (1 - 200e-6)  # ms; 200 ppm
@@ -142,7 +142,7 @@ def test_a_slow_clock_of_the_sender_is_no_queue():
     assert min(told) >= 1000 * START_KBPS
 
 
-def test_a_sender_of_ever_new_streams_is_told_of_few():
+def test_the_number_of_streams_in_a_remb_is_limited():
     estimate = BandwidthEstimate()
     told = [estimate.add(1000 * n, 0, PACKET, ssrc=n) for n in range(1000)]
     assert all(len(ssrcs) <= MOST_SOURCES for _, ssrcs in filter(None, told))
@@ -150,8 +150,8 @@ def test_a_sender_of_ever_new_streams_is_told_of_few():
 
 
 @pytest.mark.parametrize("before", [600, 1500, 2500])
-def test_what_came_before_the_queue_does_not_count(before):
-    """A link that gets narrow all at once: the first rate told is one that passes."""
+def test_packets_from_before_the_queue_do_not_count(before):
+    """The first rate after a link has got narrow passes through it."""
     link = Link(50_000, most_kbps=before)
     link.run(10)
     link.kbps = 300

@@ -25,7 +25,7 @@ class Level:
 
 BALANCED = Level("balanced", False, DetectionRate())
 LEVELS = (
-    Level("sparing", False, DetectionRate(search_every=90, check_every=25), faces=2),
+    Level("fast", False, DetectionRate(search_every=90, check_every=25), faces=2),
     BALANCED,
     Level("best", True, DetectionRate(search_every=15, check_every=5)),
 )

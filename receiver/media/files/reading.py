@@ -248,13 +248,11 @@ class VideoReader:
             return container
         except av.ArgumentError as error:  # what libav says of a demuxer that is not listed
             raise InputError(
-                f"{self.name} is no video that can be read: playlists, scripts and rare formats "
-                "are not opened, convert it to .mp4 or .mkv first"
+                f"{self.name} cannot be read as a video: playlists, scripts and rare formats are "
+                "not supported, convert it to .mp4 or .mkv first"
             ) from error
         except (av.FFmpegError, OSError) as error:
-            raise InputError(
-                f"{self.name} is no video that can be read: give another file"
-            ) from error
+            raise InputError(f"{self.name} cannot be read as a video: give another file") from error
 
     def _choose_video(self) -> Any:
         moving = [one for one in self.container.streams.video if not one.disposition & STILL]

@@ -49,7 +49,7 @@ def format_of(path: Path | None) -> str:
         return FORMATS[path.suffix.lower()]
     except KeyError:
         raise InputError(
-            f"{path} names no video container that can be written: end it in .mp4 or .mkv "
+            f"{path} has no ending of a video format that can be written: use .mp4 or .mkv "
             "(.m4v and .mov work too)"
         ) from None
 

@@ -1,4 +1,4 @@
-"""The session: which device, which file, which signature."""
+"""The face generator: its files and signature, its device, and calls that share it."""
 
 import hashlib
 import shutil
@@ -10,28 +10,23 @@ from pathlib import Path
 
 import numpy as np
 import onnx
-import onnxruntime
 import pytest
-from onnx import TensorProto, helper
 
 import receiver.enhance.faces.generator
+import receiver.inference.sessions
 from receiver.enhance.enhancer import Enhancer
 from receiver.enhance.faces.alignment import draw_landmarks, extract_crop, transform
-from receiver.enhance.faces.generator import (
-    CHANNELS,
-    MODELS,
-    WEIGHTS,
-    Device,
-    Generator,
-    Model,
-    cuda_problem,
-    tensorrt_problem,
-)
+from receiver.enhance.faces.generator import CHANNELS, Generator
 from receiver.enhance.faces.tracking import FaceTracker
 from receiver.errors import DeviceError, ModelError
+from receiver.inference.devices import Device, cuda_problem, tensorrt_problem
+from receiver.inference.model_files import WEIGHTS, Model
+from receiver.inference.network import Network
 from receiver.media.frame import DecodedFrame
 from receiver.media.planes import planes
 from tests.conftest import same_pixels
+from tests.inference.small_networks import identity
+from tests.inference.test_request_queue import until
 
 
 def inputs(count: int) -> list[np.ndarray]:
@@ -49,29 +44,43 @@ def test_it_restores_one_crop_or_several(generator):
     np.testing.assert_allclose(alone[0], together[1], atol=1e-5)
 
 
-def test_it_says_where_it_runs(generator):
+def test_its_device_is_that_of_its_session(generator):
     assert generator.device == "cpu"
-    assert generator._network.session.get_providers()[0] == "CPUExecutionProvider"
+    session = generator._networks.restorer.session
+    assert session.get_providers()[0] == "CPUExecutionProvider"
 
 
-@pytest.mark.parametrize("name", MODELS)
-@pytest.mark.parametrize("on_gpu", [False, True])
-def test_the_shipped_weights_are_those_of_their_card(name, on_gpu):
-    model = Model.find(name, on_gpu)
-    assert model.card is not None
-    assert model.expected_sha256 == hashlib.sha256(model.path.read_bytes()).hexdigest()
-    assert "research use" in model.card["licence"]
-    assert len(model.card["trained_on"]) > 10
-    assert model.card["training_minutes"] >= 60
-    assert model.path.stat().st_size < 6e6
-    assert WEIGHTS in model.path.parents
+def test_a_cpu_runs_the_integers(generator):
+    assert generator.model.path.name == "lite-int8.onnx"
+
+
+def test_both_files_are_the_same_network(generator, portrait):
+    """Rounding to 8 bits changes the restored crop by far less than restoring does."""
+    floats = Generator(str(WEIGHTS / "lite.onnx"), "cpu")
+    face = FaceTracker().track(planes(portrait[0])[0])[0]
+    crop = extract_crop(portrait[0], face.crop_from_frame)[None]
+    drawn = draw_landmarks(transform(face.landmarks, face.crop_from_frame))[None, None]
+    blocky = np.repeat(np.repeat(crop[:, :, 2::4, 2::4], 4, axis=2), 4, axis=3)
+    crops = [model.restore(blocky, blocky, drawn) for model in (floats, generator)]
+    restored, rounded = np.abs(crops[0] - blocky).mean(), np.abs(np.subtract(*crops)).mean()
+    assert restored > 1 / 255
+    assert rounded < 0.4 * restored
+
+
+def test_threads_change_only_the_time(generator):
+    arrays = inputs(1)
+    restored = Generator("lite", "cpu", threads=2).restore(*arrays)
+    np.testing.assert_allclose(restored, generator.restore(*arrays), atol=1e-5)
+
+
+# Files
 
 
 @pytest.fixture
 def weights(tmp_path, monkeypatch) -> Path:
-    """A copy of the shipped weights, as if they were the installed ones."""
+    """A copy of the shipped weights in place of the installed ones."""
     shutil.copytree(WEIGHTS, tmp_path / "weights")
-    monkeypatch.setattr("receiver.enhance.faces.generator.WEIGHTS", tmp_path / "weights")
+    monkeypatch.setattr("receiver.inference.model_files.WEIGHTS", tmp_path / "weights")
     return tmp_path / "weights"
 
 
@@ -94,7 +103,7 @@ def test_changed_weights_are_not_opened_and_both_hashes_are_named(weights, file)
         assert words in str(raised.value)
 
 
-def test_a_running_generator_does_not_go_over_to_changed_weights(weights):
+def test_a_running_generator_rejects_changed_weights(weights):
     generator = Generator("lite", "cpu")
     change(weights / "lite.onnx")
     with pytest.raises(ModelError, match="SHA-256"):
@@ -105,21 +114,12 @@ def test_a_running_generator_does_not_go_over_to_changed_weights(weights):
     assert generator.restore(*inputs(1)).shape == (1, 3, 256, 256)
 
 
-@pytest.mark.parametrize("card", [None, '{"sha256": {}}', '{"name": "lite"}'])
-def test_shipped_weights_need_their_card(weights, card):
-    (weights / "lite.json").unlink()
-    if card is not None:
-        (weights / "lite.json").write_text(card)
-    with pytest.raises(ModelError, match="instead of any on its card"):
-        Generator("lite", "cpu")
-
-
 @pytest.mark.parametrize("with_card", [False, True])
-def test_a_file_from_elsewhere_is_the_users_decision(weights, tmp_path, with_card):
+def test_a_file_from_elsewhere_is_not_checked(weights, tmp_path, with_card):
     other = tmp_path / "other"
     other.mkdir()
     network = onnx.load(weights / "lite.onnx")
-    network.doc_string = "another file that gives the same"
+    network.doc_string = "another file of the same network"
     onnx.save(network, other / "lite.onnx")
     if with_card:
         shutil.copyfile(weights / "lite.json", other / "lite.json")
@@ -128,46 +128,21 @@ def test_a_file_from_elsewhere_is_the_users_decision(weights, tmp_path, with_car
     assert generator.restore(*inputs(1)).shape == (1, 3, 256, 256)
 
 
-def test_a_cpu_gets_the_integers_and_cuda_the_floats(generator):
-    assert Model.find("lite").path.name == generator.model.path.name == "lite-int8.onnx"
-    assert Model.find("lite", on_gpu=True).path.name == "lite.onnx"
-
-
-def test_both_files_are_the_same_network(generator, portrait):
-    """Rounding to 8 bits changes the restored picture by far less than restoring does."""
-    floats = Generator(str(WEIGHTS / "lite.onnx"), "cpu")
-    face = FaceTracker().track(planes(portrait[0])[0])[0]
-    crop = extract_crop(portrait[0], face.crop_from_frame)[None]
-    drawn = draw_landmarks(transform(face.landmarks, face.crop_from_frame))[None, None]
-    blocky = np.repeat(np.repeat(crop[:, :, 2::4, 2::4], 4, axis=2), 4, axis=3)
-    pictures = [model.restore(blocky, blocky, drawn) for model in (floats, generator)]
-    restored, rounded = np.abs(pictures[0] - blocky).mean(), np.abs(np.subtract(*pictures)).mean()
-    assert restored > 1 / 255
-    assert rounded < 0.4 * restored
+def test_an_exported_model_runs_by_its_name_with_its_aligner(tmp_path, monkeypatch, generator):
+    folder = tmp_path / "keyframe-receiver" / "models"
+    folder.mkdir(parents=True)
+    for end in ("-int8.onnx", "-int8-align.onnx"):
+        shutil.copyfile(WEIGHTS / f"lite{end}", folder / f"mine{end}")
+    (folder / "mine.json").write_text('{"sha256": {"mine-int8-align.onnx": "unchecked"}}')
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path))
+    mine, arrays = Generator("mine", "cpu"), inputs(1)
+    assert (mine.name, mine.model.name) == ("mine", "mine")
+    np.testing.assert_array_equal(mine.restore(*arrays), generator.restore(*arrays))
 
 
 def test_an_unknown_model_is_named():
-    with pytest.raises(ModelError, match="there is no model 'nosuch': give one of lite or"):
+    with pytest.raises(ModelError, match="there is no model 'nosuch': give one of lite, the name"):
         Generator("nosuch", "cpu")
-
-
-def test_a_file_that_is_no_onnx_is_named(tmp_path):
-    path = tmp_path / "notes.onnx"
-    path.write_text("not a network")
-    with pytest.raises(ModelError, match=r"notes\.onnx is no ONNX model"):
-        Generator(str(path), "cpu")
-
-
-def identity_model(path, names: dict[str, list[int | str]], output: str) -> None:
-    """A network that hands its first input through."""
-    made = [helper.make_tensor_value_info(n, TensorProto.FLOAT, s) for n, s in names.items()]
-    first = next(iter(names))
-    result = helper.make_tensor_value_info(output, TensorProto.FLOAT, names[first])
-    node = helper.make_node("Identity", [first], [output])
-    graph = helper.make_graph([node], "identity", made, [result])
-    onnx.save(
-        helper.make_model(graph, ir_version=9, opset_imports=[helper.make_opsetid("", 17)]), path
-    )
 
 
 GOOD: dict[str, list[int | str]] = {name: ["n", c, 256, 256] for name, c in CHANNELS.items()}
@@ -180,55 +155,57 @@ GOOD: dict[str, list[int | str]] = {name: ["n", c, 256, 256] for name, c in CHAN
         (GOOD, "result"),
         (GOOD | {"landmarks": ["n", 68, 256, 256]}, "restored"),
         (GOOD | {"degraded": ["n", 3, 128, 128]}, "restored"),
+        (GOOD | {"degraded": ["n", 3, "h", "w"]}, "restored"),
     ],
 )
-def test_another_signature_is_refused(tmp_path, names, output):
-    path = tmp_path / "other.onnx"
-    identity_model(path, names, output)
-    with pytest.raises(ModelError, match=r"other\.onnx is not a generator"):
+def test_another_signature_is_rejected(tmp_path, names, output):
+    path = identity(tmp_path / "other.onnx", names, output)
+    with pytest.raises(ModelError, match=r"other\.onnx is not a generator: it takes ") as raised:
         Generator(str(path), "cpu")
+    assert str(raised.value).endswith(
+        f"and returns {output} {list(next(iter(names.values())))}, instead of degraded and "
+        "reference Nx3x256x256, landmarks Nx1x256x256 and restored Nx3x256x256; export one with "
+        "python -m models.export"
+    )
 
 
-def test_any_file_of_the_right_signature_runs(tmp_path):
-    path = tmp_path / "identity.onnx"
-    identity_model(path, GOOD, "restored")
+@pytest.mark.parametrize("batch", ["n", 1])
+def test_any_file_of_the_right_signature_runs(tmp_path, batch):
+    names = {name: [batch, *sizes[1:]] for name, sizes in GOOD.items()}
+    path = identity(tmp_path / "identity.onnx", names, "restored")
     arrays = inputs(1)
     np.testing.assert_array_equal(Generator(str(path), "cpu").restore(*arrays), arrays[0])
 
 
-def test_cuda_that_is_absent_is_an_error_and_auto_goes_on(monkeypatch):
+# Devices
+
+
+def test_an_absent_cuda_is_an_error_and_auto_uses_the_cpu(monkeypatch):
     monkeypatch.setattr(
-        "receiver.enhance.faces.generator.cuda_problem", lambda: "no NVIDIA driver was found"
+        "receiver.inference.devices.cuda_problem", lambda: "no NVIDIA driver was found"
     )
     with pytest.raises(DeviceError, match=r"CUDA was asked for and is not there: no NVIDIA driver"):
         Generator("lite", "cuda")
     assert Generator("lite", "auto").device == "cpu"
 
 
-def test_tensorrt_that_is_absent_is_an_error(monkeypatch):
-    monkeypatch.setattr("receiver.enhance.faces.generator.cuda_problem", lambda: None)
-    monkeypatch.setattr("receiver.enhance.faces.generator._NVINFER", "libnosuch.so.10")
-    with pytest.raises(DeviceError, match=r"TensorRT was asked for and is not there: libnosuch"):
+def test_an_absent_tensorrt_is_an_error(monkeypatch):
+    monkeypatch.setattr("receiver.inference.devices.cuda_problem", lambda: None)
+    monkeypatch.setattr("receiver.inference.devices.NVINFER_LIBRARY", "libnosuch.so.10")
+    with pytest.raises(DeviceError, match=r"TensorRT was asked for and is not there: "):
         Generator("lite", "tensorrt")
-    assert "pip install 'tensorrt-cu13<11'" in str(tensorrt_problem())
 
 
-def test_a_build_without_cuda_says_what_to_install(monkeypatch):
-    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: ["CPUExecutionProvider"])
-    assert "pip install 'keyframe-receiver[gpu]'" in str(cuda_problem())
-    assert "pip install 'keyframe-receiver[gpu]'" in str(tensorrt_problem())
+def test_a_gpu_session_that_does_not_open_is_an_error_and_auto_uses_the_cpu(monkeypatch, caplog):
+    new_session = receiver.inference.sessions.new_session
 
-
-def test_a_gpu_whose_session_does_not_open_is_an_error_and_auto_goes_on(monkeypatch, caplog):
-    new_session = receiver.enhance.faces.generator._new_session
-
-    def opening(model, device, has_graphs, threads):
+    def opening(model, device, providers, threads):
         if device != "cpu":
             raise DeviceError("CUDA failure 999")
-        return new_session(model, device, has_graphs, threads)
+        return new_session(model, device, providers, threads)
 
-    monkeypatch.setattr("receiver.enhance.faces.generator._new_session", opening)
-    monkeypatch.setattr("receiver.enhance.faces.generator.device_problem", lambda _: None)
+    monkeypatch.setattr("receiver.inference.sessions.new_session", opening)
+    monkeypatch.setattr("receiver.inference.devices.device_problem", lambda _: None)
     with pytest.raises(DeviceError, match="999"):
         Generator("lite", "cuda")
     generator = Generator("lite", "auto")
@@ -237,55 +214,15 @@ def test_a_gpu_whose_session_does_not_open_is_an_error_and_auto_goes_on(monkeypa
     assert record.getMessage() == "the CPU is used instead of CUDA: CUDA failure 999"
 
 
-def test_tensorrt_s_engines_are_kept_by_the_weights_they_are_of(monkeypatch, tmp_path):
-    """ONNX Runtime itself would load them for any weights of the same structure."""
-
-    class Library:
-        def getInferLibVersion(self):  # noqa: N802
-            return 101600
-
-    monkeypatch.setattr("receiver.enhance.faces.generator.ctypes.CDLL", lambda _: Library())
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    folders = set()
-    for path in (WEIGHTS / "lite.onnx", WEIGHTS / "lite-int8.onnx"):
-        tensorrt, cuda, cpu = receiver.enhance.faces.generator._providers(
-            Model("lite", path), "tensorrt", False
-        )
-        assert (tensorrt[0], cuda[0], cpu) == (
-            "TensorrtExecutionProvider",
-            "CUDAExecutionProvider",
-            "CPUExecutionProvider",
-        )
-        assert tensorrt[1]["trt_profile_max_shapes"].split(",")[-1] == "landmarks:8x1x256x256"
-        folders.add(tensorrt[1]["trt_engine_cache_path"])
-    assert {path.parent for path in map(Path, folders)} == {
-        tmp_path / "keyframe-receiver" / "tensorrt"
-    }
-    assert len(folders) == 2
-    (tmp_path / "file").write_text("")
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
-    with pytest.raises(DeviceError, match="no folder for TensorRT's engines"):
-        receiver.enhance.faces.generator._providers(
-            Model.find("lite", on_gpu=True), "tensorrt", False
-        )
-
-
-def test_cuda_is_used_where_it_is():
+def test_cuda_restores_as_the_cpu_does(caplog):
     problem = cuda_problem()
     if problem:
         pytest.skip(f"needs CUDA: {problem}")
     restores_as_the_cpu_does("cuda")
-
-
-def test_cuda_replays_graphs(caplog):
-    problem = cuda_problem()
-    if problem:
-        pytest.skip(f"needs CUDA: {problem}")
-    Generator("lite", "cuda")
     assert "without CUDA graphs" not in caplog.text
 
 
-def test_tensorrt_is_used_where_it_is(monkeypatch, tmp_path):
+def test_tensorrt_restores_as_the_cpu_does(monkeypatch, tmp_path):
     problem = tensorrt_problem()
     if problem:
         pytest.skip(f"needs CUDA and TensorRT: {problem}")
@@ -295,7 +232,7 @@ def test_tensorrt_is_used_where_it_is(monkeypatch, tmp_path):
 
 
 def restores_as_the_cpu_does(device: Device) -> None:
-    """With the same weights, in floating point, for some numbers of faces in turn."""
+    """Compares a device with the CPU: same weights, floating point, several batches in turn."""
     on_gpu = Generator("lite", device)
     on_cpu = Generator(str(WEIGHTS / "lite.onnx"), "cpu")
     assert on_gpu.device == device
@@ -307,8 +244,8 @@ def restores_as_the_cpu_does(device: Device) -> None:
 # Shared by several calls
 
 
-def test_two_calls_that_share_it_see_what_each_sees_alone(decoded):
-    """To the bit, batched or not: in 8-bit integers nothing depends on what else is in a run."""
+def test_calls_that_share_it_get_the_frames_that_each_gets_alone(decoded):
+    """To the bit, batched or not: results in 8-bit integers do not depend on the batch."""
     generator = Generator("lite", "cpu")
     streams = [decoded[:12], decoded[12:24]]
     alone = [in_step(generator, [frames])[0] for frames in streams]
@@ -320,7 +257,7 @@ def test_two_calls_that_share_it_see_what_each_sees_alone(decoded):
 
 
 def in_step(generator: Generator, streams: list[list[DecodedFrame]]) -> list[list]:
-    """Every stream by an enhancer and a thread of its own, frame by frame at the same moment."""
+    """Enhances every stream in a thread of its own; all threads start each frame together."""
     start = threading.Barrier(len(streams))
 
     def enhance(frames: list[DecodedFrame]) -> list:
@@ -334,64 +271,81 @@ def in_step(generator: Generator, streams: list[list[DecodedFrame]]) -> list[lis
         return list(pool.map(enhance, streams, timeout=60))
 
 
-def test_several_calls_that_recover_together_open_one_session(monkeypatch):
+def test_calls_that_recover_together_open_one_session(monkeypatch):
     generator, opened = Generator("lite", "cpu"), []
-    before, open_network = generator._network, receiver.enhance.faces.generator._Network.open
+    before, open_networks = generator._networks, receiver.enhance.faces.generator._Networks.open
     asking = [threading.Thread(target=generator.rebuild) for _ in range(4)]
 
     def opening(*of):
         opened.append(of)
         for thread in asking[1:] if len(opened) == 1 else ():
             thread.start()
-            time.sleep(0.05)  # it waits for this one to end, and cannot tell
-        return open_network(*of)
+            time.sleep(0.05)  # it blocks in `rebuild`, which nothing shows
+        return open_networks(*of)
 
-    monkeypatch.setattr(receiver.enhance.faces.generator._Network, "open", opening)
+    monkeypatch.setattr(receiver.enhance.faces.generator._Networks, "open", opening)
     asking[0].start()
     for thread in asking:
         thread.join(30)
     assert len(opened) == 1
-    assert generator._network is not before
-    generator.rebuild()  # at another time it is another failure
+    assert generator._networks is not before
+    generator.rebuild()  # a later call is for another failure
     assert len(opened) == 2
 
 
 class Hanging:
-    """A session whose runs hang until they are let go, and fail then."""
+    """A session whose runs hang until `goes_on` is set, and then fail."""
 
     def __init__(self) -> None:
-        self.began, self.go_on = threading.Event(), threading.Event()
+        self.began, self.goes_on = threading.Event(), threading.Event()
 
     def get_providers(self):
         return ["CPUExecutionProvider"]
 
     def run(self, *_):
         self.began.set()
-        self.go_on.wait(10)
+        self.goes_on.wait(60)
         raise RuntimeError("too late")
 
 
-def test_who_waits_for_a_run_that_hangs_goes_over_to_the_new_network():
+def hanging_networks(generator: Generator, session: Hanging):
+    restorer = generator._networks.restorer
+    hanging = Network(restorer.model, restorer.signature, session)
+    return replace(generator._networks, restorer=hanging, aligner=None)
+
+
+def test_requests_behind_a_hanging_run_go_to_the_new_network():
     generator = Generator("lite", "cpu")
-    arrays, good = inputs(1), generator._network
-    hanging = Hanging()
-    generator._network = replace(good, session=hanging, alignment=None)
+    arrays, expected = inputs(1), generator.restore(*inputs(1))
+    session, queue = Hanging(), generator._queue
+    generator._networks = hanging_networks(generator, session)
     with ThreadPoolExecutor(2) as pool:
         stuck = pool.submit(generator.restore, *arrays)
-        assert hanging.began.wait(10)
+        assert session.began.wait(10)
         waiting = pool.submit(generator.restore, *arrays)
+        until(lambda: len(queue._waiting) == 1)
         generator.rebuild()
-        np.testing.assert_array_equal(waiting.result(10), good.restore(named(arrays)))
-        hanging.go_on.set()
+        try:
+            np.testing.assert_array_equal(waiting.result(20), expected)
+        finally:
+            session.goes_on.set()
         with pytest.raises(RuntimeError, match="too late"):
             stuck.result(10)
 
 
-def named(arrays: list[np.ndarray]) -> dict[str, np.ndarray]:
-    return dict(zip(CHANNELS, arrays, strict=True))
+def test_a_rebuild_that_hangs_does_not_block_another(monkeypatch):
+    generator = Generator("lite", "cpu")
+    monkeypatch.setattr(receiver.enhance.faces.generator, "REBUILD_PATIENCE", 0.05)
+    before = generator._networks
+    with generator._changing:  # as the rebuild that hangs holds it
+        generator.rebuild()
+        assert generator._changing.locked()
+    assert generator._networks is not before
+    generator.rebuild()
+    assert not generator._changing.locked()
 
 
-def test_it_goes_over_to_another_file_and_stays_where_that_fails(tmp_path):
+def test_it_switches_to_another_file_and_keeps_the_old_one_if_that_fails(tmp_path):
     generator = Generator("lite", "cpu")
     floats = Model.find("lite", on_gpu=True)
     generator.switch(floats)
@@ -402,9 +356,3 @@ def test_it_goes_over_to_another_file_and_stays_where_that_fails(tmp_path):
     with pytest.raises(ModelError, match=r"gone\.onnx is missing"):
         generator.switch(Model("gone", tmp_path / "gone.onnx"))
     assert generator.model == floats
-
-
-def test_threads_change_nothing_but_time(generator):
-    arrays = inputs(1)
-    restored = Generator("lite", "cpu", threads=2).restore(*arrays)
-    np.testing.assert_allclose(restored, generator.restore(*arrays), atol=1e-5)

@@ -21,7 +21,7 @@ from receiver.enhance.faces.still_faces import (
 )
 from receiver.enhance.faces.tracking import FaceTracker
 from receiver.media.planes import cut_frame, planes
-from receiver.stills.protocol import decode_still, encode_still, part_of
+from receiver.stills.picture import decode_still, encode_still, part_of
 from tests.conftest import plain_frame
 from tests.keyframes.test_people import embedding, identify
 

@@ -1,0 +1,56 @@
+"""Keeps a room's sound in step with its delayed video."""
+
+import asyncio
+import time
+from collections.abc import Callable
+from typing import Any
+
+from aiortc.mediastreams import MediaStreamError, MediaStreamTrack
+
+from receiver.stats import Stats
+
+SOUND_PENDING = 50
+"""Audio frames of 20 ms that wait to be in step with the video."""
+
+
+class DelayedAudioTrack(MediaStreamTrack):
+    """Delays audio as long as the video is delayed, so that both stay in step."""
+
+    kind = "audio"
+
+    def __init__(self, source: MediaStreamTrack, delay: Callable[[], float], stats: Stats) -> None:
+        """Create it inside a running event loop. `delay()` returns the present delay in seconds."""
+        super().__init__()
+        self._source, self._delay, self._stats = source, delay, stats
+        self._delayed: asyncio.Queue[tuple[float, Any]] = asyncio.Queue(SOUND_PENDING)
+        self._drain = asyncio.ensure_future(self._drain_source())
+
+    async def recv(self) -> Any:
+        """Returns the next audio frame when it is due. Raises MediaStreamError at the end."""
+        arrived, frame = await self._delayed.get()
+        if frame is None:
+            self.stop()
+            raise MediaStreamError
+        await asyncio.sleep(max(0.0, arrived + self._delay() - time.perf_counter()))
+        late = time.perf_counter() - arrived
+        self._stats.add("sound delay", late)
+        self._stats.add("skew", abs(late - self._stats.picture_delay.last()))
+        return frame
+
+    def stop(self) -> None:
+        """Ends the track and its source."""
+        super().stop()
+        self._drain.cancel()
+        self._source.stop()
+
+    async def _drain_source(self) -> None:
+        try:
+            while True:
+                self._put(await self._source.recv())
+        except MediaStreamError:
+            self._put(None)
+
+    def _put(self, frame: Any) -> None:
+        if self._delayed.full():
+            self._delayed.get_nowait()
+        self._delayed.put_nowait((time.perf_counter(), frame))
