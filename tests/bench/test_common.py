@@ -1,29 +1,14 @@
 """What the benches share: framing of clips, face sequences and table cells."""
 
-from fractions import Fraction
-
-import av
 import numpy as np
 import pytest
 
 from bench.common.framing import call_view, camera_view
 from bench.common.sequences import FaceSequence, kbps_of_bytes
 from bench.common.tables import markdown, with_interval
-from receiver.media.files.writing import VideoWriter, add_h264
 from receiver.media.planes import planes
+from tests.bench.clips import write_clip_at
 from tests.conftest import plain_frame, same_pixels, write_clip
-
-
-def write_fast_clip(path, frames, fps):
-    """Writes frames at another rate than the tests' usual one."""
-    with VideoWriter(path) as writer:
-        size, base = (frames[0].width, frames[0].height), Fraction(1, fps)
-        video = add_h264(writer.container, size, Fraction(fps), base, 6, "veryfast")
-        for index, frame in enumerate(frames):
-            frame.pts, frame.time_base, frame.duration = index, base, 1
-            frame.pict_type = av.video.frame.PictureType.NONE
-            writer.container.mux(video.encode(frame))
-        writer.container.mux(video.encode(None))
 
 
 def test_a_short_clip_is_played_forward_and_backward(portrait, tmp_path):
@@ -37,7 +22,7 @@ def test_a_short_clip_is_played_forward_and_backward(portrait, tmp_path):
 
 def test_a_fast_clip_loses_every_second_frame(portrait, tmp_path):
     write_clip(tmp_path / "slow.mp4", portrait[:8], with_audio=False, crf=6)
-    write_fast_clip(tmp_path / "fast.mp4", portrait[:8], 60)
+    write_clip_at(tmp_path / "fast.mp4", portrait[:8], 60)
     view, rate = camera_view(tmp_path / "fast.mp4", 1.0)
     slow, _ = camera_view(tmp_path / "slow.mp4", 1.0)
     assert (rate, len(view), len(slow)) == (30, 4, 8)
