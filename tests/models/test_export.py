@@ -138,6 +138,7 @@ def test_a_quantized_run_exports_floats_and_integers_that_agree(
     assert all(str(path) in printed for path in paths)
     assert printed.endswith("use it with receiver --model mine\n")
     floats, integers = (Generator(str(path), "cpu") for path in paths)
+    assert Generator("mine", "cpu").model.path == paths[1]
     assert floats.model.card["trained_on"] == ["portrait.mp4"]
     assert floats.model.expected_sha256 == floats.model.sha256
     assert integers.model.card == floats.model.card
@@ -187,6 +188,7 @@ def test_rounding_keeps_zero_and_clips_to_the_range():
     torch.testing.assert_close(levels(x), torch.tensor([-1.0, 0.0, 0.0, 0.01, 1.0, 1.55]))
 
 
+@pytest.mark.timeout(600)  # PyTorch traces its three backbones for half a minute of CPU time
 def test_the_papers_network_is_exported_like_any_other(data, tmp_path, command):
     run = tmp_path / "run"
     Trainer(replace(PAPER, steps=2), data, run).run()
