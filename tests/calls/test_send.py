@@ -248,8 +248,8 @@ async def test_an_endpoint_without_data_channels(generator, clip):
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["http://127.0.0.1:9/whip/a"], ["1 places were given", "CLIP URL"]),
-        (["a.mp4", "http://127.0.0.1:9/whip/a", "--camera", "0"], ["2 places", "--camera N"]),
+        (["http://127.0.0.1:9/whip/a"], ["got 1 argument: give", "CLIP URL"]),
+        (["a.mp4", "http://127.0.0.1:9/whip/a", "--camera", "0"], ["got 2 arguments", "--camera N"]),
         (["no.mp4", "http://127.0.0.1:9/whip/a"], ["there is no file no.mp4"]),
         (["--camera", "97", "http://127.0.0.1:9/whip/a"], ["camera 97 gives no picture", "a clip"]),
         (["CLIP", "http://127.0.0.1:9/whip/a"], ["does not answer", "check the address"]),
