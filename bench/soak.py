@@ -23,7 +23,7 @@ from rich.table import Table
 
 from bench.command_line import bench_parser, require
 from receiver.calls.track import EnhancedVideoTrack
-from receiver.commands.loopback import connect, consume
+from receiver.commands.loopback import connect
 from receiver.commands.terminal import console
 from receiver.enhance.enhancer import Enhancer
 from receiver.enhance.faces.generator import Generator
@@ -31,6 +31,7 @@ from receiver.errors import InputError
 from receiver.media.encoding import Encoding
 from receiver.sending.encoded_track import EncodedTrack
 from receiver.sending.sources import portrait_source
+from receiver.signalling.connections import read_to_the_end
 from receiver.transport.receiving import SteadyReceiver
 
 KBPS = 150.0
@@ -112,7 +113,7 @@ class Call:
         (self._source,) = tracks
         self._receiver = self._connections[1].getReceivers()[0]
         self._track = EnhancedVideoTrack(self._source, self._enhancer)
-        self._consumer = asyncio.ensure_future(consume(self._track, lambda _: None))
+        self._consumer = asyncio.ensure_future(read_to_the_end(self._track))
         self._sender.begin()
         self._began = time.perf_counter()
 

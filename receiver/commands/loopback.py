@@ -1,18 +1,16 @@
 """Runs the demo's call on this machine (ICE, DTLS, SRTP) and records and measures it."""
 
 import asyncio
-import contextlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
-from typing import Any
 
 import av
 import cv2
 import numpy as np
 from aiortc import RTCConfiguration, RTCPeerConnection
-from aiortc.mediastreams import MediaStreamError, MediaStreamTrack
+from aiortc.mediastreams import MediaStreamTrack
 
 from keyframes import Picture
 from receiver.calls.requester import Requester
@@ -27,6 +25,7 @@ from receiver.media.files.recording import FileOutput
 from receiver.media.views import side_by_side, write_label, write_picture
 from receiver.sending.encoded_track import EncodedTrack
 from receiver.sending.sources import Source
+from receiver.signalling.connections import read_to_the_end, receiver_of
 from receiver.stills.protocol import LABEL
 from receiver.stills.sender import StillSender
 from receiver.transport.aiortc_hooks import on_keyframe_request
@@ -176,8 +175,7 @@ async def run_demo(
     try:
         await connect(sending, receiving, sender)
         guard_channels(receiving, requester.take_channel, sender.stop)
-        (receiver,) = (one for one in receiving.getReceivers() if one.track is tracks["video"])
-        requester.listen_to(receiver)
+        requester.listen_to(receiver_of(tracks["video"], receiving))
 
         def on_frame(enhanced: EnhancedFrame) -> None:
             frame, output = enhanced.received, enhanced.video
@@ -190,9 +188,9 @@ async def run_demo(
                 sender.stop()
 
         restored = EnhancedVideoTrack(tracks["video"], enhancer, on_frame=on_frame)
-        consumers = [asyncio.ensure_future(consume(restored, lambda _: None))]
+        consumers = [asyncio.ensure_future(read_to_the_end(restored))]
         if "audio" in tracks:
-            consumers.append(asyncio.ensure_future(consume(tracks["audio"], recorder.put)))
+            consumers.append(asyncio.ensure_future(read_to_the_end(tracks["audio"], recorder.put)))
         sender.begin()
         await sender.ended.wait()
         await asyncio.sleep(0.2)  # for the last packets
@@ -255,13 +253,6 @@ async def connect(
         raise ReceiverError(
             "this machine could not connect to itself: allow UDP between its own addresses"
         ) from None
-
-
-async def consume(track: MediaStreamTrack, use: Callable[[Any], None]) -> None:
-    """Reads a track to its end and calls `use` with each frame."""
-    with contextlib.suppress(MediaStreamError):
-        while True:
-            use(await track.recv())
 
 
 def demo_result(

@@ -16,12 +16,13 @@ import pytest
 from aiortc import RTCPeerConnection
 
 from receiver.calls.track import EnhancedVideoTrack
-from receiver.commands.loopback import connect, consume, run_demo
+from receiver.commands.loopback import connect, run_demo
 from receiver.media.encoding import Encoding
 from receiver.media.frame import Arrival, DecodedFrame
 from receiver.media.planes import copy_frame
 from receiver.sending.encoded_track import EncodedTrack
 from receiver.sending.sources import clip_source, portrait_source
+from receiver.signalling.connections import read_to_the_end
 from receiver.transport import aiortc_hooks as call
 from receiver.transport.connections import prepare_aiortc
 
@@ -110,7 +111,7 @@ async def test_the_call_is_h264_and_its_frames_know_their_qp(source, enhancer):
     track = EnhancedVideoTrack(
         tracks[0], enhancer, deadline=5.0, on_frame=lambda enhanced: seen.append(enhanced.received)
     )
-    reading = asyncio.ensure_future(consume(track, lambda frame: None))
+    reading = asyncio.ensure_future(read_to_the_end(track))
     sender.begin()
     await sender.ended.wait()
     await asyncio.sleep(0.2)

@@ -20,13 +20,13 @@ from aiortc.mediastreams import MediaStreamTrack
 
 from receiver.calls.metrics import room_stats
 from receiver.calls.rooms import Room
-from receiver.commands.loopback import consume
 from receiver.enhance.faces.alignment import extract_crop, psnr_db
 from receiver.errors import InputError
 from receiver.media.encoding import Encoding
 from receiver.sending.publishing import ON_REQUEST, Sending, send
 from receiver.sending.sources import Source, clip_source, evenly
 from receiver.signalling.client import SessionError
+from receiver.signalling.connections import read_to_the_end
 from receiver.signalling.offers import answer
 from receiver.signalling.sessions import open_publishing
 from receiver.transport.connections import receive_h264
@@ -169,7 +169,7 @@ async def test_sound_goes_on_with_the_picture_pass_after_pass(tmp_path):
         )
 
     def listen(track: MediaStreamTrack) -> None:
-        tasks.append(asyncio.ensure_future(consume(track, taken[track.kind])))
+        tasks.append(asyncio.ensure_future(read_to_the_end(track, taken[track.kind])))
 
     taken = {"video": lambda frame: None, "audio": heard.append}
     tasks: list[asyncio.Task[None]] = []
@@ -249,7 +249,10 @@ async def test_an_endpoint_without_data_channels(generator, clip):
     ("arguments", "words"),
     [
         (["http://127.0.0.1:9/whip/a"], ["got 1 argument: give", "CLIP URL"]),
-        (["a.mp4", "http://127.0.0.1:9/whip/a", "--camera", "0"], ["got 2 arguments", "--camera N"]),
+        (
+            ["a.mp4", "http://127.0.0.1:9/whip/a", "--camera", "0"],
+            ["got 2 arguments", "--camera N"],
+        ),
         (["no.mp4", "http://127.0.0.1:9/whip/a"], ["there is no file no.mp4"]),
         (["--camera", "97", "http://127.0.0.1:9/whip/a"], ["camera 97 gives no picture", "a clip"]),
         (["CLIP", "http://127.0.0.1:9/whip/a"], ["does not answer", "check the address"]),

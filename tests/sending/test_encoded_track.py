@@ -12,11 +12,11 @@ import numpy as np
 import pytest
 from aiortc.mediastreams import MediaStreamError
 
-from receiver.commands.loopback import consume
 from receiver.media.encoding import Encoding, open_decoder
 from receiver.media.planes import copy_frame
 from receiver.sending.encoded_track import MAX_LATENESS, REPEAT_AFTER, Clock, EncodedTrack
 from receiver.sending.sources import Source, clip_source, portrait_source
+from receiver.signalling.connections import read_to_the_end
 from receiver.transport.sending import KEYFRAMES_EVERY
 from tests.conftest import plain_frame
 from tests.media.clips import VARIABLE, number_of, onsets, tone, write_timed
@@ -111,7 +111,7 @@ async def test_repeated_frames_do_not_exceed_the_rate_of_the_encoder(tmp_path, s
     source = clip_source(write_timed(tmp_path / "slow.mp4", [gap * i for i in range(30)]))
     track = EncodedTrack(source, Encoding(kbps=100), 29 * gap)
     track.begin()
-    await consume(track, lambda packet: None)
+    await read_to_the_end(track)
     assert 29 <= track.frames_sent <= 29 * gap * track._encoder.framerate + 1
 
 
@@ -128,7 +128,9 @@ async def test_bursts_of_a_clip_keep_within_the_rate(portrait, simulated):
     source = Source(frames, 640, 480, Fraction(len(times), 18), Fraction(30))
     track, sizes = EncodedTrack(source, Encoding(kbps=60), scene_cuts=False), []
     track.begin()
-    await consume(track, lambda one: sizes.append((float(one.pts * one.time_base), one.size)))
+    await read_to_the_end(
+        track, lambda one: sizes.append((float(one.pts * one.time_base), one.size))
+    )
     for begin in (0, 6, 12):
         burst = sum(size for at, size in sizes if begin <= at < begin + 2)
         assert burst * 8 / 2 < 1.25 * 60_000
@@ -154,7 +156,7 @@ async def test_the_limit_is_a_time_and_not_a_number_of_frames(tmp_path, simulate
     source = clip_source(write_timed(tmp_path / "slides.mkv", [0, 10.1, 25]))
     track = EncodedTrack(source, Encoding(kbps=100), seconds)
     track.begin()
-    await consume(track, lambda packet: None)
+    await read_to_the_end(track)
     assert track.frames_sent == frames
     assert track._clock.now == pytest.approx(seconds)
     assert track.ended.is_set()
