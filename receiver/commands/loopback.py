@@ -17,7 +17,6 @@ from receiver.calls.requester import Requester
 from receiver.calls.track import EnhancedVideoTrack
 from receiver.enhance.enhancer import Enhancer
 from receiver.enhance.faces.alignment import Crop, extract_crop, picture_of, psnr_db
-from receiver.enhance.faces.tracking import Face
 from receiver.enhance.stage import EnhancedFrame
 from receiver.errors import ReceiverError
 from receiver.media.encoding import Encoding
@@ -45,13 +44,15 @@ CONNECTED_WITHIN = 15.0
 
 @dataclass(frozen=True)
 class Moment:
-    """One frame: its pictures as received, as restored and as sent, and its faces.
+    """The result for one frame, and the frame as it was sent."""
 
-    The restored picture may be larger than the received one; `faces` are in pixels of the latter.
-    """
+    enhanced: EnhancedFrame
+    original: av.VideoFrame
 
-    pictures: tuple[av.VideoFrame, av.VideoFrame, av.VideoFrame]
-    faces: list[Face]
+    @property
+    def pictures(self) -> list[av.VideoFrame]:
+        """The frame as received, as restored (it may be larger) and as sent."""
+        return [self.enhanced.received.video, self.enhanced.video, self.original]
 
 
 @dataclass
@@ -105,23 +106,23 @@ class Recorder(FileOutput):
     def picture(self, item: Moment) -> av.VideoFrame:
         """Returns the three panels of a moment, and measures its face if it is due."""
         # A frame that was passed through shows no difference: wait for a restored one, a while.
-        patience = 0.0 if item.pictures[1] is not item.pictures[0] else RESTORED_WITHIN
+        patience = 0.0 if item.enhanced.is_restored else RESTORED_WITHIN
         time = item.pictures[0].time or 0.0
         due = sum(time >= moment + patience for moment in self._due)
         wanted = due > len(self._kept)
-        if item.faces and (wanted or self.written % MEASURE_EVERY == 0):
+        if item.enhanced.faces and (wanted or self.written % MEASURE_EVERY == 0):
             crops = face_crops(item)
             self.psnr["received"].append(psnr_db(crops[0], crops[2]))
             self.psnr["restored"].append(psnr_db(crops[1], crops[2]))
             if wanted:
                 self._kept.append(magnified(crops))
-        return side_by_side(list(item.pictures), PANELS)
+        return side_by_side(item.pictures, PANELS)
 
 
 def face_crops(moment: Moment) -> list[Crop]:
     """Returns the crops (256x256 each) of the first face in the three pictures of a moment."""
     received = moment.pictures[0]
-    crop_from_frame = moment.faces[0].crop_from_frame
+    crop_from_frame = moment.enhanced.faces[0].crop_from_frame
     crops = []
     for picture in moment.pictures:
         # Pixel centres: x of the picture is scale * (x + 1/2) - 1/2 of the received frame.
@@ -182,7 +183,7 @@ async def run_demo(
             requester.consider(enhanced)
             original = sender.sent.get(frame.video.pts or 0)
             if original is not None:
-                recorder.put(Moment((frame.video, output, original), list(enhanced.faces)))
+                recorder.put(Moment(enhanced, original))
             progress((frame.video.pts or 0) / 90000)
             if show is not None and not show(side_by_side([frame.video, output], PANELS[:2])):
                 sender.stop()

@@ -16,7 +16,9 @@ import pytest
 from receiver.commands.loopback import PANELS, Moment, Recorder, face_crops
 from receiver.enhance.faces.alignment import psnr_db
 from receiver.enhance.faces.tracking import FaceTracker
+from receiver.enhance.stage import EnhancedFrame
 from receiver.media.files.recording import FileOutput
+from receiver.media.frame import DecodedFrame
 from receiver.media.outputs import LARGEST_SHOWN, VirtualCamera
 from receiver.media.planes import planes
 from receiver.media.views import side_by_side
@@ -92,11 +94,18 @@ def faces(portrait):
     return FaceTracker().track(planes(portrait[0])[0])
 
 
+def moment(frame, faces) -> Moment:
+    """A frame that a stage has doubled in size."""
+    received = DecodedFrame.from_video(frame)
+    enhanced = EnhancedFrame(doubled(frame), received, "restored", scale=2.0, faces=faces)
+    return Moment(enhanced, frame)
+
+
 def test_a_face_is_measured_at_the_same_place_in_a_larger_picture(portrait, faces):
     """42.6 dB; a crop that is off by half a pixel of the larger picture has 37.7."""
     frame = portrait[0]
     frame.pts, frame.time_base = 0, Fraction(1, 30)
-    received, restored, original = face_crops(Moment((frame, doubled(frame), frame), faces))
+    received, restored, original = face_crops(moment(frame, faces))
     assert np.array_equal(received, original)
     assert psnr_db(restored, received) > 40
 
@@ -105,7 +114,7 @@ def test_the_demo_records_a_larger_output(portrait, faces, tmp_path):
     recorder = Recorder(tmp_path, Fraction(30), 0.5, has_sound=False)
     for index, frame in enumerate(portrait[:15]):
         frame.pts, frame.time_base = index, Fraction(1, 30)
-        recorder.put(Moment((frame, doubled(frame), frame), faces))
+        recorder.put(moment(frame, faces))
     recorder.close()
     assert recorder.written == 15
     assert len(recorder.psnr["restored"]) >= 3
