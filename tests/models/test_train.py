@@ -177,6 +177,8 @@ def test_the_loss_is_the_weighted_sum_of_all_losses(data, tmp_path):
     assert losses["loss"].item() == pytest.approx(expected, rel=1e-5)
     before = torch.nn.functional.mse_loss(batch["degraded"], batch["target"])
     assert torch.equal(losses["received"], before)
+    batch["guided"] = torch.zeros(4)  # nothing to align
+    assert trainer.objective.losses(batch, *trainer._forward(batch))["align"] == 0
 
 
 def test_ctrl_c_keeps_the_checkpoint(shards, tmp_path, command, capsys):
