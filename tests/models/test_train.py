@@ -166,6 +166,21 @@ def test_training_lowers_the_error(shards, tmp_path):
     assert after < before
 
 
+def test_the_loss_is_the_weighted_sum_of_all_losses(data, tmp_path):
+    weights = {"pixels": 0.9, "align": 0.2, "detail": 0.3, "mse": 5.0, "temporal": 0.7}
+    settings = {f"{name.removesuffix('s')}_weight": value for name, value in weights.items()}
+    trainer = Trainer(replace(SMALL, **settings), data, tmp_path)
+    batch = torch.utils.data.default_collate([trainer.crops[i] for i in range(4)])
+    losses = trainer.objective.losses(batch, *trainer._forward(batch))
+    assert all(losses[name] != 0 for name in weights)
+    expected = sum(value * float(losses[name]) for name, value in weights.items())
+    assert losses["loss"].item() == pytest.approx(expected, rel=1e-5)
+    before = torch.nn.functional.mse_loss(batch["degraded"], batch["target"])
+    assert torch.equal(losses["received"], before)
+    batch["guided"] = torch.zeros(4)  # nothing to align
+    assert trainer.objective.losses(batch, *trainer._forward(batch))["align"] == 0
+
+
 def test_ctrl_c_keeps_the_checkpoint(shards, tmp_path, command, capsys):
     """SIGTERM, to a training with a loading process, is in test_processes.py."""
     config, run = tmp_path / "long.toml", tmp_path / "run"
