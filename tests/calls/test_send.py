@@ -251,7 +251,7 @@ async def test_an_endpoint_without_data_channels(generator, clip):
         (["http://127.0.0.1:9/whip/a"], ["got 1 argument: give", "CLIP URL"]),
         (
             ["a.mp4", "http://127.0.0.1:9/whip/a", "--camera", "0"],
-            ["got 2 arguments", "--camera N"],
+            ["got 2 arguments: give", "--camera N"],
         ),
         (["no.mp4", "http://127.0.0.1:9/whip/a"], ["there is no file no.mp4"]),
         (["--camera", "97", "http://127.0.0.1:9/whip/a"], ["camera 97 gives no picture", "a clip"]),

@@ -10,7 +10,7 @@ import av
 import pytest
 
 import receiver
-from receiver.commands import cli, enhance, join, serve
+from receiver.commands import cli, enhance, jobs, join, serve
 from receiver.commands.demo import _verdict
 from receiver.commands.doctor import examine
 from receiver.enhance.capacity import Measured
@@ -329,7 +329,7 @@ def test_enhance_uses_all_cores_and_floats_if_asked(monkeypatch, options, file):
         raise EnoughError
 
     monkeypatch.setattr(enhance, "enhance_file", enhance_file)
-    monkeypatch.setattr(enhance, "frame_total", lambda *_: 1)
+    monkeypatch.setattr(jobs, "frame_total", lambda *_: 1)
     monkeypatch.setattr(enhance, "cores_here", lambda: 3)
     args = cli.parse(["enhance", "in.mp4", "out.mp4", "--device", "cpu", "--json", *options])
     with pytest.raises(EnoughError):

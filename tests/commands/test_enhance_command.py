@@ -108,7 +108,7 @@ def test_invalid_times_are_rejected(text):
 
 
 def test_a_duration_must_be_more_than_0():
-    said = "argument --duration: '0:00' is not a duration: give more than 0 seconds"
+    said = "argument --duration: '0:00' is not a valid duration: give more than 0 seconds"
     assert said in parsing("enhance", "a", "b", "--duration", "0:00")
 
 
