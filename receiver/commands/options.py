@@ -70,7 +70,8 @@ def add_common(parser: Any, run: Run) -> None:
         "--model",
         default="lite",
         metavar="NAME|PATH",
-        help=f"generator: {', '.join(MODELS)} or an ONNX file (default lite)",
+        help=f"generator: {', '.join(MODELS)}, the name of an exported model, or an ONNX file "
+        "(default lite)",
     )
     parser.add_argument(
         "--device",
