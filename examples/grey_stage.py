@@ -12,10 +12,14 @@ from receiver.media.planes import planes
 class GreyTwice(Stage):
     """Removes the colours and doubles the size by repeating pixels."""
 
+    def output_size(self, width: int, height: int) -> tuple[int, int]:
+        """Returns twice the size."""
+        return 2 * width, 2 * height
+
     def run(self, context: FrameContext, canvas: Canvas) -> Canvas:
         """Returns a canvas of twice the size; chroma at its middle is grey."""
-        width, height = 2 * canvas.video.width, 2 * canvas.video.height
-        larger = canvas.video.reformat(width, height, interpolation="POINT")
+        size = self.output_size(canvas.video.width, canvas.video.height)
+        larger = canvas.video.reformat(*size, interpolation="POINT")
         for chroma in planes(larger)[1:]:
             chroma[:] = 128 if chroma.dtype == "uint8" else 512
         return canvas.replaced(larger)

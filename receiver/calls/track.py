@@ -194,11 +194,11 @@ class EnhancedVideoTrack(MediaStreamTrack):
     async def _enhance_in_time(self, frame: DecodedFrame, arrived: float) -> EnhancedFrame:
         if not self._is_ready():
             is_hanging = self._under_way is not None
-            return EnhancedFrame.passed(frame, "passed: late" if is_hanging else "passed: failed")
+            return self._enhancer.passed(frame, "passed: late" if is_hanging else "passed: failed")
         began = time.perf_counter()
         if began + self._expected() > arrived + self._deadline:
             self._skip()
-            return EnhancedFrame.passed(frame, "passed: late")
+            return self._enhancer.passed(frame, "passed: late")
         enhanced = await self._enhanced_or_passed(frame, arrived)
         if self._failures >= FAILURES:
             self._recovery = asyncio.ensure_future(self._recover())
@@ -236,7 +236,7 @@ class EnhancedVideoTrack(MediaStreamTrack):
         if not work.done():
             self.stats.frames.skipped += 1
             self._took.append(self._waits_most)
-            return EnhancedFrame.passed(frame, "passed: late")
+            return self._enhancer.passed(frame, "passed: late")
         self._under_way, self._has_run = None, True
         return work.result()
 
@@ -274,7 +274,7 @@ class EnhancedVideoTrack(MediaStreamTrack):
         except Exception as error:
             if worker is self._worker:
                 self._failed(error)
-            return EnhancedFrame.passed(frame, "passed: failed")
+            return self._enhancer.passed(frame, "passed: failed")
         if worker is self._worker:
             self._failures = 0
             if self.stats.faults.worked("restoring"):

@@ -3,14 +3,15 @@
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
+from dataclasses import replace
 
 import av
 
 from receiver.enhance.faces.alignment import can_be_cropped
 from receiver.enhance.faces.tracking import DetectionRate, Face, FaceTracker
-from receiver.enhance.stage import Canvas, EnhancedFrame, FrameContext, Stage
+from receiver.enhance.stage import Canvas, EnhancedFrame, FrameContext, Outcome, Stage
 from receiver.media.frame import DecodedFrame
-from receiver.media.pixels import RESTORABLE
+from receiver.media.pixels import RESTORABLE, keep_tags
 from receiver.media.planes import luma_of
 from receiver.media.priors import CodecPriors
 from receiver.media.sound import PcmWindow
@@ -66,7 +67,7 @@ class Pipeline:
         self._observe(missed)
         video = frame.video
         if video.format.name not in RESTORABLE or min(video.width, video.height) < 2:
-            return EnhancedFrame.passed(frame, "passed: format")
+            return self.passed(frame, "passed: format")
         context = self._context(frame, missed, listen)
         canvas = Canvas(video)
         for stage in self.stages:
@@ -80,15 +81,27 @@ class Pipeline:
         seconds = time.perf_counter() - began
         if is_changed:
             self.stats.enhancement.add(seconds)
-        return EnhancedFrame(
-            canvas.video,
-            frame,
-            "restored" if is_changed else context.passed,
-            canvas.scale,
-            tuple(vars(context).get("faces", ())),
-            context.reference_need,
-            seconds,
-        )
+            result = EnhancedFrame(canvas.video, frame, "restored", canvas.scale)
+        else:
+            result = self.passed(frame, context.passed)
+        faces = tuple(vars(context).get("faces", ()))
+        need = context.reference_need
+        return replace(result, faces=faces, reference_need=need, seconds=seconds)
+
+    def passed(self, frame: DecodedFrame, outcome: Outcome) -> EnhancedFrame:
+        """Returns the result for a frame that is not changed, in the size that the stages return.
+
+        That is the very same frame unless a stage changes the size.
+        """
+        video = frame.video
+        size = video.width, video.height
+        for stage in self.stages:
+            size = stage.output_size(*size)
+        if size == (video.width, video.height):
+            return EnhancedFrame(video, frame, outcome)
+        resized = video.reformat(*size, interpolation="BILINEAR")
+        keep_tags(resized, video)
+        return EnhancedFrame(resized, frame, outcome, size[0] / video.width)
 
     def enhance(self, frame: DecodedFrame) -> av.VideoFrame:
         """Returns `process(frame).video`: the very same object if nothing was changed."""

@@ -11,6 +11,7 @@ import av
 from keyframes import ReferenceNeed
 from receiver.enhance.faces.tracking import Face
 from receiver.media.frame import DecodedFrame
+from receiver.media.pixels import keep_tags
 from receiver.media.planes import copy_frame
 from receiver.media.priors import CodecPriors
 from receiver.media.sound import PcmWindow
@@ -48,7 +49,11 @@ class Canvas:
         return self if self.is_own else replace(self, video=copy_frame(self.video), is_own=True)
 
     def replaced(self, video: av.VideoFrame) -> "Canvas":
-        """Returns a canvas with a new frame, which may be larger or smaller than this one's."""
+        """Returns a canvas with a new frame, which may be larger or smaller than this one's.
+
+        The new frame gets this one's time and colours.
+        """
+        keep_tags(video, self.video)
         return Canvas(video, self.scale * video.width / self.video.width, is_own=True)
 
 
@@ -120,6 +125,13 @@ class Stage(Protocol):
         """
         ...
 
+    def output_size(self, width: int, height: int) -> tuple[int, int]:
+        """Returns the width and height of the canvas that `run` returns for one of this size.
+
+        Frames that pass through are resized accordingly, so that sinks see one size.
+        """
+        return width, height
+
     def observe(self, context: FrameContext) -> None:
         """Notes a frame that was dropped or skipped, so that recurrent state stays valid."""
         return
@@ -143,7 +155,7 @@ class EnhancedFrame:
 
     Attributes:
         video: the enhanced frame, with the pts and time base of the received one; the very same
-            object as `received.video` if nothing was changed.
+            object as `received.video` if nothing was changed and no stage changes the size.
         received: the frame as decoded.
         outcome: what became of it.
         scale: pixels of `video` for one pixel of the received frame.
@@ -170,8 +182,3 @@ class EnhancedFrame:
     def was_processed(self) -> bool:
         """Whether the stages ran on the frame."""
         return self.outcome not in ("passed: late", "passed: failed", "passed: format")
-
-    @classmethod
-    def passed(cls, received: DecodedFrame, outcome: Outcome) -> "EnhancedFrame":
-        """Returns the result for a frame that is forwarded unchanged."""
-        return cls(received.video, received, outcome)

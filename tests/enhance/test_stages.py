@@ -4,11 +4,13 @@ import asyncio
 import contextlib
 import time
 from dataclasses import replace
+from fractions import Fraction
 
 import av
 import numpy as np
 import pytest
 from aiortc.mediastreams import MediaStreamError, MediaStreamTrack
+from av.video.reformatter import Colorspace
 
 from examples.grey_stage import GreyTwice
 from receiver.calls.sound import DelayedAudioTrack
@@ -19,7 +21,7 @@ from receiver.enhance.pipeline import MISSED_AT_MOST, Pipeline
 from receiver.enhance.quality import Quality
 from receiver.enhance.stage import Canvas, Stage, StageLevel
 from receiver.media.frame import DecodedFrame
-from receiver.media.planes import planes
+from receiver.media.planes import copy_frame, planes
 from receiver.media.sound import RATE, SoundHistory
 from receiver.stats import Stats
 from tests.conftest import plain_frame, same_pixels
@@ -109,6 +111,40 @@ def test_an_enlarging_stage_before_the_faces(generator, decoded):
     left, top, right, bottom = (2 * face.box).astype(int)
     assert changed[top:bottom, left:right].mean() > 0.2
     assert not changed[:, :100].any()
+
+
+def test_frames_that_pass_have_the_size_of_those_that_are_changed(enhancer):
+    """So that a recording or a viewer's encoder sees one size."""
+
+    class Never(GreyTwice):
+        def run(self, context, canvas):
+            return canvas
+
+    enhancer.stages[:] = [Never()]
+    frame = DecodedFrame.from_video(plain_frame())
+    frame.video.pts, frame.video.time_base = 77, Fraction(1, 90000)
+    frame.video.colorspace = Colorspace.ITU709
+    late = enhancer.passed(frame, "passed: late")
+    unchanged = enhancer.process(frame)
+    assert (late.outcome, unchanged.outcome) == ("passed: late", "passed: no face")
+    for result in (late, unchanged):
+        assert (result.video.width, result.video.height, result.scale) == (640, 480, 2.0)
+        assert (result.video.pts, result.video.time_base) == (77, Fraction(1, 90000))
+        assert result.video.colorspace == Colorspace.ITU709
+    rgb = DecodedFrame.from_video(av.VideoFrame(32, 32, "rgb24"))
+    assert enhancer.process(rgb).video.width == 64
+
+
+def test_a_new_frame_gets_the_time_and_colours_of_the_old_one(decoded):
+    class Blank(Stage):
+        def run(self, context, canvas):
+            return canvas.replaced(copy_frame(av.VideoFrame(640, 480, "yuv420p")))
+
+    frame = copy_frame(decoded[3].video)
+    frame.colorspace = Colorspace.ITU709
+    output = Pipeline([Blank()], Stats("cpu")).enhance(DecodedFrame.from_video(frame))
+    assert output.colorspace == Colorspace.ITU709
+    assert output.pts == frame.pts
 
 
 def test_an_enlarging_stage_after_the_faces(generator, decoded):
