@@ -1,6 +1,6 @@
 """Throughput and memory of `receiver enhance`: `python -m bench files`.
 
-Enhances a clip of the portrait with sound in a process of its own. Prints frames a second, from
+Enhances a clip of the portrait with sound in a separate process. Prints frames a second, from
 the start of the process to its end, and its peak memory. With --against, another checkout of this
 project does the same, alternating with this one.
 """
@@ -98,7 +98,7 @@ code = subprocess.run(sys.argv[1:]).returncode
 print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)
 sys.exit(code)
 """
-"""Runs a command and prints its peak memory in kB. It needs a process of its own: until a child
+"""Runs a command and prints its peak memory in kB. It needs a separate process: until a child
 runs its own program, the parent's memory counts as the child's."""
 
 
@@ -177,7 +177,7 @@ def show(results: dict[str, Runs], *, as_json: bool) -> None:
         print(json.dumps(figures))
         return
     table = Table(title="receiver enhance")
-    for heading in ("checkout", "frames", "frames a second", "seconds a run", "peak memory"):
+    for heading in ("checkout", "frames", "frames a second", "seconds per run", "peak memory"):
         table.add_column(heading)
     for name, runs in results.items():
         each = ", ".join(f"{seconds:.1f}" for seconds in runs.seconds)

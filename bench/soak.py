@@ -37,7 +37,7 @@ from receiver.transport.receiving import SteadyReceiver
 KBPS = 150.0
 """Bitrate of the call in kbit/s."""
 WARM_UP_SHARE, WARM_UP_LEAST = 0.1, 120.0
-"""Share of the run, and at least so many seconds, before growth counts: caches fill, pools find
+"""Share of the run, and minimum of seconds, before growth counts: caches fill, pools find
 their size, and timings are kept for a hundred seconds (`receiver.stats.KEPT_TIMINGS`)."""
 MOST_MB_AN_HOUR = 20.0
 """Largest growth of memory that passes."""
@@ -157,7 +157,7 @@ def gpu_mb() -> float:
 
 
 async def soak(enhancer: Enhancer, seconds: float) -> list[Sample]:
-    """Returns a sample a second of a call of so many seconds. Ctrl-C ends it early."""
+    """Returns one sample per second of a call of `seconds` seconds. Ctrl-C ends it early."""
     samples: list[Sample] = []
     call = Call(enhancer)
     await call.begin()

@@ -21,7 +21,7 @@ BLURRED = 0.6
 MAX_ROLL = 35.0
 """Largest tilt of a reference's face, in degrees."""
 MAX_ENLARGED = 3.0
-"""Most crop pixels for one frame pixel: a face that is enlarged more is too small to be a
+"""Maximum number of crop pixels per frame pixel: a face that is enlarged more is too small to be a
 reference."""
 
 
@@ -33,9 +33,9 @@ class FaceObservation:
         landmarks: 68x2 float32 in crop pixels.
         qp: QP of the face, see `crop_qp`; None if the codec does not report it.
         is_keyframe: whether the frame is an I-frame.
-        damaged: whether the frame, or one that it was predicted from, suffered a loss.
+        damaged: whether the frame, or one that it was predicted from, was damaged.
         roll: tilt of the face in degrees.
-        enlarged: crop pixels for one frame pixel.
+        enlarged: crop pixels per frame pixel.
         sharpness: returns the sharpness as in `Keyframe`; called only if the decision needs it.
         detail: returns the detail that stills are compared by; called only for stills.
     """
@@ -104,6 +104,6 @@ def crop_qp(qp: float, enlarged: float) -> float:
 
     Args:
         qp: of the face in the frame.
-        enlarged: crop pixels for one frame pixel; below 1 it counts as 1.
+        enlarged: crop pixels per frame pixel; below 1 it counts as 1.
     """
     return qp + 6.0 * math.log2(max(1.0, enlarged))

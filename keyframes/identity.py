@@ -1,4 +1,4 @@
-"""Tells one person from another by the embeddings of a few faces."""
+"""Distinguishes people by the embeddings of a few faces."""
 
 import numpy as np
 
@@ -9,12 +9,12 @@ SAME_PERSON = 0.36
 OTHER_PERSON = 0.5
 """Distance of embeddings above which an observation contradicts the earlier ones."""
 UNCLEAR = 0.5
-"""How much an observation counts that neither fits nor contradicts: most observations between
-`SAME_PERSON` and `OTHER_PERSON` show the same person in bad quality."""
+"""Weight of an observation that neither fits nor contradicts the earlier ones: most observations
+between `SAME_PERSON` and `OTHER_PERSON` show the same person in bad quality."""
 ENOUGH = 3
 """Observations after which an identity is known: a mean of several decides better than one."""
 BEST = 5
-"""Most observations in the mean of an identity: those of the best quality."""
+"""Maximum number of observations in the mean of an identity: those of the best quality."""
 
 
 class Identity:
@@ -22,7 +22,7 @@ class Identity:
 
     Each observation must fit the mean, and also the mean of the first `ENOUGH` observations. That
     first mean keeps a weight of one half, because otherwise a face that turns into another one step
-    by step would take the mean along.
+    by step would pull the mean along with it.
 
     Attributes:
         contradictions: how many of the latest observations in a row contradict the earlier ones;

@@ -23,7 +23,7 @@ REACH = 100.0
 WORSE_THAN_FACE = 4.0
 """QP steps by which a reference may be worse than the face and still add something."""
 LEAST_WORTH = 100.0
-"""Least worth of a reference that helps. A reference as good as the face itself helps up to a
+"""Minimum worth of a reference that helps. A reference as good as the face itself helps up to a
 distance of 75, one that is 16 QP steps better up to 95."""
 ASSUMED_BETTER = 6.0
 """QP steps by which a reference of unknown QP is assumed to be better than the face."""
@@ -80,9 +80,9 @@ class KeyframeSet:
 
     - `lfu` evicts the least used keyframe (of equals the oldest); the new one starts at zero uses.
       Then every count is halved, also while the set is still filling, so that old uses count less.
-    - `max-distance` evicts the one of the `capacity + 1` candidates (of equals the oldest) without
-      which the others have the largest sum of pairwise landmark distances. This may be the new
-      keyframe itself. Uses are counted and halved too, but have no effect.
+    - `max-distance` evicts the candidate, of all `capacity + 1`, whose removal leaves the largest
+      sum of pairwise landmark distances (of equals the oldest). This may be the new keyframe
+      itself. Uses are counted and halved too, but have no effect.
 
     ("Perceptual Quality Improvement in Videoconferencing using Keyframes-based GAN", section III.)
     """
@@ -96,7 +96,7 @@ class KeyframeSet:
         self.capacity = capacity
         self.policy = policy
         self._keyframes: list[Keyframe] = []
-        self._coordinates = np.empty((0, 136), np.float64)  # one row a keyframe
+        self._coordinates = np.empty((0, 136), np.float64)  # one row per keyframe
 
     def __len__(self) -> int:
         return len(self._keyframes)

@@ -29,10 +29,10 @@ def mls_map(
     Returns:
         Mx2, in pixels of the source.
     """
-    # Relative to one of the landmarks, so that the moments below lose no digits.
+    # Relative to one of the landmarks, so that the moments below keep their precision.
     centre = target[0].astype(np.float64)
     (x, y), q, v = (target - centre).T, (source - centre).T, (points - centre).T  # p is (x, y)
-    # What the weighted sums add up, a column a landmark: 1, p, the products of p, q, and q times p.
+    # Terms of the weighted sums, a column per landmark: 1, p, the products of p, q, and q times p.
     # All the sums are one matrix product, and |p - v|^2 = xx + yy - 2 p v + |v|^2 is another.
     terms = np.empty((12, len(target)))
     terms[0], terms[1], terms[2], terms[5] = 1.0, x, y, y * y
@@ -90,7 +90,8 @@ def warp(image: Picture, source: Landmarks, target: Landmarks, *, step: int = 16
 def _grid(rows: int, columns: int, step: int) -> NDArray[np.float64]:
     """Returns the centres of an image's cells and of one cell beyond each border, (rows*columns)x2.
 
-    It takes centres, and the cells beyond, because cv2.resize interpolates between centres.
+    Uses cell centres and one cell beyond each border, because cv2.resize interpolates between
+    centres.
     """
     xs = (np.arange(columns) - 0.5) * step - 0.5
     ys = (np.arange(rows) - 0.5) * step - 0.5

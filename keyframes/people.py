@@ -33,7 +33,7 @@ RECENT = 240
 """Received faces remembered for each person, to find the moment that a still shows: 8 s at 30 fps,
 longer than a request waits for its still."""
 KNOWN = 8
-"""Most people remembered; beyond it the person away for longest is forgotten."""
+"""Maximum number of people remembered; above it, the person away longest is forgotten."""
 
 
 @dataclass(eq=False)
@@ -129,7 +129,7 @@ class People:
     """
 
     def __init__(self, capacity: int = 10, policy: Policy = "lfu") -> None:
-        """Takes the arguments of each person's `KeyframeSet`, and raises as that does."""
+        """Takes the arguments of each person's `KeyframeSet`. Raises the same errors."""
         KeyframeSet(capacity, policy)
         self._capacity, self._policy = capacity, policy
         self._on_screen: dict[int, Person] = {}
@@ -145,7 +145,7 @@ class People:
         return self._on_screen[track_id]
 
     def add(self, person: Person) -> None:
-        """Adds a person who is not on screen; forgets the one away for longest beyond `KNOWN`."""
+        """Adds a person who is not on screen; above `KNOWN`, forgets the one away longest."""
         self._known.append(person)
         while len(self._known) > KNOWN:
             forgotten = min(self._away() or self._known, key=lambda one: one.seen)
@@ -158,7 +158,7 @@ class People:
         return KeyframeSet(self._capacity, self._policy)
 
     def retain(self, track_ids: Iterable[int]) -> None:
-        """Starts a frame in which only these tracks are on screen; call it once a frame.
+        """Starts a frame in which only these tracks are on screen; call it once per frame.
 
         Strangers who are no longer on screen are forgotten, because they cannot be recognised.
         """

@@ -17,7 +17,7 @@ SETTLED = 0.2
 """Seconds for which a face must keep a far pose before a reference is requested; a blink is
 shorter."""
 AS_STILL = 20.0
-"""Change of the distance in crop pixels above which a face counts as having moved on."""
+"""Change of the distance in crop pixels above which a face is considered to have changed pose."""
 UNSEEN = 0.5
 """Seconds without a decision after which the duration of the pose is forgotten."""
 WORST_QP = 38.0
@@ -28,19 +28,19 @@ BUDGET_WINDOW = 60.0
 TIME_OUT = 12.0
 """Seconds after which an answer no longer counts."""
 GAP: dict[RequestKind, float] = {"still": 2.0, "pli": 5.0}
-"""Least seconds between two requests; a PLI costs the stream quality for one or two seconds."""
+"""Minimum seconds between two requests; a PLI lowers the stream's quality for a second or two."""
 LONGEST_BACKOFF: dict[RequestKind, float] = {"still": 60.0, "pli": 600.0}
-"""Most seconds between two requests after failures. An encoder whose I-frames were worse than the
-frames before them will hardly make better ones, and each of them costs the stream some quality."""
+"""Maximum seconds between two requests after failures. An encoder whose I-frames were worse than
+their predecessors is unlikely to make better ones, and each one lowers the stream's quality."""
 MOST_USELESS = 3
-"""Most refused stills in a row that lengthen the pause before the next request."""
+"""Maximum number of refused stills in a row that lengthen the pause before the next request."""
 EMPTY_SHARE = 0.5
 """Share of the budget that a face without any reference may use as fast as it can."""
 LARGEST = 8_000
-"""Most bytes of a still: a face of 250 px in good quality. More stills help more than larger
-ones."""
+"""Largest still that is requested, in bytes: a face of 250 px in good quality. More stills help
+more than larger ones."""
 SMALLEST = 6_000
-"""Fewest bytes of a still that is worth a request."""
+"""Smallest still, in bytes, that is worth a request."""
 I_FRAME_BYTES = 12_000
 """Expected bytes of an I-frame, until the call has had a larger one."""
 
@@ -74,7 +74,7 @@ class ReferenceNeed:
 
 @dataclass(frozen=True)
 class Request:
-    """A request for a reference: its kind and the most bytes that the answer may have."""
+    """A request for a reference: its kind and the maximum size of the answer in bytes."""
 
     kind: RequestKind
     max_bytes: int
@@ -107,7 +107,7 @@ class RequestPolicy:
     Only references are counted. I-frames that repair damage are requested elsewhere, regardless of
     the budget (`receiver.calls.requester`, `receiver.transport.receiving`).
 
-    The budget is spent fast at first and ever more slowly later, see `_pause`.
+    The budget is spent fast at first and increasingly slowly later, see `_pause`.
 
     Attributes:
         excess_bytes: bytes that arrived beyond what was requested; charged like all others.
@@ -141,7 +141,7 @@ class RequestPolicy:
         Call it for every frame, with the need of the face that references should help.
 
         Args:
-            now: time in seconds, never earlier than in the call before.
+            now: time in seconds, never earlier than in the previous call.
             need: what that face lacks.
             kinds: the kinds that the sender offers; a still is preferred.
         """

@@ -27,9 +27,9 @@ class FrameCounts:
     """
 
     received: int = 0
-    enhanced: int = 0
-    passed: int = 0  # passed through: without a face, without a generator, or skipped
-    skipped: int = 0  # passed through, although with a face, because they would have been late
+    enhanced: int = 0  # changed by a stage
+    passed: int = 0  # passed through: no stage changed them, or they were skipped or failed
+    skipped: int = 0  # passed through because they would have been late
     failed: int = 0  # passed through because their enhancement raised an error
     dropped: int = 0  # replaced by a newer frame before their turn
 

@@ -22,7 +22,7 @@ def escaped(text: object) -> str:
     """Returns `text` on one line with nothing left out, for names that the user has to find again.
 
     Each character that `printable` replaces, except spaces (category Zs), becomes a Python escape:
-    `\\n`, `\\x1b`, `\\u202e`, and `\\udcff` for the byte 0xFF of a name that is no UTF-8.
+    `\\n`, `\\x1b`, `\\u202e`, and `\\udcff` for the byte 0xFF of a name that is not UTF-8.
     """
     return "".join(
         one

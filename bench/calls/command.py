@@ -27,7 +27,7 @@ from receiver.errors import InputError, MissingError, ReceiverError
 from tests.calls.chromium import BINARY, write_y4m
 
 SHORTEST = 8
-"""Least seconds of a call: an outage and the recovery have to fit."""
+"""Minimum seconds of a call: an outage and the recovery have to fit."""
 
 
 def parse(arguments: list[str]) -> argparse.Namespace:

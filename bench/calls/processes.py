@@ -66,7 +66,7 @@ def started(
 
     Args:
         name: its name in errors; its standard error goes to `folder`/NAME.log.
-        namespace: whether it gets a network namespace of its own.
+        namespace: whether it gets a separate network namespace.
     """
     errors = folder / f"{name}.log"
     alone = ["unshare", "--net"] if namespace else []

@@ -1,6 +1,6 @@
 """A network between two processes on one machine that delays, loses and queues packets.
 
-Each process lives in an unnamed network namespace of its own, which ends with it. The relay, a
+Each process runs in a separate, unnamed network namespace, which ends with it. The relay, a
 third process, has a TUN device in each namespace and carries packets between them. Its standard
 input starts and ends it: `python -m bench.calls.relay PLAN PID PID`.
 
@@ -44,11 +44,11 @@ def obstacle() -> str | None:
     """Returns why this machine cannot make such a network; None if it can."""
     absent = [name for name in ("ip", "nsenter", "unshare") if shutil.which(name) is None]
     if sys.platform != "linux" or absent:
-        return f"a network of one's own needs Linux and {', '.join(absent) or 'ip'}"
+        return f"an isolated network needs Linux and {', '.join(absent) or 'ip'}"
     if not os.access(DEVICE, os.R_OK | os.W_OK):
-        return f"a network of one's own needs {DEVICE}, which cannot be opened here"
+        return f"an isolated network needs {DEVICE}, which cannot be opened here"
     if subprocess.run(["unshare", "--net", "true"], capture_output=True).returncode:
-        return "a network of one's own needs the right to make namespaces: run it as root"
+        return "an isolated network needs the right to make namespaces: run it as root"
     return None
 
 

@@ -63,7 +63,7 @@ def table(results: list[dict[str, Any]], seconds: float) -> Table:
 
 
 def plot(results: list[dict[str, Any]], path: Path) -> None:
-    """Plots the gaps between frames and Chromium's target bitrate, a row a scenario."""
+    """Plots the gaps between frames and Chromium's target bitrate, a row per scenario."""
     from matplotlib.figure import Figure
     from matplotlib.lines import Line2D
 

@@ -32,7 +32,7 @@ class Scenario:
 
 
 def scenarios(seconds: float) -> dict[str, Scenario]:
-    """Returns all scenarios by name, for calls of so many seconds."""
+    """Returns all scenarios by name, for calls of this many seconds."""
     near, third = Conditions(delay_ms=25), seconds / 3
 
     def steady(**conditions: Any) -> Scenario:

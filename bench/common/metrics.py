@@ -1,6 +1,6 @@
 """Metrics of faces. Pictures are HxWx3 uint8 RGB, all of one size.
 
-Metrics of a sequence take `cuts`: indices of pictures that do not follow the picture before them.
+Metrics of a sequence take `cuts`: indices of pictures that do not follow their predecessor in time.
 """
 
 import json
@@ -151,7 +151,7 @@ def bootstrap_interval(values: Sequence[float], seed: int = 0) -> tuple[float, f
 
 
 def _following(count: int, cuts: Collection[int]) -> list[int]:
-    """Returns the indices of pictures that follow the picture before them."""
+    """Returns the indices of pictures that follow their predecessor in time."""
     return [now for now in range(1, count) if now not in cuts]
 
 

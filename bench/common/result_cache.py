@@ -8,7 +8,7 @@ from receiver.errors import InputError
 
 
 class ResultCache:
-    """Finished jobs in a file, one JSON object a line: `{"job": ..., "result": ...}`.
+    """Finished jobs in a file, one JSON object per line: `{"job": ..., "result": ...}`.
 
     A job is a dict of everything that its result depends on, except the code.
 

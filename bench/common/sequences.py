@@ -35,7 +35,7 @@ class FaceSequence:
             receiver. The transform of the decoded frame's face cuts all crops of a frame.
         landmarks: 68x2 in crop pixels, of the decoded frames, smoothed.
         boxes: the detector's boxes in crop pixels.
-        cuts: indices of pictures that do not follow the picture before them.
+        cuts: indices of pictures that do not follow their predecessor in time.
         stream_kbps: bitrate of the video.
         reference_kbps: bitrate of what was sent beside the video, by receiver.
     """
@@ -102,7 +102,7 @@ def send_and_restore(
 
 
 def kbps_of_bytes(size_bytes: int, seconds: float) -> float:
-    """Returns the bitrate in kbit/s of so many bytes in so many seconds."""
+    """Returns the bitrate in kbit/s of `size_bytes` sent in `seconds`."""
     return size_bytes * 8 / 1000 / seconds
 
 

@@ -11,7 +11,7 @@ def markdown(table: list[list[str]]) -> str:
 
 
 def terminal_table(table: list[list[str]], title: str) -> Table:
-    """Returns a table for a terminal; an interval goes on a line of its own."""
+    """Returns a table for a terminal; an interval goes on a separate line."""
     header, *body = table
     drawn = Table(title=title)
     for name in header:

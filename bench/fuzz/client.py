@@ -51,7 +51,7 @@ def _watch(connection: RTCPeerConnection) -> None:
 
 @cache
 def descriptions() -> dict[str, str]:
-    """Returns SDP of an honest server: answers to both kinds of offers, and an offer of its own."""
+    """Returns SDP of an honest server: answers to both kinds of offers, and an offer."""
 
     async def make() -> dict[str, str]:
         prepare_aiortc()

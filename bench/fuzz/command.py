@@ -50,7 +50,7 @@ def replay(path: Path) -> None:
 
 
 def table(reports: dict[str, Report]) -> Table:
-    """Returns the results, a row a target."""
+    """Returns the results, a row per target."""
     names = ("target", "inputs", "parts", "inputs/s", "slowest, ms", "native crashes", "crashers")
     shown = Table(*names, title="fuzzing")
     for name, report in reports.items():

@@ -53,7 +53,7 @@ class Observed:
 def people_of(clips: list[Path]) -> dict[Path, str]:
     """Returns the person of each clip: the column `identity` of a manifest.csv beside or above it.
 
-    Without a manifest each clip is a person of its own, with the file's name.
+    Without a manifest each clip is a separate person, with the file's name.
     """
     known: dict[Path, str] = {}
     for folder in {parent for clip in clips for parent in (clip.parent, clip.parent.parent)}:

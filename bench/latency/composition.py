@@ -15,7 +15,7 @@ from receiver.media.planes import cut_frame, planes
 from receiver.sending.sources import Source
 
 AROUND = 1.3
-"""Least size of the picture around each of several faces, in sides of the face's box. The same
+"""Smallest size of the picture around each of several faces, in sides of the face's box. The same
 search, coarse or fine, then finds all of them."""
 FACES_APART = 15
 """Frames of the clip between two neighbouring faces of one frame."""

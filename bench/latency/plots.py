@@ -46,7 +46,7 @@ def plot_scenes(axes: Any, runs: list[dict[str, Any]]) -> None:
     axes.set_yticks(range(len(runs)), [f"{run['scene']}\n{run['device']}" for run in runs])
     axes.invert_yaxis()
     axes.set_xlim(left=0)
-    axes.set_xlabel("milliseconds a frame, medians of the stages")
+    axes.set_xlabel("milliseconds per frame, medians of the stages")
     axes.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0), frameon=False, fontsize=8)
 
 
@@ -76,5 +76,5 @@ def plot_paper(axes: Any, paper: dict[str, Any]) -> None:
     axes.set_title(
         f"{paper['scene']}: {paper['ratio']:.0f} times as many frames a second", fontsize=10
     )
-    axes.set_xlabel("milliseconds a frame, medians, logarithmic (the paper's network is untrained)")
+    axes.set_xlabel("ms per frame, medians, logarithmic (the paper's network is untrained)")
     axes.legend(loc="upper right", fontsize=8)

@@ -46,7 +46,7 @@ def paced_table(run: dict[str, Any], call: dict[str, Any]) -> Table:
 
 
 def calls_table(run: dict[str, Any], calls: dict[str, Any]) -> Table:
-    """Returns the outcomes and latencies of each call's frames, a row a call."""
+    """Returns the outcomes and latencies of each call's frames, a row per call."""
     columns = ("call", "fps", "restored", "skipped", "dropped", *PERCENTILES)
     shown = Table(*columns, title=f"{run['scene']} on {run['device']}, calls: {calls['calls']}")
     shown.caption = "restored frames a second; ms from a packet's arrival until its frame leaves"
@@ -63,7 +63,7 @@ def calls_table(run: dict[str, Any], calls: dict[str, Any]) -> Table:
 
 
 def scene_table(runs: list[dict[str, Any]]) -> Table:
-    """Returns a row a scene; the last column is its time over 480p's with as many faces."""
+    """Returns a row per scene; the last column is its time over 480p's with as many faces."""
     columns = ("scene", "device", "frames/s", "without decoding", "ms", "to 480p's")
     shown = Table(*columns, title="one frame after the other")
     for run in runs:

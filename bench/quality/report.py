@@ -29,7 +29,7 @@ def strip(sequence: FaceSequence) -> Picture:
 
 
 def cells(means: list[Mean], encoding: str, *, gains: bool) -> list[list[str]]:
-    """Returns the table of one encoding: a row a metric, a column a model and protocol."""
+    """Returns the table of one encoding: a row per metric, a column per model and protocol."""
     found = {(one.name, one.metric): one for one in means if one.encoding == encoding}
     names = [
         name for name in dict.fromkeys(name for name, _ in found) if name != "input" or not gains

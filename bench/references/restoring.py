@@ -20,7 +20,7 @@ JUDGED_EVERY = 2
 TURN = 12.0
 """Crop pixels from the nose's median place at which a head counts as turned."""
 MIN_TURNED = 15
-"""Least number of turned faces that make a clip worth judging."""
+"""Minimum number of turned faces that make a clip worth judging."""
 
 
 def restore_clip(

@@ -35,7 +35,7 @@ Role: TypeAlias = Literal["publish", "watch", "stats"]
 ROLES: frozenset[Role] = frozenset(get_args(Role))
 
 SHORTEST_TOKEN = 16
-"""Fewest characters of a secret on an address that other machines can reach."""
+"""Minimum number of characters of a secret on an address that other machines can reach."""
 TOKEN_VARIABLE = "RECEIVER_TOKEN"
 """The environment variable that holds a token if no option gives one."""
 LARGEST_TOKEN_FILE = 64 * 1024
@@ -130,7 +130,7 @@ def server_tokens(
 
     Args:
         flags: values of `--token`.
-        file: value of `--token-file`, which holds one token a line.
+        file: value of `--token-file`, which holds one token per line.
         say: called with one sentence if other users can read the file.
 
     Raises InputError for a file that cannot be read or an invalid token.
@@ -180,12 +180,12 @@ def _lines(path: Path, say: Callable[[str], None]) -> list[str]:
     except OSError as error:
         raise InputError(f"{path} cannot be read: {error.strerror}") from error
     except UnicodeDecodeError as error:
-        raise InputError(f"{path} is not UTF-8 text: write one token a line") from error
+        raise InputError(f"{path} is not UTF-8 text: write one token per line") from error
     if len(text.encode()) > LARGEST_TOKEN_FILE:
         raise InputError(f"{path} has more than {LARGEST_TOKEN_FILE} bytes: is it a token file?")
     lines = [line.strip() for line in text.split("\n")]
     if not any(lines):
-        raise InputError(f"{path} has no token: write one a line")
+        raise InputError(f"{path} has no token: write one per line")
     if os.name == "posix" and mode & 0o066:
         # Not refused: secrets that are mounted into containers are readable by all users in them.
         say(f"{path} can be read or changed by other users of this computer: chmod 600 {path}")

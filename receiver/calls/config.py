@@ -26,10 +26,10 @@ class ServeConfig:
             files and for the health check.
         tls_cert, tls_key: PEM files. Browsers allow camera access only on HTTPS or localhost pages.
         cors: whether pages of other origins may use the server.
-        rooms: most publishers at once.
+        rooms: maximum number of publishers at once.
         is_measured: whether `rooms` is the measured capacity of this machine rather than somebody's
             choice; the answer to a refused publisher says which.
-        viewers: most viewers of a room.
+        viewers: maximum number of viewers per room.
         connect_seconds: time from an offer within which its peer must connect.
         ice: STUN and TURN servers; none by default, so that no other machine is contacted.
         stock_transport: whether to receive with aiortc's own transport, for comparison.

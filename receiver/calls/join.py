@@ -1,4 +1,4 @@
-"""Joins a call as its enhanced receiver, and joins it again if the connection is lost."""
+"""Joins a call and restores its faces; joins it again if the connection is lost."""
 
 import asyncio
 import contextlib

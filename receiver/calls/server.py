@@ -98,7 +98,12 @@ class Server:
         make_enhancer: Callable[[], Enhancer],
         quality: Quality | None = None,
     ) -> None:
-        """Calls `make_enhancer` once a room; `quality` is the level of all of them, for figures."""
+        """
+        Args:
+            config: address, tokens, TLS and limits.
+            make_enhancer: returns a new enhancer; called in the event loop, once per room.
+            quality: the quality control of these enhancers, for figures.
+        """
         self.config = config
         self._quality = quality
         self.rooms: dict[str, Room] = {}

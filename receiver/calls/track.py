@@ -18,11 +18,12 @@ from receiver.media.sound import PcmWindow, SoundHistory
 from receiver.worker import Worker
 
 DEADLINE = 0.033
-"""Seconds within which a frame has to leave after its arrival: one frame at 30 fps."""
+"""Seconds after its arrival by which a frame has to be expected to leave, to be enhanced: one frame
+at 30 fps."""
 
 ATTEMPTS = 3
-"""The fastest of this many enhancements predicts the next: the first one after a pause is slow, and
-so is one that another program interrupted."""
+"""The fastest of this many enhancements predicts the next: the first one after a pause is slow,
+and so is an enhancement that another program interrupted."""
 
 RETRY_AFTER = (3, 30)
 """Frames that are skipped before enhancement is tried again: at first, and at most. The number
@@ -36,15 +37,15 @@ RECOVER_AFTER = (1.0, 30.0)
 help: at first, and at most. They double until enhancement works again."""
 
 WAITS_MOST = 1.0
-"""Seconds that a frame waits for its own enhancement (or `deadline`, if that is longer). Then
-frames pass through at once until the enhancer has finished it."""
+"""Maximum wait of a frame for its enhancement, in seconds (or `deadline`, if that is longer). After
+it, frames pass through at once until the enhancer has finished."""
 
 HANGS_AFTER = (3.0, 30.0)
-"""Seconds after which an enhancement or a search for faces counts as hanging, but never less than a
-frame waits: usually, and for the first one and a restart, which load and compile."""
+"""Seconds after which an enhancement or a search for faces is considered hung (never less than a
+frame waits): usually, and for the first one and a restart, because these load and compile."""
 
 MOST_HANGING = 3
-"""Threads that may hang at once; with one more, enhancement is given up for good."""
+"""Maximum number of threads that hang at once; with one more, enhancement stops for good."""
 
 
 Item = TypeVar("Item")
@@ -85,11 +86,12 @@ class EnhancedVideoTrack(MediaStreamTrack):
         pc.addTrack(EnhancedVideoTrack(track, Enhancer(Generator())))
 
     The source is drained continuously into a slot of one, so no queue builds up, and enhancement
-    runs in a thread of its own, so the event loop stays free. A frame that would leave later than
-    `DEADLINE` after its arrival passes through unchanged, and so does one whose enhancement failed:
-    the stream never breaks, and never waits for longer than `WAITS_MOST`. An enhancer that keeps
-    failing is restarted while frames pass through; one that hangs is restarted in a new thread. pts
-    and time base are the source's.
+    runs in a separate thread, so the event loop stays free. A frame that is expected to leave later
+    than `DEADLINE` after its arrival is not enhanced and passes through; so does one whose
+    enhancement fails. An enhancement that takes longer than expected is awaited, for `WAITS_MOST`
+    at most; then frames pass through until it has ended. An enhancer that keeps failing is
+    restarted while frames pass through; one that hangs is restarted in a new thread. pts and time
+    base are the source's.
     """
 
     kind = "video"
@@ -108,10 +110,11 @@ class EnhancedVideoTrack(MediaStreamTrack):
         Args:
             source: any aiortc video track.
             enhancer: used by this track alone from now on.
-            deadline: seconds after a frame's arrival within which it has to leave.
-            on_frame: is called in the event loop with every frame that leaves; must be quick. An
+            deadline: seconds after its arrival; a frame that is expected to leave later is not
+                enhanced.
+            on_frame: called in the event loop with every frame that leaves; must be quick. An
                 exception is counted in `stats.faults`.
-            sound: the call's sound, for stages that listen.
+            sound: the call's sound, for stages that use it.
         """
         super().__init__()
         self.stats = enhancer.stats

@@ -26,7 +26,7 @@ def run(arguments: list[str]) -> int:
     """
     args = parse(arguments)
     # FFmpeg's messages would mix with ours. With any level but None, they are passed to Python:
-    # a decoder's thread that logs while the decoder is freed would then wait for ever.
+    # a decoder's thread that logs while the decoder is freed would then wait forever.
     av.logging.set_level(None)
     code: int = args.run(args)
     return code

@@ -1,4 +1,4 @@
-"""`receiver join`: joins a call as its enhanced receiver."""
+"""`receiver join`: joins a call and shows it with restored faces."""
 
 import argparse
 import asyncio
@@ -40,10 +40,11 @@ def add(commands: Any) -> None:
     """Adds the command to argparse's subparsers."""
     parser = commands.add_parser(
         "join",
-        help="join a call as its enhanced receiver",
-        description="Joins a call and shows it restored: a WHEP endpoint (https://…/whep), or a "
-        "room of Janus' VideoRoom (janus+http://HOST:8088/janus?room=1234). Reconnects if the "
-        "connection is lost; Ctrl-C ends it. Outputs can be combined; without any, a window opens.",
+        help="join a call and show it with restored faces",
+        description="Joins a call and shows it with restored faces: a WHEP endpoint "
+        "(https://…/whep), or a room of Janus' VideoRoom (janus+http://HOST:8088/janus?room=1234). "
+        "Reconnects if the connection is lost; Ctrl-C ends it. Outputs can be combined; without "
+        "any, a window opens.",
     )
     parser.add_argument("url", metavar="URL", help="https://…, or janus+http://…?room=N")
     add_tokens(parser, "Bearer token for WHEP, or PIN of the Janus room")

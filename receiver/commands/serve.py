@@ -26,10 +26,11 @@ def add(commands: Any) -> None:
     """Adds the command to argparse's subparsers."""
     server = commands.add_parser(
         "serve",
-        help="serve a page that shows you restored, with WHIP in and WHEP out",
-        description="Serves a page that sends your camera and shows it restored. Any WHIP "
-        "publisher (OBS too) can send to /whip/NAME, and players watch /whep/NAME. Figures are at "
-        "/stats and /metrics. Browsers allow camera access only on https pages and on localhost.",
+        help="serve a page that shows your restored video, with WHIP in and WHEP out",
+        description="Serves a page that sends your camera and shows it with restored faces. "
+        "Any WHIP publisher (OBS too) can send to /whip/NAME, and players watch /whep/NAME. "
+        "Figures are at /stats and /metrics. Browsers allow camera access only on https pages and "
+        "on localhost.",
     )
     server.add_argument("--host", default="127.0.0.1", help="address (default 127.0.0.1)")
     server.add_argument(

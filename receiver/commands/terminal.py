@@ -29,7 +29,7 @@ INTERRUPTED = 130
 JSON_KEYS = {"high_quality_inputs": "well_received"}
 """Keys of `--json` objects that differ from the name of the field: scripts rely on them."""
 CLOSED = (errno.EPIPE, errno.EBADF)
-"""Errors of a stream that has no reader (any more); they are no failure of the command."""
+"""Errors of a stream that has no reader (any more); they are not failures of the command."""
 
 
 class _Output(io.TextIOWrapper):

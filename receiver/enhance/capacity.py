@@ -33,11 +33,12 @@ to decode, 3.5 ms to encode it for the page (received and restored), and about a
 SRTP, which aiortc does in Python."""
 
 WARM_UPS, RUNS, SECONDS = 4, 20, 0.6
-"""Frames before the measurement, most measured frames, and seconds after which three suffice."""
+"""Frames before the measurement, maximum number of measured frames, and seconds after which three
+suffice."""
 PAYS = 1.5
-"""Batching pays if two faces in one run take less than so many times the time of one. At 1.5 both
-are ready as early, on average, as one after the other. On a CPU two take twice as long, so that the
-first one would only wait."""
+"""Batching pays if two faces in one run take less than this multiple of the time of one. At 1.5
+both are ready as early, on average, as one after the other. On a CPU two take twice as long, so
+that the first one would only wait."""
 
 
 @dataclass(frozen=True)
@@ -58,7 +59,7 @@ class Measured:
 
     @property
     def batch(self) -> int:
-        """Most faces of several calls that should share a run, see `Generator.batch`."""
+        """Maximum number of faces from several calls in one run, see `Generator.batch`."""
         return BATCH if self.pair_s < PAYS * self.generator_s else 1
 
     @property
@@ -123,7 +124,7 @@ def measure(generator: Generator) -> Measured:
 
 
 def generator_seconds(generator: Generator, faces: int = 1) -> float:
-    """Returns the seconds that the generator takes for so many faces in one run."""
+    """Returns the seconds that the generator takes for `faces` faces in one run."""
     arrays = [np.full((faces, n, CROP, CROP), 0.5, np.float32) for n in CHANNELS.values()]
     return _median_s(lambda: generator.restore(*arrays))
 
@@ -141,7 +142,7 @@ def _median_s(work: Callable[[], object]) -> float:
 
 
 def drawn_faces(total: int) -> list[av.VideoFrame]:
-    """Returns so many frames of a drawn face that moves a little, 640x480 yuv420p.
+    """Returns `total` frames of a drawn face that moves a little, 640x480 yuv420p.
 
     The detector finds that face, and restoring it takes as long as restoring a real one. So a
     machine can be measured without the demo's portrait, which may not be installed.

@@ -1,4 +1,4 @@
-"""Restores the faces of a video file; writes the same file otherwise."""
+"""Restores the faces of a video file and copies everything else."""
 
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
@@ -208,7 +208,7 @@ class _Restoring:
         self._copy.finish()
 
     def _hold(self, frame: av.VideoFrame) -> None:
-        """Encodes the previous frame and holds this one, because `finish` treats the last one."""
+        """Encodes the previous frame and holds this one: `finish` handles the last differently."""
         if self._held is not None:
             self._step = (frame.pts or 0) - (self._held.pts or 0)
             self._encode(self._held)

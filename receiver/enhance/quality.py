@@ -23,25 +23,26 @@ Choice: TypeAlias = Literal["auto", "best", "fast"]
 ROOM = 0.6
 """Share of a frame's time that a better level may take: a busy machine needs the rest."""
 LOOK_EVERY = 2.0
-"""Seconds between looks at the figures."""
+"""Seconds between checks of the statistics."""
 TOO_MANY = 0.1
-"""Share of skipped frames in a look above which the level goes down."""
+"""Share of skipped frames since the last check above which the level goes down."""
 FEW = 0.01
-"""Share of skipped frames in a look up to which it counts as calm."""
+"""Share of skipped frames since the last check up to which the level may go up."""
 CALM = 5
-"""Calm looks in a row before the level goes up, at first. The number doubles with every rise that
-was taken back, and is reset when a level has been held for longer than it was waited for."""
+"""Checks in a row with few skipped frames before the level goes up, at first. The number doubles
+with every upgrade that was reverted, and is reset once an upgrade has lasted for longer than the
+wait before it."""
 SETTLES = 1
-"""Looks after a change that do not count: they still show the time before it."""
+"""Checks after a change that do not count: their timings are partly older than the change."""
 TIMINGS = 60
-"""Newest timings that a look takes into account: two seconds."""
+"""Newest timings that a check takes into account: two seconds."""
 
 
 class Ladder:
-    """Chooses the next level: down when frames are late, up after a calm time.
+    """Chooses the next level: down when frames are late, up when few were for a while.
 
     Attributes:
-        level: the index of the present one; 0 is the cheapest.
+        level: index of the current level; 0 is the cheapest.
         costs: seconds for a frame by level; their ratios count.
     """
 
@@ -54,30 +55,30 @@ class Ladder:
         self.level = level
         self.costs = tuple(costs)
         self._climbed = False  # by the last change
-        self._calm_looks = 0
+        self._calm_checks = 0
         self._patience = CALM
-        self._held = 0  # looks since the last change
+        self._held = 0  # checks since the last change
 
     def step(self, skipped_share: float, seconds: float) -> int:
-        """Takes the figures of a look; returns the new level, at most one away from the last.
+        """Takes the statistics of a check; returns the new level, at most one from the last.
 
         Args:
-            skipped_share: of the frames since the last look, those skipped as too late, 0 to 1.
-            seconds: that a frame's enhancement takes now; 0 if none ran.
+            skipped_share: of the frames since the last check, those skipped as too late, 0 to 1.
+            seconds: current time of enhancement per frame; 0 if none ran.
         """
         self._held += 1
         if self._held <= SETTLES:
             return self.level
         busy = skipped_share > TOO_MANY or seconds > FRAME_S
         calm = skipped_share <= FEW and not busy
-        self._calm_looks = self._calm_looks + 1 if calm else 0
+        self._calm_checks = self._calm_checks + 1 if calm else 0
         if self._climbed and self._held > self._patience:
             self._climbed, self._patience = False, CALM
         if busy and self.level > 0:
             if self._climbed:
                 self._patience *= 2
             self._go_to(self.level - 1)
-        elif self._calm_looks >= self._patience and self._fits_above(seconds):
+        elif self._calm_checks >= self._patience and self._fits_above(seconds):
             self._go_to(self.level + 1)
         return self.level
 
@@ -94,7 +95,7 @@ class Ladder:
 
     def _go_to(self, level: int) -> None:
         self._climbed = level > self.level
-        self.level, self._held, self._calm_looks = level, 0, 0
+        self.level, self._held, self._calm_checks = level, 0, 0
 
 
 def best_that_fits(costs: Iterable[float]) -> int:
@@ -120,7 +121,7 @@ class Quality:
             measured: with this generator, see `capacity.measure`; needed for `auto`.
 
         Raises:
-            ValueError: for `auto` without a measure.
+            ValueError: for `auto` without a measurement.
             ModelError: if the best level's file is unusable and was asked for.
         """
         self.changes = 0
@@ -128,12 +129,12 @@ class Quality:
         self.generator = generator
         self._has_both = generator.name in MODELS and generator.device == "cpu"
         self._enhancers: WeakSet[Enhancer] = WeakSet()
-        self._joining = Lock()  # calls start while another thread looks
-        self._last = 0, 0  # frames skipped and received, at the last look
+        self._joining = Lock()  # calls start while another thread checks
+        self._last = 0, 0  # frames skipped and received, at the last check
         costs = [0.0] * len(LEVELS)
         if choice == "auto":
             if measured is None:
-                raise ValueError("auto needs a measure of this machine")
+                raise ValueError("auto needs a measurement of this machine")
             costs = self._costs(measured)
             first = best_that_fits(costs)
         else:
@@ -145,7 +146,7 @@ class Quality:
 
     @property
     def level(self) -> Level:
-        """The present level."""
+        """The current level."""
         return self._level
 
     def snapshot(self) -> dict[str, Any]:
@@ -162,17 +163,17 @@ class Quality:
         return enhancer
 
     async def beside(self, call: Coroutine[Any, Any, Result]) -> Result:
-        """Awaits a call or a server, and adapts the level meanwhile."""
-        looking = None if self.is_fixed else asyncio.ensure_future(self._keep_looking())
+        """Awaits a call or a server, and adapts the level while it runs."""
+        checking = None if self.is_fixed else asyncio.ensure_future(self._keep_checking())
         try:
             return await call
         finally:
-            if looking is not None:
-                looking.cancel()
-                await asyncio.wait((looking,))
+            if checking is not None:
+                checking.cancel()
+                await asyncio.wait((checking,))
 
     def look(self) -> None:
-        """Looks at the figures once and changes the level if necessary, which opens a file."""
+        """Checks the statistics once and changes the level if necessary, which opens a file."""
         wanted = self._ladder.step(*self._seen())
         now = LEVELS.index(self._level)
         if wanted == now:
@@ -186,13 +187,14 @@ class Quality:
         self.changes += 1
         logger.info("quality changed to %s from %s", self._level.name, LEVELS[now].name)
 
-    async def _keep_looking(self) -> None:
+    async def _keep_checking(self) -> None:
         while True:
             await asyncio.sleep(LOOK_EVERY)
             await asyncio.to_thread(self.look)
 
     def _seen(self) -> tuple[float, float]:
-        """Returns the share of frames skipped since the last look, and the slowest time a frame."""
+        """Returns the share of frames skipped since the last check, and the slowest enhancer's
+        seconds per frame."""
         with self._joining:
             enhancers = list(self._enhancers)
         skipped = sum(one.stats.frames.skipped for one in enhancers)
@@ -215,7 +217,7 @@ class Quality:
             self._level = level
 
     def _costs(self, measured: Measured) -> list[float]:
-        """Returns seconds a frame by level. Does not change the generator."""
+        """Returns seconds per frame by level. Does not change the generator."""
         floats = measured.generator_s
         if self._has_both:
             other = Generator(
@@ -236,7 +238,7 @@ def _set(enhancer: Enhancer, level: Level) -> None:
 
 
 def _costs_of_other_stages(enhancer: Enhancer) -> list[float]:
-    """Returns the measured seconds a frame of all stages but the face stage, by level."""
+    """Returns the measured seconds per frame of all stages but the face stage, by level."""
     costs = [0.0] * len(LEVELS)
     for stage in enhancer.stages:
         known = [level.seconds or 0.0 for level in stage.levels]

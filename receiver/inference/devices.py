@@ -43,7 +43,7 @@ def usable_device(asked: Device) -> ExecutionDevice:
         return wanted
     if asked == "auto":
         return "cpu"
-    raise DeviceError(f"{DEVICE_NAMES[wanted]} was asked for and is not there: {problem}")
+    raise DeviceError(f"{DEVICE_NAMES[wanted]} was asked for and is not available: {problem}")
 
 
 def device_problem(device: ExecutionDevice) -> str | None:

@@ -38,9 +38,9 @@ class _Buffers:
 
 
 class BoundSession:
-    """Runs an InferenceSession on buffers of its own; several threads may use it.
+    """Runs an InferenceSession on fixed buffers; several threads may use it.
 
-    One thread of its own does all runs, because ONNX Runtime keeps graphs by thread, and because
+    A separate thread does all runs, because ONNX Runtime keeps graphs by thread, and because
     two runs in the same buffers would spoil each other. The thread ends when this object is
     deleted.
     """

@@ -44,7 +44,7 @@ class _Request:
 class InferenceQueue:
     """Queues the requests of several threads for one network, first come, first served.
 
-    A request never waits in order to be batched, and the queue has no thread of its own: a thread
+    A request never waits in order to be batched, and the queue has no thread: a caller's thread
     that finds the network free runs it itself, on its own arrays. Of the requests that arrive
     during a run, the first runs next, together with as many behind it as fit into one batch.
     """

@@ -24,7 +24,7 @@ class StateTensor:
     """A float32 tensor that a recurrent network returns and takes again in its next run.
 
     Attributes:
-        input: name of the input that takes the state of the run before.
+        input: name of the input that takes the state of the previous run.
         output: name of the output that holds the state after the run.
         shape: of both.
     """

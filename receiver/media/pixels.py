@@ -15,7 +15,7 @@ Samples: TypeAlias = NDArray[Any]
 PLANAR_420 = ("yuv420p", "yuvj420p")
 """The 8-bit 4:2:0 pixel formats, which calls decode to."""
 DEEP_420 = "yuv420p10le"
-"""The 4:2:0 pixel format with `DEEP_BITS` bits a sample."""
+"""The 4:2:0 pixel format with `DEEP_BITS` bits per sample."""
 RESTORABLE = (*PLANAR_420, DEEP_420)
 """The pixel formats in which faces are restored."""
 DEEP_BITS = 10
@@ -47,7 +47,7 @@ class Storage:
         if len(colours) < len(layout.components) and not layout.has_palette:
             changes.append("without transparency")
         if bits > DEEP_BITS:
-            changes.append(f"with {DEEP_BITS} bits a sample instead of {bits}")
+            changes.append(f"with {DEEP_BITS} bits per sample instead of {bits}")
         if layout.is_rgb or layout.has_palette:
             changes.append("YUV instead of RGB")
             name = _named("444", depth, full_range=False)
@@ -98,7 +98,7 @@ def samples(frame: av.VideoFrame) -> Iterator[Samples]:
 
 
 def bits_of(frame: av.VideoFrame) -> int:
-    """Returns the bits a sample of a frame."""
+    """Returns the bits per sample of a frame."""
     return max(part.bits for part in frame.format.components)
 
 
@@ -108,7 +108,7 @@ def bytes_a_sample(frame: av.VideoFrame) -> int:
 
 
 def to_8_bits(plane: Samples, bits: int) -> Samples:
-    """Returns a plane of `bits` bits a sample, rounded to 8 bits (uint8)."""
+    """Returns a plane of `bits` bits per sample, rounded to 8 bits (uint8)."""
     if bits == 8:
         return plane
     half = 1 << (bits - 9)

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from receiver.media.pixels import DEEP_BITS, PLANAR_420, keep_tags, to_8_bits
 
 Plane: TypeAlias = NDArray[Any]
-"""HxW: one plane of a frame, uint8, or uint16 with 10 bits a sample."""
+"""HxW: one plane of a frame, uint8, or uint16 with 10 bits per sample."""
 
 
 Matrix: TypeAlias = list[list[float]]
@@ -84,7 +84,7 @@ def colours_of(frame: av.VideoFrame) -> tuple[bool, bool, int]:
 
 
 def bits_of_sample(frame: av.VideoFrame) -> int:
-    """Returns the bits a sample of a `RESTORABLE` frame: 8 or 10."""
+    """Returns the bits per sample of a `RESTORABLE` frame: 8 or 10."""
     return 8 if frame.format.name in PLANAR_420 else DEEP_BITS
 
 

@@ -1,4 +1,4 @@
-"""What the code stream says about a frame, a value for each macroblock."""
+"""Data of the bitstream about a frame, one value per macroblock."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,9 +20,9 @@ MACROBLOCK = 16
 class CodecPriors:
     """QPs, motion and changes of a frame, accumulated over the frames that were missed before it.
 
-    Each map has a value for each macroblock: rows x columns, the last ones partly outside the frame
-    if its size is no multiple of 16. The maps are made when they are first read: a pipeline that
-    does not use them pays nothing.
+    Each map has one value per macroblock: rows x columns, the last ones partly outside the frame if
+    its size is not a multiple of 16. The maps are made when they are first read: they cost nothing
+    if no stage uses them.
 
     Attributes:
         frames: decoded frames, oldest first: those that were dropped or skipped since the last one
@@ -69,7 +69,7 @@ class CodecPriors:
 
     @cached_property
     def changed(self) -> NDArray[np.bool_]:
-        """Macroblocks whose luma differs from the frame before, in any of `frames`.
+        """Macroblocks whose luma differs from the previous frame's, in any of `frames`.
 
         FFmpeg does not export which macroblocks were skipped; one that was skipped without motion
         is bit-equal to its predecessor unless deblocking reached into it. All are True if `before`

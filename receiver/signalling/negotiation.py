@@ -28,7 +28,7 @@ from receiver.transport.aiortc_hooks import HookedConnection, end_remote_track
 from receiver.waiting import stopped
 
 MOST_LINES = 1000
-"""Most lines of a description: aiortc's parser takes quadratic time for some of them."""
+"""Maximum number of lines in a description: aiortc's parser takes quadratic time for some."""
 MID = re.compile(r"[\x21-\x7e]{1,64}")
 """Name of a media section (RFC 5888, section 4)."""
 HASHES = ("sha-256", "sha-384", "sha-512")
@@ -48,7 +48,7 @@ class ClosableConnection(HookedConnection):
 
     aiortc connects in a task that nobody awaits: its errors are printed with a traceback, and what
     it starts while the connection closes (for example the decoder's thread) never ends. The tracks
-    of a peer that never connects do not end either, so that their readers would wait for ever.
+    of a peer that never connects do not end either, so that their readers would wait forever.
     """
 
     def __init__(self, ice: RTCConfiguration) -> None:
@@ -136,7 +136,7 @@ async def accept(connection: RTCPeerConnection, description: RTCSessionDescripti
 def _read(sdp: str, kind: Kind) -> tuple[str, SessionDescription]:
     """Returns a description without unusable candidates, as text and parsed. Raises ValueError."""
     if not sdp.startswith("v=0"):
-        raise ValueError("it is no SDP")
+        raise ValueError("it is not SDP")
     if len(sdp) > MOST_SDP:
         raise ValueError(f"it has more than {MOST_SDP >> 10} KiB")
     lines = sdp.splitlines()
@@ -154,10 +154,10 @@ def _read(sdp: str, kind: Kind) -> tuple[str, SessionDescription]:
     try:
         parsed = SessionDescription.parse(text)
     except Exception as error:  # aiortc's parser raises errors of many types
-        raise ValueError("it is no SDP") from error
+        raise ValueError("it is not SDP") from error
     mids = [media.rtp.muxId for media in parsed.media]
     if len(set(mids)) != len(mids) or not all(MID.fullmatch(mid) for mid in mids):
-        raise ValueError("its media have no names of their own")
+        raise ValueError("its media have no unique names")
     bundled = [mid for group in parsed.group if group.semantic == "BUNDLE" for mid in group.items]
     if not set(bundled) <= set(mids):
         raise ValueError("it bundles media that it does not have")
@@ -177,7 +177,7 @@ def _check(media: MediaDescription) -> None:
     if not any(one.algorithm.lower() in HASHES for one in media.dtls.fingerprints):
         raise ValueError("it lacks a certificate's fingerprint")
     if media.kind != "application" and not media.rtcp_mux:
-        raise ValueError("it has RTCP on a port of its own")
+        raise ValueError("it has RTCP on a separate port")
     if fault := late_fault(media):
         raise ValueError(f"it {fault}")
 

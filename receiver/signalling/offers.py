@@ -34,7 +34,7 @@ something else (simulcast)."""
 TRICKLE = "a=ice-options:trickle"
 """Declares that candidates may follow after the offer (RFC 8840, section 4.1)."""
 LEAST_MESSAGE = 16 << 10
-"""Least limit of a peer, in bytes, for the messages of its data channels."""
+"""Smallest limit of a peer, in bytes, for the messages of its data channels."""
 
 logger = logging.getLogger(__name__)
 

@@ -15,7 +15,7 @@ from receiver.media.planes import WHOLE, Region, copy_frame, cut_frame
 MIN_SIDE = 16
 """Smallest width and height of a still in pixels."""
 MAX_STILL_PIXELS = 1 << 22
-"""Most pixels of a still, for example 2560x1440."""
+"""Maximum number of pixels in a still, for example 2560x1440."""
 QUALITIES = (90, 80, 70, 60, 50, 40)
 """Qualities of libwebp (0 to 100), tried in this order until a still is small enough."""
 DECODERS = {"image/webp": "webp", "image/jpeg": "mjpeg"}

@@ -83,7 +83,7 @@ class _Request:
 
 
 class StillReceiver:
-    """Requests stills over the channel `stills`, and decodes them in a thread of its own.
+    """Requests stills over the channel `stills`, and decodes them in a separate thread.
 
     Trusts no message: it accepts one still at a time, no more bytes than requested, no more pixels
     than `picture.MAX_STILL_PIXELS`, and nothing after the time limit.

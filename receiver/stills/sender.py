@@ -27,7 +27,7 @@ from receiver.stills.protocol import (
 )
 
 STILLS_A_MINUTE = 30
-"""Most stills that a sender makes in a minute."""
+"""Maximum number of stills that a sender makes per minute."""
 PACE_BYTES = 2048
 """Bytes sent at a time: the fewer, the less they delay the video's packets."""
 

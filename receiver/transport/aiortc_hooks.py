@@ -74,7 +74,8 @@ class HookedReceiver(RTCRtpReceiver):
     """aiortc's RTP receiver whose parts a subclass can read, replace and extend.
 
     Reason: aiortc builds the jitter buffer, the NACK generator and the bandwidth estimate itself,
-    and lets nobody send a NACK or a PLI. Findings: the first six rows of `docs/upstream.md`.
+    and has no public way to send a NACK or a PLI. Findings: the first six rows of
+    `docs/upstream.md`.
 
     Attributes:
         codecs: negotiated codecs by payload type.
@@ -145,10 +146,10 @@ class HookedSender(RTCRtpSender):
 
 
 class HookedConnection(RTCPeerConnection):
-    """aiortc's peer connection whose connecting a subclass can supervise.
+    """aiortc's peer connection, whose connection set-up a subclass can supervise.
 
     Reason: aiortc connects in a task that nobody awaits. Finding: `close()` while ICE completes
-    leaves a task.
+    leaves a task behind.
     """
 
     async def connect(self) -> None:
@@ -195,7 +196,7 @@ def _reaches(address: str) -> bool:
 class ObservingJitterBuffer(JitterBuffer):
     """aiortc's jitter buffer, which also marks the frames that follow a loss.
 
-    Reason: a decoder conceals losses without a word, and aiortc does not report them. It sets
+    Reason: a decoder conceals losses silently, and aiortc does not report them. It sets
     `lost_before` on a released frame: whether packets between the frame released before and this
     one are missing (lost, late or discarded). It is False for the first frame.
     """
@@ -269,7 +270,8 @@ def _ssl_context_for_rsa(
 def replace_parts(receiver: type[RTCRtpReceiver], sender: type[RTCRtpSender]) -> None:
     """Replaces parts of aiortc in the whole process: its classes by those of this project.
 
-    Reason: aiortc's classes name each other, so that there is no other way to use another one.
+    Reason: aiortc's classes refer to each other by name, so that there is no other way to use
+    another one.
     May be called any number of times.
 
     Args:
@@ -296,7 +298,7 @@ def depayloaded(packet: RtpPacket) -> bytes:
 async def request_keyframe(receiver: RTCRtpReceiver) -> None:
     """Sends a Picture Loss Indication (RFC 4585, section 6.3.1) to the sender of a video.
 
-    It names the stream with the most packets, since retransmissions have an SSRC of their own.
+    It names the stream with the most packets, since retransmissions have a separate SSRC.
     Reason: aiortc has no public way to send a PLI.
     """
     report = await receiver.getStats()
@@ -309,8 +311,8 @@ async def request_keyframe(receiver: RTCRtpReceiver) -> None:
 def on_keyframe_request(sender: RTCRtpSender, request: Callable[[], None]) -> None:
     """Calls `request` in the event loop for each PLI or FIR of the peer that watches `sender`.
 
-    Reason: aiortc has no public way to learn of a PLI; it would go to aiortc's own encoder, which
-    an already encoded track does not use.
+    Reason: aiortc has no public way to be notified of a PLI; it would go to aiortc's own encoder,
+    which an already encoded track does not use.
     """
     setattr(sender, "_send_keyframe", request)  # noqa: B010
 
@@ -319,7 +321,7 @@ def end_remote_track(track: RemoteStreamTrack) -> None:
     """Ends a remote track, as aiortc's decoder does at the end of its stream.
 
     Reason: aiortc never ends the track of a peer that did not connect, and its reader would wait
-    for ever.
+    forever.
     """
     track._queue.put_nowait(None)
 

@@ -22,9 +22,10 @@ OUTAGE = 128
 MAX_JUMP = 1000
 """Largest difference of sequence numbers within one stream; beyond it another stream starts."""
 MOST_PACKETS = 2048
-"""Most packets that wait for the rest of their frame: some 2.5 MB, or a hundred I-frames."""
+"""Maximum number of packets that wait for the rest of their frame: about 2.5 MB, or a hundred
+I-frames."""
 MOST_MISSING = 1024
-"""Most missing packets that are waited for. Beyond it, the oldest ones are skipped."""
+"""Maximum number of missing packets that are waited for. Beyond it, the oldest ones are skipped."""
 FORGOTTEN = 512
 """Skipped packets that are remembered, since their late arrival still shows the round trip."""
 
@@ -54,7 +55,7 @@ class FrameAssembler:
     the hole is skipped, and everything up to the beginning of the next frame. A whole I-frame
     behind a hole does not wait.
 
-    It has no clock of its own: every call passes the time in seconds.
+    It reads no clock: every call passes the time in seconds.
 
     Attributes:
         late: packets that arrived after their frame was released or skipped, or twice.

@@ -36,7 +36,7 @@ LEAST_SHARE, MOST_SHARE = 0.4, 0.95
 REST_MS = 2000.0
 """Milliseconds in which the rest of a queue may arrive at a lower rate without a narrower link."""
 MOST_SOURCES = 16
-"""Most SSRCs in a REMB, which has room for 255. A call has two or three."""
+"""Maximum of SSRCs in a REMB, which has room for 255. A call has two or three."""
 DECIDE_MS, REPEAT_MS = 100.0, 500.0
 """Milliseconds from one decision to the next, and until the same rate is sent again."""
 HOLD_MS = 400.0

@@ -21,11 +21,11 @@ from receiver.transport.bandwidth import BandwidthEstimate
 from receiver.waiting import BackgroundTasks
 
 DECODER_BACKLOG = 90
-"""Most frames that wait for the decoder: three seconds. The newest ones beyond it are dropped."""
+"""Maximum number of frames that wait for the decoder: three seconds. Further ones are dropped."""
 KEYFRAME_REQUEST_EVERY = 0.5
 """Seconds from one request for an I-frame to the next: each I-frame fills a narrow link."""
 GOODBYE_SECONDS = 1.0
-"""Seconds from an RTCP BYE to the end of its track, unless packets arrive meanwhile: a sender that
+"""Seconds from an RTCP BYE to the end of its track, unless packets arrive before: a sender that
 changes its SSRC sends a BYE for the old one (RFC 3550, section 8.2)."""
 CHECK_EVERY = 0.01
 """Seconds from one check of the missing packets to the next, while packets are missing."""

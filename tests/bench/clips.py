@@ -8,7 +8,7 @@ from receiver.media.files.writing import VideoWriter, add_h264
 
 
 def write_clip_at(path, frames, fps):
-    """Writes frames as H.264 at a rate of their own."""
+    """Writes frames as H.264 at any rate."""
     with VideoWriter(path) as writer:
         size, base = (frames[0].width, frames[0].height), Fraction(1, fps)
         video = add_h264(writer.container, size, Fraction(fps), base, 6, "veryfast")

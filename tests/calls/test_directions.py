@@ -164,7 +164,7 @@ async def test_of_two_videos_and_two_sounds_one_each_is_received(generator):
 
 
 async def test_tracks_of_a_call_that_is_joined_again_replace_those_before(generator):
-    """aiortc ends no track of a peer that never connected: the room would wait for it for ever."""
+    """aiortc ends no track of a peer that never connected: the room would wait for it forever."""
     sending = RTCPeerConnection(HERE)
     sending.addTransceiver(plain_track(), direction="sendonly").setCodecPreferences(h264_codecs())
     sending.addTransceiver(Tone(), direction="sendonly")

@@ -238,7 +238,7 @@ JANUS = shutil.which("janus")
 
 @contextlib.asynccontextmanager
 async def janus(folder: Path) -> AsyncIterator[str]:
-    """A Janus of our own with one room, 1234."""
+    """A separate Janus with one room, 1234."""
     port, admin = 18088, 17088
     general = 'general: { admin_secret = "x"; debug_level = 3; }\n'
     media = 'media: { rtp_port_range = "20000-20100"; }\nnat: { ice_lite = false; }\n'

@@ -17,7 +17,7 @@ RECEIVER = f"{sys.executable} -m receiver"
 
 
 def alone(script: str, *, loopback: bool = True, seconds: float = 240.0) -> tuple[int, str]:
-    """Runs a shell script in a network namespace of its own; returns exit code and output."""
+    """Runs a shell script in a separate network namespace; returns exit code and output."""
     up = f'{sys.executable} -c "{LOOPBACK_UP}"\n' if loopback else ""
     ran = subprocess.run(
         ["unshare", "-rn", "sh", "-c", up + script],

@@ -132,10 +132,10 @@ async def test_calls_beyond_the_measured_capacity_are_refused(generator, http):
         )
         stats = await (await http.get(base + "/stats")).json()
         assert set(stats) == {"a", "b", ""}
-        assert stats["a"]["quality"] == {"level": "sparing", "changes": 0}
+        assert stats["a"]["quality"] == {"level": "fast", "changes": 0}
         metrics = await (await http.get(base + "/metrics")).text()
         assert "receiver_rooms_limit 2.0" in metrics
-        assert 'receiver_quality_level{level="sparing"} 1.0' in metrics
+        assert 'receiver_quality_level{level="fast"} 1.0' in metrics
         assert "receiver_quality_changes_total 0.0" in metrics
         assert (await http.delete(base + publishers[0].location)).status == 200
         offer = third.connection.localDescription.sdp
@@ -248,7 +248,7 @@ async def ask_for_keyframes(peer):
 
 @pytest.mark.parametrize("role", ["publisher", "viewer"])
 async def test_sessions_that_end_while_they_connect_leave_nothing(generator, http, role):
-    """ICE's consent checks continued for ever."""
+    """ICE's consent checks continued forever."""
     async with serving(generator) as (_, base):
         if role == "viewer":
             for path in ("/whip/r", "/whep/r"):  # the first viewer has the encoder made

@@ -81,7 +81,7 @@ class LossyCall:
             self.times.append(asyncio.get_running_loop().time())
 
     async def until(self, count):
-        """Waits for so many frames."""
+        """Waits for `count` frames."""
         async with asyncio.timeout(20):
             while len(self.frames) < count:
                 await asyncio.sleep(0.02)

@@ -96,9 +96,9 @@ def test_missing_cuda_is_an_error(clip, tmp_path):
     if not any(finding.name == "cuda" and not finding.fine for finding in examine("lite", "cpu")):
         pytest.skip("CUDA is here, so its absence cannot be seen")
     result = run("enhance", str(clip), str(tmp_path / "out.mp4"), "--device", "cuda")
-    assert_one_sentence(result, "CUDA was asked for and is not there")
+    assert_one_sentence(result, "CUDA was asked for and is not available")
     result = run("enhance", str(clip), str(tmp_path / "out.mp4"), "--device", "tensorrt")
-    assert_one_sentence(result, "TensorRT was asked for and is not there")
+    assert_one_sentence(result, "TensorRT was asked for and is not available")
     assert list(tmp_path.iterdir()) == []
 
 

@@ -133,7 +133,7 @@ SLOW = Measured(frame_s=0.2, generator_s=0.1, pair_s=0.2)
 
 @pytest.fixture
 def shared(monkeypatch) -> Generator:
-    """One of its own, and the floats take as long as the integers."""
+    """A separate generator, and the floats take as long as the integers."""
     monkeypatch.setattr("receiver.enhance.quality.generator_seconds", lambda _: 0.002)
     return Generator("lite", "cpu")
 

@@ -122,7 +122,7 @@ class NotingEnhancer(Enhancer):
 
 @pytest.mark.parametrize("interval", [0.08, 0.0])
 async def test_what_takes_long_is_done_when_a_frame_has_left(generator, decoded, interval):
-    """Not before, and at least once a frame, even where the next one waits already."""
+    """Not before, and at least once per frame, even where the next one waits already."""
     enhancer = NotingEnhancer(generator)
     source = ListTrack(fresh(decoded)[:12], interval)
     track = EnhancedVideoTrack(source, enhancer, deadline=10.0, on_frame=enhancer.left)

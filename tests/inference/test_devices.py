@@ -56,5 +56,5 @@ def test_auto_is_cuda_if_it_can_be_used_or_else_the_cpu(monkeypatch):
 @pytest.mark.parametrize(("device", "name"), [("cuda", "CUDA"), ("tensorrt", "TensorRT")])
 def test_a_gpu_that_was_asked_for_and_cannot_be_used_is_an_error(monkeypatch, device, name):
     monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: ["CPUExecutionProvider"])
-    with pytest.raises(DeviceError, match=f"{name} was asked for and is not there: this build"):
+    with pytest.raises(DeviceError, match=f"{name} was asked for and is not available: this build"):
         usable_device(device)

@@ -93,7 +93,7 @@ class WithGraphs:
 
     Attributes:
         replays: number of runs by graph; the first of each records it.
-        is_stale: whether a replay leaves the result of the run before in the outputs.
+        is_stale: whether a replay leaves the result of the previous run in the outputs.
     """
 
     def __init__(self, is_stale: bool = False) -> None:

@@ -104,7 +104,7 @@ def test_waiting_streams_are_batched_with_their_own_states(summing):
 
 
 def test_a_state_may_be_an_output_as_well(tmp_path):
-    """The output of the frame before as a further input, for one."""
+    """The output of the previous frame as a further input, for one."""
     signature = Signature({"x": PAIR}, {"mean": PAIR, "new_sum": PAIR})
     network = Network.open(model(accumulator(tmp_path / "sums.onnx")), signature, [SUM])
     outputs, state = network.run(x(3))
@@ -194,7 +194,7 @@ class Held:
         return self._session.run(names, inputs)
 
     def run_all(self, requests: list[tuple[dict[str, np.ndarray], Any]]) -> list[Any]:
-        """Each request from a thread of its own, in this order; the first one's run is held."""
+        """Each request from a separate thread, in this order; the first one's run is held."""
         queue = self._network._queue
         with ThreadPoolExecutor(len(requests)) as pool:
             futures = []

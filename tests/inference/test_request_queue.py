@@ -51,7 +51,7 @@ def pool():
 def queue_up(
     pool: ThreadPoolExecutor, queue: InferenceQueue, *requests: Arrays, most: int = 8
 ) -> "list[Future[Arrays]]":
-    """Sends requests from threads of their own; each waits in the queue before the next one."""
+    """Sends requests from separate threads; each waits in the queue before the next one."""
     futures, waiting = [], len(queue._waiting)
     for request in requests:
         futures.append(pool.submit(queue, request, most))

@@ -215,7 +215,7 @@ def _frame(frame: Any) -> dict[str, Any]:
 
 
 def planes_of(frame: av.VideoFrame) -> list[np.ndarray]:
-    """Returns copies of the planes of a planar frame, HxW each, 8 or 16 bits a sample."""
+    """Returns copies of the planes of a planar frame, HxW each, 8 or 16 bits per sample."""
     wide = any(component.bits > 8 for component in frame.format.components)
     pixel = np.dtype(np.uint16 if wide else np.uint8)
     return [

@@ -52,7 +52,7 @@ def test_without_a_known_codec_there_are_no_qps():
 
 @pytest.mark.parametrize(("dx", "dy"), [(3, 0), (0, 4), (-5, 2)])
 def test_motion_is_chained_over_dropped_frames(dx, dy):
-    """What moved by (dx, dy) a frame was at -(dx, dy) in the frame before."""
+    """What moved by (dx, dy) a frame was at -(dx, dy) in the previous frame."""
     seen = decoded(moving(5, dx, dy))
     for dropped in (0, 3):
         priors = CodecPriors(seen[1 : 2 + dropped], seen[0].video)

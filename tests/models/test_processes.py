@@ -74,7 +74,7 @@ def test_the_first_process_copies_the_configuration(folder):
 
 
 def test_two_processes_share_gradients_and_batch_statistics(folder):
-    # In 64 bits: in 32 bits, rounding across the kink of a LeakyReLU makes a difference of its own.
+    # In 64 bits: in 32 bits, rounding across the kink of a LeakyReLU makes a further difference.
     one, two = (torch.load(folder / f"{count}.pt") for count in (1, 2))
     for name, value in one.items():
         torch.testing.assert_close(two[name], value, atol=1e-10, rtol=1e-10)

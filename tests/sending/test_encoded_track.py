@@ -152,7 +152,7 @@ async def test_a_key_frame_requested_in_a_pause_is_sent(tmp_path):
 
 @pytest.mark.parametrize(("seconds", "frames"), [(1.3, 3), (12.0, 24)])
 async def test_the_limit_is_a_time_and_not_a_number_of_frames(tmp_path, simulated, seconds, frames):
-    """At 0.1 frames a second, 1.3 s would be no frame at all."""
+    """At 0.1 frames a second, 1.3 s would be less than one frame."""
     source = clip_source(write_timed(tmp_path / "slides.mkv", [0, 10.1, 25]))
     track = EncodedTrack(source, Encoding(kbps=100), seconds)
     track.begin()

@@ -1,6 +1,6 @@
 """Saves people's references to a file and loads them in the next call.
 
-The file is an .npz: a zip archive with one .npy array for each of `FIELDS`, one row a reference.
+The file is an .npz: a zip archive with one .npy array for each of `FIELDS`, one row per reference.
 """
 
 import hashlib
@@ -40,23 +40,23 @@ FIELDS: dict[str, tuple[type[np.generic], tuple[int, ...]]] = {
 SOURCES = ("stream", "still")
 """Meaning of the numbers in `source`."""
 MAX_REFERENCES = 200
-"""Most references in a file."""
+"""Maximum number of references in a file."""
 MAX_FILE = 64 * 1024 * 1024
-"""Most bytes of a file: `MAX_REFERENCES` incompressible crops take 40 MB."""
+"""Maximum size in bytes of a file: `MAX_REFERENCES` incompressible crops take 40 MB."""
 DIRECTORY_END = struct.Struct("<4s4H2LH")
 """A zip archive's end of central directory record (APPNOTE.TXT, section 4.3.16)."""
 ENCRYPTED = 1
 """Bit of a member's flags."""
 LONGEST_NAME = 255
-"""Most bytes of a file's name on most systems."""
+"""Maximum size in bytes of a file's name on most systems."""
 MAX_DIRECTORY = 4096
-"""Most bytes of an archive's central directory; numpy writes 500 for these arrays."""
+"""Maximum size in bytes of an archive's central directory; numpy writes 500 for these arrays."""
 MAX_HEADER = 256
-"""Most bytes of an array's .npy header; numpy writes 128 for these arrays."""
+"""Maximum size in bytes of an array's .npy header; numpy writes 128 for these arrays."""
 LANDMARK_RANGE = (-CROP, 2.0 * CROP)
-"""Least and largest coordinate of a landmark in crop pixels."""
+"""Smallest and largest coordinate of a landmark in crop pixels."""
 QPS, SHARPNESSES = (0.0, 100.0), (0.0, 2048.0)
-"""Least and largest QP (that of an enlarged face may exceed 51) and sharpness."""
+"""Smallest and largest QP (that of an enlarged face may exceed 51) and sharpness."""
 
 
 @dataclass(frozen=True)
@@ -154,7 +154,7 @@ def load_album(
     """Reads a file and adds the people with references from `peer` to `people`.
 
     Computes the embeddings from the stored crops, because the file itself is not trusted; this
-    takes about 25 ms a reference. A missing file counts as empty.
+    takes about 25 ms per reference. A missing file counts as empty.
 
     Args:
         people: people of this call.

@@ -31,12 +31,12 @@ FEATHER = 24
 """Width of the border over which a pasted crop fades out, in crop pixels."""
 
 EYES_APART = (1.0, 10_000.0)
-"""Least and largest distance between the eyes of a face that can be cropped, in frame pixels."""
+"""Smallest and largest distance between the eyes of a face that can be cropped, in frame pixels."""
 FARTHEST = 1e5
 """Largest coordinate of a face that can be cropped, in frame pixels."""
 
 _DOT = 5
-"""Most pixels from the centre of a landmark's dot to its edge."""
+"""Maximum distance in pixels from the centre of a landmark's dot to its edge."""
 _AROUND = 2 * _DOT + 1
 """Border around the landmark image, in pixels, for dots that are partly or wholly outside."""
 
@@ -153,7 +153,7 @@ def paste_residual(frame: av.VideoFrame, residual: Crop, affine: Affine) -> None
     the crop. Changes only the region of the crop and fades out at its border.
 
     Args:
-        frame: 4:2:0, 8 or more bits a sample.
+        frame: 4:2:0, 8 or more bits per sample.
         residual: restored crop minus degraded crop.
         affine: the crop's `crop_from_frame`.
     """

@@ -1,4 +1,4 @@
-"""Computes embeddings in a process of its own, for `recognition`.
+"""Computes embeddings in a separate process, for `recognition`.
 
 Runs as a script with the path of dlib's model file. Imports nothing of this project, so that it
 starts in a third of a second and takes little memory. For each face record on standard input it

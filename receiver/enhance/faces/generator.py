@@ -25,7 +25,7 @@ GENERATOR = Signature(_CROPS, {"restored": (None, 3, CROP, CROP)}, "generator")
 """Restores the degraded crops."""
 ALIGNER = Signature(_CROPS, {"flow": (None, 2, None, None)}, "generator's aligner")
 """Returns the flow, Nx2xHxW in crop pixels, by which the references are moved before a generator
-without an aligner of its own takes them."""
+without a separate aligner takes them."""
 
 BATCH = 8
 """Largest batch of faces in one run if several calls share a generator: two calls of four."""

@@ -12,7 +12,7 @@ from receiver.enhance.faces.alignment import Crop, picture_of
 from receiver.enhance.faces.recognition import ANSWERS_WITHIN, FaceRecogniser
 
 MAX_ENLARGED_TO_RECOGNISE = 4.0
-"""Most crop pixels for one frame pixel: a face that is enlarged more is too small to recognise."""
+"""Maximum number of crop pixels per frame pixel: a face enlarged more is too small to recognise."""
 UNKNOWN_QP = 51.0
 """QP of an observation of unknown QP: any other one is preferred."""
 SOON, LATER, SELDOM, AGAIN = 5, 30, 90, 2
@@ -20,8 +20,8 @@ SOON, LATER, SELDOM, AGAIN = 5, 30, 90, 2
 until it is the mean of `BEST` observations and after an unclear observation, `SELDOM` from then on,
 because the tracker may have changed to another face, and `AGAIN` after a contradiction."""
 MOST_AT_ONCE, WITHIN = 4, 15
-"""Most observations of a call, and the frames within which they are counted. All calls share one
-process, which a call with ever new faces would keep busy."""
+"""Maximum number of observations per call, and the frames within which they are counted. All calls
+share one process, which a call with new faces all the time would keep busy."""
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,7 @@ STOP_CRITERIA = (cv2.TERM_CRITERIA_COUNT | cv2.TERM_CRITERIA_EPS, 10, 0.03)
 MAX_DIFFERENCE = 18.0
 """Largest mean difference, in 8-bit levels, between the surroundings of a point in both frames."""
 MAX_LOST = 7
-"""Most points that may be lost: with more it is another face, or the face moved too fast."""
+"""Maximum number of lost points: with more it is another face, or the face moved too fast."""
 
 
 @dataclass(frozen=True)

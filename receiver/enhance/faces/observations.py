@@ -24,6 +24,6 @@ def detail(crop: Crop) -> float:
 
 
 def scale_and_roll(crop_from_frame: Affine) -> tuple[float, float]:
-    """Returns the crop pixels for one pixel of the frame, and the tilt of the face in degrees."""
+    """Returns the crop pixels per pixel of the frame, and the tilt of the face in degrees."""
     across, down = crop_from_frame[0, 0], crop_from_frame[1, 0]
     return math.hypot(across, down), math.degrees(math.atan2(down, across))

@@ -24,7 +24,7 @@ a second of a whole core."""
 RESTARTS_AFTER = 10.0
 """Seconds from a failure to the next start of the process."""
 MAX_WAITING = 64
-"""Most faces that wait for the process, 200 kB each; further ones are refused."""
+"""Maximum number of faces that wait for the process, 200 kB each; further ones are refused."""
 
 
 class RecognitionError(Exception):
@@ -32,7 +32,7 @@ class RecognitionError(Exception):
 
 
 class FaceRecogniser:
-    """Computes embeddings with dlib's ResNet, in a process of its own.
+    """Computes embeddings with dlib's ResNet, in a separate process.
 
     dlib holds Python's lock for the 25 ms or more that a face takes; in this process that would
     stop frames and packets. The other process starts with the first face, is restarted after a

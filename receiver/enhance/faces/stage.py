@@ -49,16 +49,16 @@ from receiver.media.planes import WHOLE, Region
 from receiver.stats import Stats
 
 TIMED = ("faces", "crop", "admit", "choose", "warp", "landmarks", "generator", "temporal", "paste")
-"""The parts that are timed in `Stats`, in the order in which a frame meets them; `choose` and
-`warp` run once a face."""
+"""The parts that are timed in `Stats`, in the order in which they run; `choose` and
+`warp` run once per face."""
 
 MUCH_BETTER = 6.0
-"""QP steps by which a reference has to be better than a face for nothing to be missing."""
+"""QP steps by which a reference must be better than a face so that no other one is needed."""
 STILL_POSE = 15.0
 """Landmark distance in crop pixels within which a still replaces another reference: less than
 between frames of the stream, because a sharp one gains from every pixel that it is nearer."""
 CLEARLY_LARGER = 1.25
-"""A face takes a restored one's place if it is this many times as large."""
+"""A face replaces a restored one if it is this many times as large."""
 STILLS_WAITING = 8
 """Faces of stills that wait for the next frame, or until it is known who is on screen; beyond that
 the oldest is discarded."""
@@ -165,7 +165,7 @@ class FaceStage(Stage):
         return self._restored(context, canvas, inputs)
 
     def reset(self) -> None:
-        """Restarts the network and forgets the faces on screen; references are kept.
+        """Restarts the network and discards the state of the faces on screen; references are kept.
 
         Takes as long as opening a session. Raises as `Generator.rebuild`.
         """
@@ -185,13 +185,13 @@ class FaceStage(Stage):
         _add_reference(self.people[track_id], keyframe)
 
     def add_still(self, still: av.VideoFrame, region: Region = WHOLE) -> bool:
-        """Takes a better picture of what the stream shows, in any size; see `receiver.stills`.
+        """Accepts a better still of what the stream shows, in any size; see `receiver.stills`.
 
         May be called from any thread. Its faces are found and recognised at once; those of people
         on screen become references with the next frame, see `StillFace.judge`.
 
         Args:
-            still: the picture.
+            still: its pixels.
             region: the part of the stream's frame that it shows.
 
         Returns:
@@ -244,7 +244,7 @@ class FaceStage(Stage):
         return inputs
 
     def _restored(self, context: FrameContext, canvas: Canvas, inputs: list[FaceInput]) -> Canvas:
-        """Returns a canvas of its own with these faces restored."""
+        """Returns another canvas with these faces restored."""
         with self._stats.stage("landmarks"):
             drawn = _batch([draw_landmarks(one.observation.landmarks)[None] for one in inputs])
         filters = self._filters_of(inputs)
@@ -359,7 +359,7 @@ def _add_reference(person: Person, keyframe: Keyframe) -> None:
 
 
 def _prepared(canvas: Canvas, filters: list[TemporalFilter], inputs: list[FaceInput]) -> Canvas:
-    """Lets the filters see the crops; returns a canvas to paste into."""
+    """Passes the crops to the filters; returns a canvas to paste into."""
     for temporal_filter, one in zip(filters, inputs, strict=True):
         temporal_filter.see(one.crop, one.observation.qp)
     return canvas.writable()

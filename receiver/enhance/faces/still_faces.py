@@ -81,7 +81,7 @@ class StillFace:
         box: left, top, right, bottom as fractions of the camera's picture.
         alone: whether it is the only face of the still.
         detail: detail of the crop, see `detail`.
-        enlarged: crop pixels for one pixel of the still.
+        enlarged: crop pixels per pixel of the still.
         blockiness: blockiness of the still within the face's box, see `blockiness`.
     """
 

@@ -21,7 +21,7 @@ from receiver.inference.package_models import LANDMARKS, package_model
 from receiver.media.frame import Box as Box  # also for the importers of this module
 
 MAX_FACES = 4
-"""Most faces that are tracked."""
+"""Maximum number of tracked faces."""
 SEARCH_EVERY = 30
 """Frames from one search of the whole frame to the next while a face is tracked."""
 SEARCH_EVERY_EMPTY = 5
@@ -30,7 +30,7 @@ SEARCH_SIDES = (320, 640)
 """Longer sides to which the frame is reduced for a coarse and a fine search. The detector finds
 faces of at least 80 px there: a coarse search takes a quarter of the time and finds near faces."""
 FINE_EVERY, FINE_EVERY_EMPTY = 5, 2
-"""One search in so many is fine, while a face is tracked and while none is."""
+"""One search in this many is fine, while a face is tracked and while none is."""
 CHECK_EVERY = 10
 """Frames from one check that a tracked face is still there to the next."""
 CHECK_SIDE = 88
@@ -214,7 +214,7 @@ class FaceTracker:
         self._searches = FINE_EVERY_EMPTY - 1
 
     def find(self, luma: NDArray[np.uint8]) -> list[Face]:
-        """Returns the faces of a picture, as `track` does, without regard to the frames before."""
+        """Returns the faces of a picture, as `track` does, without regard to earlier frames."""
         self._tracks.clear()
         self._next_search = self._frames
         return self.track(luma)

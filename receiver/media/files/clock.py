@@ -15,7 +15,7 @@ FORWARD = Fraction(10)
 """Seconds by which they must jump forward to start a new segment (FFmpeg's `dts_delta_threshold`);
 no packet of sound lasts that long."""
 MOST_WAITING = 64
-"""Most decoding times that wait for their frames: more than any codec reorders."""
+"""Maximum number of decoding times that wait for their frames: more than any codec reorders."""
 
 
 @dataclass

@@ -10,9 +10,9 @@ from receiver.errors import InputError
 from receiver.media.files.reading import STILL, VideoReader
 
 READ_AHEAD = 400
-"""Most packets that are read before the output is opened, to find one of each stream."""
+"""Maximum number of packets read before the output is opened, to find one of each stream."""
 READ_AHEAD_BYTES = 32 << 20
-"""Most bytes of those packets."""
+"""Maximum size of those packets in bytes."""
 FIRST_FRAME_BYTES = 256 << 20
 """Bytes within which the first frame must be complete."""
 TRAILING = 10.0

@@ -70,7 +70,7 @@ class Client:
 
 
 async def healthy(http: aiohttp.ClientSession, port: int) -> bool:
-    """Whether a good client is answered on a connection of its own."""
+    """Whether a good client is answered on a new connection."""
     own = {"Connection": "close"}
     async with http.get(f"http://127.0.0.1:{port}/healthz", headers=own) as response:
         return response.status == 200 and await response.text() == "ok\n"

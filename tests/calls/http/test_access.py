@@ -69,7 +69,7 @@ async def test_roles_and_rooms_limit_a_token(generator, http, secret):
     ],
 )
 async def test_a_room_is_the_one_of_the_decoded_path(generator, http, secret, allowed):
-    """A body that is no offer is answered 400 where the token is good for the room."""
+    """A body that is not an offer is answered 400 if the token is valid for the room."""
     others = {"/whip/a%252Fb", "/whip/A%2FB", "/whip/a", "/whep/x", "/whip/y", "/whip/a%2Fb%2F"}
     async with serving(generator, tokens=TOKENS) as (_, base):
         for path in allowed | others:

@@ -123,7 +123,7 @@ async def test_a_slow_body_is_answered_408(connect, http, caplog):
 
 
 async def test_an_answer_that_is_not_read_is_dropped(connect, http):
-    """Hundreds of answers do not fit into the kernel's buffers: they would wait for ever."""
+    """Hundreds of answers do not fit into the kernel's buffers: they would wait forever."""
     async with limited(limits=limits(idle_s=0.5)) as port:
         client = await connect(port)
         client.writer.transport.pause_reading()

@@ -191,7 +191,7 @@ def own_udp_ports() -> set[int]:
 
 
 async def ice_peer(http: aiohttp.ClientSession, url: str) -> tuple[int, Connection]:
-    """Offers a video with ICE of its own; returns the answer's status, and ICE to be connected."""
+    """Offers a video with a separate ICE agent; returns the answer's status, and the agent."""
     ice = Connection(ice_controlling=True)
     await ice.gather_candidates()
     offer = filled(VIDEO, []).decode()

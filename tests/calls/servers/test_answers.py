@@ -46,7 +46,7 @@ async def test_a_body_that_cannot_be_decompressed_is_empty(kind):
         error = await refused(base, SessionError, "answers 503: Busy")
         assert error.retry_after == 9
     async with raw(b"", lambda: b"HTTP/1.1 201 Created\r\n" + lines) as base:
-        await refused(base, InputError, "it is no SDP")
+        await refused(base, InputError, "it is not SDP")
 
 
 async def test_the_encoding_of_an_answer_has_no_case():

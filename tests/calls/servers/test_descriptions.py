@@ -33,14 +33,14 @@ from tests.calls.servers.endpoints import (
 @pytest.mark.parametrize(
     ("change", "why"),
     [
-        (lambda sdp: "", "it is no SDP"),
+        (lambda sdp: "", "it is not SDP"),
         (lambda sdp: "v=0\r\n" * 2000, "more than 1000 lines"),
         (lambda sdp: sdp + "a=x:" + "y" * 5000, "or one of more than 4096"),
         (lambda sdp: sdp + "m=video 9 UDP/TLS/RTP/SAVPF 96\r\n" * 20, "more than 16 media"),
-        (lambda sdp: sdp + sdp[sdp.index("m=video") :], "its media have no names of their own"),
+        (lambda sdp: sdp + sdp[sdp.index("m=video") :], "its media have no unique names"),
         (lambda sdp: sdp[: sdp.index("m=audio")], "bundles media that it does not have"),
         (lambda sdp: sdp.replace("m=video", "m=audio"), "its media are not those of the offer"),
-        (without("mid"), "its media have no names of their own"),
+        (without("mid"), "its media have no unique names"),
         (without("sendonly"), "its video is None, not sendonly or inactive"),
         (replaced("a=sendonly", "a=sendrecv"), "its video is sendrecv"),
         (replaced("a=sendonly", "a=recvonly"), "its video is recvonly"),
@@ -53,7 +53,7 @@ from tests.calls.servers.endpoints import (
         (without("setup"), "it has no DTLS role: add a=setup:active or a=setup:passive"),
         (replaced("a=setup:active", "a=setup:actpass"), "it has the DTLS role 'actpass': use"),
         (replaced("a=setup:active", "a=setup:holdconn"), "it has the DTLS role 'holdconn': use"),
-        (without("rtcp-mux"), "it has RTCP on a port of its own"),
+        (without("rtcp-mux"), "it has RTCP on a separate port"),
         (replaced("extmap:[0-9]+", "extmap:4000"), "has RTP extensions with ids outside"),
         (replaced("H264/90000", "H265/90000"), "it has no H.264"),
         (replaced("(opus|G722|PCM[AU])/", "speex/"), "it has no sound in Opus, G.722 or G.711"),
@@ -66,8 +66,8 @@ from tests.calls.servers.endpoints import (
             replaced("profile-level-id=[0-9a-f]*", "profile-level-id=f4001f"),
             "it has H.264 only in unsupported profiles",
         ),
-        (replaced("rtpmap:", "rtpmap:x"), "it is no SDP"),
-        (replaced("m=video [0-9]+", "m=video 99999999999999999999 x"), "it is no SDP"),
+        (replaced("rtpmap:", "rtpmap:x"), "it is not SDP"),
+        (replaced("m=video [0-9]+", "m=video 99999999999999999999 x"), "it is not SDP"),
     ],
 )
 async def test_an_answer_that_does_not_fit_is_reported(change, why):
@@ -181,7 +181,7 @@ async def test_an_answer_without_a_connection_ends_in_time(generator, tmp_path):
 
 
 async def test_a_call_that_is_left_while_it_connects_leaves_nothing():
-    """At any step: aiortc's own connection would send consent checks for ever."""
+    """At any step: aiortc's own connection would send consent checks forever."""
     threads = threading.active_count()
     async with answerer(Location="/session") as endpoint, origin(endpoint) as home:
         for milliseconds in range(50):

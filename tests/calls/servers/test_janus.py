@@ -50,7 +50,7 @@ DEEP = "[" * 100_000
         ({"event": "no JSON"}, "is malformed: Expecting value"),
         ({"event": {"jsep": 5}}, "is malformed: no offer"),
         ({"event": {"jsep": {"sdp": 5}}}, "is malformed: no offer"),
-        ({"event": {"jsep": {"sdp": "x" * 99_999}}}, "it is no SDP"),
+        ({"event": {"jsep": {"sdp": "x" * 99_999}}}, "it is not SDP"),
         ({"event": {"jsep": {"sdp": "v=0" + "x" * 99_999}}}, "it has more than 64 KiB"),
         ({"event": {"jsep": {"sdp": "v=0\r\n"}}}, "does not offer one video"),
         ({"event": {"jsep": {}, "plugindata": {"data": {"streams": [5]}}}}, "no list of streams"),

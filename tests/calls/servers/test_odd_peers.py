@@ -280,7 +280,7 @@ async def test_a_clip_is_sent_to_a_server_that_answers_200(clip):
 async def test_a_page_is_no_session(status):
     async with answerer(lambda sdp: "<!doctype html>") as endpoint, origin(endpoint) as home:
         endpoint.status = status
-        await refused(home.base, InputError, "cannot be used: it is no SDP")
+        await refused(home.base, InputError, "cannot be used: it is not SDP")
 
 
 @pytest.mark.parametrize("status", [202, 204, 206])

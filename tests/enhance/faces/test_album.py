@@ -224,7 +224,7 @@ def test_a_file_that_is_not_an_album_is_reported(path, damage):
 
 
 def array_of(rows: int, name: str) -> bytes:
-    """Returns a .npy file whose header declares so many rows, but without data."""
+    """Returns a .npy file whose header declares `rows` rows, but without data."""
     kind, shape = FIELDS[name]
     header = {"descr": np.dtype(kind).str, "fortran_order": False, "shape": (rows, *shape)}
     file = io.BytesIO()

@@ -184,7 +184,7 @@ def test_an_absent_cuda_is_an_error_and_auto_uses_the_cpu(monkeypatch):
     monkeypatch.setattr(
         "receiver.inference.devices.cuda_problem", lambda: "no NVIDIA driver was found"
     )
-    with pytest.raises(DeviceError, match=r"CUDA was asked for and is not there: no NVIDIA driver"):
+    with pytest.raises(DeviceError, match="CUDA was asked for and is not available: no NVIDIA"):
         Generator("lite", "cuda")
     assert Generator("lite", "auto").device == "cpu"
 
@@ -192,7 +192,7 @@ def test_an_absent_cuda_is_an_error_and_auto_uses_the_cpu(monkeypatch):
 def test_an_absent_tensorrt_is_an_error(monkeypatch):
     monkeypatch.setattr("receiver.inference.devices.cuda_problem", lambda: None)
     monkeypatch.setattr("receiver.inference.devices.NVINFER_LIBRARY", "libnosuch.so.10")
-    with pytest.raises(DeviceError, match=r"TensorRT was asked for and is not there: "):
+    with pytest.raises(DeviceError, match=r"TensorRT was asked for and is not available: "):
         Generator("lite", "tensorrt")
 
 
@@ -257,7 +257,7 @@ def test_calls_that_share_it_get_the_frames_that_each_gets_alone(decoded):
 
 
 def in_step(generator: Generator, streams: list[list[DecodedFrame]]) -> list[list]:
-    """Enhances every stream in a thread of its own; all threads start each frame together."""
+    """Enhances every stream in a separate thread; all threads start each frame together."""
     start = threading.Barrier(len(streams))
 
     def enhance(frames: list[DecodedFrame]) -> list:

@@ -66,7 +66,7 @@ def test_damage_in_the_middle_costs_some_frames(shop, container):
 
 
 def test_a_broadcast_that_was_tuned_into(shop):
-    """It begins in mid-group: what comes before the first key frame is no picture, sound is."""
+    """It begins in mid-group: frames before the first key frame cannot be decoded, sound can."""
     whole = shop.make("whole.ts", *tone(), *X264, "-g", 12, "-bf", 0, "-c:a", "mp2")
     data = whole.read_bytes()
     source = shop.folder / "tuned.ts"
