@@ -37,7 +37,7 @@ class Keyframe:
         crop: 256x256x3 uint8 RGB, eyes aligned.
         landmarks: 68x2 float32, in pixels of the crop.
         qp: QP of the face, see `crop_qp`; lower is better, None if unknown.
-        source: where it comes from: a frame of the stream, or a still sent beside the stream.
+        source: where it comes from: a frame of the stream, or a still sent outside the stream.
         sharpness: mean absolute Laplacian of the crop's green channel, in 8-bit levels.
         embedding: embedding of the face, compared with the person on screen before the keyframe is
             used; None for a keyframe from the stream itself.

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
 RequestKind: TypeAlias = Literal["still", "pli"]
-"""A still beside the stream, or an I-frame in it (RTCP's Picture Loss Indication)."""
+"""A still outside the stream, or an I-frame in it (RTCP's Picture Loss Indication)."""
 
 FAR = 20.0
 """Landmark distance in crop pixels (2.4 a landmark) above which a nearer reference helps more."""

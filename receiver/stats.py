@@ -74,7 +74,7 @@ class Faults:
         kind = what, whose, type(error)
         if kind not in self._logged:
             self._logged.add(kind)
-            logger.error("%s failed; the call goes on without it", what, exc_info=error)
+            logger.error("%s failed; the call continues without it", what, exc_info=error)
 
     def failed(self, what: str, error: Exception, whose: object = None) -> None:
         """Counts a failure; it lasts until `HEALED_AFTER` successes in a row."""

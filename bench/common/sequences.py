@@ -37,7 +37,7 @@ class FaceSequence:
         boxes: the detector's boxes in crop pixels.
         cuts: indices of pictures that do not follow their predecessor in time.
         stream_kbps: bitrate of the video.
-        reference_kbps: bitrate of what was sent beside the video, by receiver.
+        reference_kbps: bitrate of what was sent in addition to the video, by receiver.
     """
 
     pictures: dict[str, list[Picture]]

@@ -1,4 +1,4 @@
-"""The published method of restoring a call's faces, to be timed beside this project's.
+"""The published method of restoring a call's faces, to be timed against this project's.
 
 "Perceptual Quality Improvement in Videoconferencing using Keyframes-based GAN", as the paper
 describes it: the detector on every whole frame, MLS for every pixel with nearest sampling, VGG-19

@@ -50,7 +50,7 @@ class Row:
         model: the generator's name; '' for received faces.
         way: the protocol; 'input' for received faces.
         faces: their number.
-        kbps: bitrate of the stream and of what was sent beside it.
+        kbps: bitrate of the stream and of what was sent in addition.
     """
 
     clip: str

@@ -85,7 +85,7 @@ def plot(rows: list[Row], path: Path) -> None:
                 axes.annotate(
                     place[2], place[:2], (0, -14), textcoords="offset points", ha="center"
                 )
-    axes.set_xlabel("kb/s of the stream and of what was sent beside it (the paper's is free)")
+    axes.set_xlabel("kb/s of the stream and of what was sent in addition (the paper's is free)")
     axes.set_ylabel(f"VMAF-NEG of the face, mean over {len({row.clip for row in rows})} clips")
     axes.margins(0.15)
     axes.grid(alpha=0.3)

@@ -123,7 +123,7 @@ async def join(joined: Joined) -> None:
     """Runs a call until Ctrl-C or SIGTERM."""
     loop = asyncio.get_running_loop()
     for how in (signal.SIGINT, signal.SIGTERM):
-        # Windows has no handlers; beside a window this is not the main thread, which then has them.
+        # Windows has no handlers; with a window this is not the main thread, which then has them.
         with contextlib.suppress(NotImplementedError, ValueError, RuntimeError):
             loop.add_signal_handler(how, joined.stop)
     await joined.run()

@@ -32,7 +32,7 @@ nor those of `receiver.transport` for lost packets: without them the frames stay
 
 
 class StillPace:
-    """Chooses the rate of a still from the rate of the video beside it."""
+    """Chooses the rate of a still from the rate of the video that is sent with it."""
 
     def __init__(self) -> None:
         self._sizes: deque[tuple[float, int]] = deque()  # (seconds, bytes) of the latest frames

@@ -27,7 +27,7 @@ it."""
 NEAR = 0.85
 """Fraction of the last full link's rate from which on the limit is near."""
 MAX_LEAD = 2.5
-"""Highest ratio of the rate to what arrives, beside `START_KBPS`: a sender that sends less than it
+"""Highest ratio of the rate to what arrives, apart from `START_KBPS`: a sender that sends less than it
 may proves nothing."""
 EMPTIED_IN_MS = 1000.0
 """Milliseconds in which a queue should drain after the rate was lowered."""

@@ -1,4 +1,4 @@
-"""Identifies the people on screen from a few embeddings each, computed beside the frames."""
+"""Identifies the people on screen from a few embeddings each, computed in the background."""
 
 from collections import deque
 from collections.abc import Callable

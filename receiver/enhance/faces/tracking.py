@@ -129,7 +129,7 @@ class _Track:
 
 @dataclass
 class _Detection:
-    """A run of the detector beside the frames, and the use of its boxes."""
+    """A run of the detector in the background, and the use of its boxes."""
 
     look: Callable[[], list[Box]]
     use: Callable[[list[Box]], None]
