@@ -1,4 +1,4 @@
-"""A stage in ten lines: the frame in grey, twice as large.
+"""A stage: the frame in grey, twice as large.
 
 enhancer = Enhancer(Generator())
 enhancer.stages.append(GreyTwice())  # after the faces; insert(0, ...) runs it before them

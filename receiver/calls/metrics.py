@@ -20,9 +20,9 @@ Family: TypeAlias = CounterMetricFamily | GaugeMetricFamily
 
 METRICS = {
     "receiver_frames_received_total": "Frames received.",
-    "receiver_frames_enhanced_total": "Frames that a stage changed, for example a restored face.",
+    "receiver_frames_enhanced_total": "Frames that a stage changed: restored faces, for example.",
     "receiver_frames_passed_total": "Frames that no stage changed.",
-    "receiver_frames_skipped_total": "Of those: frames skipped because they would have been late.",
+    "receiver_frames_skipped_total": "Of those: frames that would have been late, or were.",
     "receiver_frames_failed_total": "Of those: frames whose enhancement raised an error.",
     "receiver_frames_dropped_total": "Frames replaced by a newer one before their turn.",
     "receiver_frames_per_second": "Frames that leave, a second.",

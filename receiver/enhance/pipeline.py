@@ -19,7 +19,7 @@ from receiver.stats import Stats
 
 MISSED_AT_MOST = 10
 """Missed frames whose code stream is used. After more of them the
-chain of motion vectors is taken to be broken."""
+chain of motion vectors counts as broken."""
 
 
 class Pipeline:
@@ -45,7 +45,8 @@ class Pipeline:
         self.stats = stats
         self._tracker = FaceTracker()
         self._executor: Executor | None = None
-        self._last: av.VideoFrame | None = None  # that the stages ran on
+        self._rank: int | None = None  # of the level that the next frame is processed at
+        self._last: av.VideoFrame | None = None  # the last frame that the stages ran on
 
     def process(
         self,
@@ -64,6 +65,7 @@ class Pipeline:
                 it.
         """
         began = time.perf_counter()
+        self._apply_level()
         self._observe(missed)
         video = frame.video
         if video.format.name not in RESTORABLE or min(video.width, video.height) < 2:
@@ -108,16 +110,19 @@ class Pipeline:
         return self.process(frame).video
 
     def set_executor(self, executor: Executor) -> None:
-        """Runs in `executor`, a thread of its own, what can run beside the stages.
+        """Sets the executor, another thread, for work that can run in parallel with the stages.
 
         That is the search for faces, see `FaceTracker.set_executor`, and what stages submit.
-        `between_frames` has to be called after every frame then.
+        `between_frames` then has to be called after every frame.
         """
         self._executor = executor
         self._tracker.set_executor(executor)
 
     def between_frames(self) -> None:
-        """Starts what is best done between two frames; returns at once. Not beside `process`."""
+        """Starts work that no frame has to wait for, and returns at once.
+
+        Must not run concurrently with `process`.
+        """
         self._tracker.between_frames()
         for stage in self.stages:
             stage.between_frames()
@@ -126,16 +131,20 @@ class Pipeline:
         """Sets how often faces are searched for and checked; may be called from any thread."""
         self._tracker.rate = rate
 
+    def set_level(self, rank: int) -> None:
+        """Sets the quality level of all stages, from the next frame on; from any thread."""
+        self._rank = rank
+
     def search_finely(self) -> None:
         """Lets the next frame's search find small faces, which takes longer: for files."""
         self._tracker.search_finely()
 
     def recover(self) -> None:
-        """Restarts whatever a failure may have left in a broken state.
+        """Restarts the parts that a failure may have broken.
 
-        May take as long as opening a session; not to be called beside `process`. Raises
-        MissingError for the landmark file, else what the stages raise; what could not be restarted
-        goes on as it is.
+        May take as long as opening a session; must not run concurrently with `process`. Raises
+        MissingError for the landmark file, else what the stages raise; parts that could not be
+        restarted stay as they are.
         """
         self._last = None
         try:
@@ -145,6 +154,12 @@ class Pipeline:
             self._tracker = FaceTracker(self._tracker.rate)
             if self._executor is not None:
                 self._tracker.set_executor(self._executor)
+
+    def _apply_level(self) -> None:
+        rank, self._rank = self._rank, None
+        if rank is not None:
+            for stage in self.stages:
+                stage.set_level(rank)
 
     def _observe(self, missed: Sequence[DecodedFrame]) -> None:
         if len(missed) > MISSED_AT_MOST:

@@ -233,8 +233,7 @@ class Quality:
 
 def _set(enhancer: Enhancer, level: Level) -> None:
     enhancer.set_detection(level.detection)
-    for stage in enhancer.stages:
-        stage.set_level(LEVELS.index(level))
+    enhancer.set_level(LEVELS.index(level))
 
 
 def _costs_of_other_stages(enhancer: Enhancer) -> list[float]:

@@ -25,8 +25,8 @@ Outcome: TypeAlias = Literal[
     "passed: late",
     "passed: failed",
 ]
-"""What became of a frame. `late`: enhancement did not end in time, or would not have; `failed`: it
-raised; `format`: its pixel format cannot be restored."""
+"""What became of a frame. `restored`: a stage changed it; `late`: enhancement did not finish in
+time, or was not expected to; `failed`: it raised; `format`: its pixel format is not supported."""
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,7 @@ class FrameContext:
         listen: returns the sound up to the frame; read `sound` instead.
         executor: runs work beside the stage's own, None if there is none (files): then a stage
             has to be deterministic.
-        reference_need: is set by the face stage.
+        reference_need: set by the face stage.
         passed: the outcome if no stage changes the frame; may be set by stages.
     """
 
@@ -99,7 +99,7 @@ class StageLevel:
 
     Attributes:
         name: of the level.
-        seconds: that a frame takes on this machine, as measured; None if unknown.
+        seconds: time for a frame on this machine, as measured; None if unknown.
     """
 
     name: str
@@ -109,7 +109,7 @@ class StageLevel:
 class Stage(Protocol):
     """One step of the enhancement of a stream. A subclass has to define `run` alone.
 
-    All methods are called in one thread at a time, none beside another.
+    No two methods of a stage ever run at the same time. Their threads may differ.
     """
 
     levels: Sequence[StageLevel] = ()
@@ -133,11 +133,18 @@ class Stage(Protocol):
         return width, height
 
     def observe(self, context: FrameContext) -> None:
-        """Notes a frame that was dropped or skipped, so that recurrent state stays valid."""
+        """Records a frame that was dropped or skipped, so that recurrent state stays valid.
+
+        Called before `run`, oldest frame first. If more frames were missed than are kept (see
+        `receiver.enhance.pipeline.MISSED_AT_MOST`), `context.priors.before` is None.
+        """
         return
 
     def between_frames(self) -> None:
-        """Starts work that is best done between two frames; returns at once."""
+        """Starts slow work that no frame has to wait for; returns at once.
+
+        Called in a call, when a frame has left and before the next one runs; not for files.
+        """
         return
 
     def reset(self) -> None:
@@ -145,7 +152,10 @@ class Stage(Protocol):
         return
 
     def set_level(self, rank: int) -> None:
-        """Changes to `levels[rank]`, or to the best level if there are fewer."""
+        """Changes to `levels[rank]`, or to the best level if there are fewer.
+
+        Called before `run`.
+        """
         return
 
 
@@ -154,7 +164,7 @@ class EnhancedFrame:
     """The result for one frame.
 
     Attributes:
-        video: the enhanced frame, with the pts and time base of the received one; the very same
+        video: the enhanced frame, with the pts and time base of the received one; the same
             object as `received.video` if nothing was changed and no stage changes the size.
         received: the frame as decoded.
         outcome: what became of it.
@@ -162,7 +172,7 @@ class EnhancedFrame:
         faces: the tracked faces, in pixels of the received frame; empty if no stage asked for them.
         reference_need: which reference the nearest face lacks; None without a face, or if the
             stages did not run.
-        seconds: that the stages took; 0 if they did not run.
+        seconds: time that the stages took; 0 if they did not run.
     """
 
     video: av.VideoFrame

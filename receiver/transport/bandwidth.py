@@ -27,8 +27,8 @@ it."""
 NEAR = 0.85
 """Fraction of the last full link's rate from which on the limit is near."""
 MAX_LEAD = 2.5
-"""Highest ratio of the rate to what arrives, apart from `START_KBPS`: a sender that sends less than it
-may proves nothing."""
+"""Highest ratio of the rate to what arrives, apart from `START_KBPS`: a sender that sends less than
+it may proves nothing."""
 EMPTIED_IN_MS = 1000.0
 """Milliseconds in which a queue should drain after the rate was lowered."""
 LEAST_SHARE, MOST_SHARE = 0.4, 0.95

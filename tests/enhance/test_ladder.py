@@ -24,6 +24,8 @@ from receiver.enhance.quality import (
 )
 from receiver.errors import ModelError
 from receiver.inference.model_files import WEIGHTS
+from receiver.media.frame import DecodedFrame
+from tests.conftest import plain_frame
 
 COSTS = (0.010, 0.010, 0.018)
 CALM_LOOK = 0.0, 0.008
@@ -194,6 +196,8 @@ def test_all_calls_change_together_and_it_is_told_once(shared, caplog):
     assert file_of(quality) == "lite-int8.onnx"
     rates = {call._tracker.rate for call in [*calls, quality.watch(Enhancer(shared))]}
     assert rates == {LEVELS[1].detection}
+    for call in calls:
+        call.process(DecodedFrame.from_video(plain_frame()))  # from the next frame on
     assert {call.face_stage.most_faces for call in calls} == {LEVELS[1].faces}
     for _ in range(SETTLES + CALM):
         for call in calls:

@@ -215,6 +215,8 @@ def test_levels_reach_all_stages_and_their_cost_counts(generator, enhancer):
     enhancer.stages.append(noting)
     quality = Quality(generator, "fast", None)
     quality.watch(enhancer)
+    assert noting.rank is None  # it may be running in another thread now
+    enhancer.process(DecodedFrame.from_video(plain_frame()))
     assert noting.rank == 0
     assert quality._ladder.costs == (0.004, 0.008, 0.008)
 
