@@ -40,7 +40,7 @@ class Runs:
 
     Attributes:
         frames: of the clip.
-        seconds: of each run.
+        seconds: time of each run.
         megabytes: peak memory of each run.
     """
 

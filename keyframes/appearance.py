@@ -1,4 +1,4 @@
-"""Descriptors of how a received face looks, to compare it with other frames and with stills."""
+"""Appearance descriptors of received faces, to compare them with other frames and with stills."""
 
 from dataclasses import dataclass
 from functools import lru_cache

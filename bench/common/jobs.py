@@ -36,7 +36,7 @@ def key_of(
     """Returns the part of a job's key that all benches share.
 
     Args:
-        seconds: of the clip.
+        seconds: length of the clip.
         min_face: height in pixels of the detector's box.
     """
     return {

@@ -21,7 +21,7 @@ MIN_DISTANCE = 5
 
 @dataclass(frozen=True)
 class ReferenceMix:
-    """Probabilities of the kinds of reference; the remaining probability is no reference."""
+    """Probabilities of the kinds of reference; the rest is that of no reference."""
 
     raw: float = 0.4  # an original picture, like a still
     decoded: float = 0.25  # a picture of the same stream

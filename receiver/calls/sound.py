@@ -15,7 +15,7 @@ SOUND_PENDING = 50
 
 
 class DelayedAudioTrack(MediaStreamTrack):
-    """Delays audio as long as the video is delayed, so that both stay in step."""
+    """Delays audio by the video's delay, so that both stay in step."""
 
     kind = "audio"
 
@@ -30,9 +30,9 @@ class DelayedAudioTrack(MediaStreamTrack):
 
         Args:
             source: the audio as it arrives.
-            delay: returns the present delay in seconds.
+            delay: returns the current delay in seconds.
             stats: of the room.
-            history: is given every audio frame when it arrives.
+            history: receives every audio frame when it arrives.
         """
         super().__init__()
         self._history = history or SoundHistory()

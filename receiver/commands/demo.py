@@ -36,7 +36,7 @@ def add(commands: Any) -> None:
     """Adds the command to argparse's subparsers."""
     demo = commands.add_parser(
         "demo",
-        help="call yourself and see the difference",
+        help="make a call to yourself and see the difference",
         description="Makes a real call on this machine: a sender encodes a clip at a low bitrate "
         "and sends it over ICE, DTLS and SRTP; the receiver restores the faces. Without a clip or "
         "a camera it sends a built-in portrait. Writes demo.mp4 (received | restored | original) "

@@ -70,7 +70,7 @@ def run(name: str, load: Callable[[], Callable[[], int]]) -> NoReturn:
     """Runs the command `name` and exits with the code of its work.
 
     Exits with 2 and a sentence after a ReceiverError, or if standard output cannot be written
-    (the disk is full, for example), and with 130 after Ctrl-C. A closed standard stream is no
+    (the disk is full, for example), and with 130 after Ctrl-C. A closed standard stream is not an
     error.
 
     Args:

@@ -40,7 +40,7 @@ class Enhancer(Pipeline):
             capacity: keyframes of each person, see `KeyframeSet`.
             policy: which keyframe is evicted, see `KeyframeSet`.
             admission: which faces become keyframes, see `keyframes.admit`.
-            recogniser: tells people apart; by default the one that the process shares.
+            recogniser: distinguishes people; by default the one that the process shares.
 
         Raises:
             ValueError: for a strength outside 0 to 1, or as `KeyframeSet`.

@@ -128,7 +128,7 @@ class BoundSession:
         return {name: value.numpy().copy() for name, value in buffers.outputs.items()}
 
     def _allocated(self, inputs: Arrays) -> _Buffers:
-        """Runs once, since only a run tells the outputs' shapes; returns this batch's buffers."""
+        """Runs once, since only a run shows the outputs' shapes; returns this batch's buffers."""
         binding, names = self._session.io_binding(), [o.name for o in self._session.get_outputs()]
         values = {}
         for one in self._session.get_inputs():

@@ -94,7 +94,7 @@ function preferH264(transceiver, capabilities) {
 
 async function openCamera() {
   if (!window.isSecureContext) {
-    throw new Error("Browsers give the camera to secure pages only: open this page over https, " +
+    throw new Error("Browsers allow camera access on secure pages only: open this page over https, " +
       "or on the receiver's own machine as localhost.");
   }
   const wanted = (id) => ($(id).value ? { deviceId: { exact: $(id).value } } : {});

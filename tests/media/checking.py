@@ -51,7 +51,7 @@ def check(
 
     Args:
         orientation: which of `tests.media.sources.ORIENTATIONS` the file has.
-        frames: that it has; all show the face, and all are to be restored.
+        frames: how many it has; all show the face, and all are to be restored.
     """
     result, said = enhanced(source, target, generator)
     before, after = probe(source), probe(target)

@@ -13,8 +13,8 @@ class Level:
         name: of the level.
         floats: whether the generator runs in floating point rather than in 8-bit integers.
         detection: how often faces are searched for and checked.
-        faces: that are restored in a frame, the nearest ones: better these in every frame than all
-            of them now and then.
+        faces: maximum number restored per frame, the nearest ones: these in every frame are better
+            than all of them occasionally.
     """
 
     name: str

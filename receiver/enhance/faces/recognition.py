@@ -1,4 +1,4 @@
-"""Computes embeddings of faces, which tell whether two pictures show the same person."""
+"""Computes embeddings of faces, which show whether two faces are the same person's."""
 
 import contextlib
 import os

@@ -129,7 +129,7 @@ class FaceStage(Stage):
             generator: the network.
             people: whose keyframe sets it fills.
             stats: of the stream.
-            recogniser: tells people apart.
+            recogniser: distinguishes people.
             strength: 0 (no change) to 1 (the network's whole change).
             admission: which faces become keyframes, see `keyframes.admit`.
 

@@ -1,4 +1,4 @@
-"""Detects faces now and then and tracks them in between, with 68 landmarks each."""
+"""Detects faces at intervals and tracks them in between, with 68 landmarks each."""
 
 import math
 from collections.abc import Callable
