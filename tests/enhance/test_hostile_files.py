@@ -126,7 +126,7 @@ def test_samples_in_another_file_are_not_read(folder):
     hostile = folder / "hostile.mov"
     hostile.write_bytes(with_external_data((folder / "secret.mp4").read_bytes(), "secret.mp4"))
     assert stock_frames(hostile, enable_drefs="1") == 10
-    with pytest.raises(InputError, match=r"hostile\.mov holds no frame that can be decoded"):
+    with pytest.raises(InputError, match=r"hostile\.mov has no frame that can be decoded"):
         clip_source(hostile)
 
 

@@ -63,8 +63,7 @@ class Needing(Requester):
 
 
 async def settled(requester: Requester) -> None:
-    while requester._tasks:
-        await asyncio.gather(*requester._tasks)
+    await asyncio.gather(*requester._tasks)
 
 
 def requester_for(need: ReferenceNeed | None, **more) -> tuple[Needing, Receiver, Stats]:
