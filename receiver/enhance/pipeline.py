@@ -18,7 +18,7 @@ from receiver.media.sound import PcmWindow
 from receiver.stats import Stats
 
 MISSED_AT_MOST = 10
-"""Missed frames whose code stream is used. After more of them the
+"""Missed frames whose bitstream is used. After more of them the
 chain of motion vectors counts as broken."""
 
 

@@ -31,7 +31,7 @@ time, or was not expected to; `failed`: it raised; `format`: its pixel format is
 
 @dataclass(frozen=True)
 class Canvas:
-    """The frame as the stages before have left it, 4:2:0 with 8 or 10 bits a sample.
+    """The frame as the previous stages have left it, 4:2:0 with 8 or 10 bits per sample.
 
     Attributes:
         video: the frame. Not to be written to unless `is_own`.
