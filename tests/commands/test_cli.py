@@ -17,6 +17,7 @@ from receiver.enhance.capacity import Measured
 from receiver.enhance.faces.generator import Generator
 from receiver.enhance.faces.levels import LEVELS
 from receiver.stats import Stats
+from tests.conftest import unmeasured
 
 
 def run(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -135,7 +136,12 @@ def test_a_full_disk_is_reported(clip, tmp_path, command):
         "from receiver.commands.cli import main; main()"
     )
     result = subprocess.run(
-        [sys.executable, "-c", script], capture_output=True, text=True, timeout=120, check=False
+        [sys.executable, "-c", script],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        env=unmeasured(),
+        check=False,
     )
     assert_one_sentence(result, ".mp4 cannot be written", "File too large")
     assert [path.name for path in tmp_path.iterdir()] in ([], ["demo.png"])

@@ -17,6 +17,7 @@ from receiver.commands.verdict import why_not_restored
 from receiver.enhance.files import frame_total
 from tests.commands.conftest import frames_of
 from tests.commands.test_cli import assert_one_sentence, run
+from tests.conftest import unmeasured
 
 RECEIVER = [sys.executable, "-m", "receiver"]
 
@@ -195,7 +196,11 @@ def test_a_pipe_that_cannot_be_used_is_named(closed, arguments, sentence, clips,
 def test_a_disk_that_fills_up_is_reported_once(clips, here):
     command = ["sh", "-c", 'ulimit -f 1; exec "$@" >out.mkv', "sh", *RECEIVER, "enhance"]
     result = subprocess.run(
-        [*command, str(clips / "four.mkv"), "-"], capture_output=True, text=True, check=False
+        [*command, str(clips / "four.mkv"), "-"],
+        capture_output=True,
+        text=True,
+        env=unmeasured(),
+        check=False,
     )
     assert_one_sentence(result, "receiver: standard output cannot be written")
 
