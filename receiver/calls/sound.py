@@ -53,10 +53,13 @@ class DelayedAudioTrack(MediaStreamTrack):
         return frame
 
     def stop(self) -> None:
-        """Ends the track and its source."""
+        """Ends the track and its source; a `recv` that waits raises MediaStreamError."""
+        if self.readyState != "live":
+            return
         super().stop()
         self._drain.cancel()
         self._source.stop()
+        self._put(None)
 
     async def _drain_source(self) -> None:
         try:

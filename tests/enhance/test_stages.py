@@ -277,21 +277,41 @@ def test_scaled_maps_corners_to_corners(scale):
         assert larger @ [*q, 1.0] == pytest.approx(affine @ [*point, 1.0])
 
 
-async def test_a_rooms_sound_reaches_its_history():
-    class Source(MediaStreamTrack):
-        kind = "audio"
-        count = 0
+class Sound(MediaStreamTrack):
+    """Five frames, then silence or the end."""
 
-        async def recv(self):
-            self.count += 1
-            if self.count > 5:
+    kind = "audio"
+
+    def __init__(self, ends: bool) -> None:
+        super().__init__()
+        self.ends, self.count = ends, 0
+
+    async def recv(self):
+        self.count += 1
+        if self.count > 5:
+            if self.ends:
                 raise MediaStreamError
-            piece = av.AudioFrame.from_ndarray(np.full((1, 960), 8192, np.int16), "s16", "mono")
-            piece.sample_rate = 48_000
-            return piece
+            await asyncio.Event().wait()
+        piece = av.AudioFrame.from_ndarray(np.full((1, 960), 8192, np.int16), "s16", "mono")
+        piece.sample_rate = 48_000
+        return piece
 
+
+async def test_stopping_a_rooms_sound_ends_a_wait_for_it():
+    """A relay that waits for the next frame would never end otherwise."""
+    track = DelayedAudioTrack(Sound(ends=False), lambda: 0.0, Stats("cpu"))
+    for _ in range(5):
+        await track.recv()
+    waiting = asyncio.ensure_future(track.recv())
+    await asyncio.sleep(0.01)
+    track.stop()
+    with pytest.raises(MediaStreamError):
+        await asyncio.wait_for(waiting, 5)
+
+
+async def test_a_rooms_sound_reaches_its_history():
     history, stats = SoundHistory(), Stats("cpu")
-    track = DelayedAudioTrack(Source(), lambda: 0.0, stats, history)
+    track = DelayedAudioTrack(Sound(ends=True), lambda: 0.0, stats, history)
     heard = [await track.recv() for _ in range(5)]
     with pytest.raises(MediaStreamError):
         await track.recv()
