@@ -12,7 +12,7 @@ from aiortc.mediastreams import MediaStreamError, MediaStreamTrack
 
 from receiver.enhance.enhancer import Enhancer
 from receiver.enhance.pipeline import MISSED_AT_MOST
-from receiver.enhance.stage import EnhancedFrame
+from receiver.enhance.stage import EnhancedFrame, Outcome
 from receiver.media.frame import Arrival, DecodedFrame
 from receiver.media.sound import PcmWindow, SoundHistory
 from receiver.worker import Worker
@@ -194,14 +194,20 @@ class EnhancedVideoTrack(MediaStreamTrack):
             return DecodedFrame.from_video(video)
         return DecodedFrame(video, bool(video.key_frame), qp=None)
 
+    def _passed(self, frame: DecodedFrame, outcome: Outcome) -> EnhancedFrame:
+        """Returns the result for a frame that passes through, in its own size if that fails."""
+        with self.stats.faults.guard("resizing"):
+            return self._enhancer.passed(frame, outcome)
+        return EnhancedFrame(frame.video, frame, outcome)
+
     async def _enhance_in_time(self, frame: DecodedFrame, arrived: float) -> EnhancedFrame:
         if not self._is_ready():
             is_hanging = self._under_way is not None
-            return self._enhancer.passed(frame, "passed: late" if is_hanging else "passed: failed")
+            return self._passed(frame, "passed: late" if is_hanging else "passed: failed")
         began = time.perf_counter()
         if began + self._expected() > arrived + self._deadline:
             self._skip()
-            return self._enhancer.passed(frame, "passed: late")
+            return self._passed(frame, "passed: late")
         enhanced = await self._enhanced_or_passed(frame, arrived)
         if self._failures >= FAILURES:
             self._recovery = asyncio.ensure_future(self._recover())
@@ -239,7 +245,7 @@ class EnhancedVideoTrack(MediaStreamTrack):
         if not work.done():
             self.stats.frames.skipped += 1
             self._took.append(self._waits_most)
-            return self._enhancer.passed(frame, "passed: late")
+            return self._passed(frame, "passed: late")
         self._under_way, self._has_run = None, True
         return work.result()
 
@@ -259,7 +265,8 @@ class EnhancedVideoTrack(MediaStreamTrack):
         """Starts work between frames, unless the enhancer is busy: then before its next frame."""
         recovering = self._recovery is not None and not self._recovery.done()
         if self._under_way is None and not recovering and self.readyState == "live":
-            self._enhancer.between_frames()
+            with self.stats.faults.guard("between frames"):
+                self._enhancer.between_frames()
 
     def _in_worker(self, work: Callable[[], Result]) -> asyncio.Future[Result]:
         return asyncio.get_running_loop().run_in_executor(self._worker, work)
@@ -277,7 +284,7 @@ class EnhancedVideoTrack(MediaStreamTrack):
         except Exception as error:
             if worker is self._worker:
                 self._failed(error)
-            return self._enhancer.passed(frame, "passed: failed")
+            return self._passed(frame, "passed: failed")
         if worker is self._worker:
             self._failures = 0
             if self.stats.faults.worked("restoring"):

@@ -277,6 +277,39 @@ def test_scaled_maps_corners_to_corners(scale):
         assert larger @ [*q, 1.0] == pytest.approx(affine @ [*point, 1.0])
 
 
+class Broken(Stage):
+    """Raises wherever it can."""
+
+    def run(self, context, canvas):
+        raise RuntimeError("run")
+
+    def output_size(self, width, height):
+        raise RuntimeError("output_size")
+
+    def observe(self, context):
+        raise RuntimeError("observe")
+
+    def between_frames(self):
+        raise RuntimeError("between_frames")
+
+    def reset(self):
+        raise RuntimeError("reset")
+
+
+async def test_a_stage_that_raises_everywhere_does_not_break_the_stream(enhancer):
+    enhancer.stages[:] = [Broken()]
+    outcomes, sent = [], numbered(12)
+    track = EnhancedVideoTrack(
+        ListTrack(sent, 0.02), enhancer, on_frame=lambda one: outcomes.append(one.outcome)
+    )
+    with contextlib.suppress(MediaStreamError):
+        while True:
+            assert await track.recv() in sent
+    assert len(outcomes) + track.stats.frames.dropped == 12
+    assert set(outcomes) <= {"passed: failed", "passed: late"}
+    assert {"restoring", "between frames", "resizing"} <= set(track.stats.faults.counts)
+
+
 class Sound(MediaStreamTrack):
     """Five frames, then silence or the end."""
 

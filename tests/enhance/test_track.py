@@ -84,6 +84,8 @@ async def test_faces_are_restored_on_the_way(enhancer, decoded):
 
 
 async def test_a_slow_consumer_gets_the_newest_and_nothing_piles_up(enhancer):
+    for video in numbered(10):  # the first search loads the detector
+        enhancer.enhance(DecodedFrame.from_video(video))
     source = ListTrack(numbered(40), 0.005)
     track = EnhancedVideoTrack(source, enhancer)
     await asyncio.sleep(0.1)
