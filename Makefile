@@ -1,6 +1,6 @@
 # make demo    sets up and runs a call with yourself
 # make check   lint, format and types
-# make quick   the tests without calls and without training: a minute or two
+# make quick   the tests that start no process and wait for no clock: about a minute
 # make test    all tests
 # make bench   sets up what `python -m bench` needs, and lists the measurements
 # make docs    builds the documentation into site/
@@ -32,7 +32,8 @@ check: .venv/with-tests
 	$(BIN)/mypy
 
 quick: .venv/with-tests
-	$(PYTEST) --ignore tests/calls --ignore tests/models --ignore tests/bench $(PARALLEL) -m "not slow"
+	$(PYTEST) --ignore tests/calls --ignore tests/models --ignore tests/bench --ignore tests/commands \
+		--ignore tests/sending $(PARALLEL) -m "not slow"
 
 test: .venv/with-tests
 	$(PYTEST) --ignore-glob '$(REAL_TIME)' $(PARALLEL) $(COVERAGE)

@@ -29,6 +29,8 @@ from receiver.stats import Faults, Stats
 from tests.calls.peer import HERE
 from tests.conftest import plain_frame
 
+pytestmark = pytest.mark.slow
+
 PATIENT = 600.0
 """A deadline that no machine misses: late frames are tested elsewhere."""
 

@@ -12,6 +12,8 @@ from receiver.errors import InputError
 from receiver.media.planes import planes
 from tests.conftest import RATE, plain_frame, same_pixels, write_clip
 
+pytestmark = pytest.mark.slow
+
 
 def pictures(path: Path) -> list[av.VideoFrame]:
     with av.open(str(path)) as container:

@@ -19,6 +19,8 @@ from receiver.worker import Worker
 from tests.conftest import plain_frame
 from tests.enhance.test_faults import Given, told
 
+pytestmark = pytest.mark.slow
+
 DEADLINE = 0.05
 
 

@@ -24,6 +24,8 @@ from receiver.sending.sources import clip_source
 from tests.commands.test_cli import assert_one_sentence, run
 from tests.conftest import plain_frame, write_clip
 
+pytestmark = pytest.mark.slow
+
 HLS = "#EXTM3U\n#EXT-X-VERSION:3\n#EXT-X-TARGETDURATION:9\n#EXTINF:9,\nsecret.ts\n#EXT-X-ENDLIST\n"
 CONCAT = "ffconcat version 1.0\nfile secret.mp4\n"
 SDP = (

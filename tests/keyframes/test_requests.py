@@ -291,6 +291,7 @@ class Sender:
             self.largest = max(self.largest, size)
 
 
+@pytest.mark.slow
 @settings(max_examples=200, suppress_health_check=[HealthCheck.large_base_example])
 @given(steps=STEPS, budget=BUDGETS)
 def test_no_window_exceeds_the_guarantees(steps, budget):

@@ -16,6 +16,8 @@ from tests.media.checking import EIGHT, TEN, X264, check
 from tests.media.probing import planes_of, run_ffmpeg
 from tests.media.sources import Properties, build
 
+pytestmark = pytest.mark.slow
+
 SOURCES: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "libx264": (EIGHT + TEN[:3], ("mp4", "mov", "mkv", "ts")),
     "libx265": (

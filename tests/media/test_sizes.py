@@ -24,6 +24,8 @@ from receiver.media.planes import planes
 from receiver.media.views import side_by_side
 from tests.commands.test_window import needs_screen
 
+pytestmark = pytest.mark.slow
+
 
 def flat(width: int, height: int, luma: int, pts: int = 0) -> av.VideoFrame:
     """Makes a yuv420p frame of one grey."""

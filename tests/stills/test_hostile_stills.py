@@ -28,6 +28,8 @@ from receiver.stills.picture import decode_still, encode_still
 from tests.conftest import CLIPS, needs_clips
 from tests.enhance.test_enhancer import IDENTIFIED, refused_or_admitted
 
+pytestmark = pytest.mark.slow
+
 PAIRS = list(pairwise(("mead_m003.mp4", "sr_striped_shirt.mp4", "std_akiyo.mp4", "mead_m003.mp4")))
 PEER = peer_of("https://sfu.example/whep")
 STILLS = 4

@@ -28,6 +28,8 @@ from receiver.enhance.faces.recognition import FaceRecogniser, shared_recogniser
 from receiver.errors import InputError
 from tests.enhance.test_enhancer import IDENTIFIED
 
+pytestmark = pytest.mark.slow
+
 HERE, THERE = peer_of("https://sfu.example/whep/a"), peer_of("https://sfu.example/whep/b")
 
 

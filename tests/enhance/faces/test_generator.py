@@ -28,6 +28,8 @@ from tests.conftest import same_pixels
 from tests.inference.small_networks import identity
 from tests.inference.test_request_queue import until
 
+pytestmark = pytest.mark.slow
+
 
 def inputs(count: int) -> list[np.ndarray]:
     rng = np.random.default_rng(0)

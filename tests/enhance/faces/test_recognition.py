@@ -14,6 +14,8 @@ from receiver.enhance.faces.recognition import MAX_WAITING, FaceRecogniser, Reco
 from receiver.enhance.faces.tracking import FaceTracker
 from receiver.media.planes import planes
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def recogniser():

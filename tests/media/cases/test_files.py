@@ -18,6 +18,8 @@ from tests.media.probing import (
     video_of,
 )
 
+pytestmark = pytest.mark.slow
+
 # Broken files
 
 

@@ -24,6 +24,8 @@ from tests.media.cases.workshop import (
 from tests.media.checking import compare_pictures, enhanced
 from tests.media.probing import described, of_type, probe, sound_bytes, video_of
 
+pytestmark = pytest.mark.slow
+
 # Runs that differ, frames that are lost
 
 

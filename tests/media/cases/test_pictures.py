@@ -9,6 +9,8 @@ import pytest
 from tests.media.cases.workshop import FRAMES, X264, gaps_of, pictures_of, tone
 from tests.media.probing import described, of_type, planes_of, probe, shown, video_of
 
+pytestmark = pytest.mark.slow
+
 # Sizes, aspect, colours, orientation
 
 

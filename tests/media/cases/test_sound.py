@@ -20,6 +20,8 @@ from tests.media.cases.workshop import (
 from tests.media.checking import enhanced
 from tests.media.probing import of_type, probe, sound_bytes, video_of
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.mark.parametrize("ending", ["mp4", "mkv", "mov"])
 def test_pcm_of_a_camera(shop, ending):

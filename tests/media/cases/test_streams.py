@@ -16,6 +16,8 @@ from tests.media.probing import (
     video_of,
 )
 
+pytestmark = pytest.mark.slow
+
 
 def test_languages_chapters_title_and_subtitles_stay(shop, many):
     after = shop.check(many, "out.mkv")
