@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from receiver.media.frame import DecodedFrame
+from receiver.media.pixels import RESTORABLE
 from receiver.media.planes import luma_of
 
 MACROBLOCK = 16
@@ -42,9 +43,13 @@ class CodecPriors:
 
     @cached_property
     def qp(self) -> NDArray[np.float32] | None:
-        """Luma QPs of the frame itself, 0 to 51; None if the codec does not export them."""
-        blocks = self.frames[-1].qp_blocks
-        if blocks is None:
+        """Luma QPs of the frame itself, 0 to 51; None if the codec does not export them.
+
+        None also for a rotated or scaled view, whose macroblocks are not the decoded frame's.
+        """
+        frame = self.frames[-1]
+        blocks = frame.qp_blocks
+        if blocks is None or frame.stored is not None:
             return None
         qp = np.full(self.shape, np.nan, np.float32)
         qp[blocks.y // MACROBLOCK, blocks.x // MACROBLOCK] = blocks.qp
@@ -57,7 +62,8 @@ class CodecPriors:
         A macroblock at p shows what was at p + motion in `before`; NaN if it, or what it was
         predicted from, was coded without prediction from another frame. The vectors of dropped
         frames are chained. Each frame is taken to be predicted from the one before it, as real-time
-        encoders do. None if `before` is None or has another size.
+        encoders do. None if `before` is None or has another size, or if the format of any frame is
+        not in `RESTORABLE`.
         """
         if not self._is_chain:
             return None
@@ -73,7 +79,7 @@ class CodecPriors:
 
         FFmpeg does not export which macroblocks were skipped; one that was skipped without motion
         is bit-equal to its predecessor unless deblocking reached into it. All are True if `before`
-        is None or has another size.
+        is None or has another size, or if the format of any frame is not in `RESTORABLE`.
         """
         if not self._is_chain or self.before is None:
             return np.ones(self.shape, np.bool_)
@@ -87,8 +93,11 @@ class CodecPriors:
 
     @property
     def _is_chain(self) -> bool:
-        sizes = {(one.video.width, one.video.height) for one in self.frames}
-        return self.before is not None and sizes == {(self.before.width, self.before.height)}
+        if self.before is None:
+            return False
+        videos = [self.before, *(frame.video for frame in self.frames)]
+        is_one_size = len({(video.width, video.height) for video in videos}) == 1
+        return is_one_size and all(video.format.name in RESTORABLE for video in videos)
 
 
 def _motion_of(frame: DecodedFrame, shape: tuple[int, int]) -> NDArray[np.float32]:

@@ -1,5 +1,6 @@
 """What the code stream says: QPs, motion and changes, also over dropped frames."""
 
+from dataclasses import replace
 from fractions import Fraction
 
 import av
@@ -105,3 +106,20 @@ def test_sizes_that_are_no_multiple_of_a_macroblock():
     assert priors.shape == (3, 4)
     assert priors.changed[2, 3]
     assert priors.changed.sum() == 1
+
+
+def test_a_missed_frame_of_another_format_breaks_the_chain():
+    first, last = moving(2, 3, 0)
+    missed = av.VideoFrame(*SIZE, "rgb24")
+    priors = CodecPriors([DecodedFrame(one, False, None) for one in (missed, last)], first)
+    assert priors.motion is None
+    assert priors.changed.all()
+
+
+def test_a_rotated_or_enlarged_view_has_no_map_of_qps():
+    """The decoded frame's macroblocks are not those of the view."""
+    (frame,) = decoded(moving(1, 0, 0))
+    for width, height in (SIZE[::-1], (2 * SIZE[0], 2 * SIZE[1])):
+        view = av.VideoFrame(width, height, "yuv420p")
+        priors = CodecPriors([replace(frame, video=view, stored=(frame.video, lambda box: box))])
+        assert priors.qp is None
