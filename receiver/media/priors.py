@@ -75,7 +75,7 @@ class CodecPriors:
 
     @cached_property
     def changed(self) -> NDArray[np.bool_]:
-        """Macroblocks whose luma differs from the previous frame's, in any of `frames`.
+        """Macroblocks whose luma differs from that of `before` in any of `frames`.
 
         FFmpeg does not export which macroblocks were skipped; one that was skipped without motion
         is bit-equal to its predecessor unless deblocking reached into it. All are True if `before`
@@ -84,11 +84,9 @@ class CodecPriors:
         if not self._is_chain or self.before is None:
             return np.ones(self.shape, np.bool_)
         changed = np.zeros(self.shape, np.bool_)
-        earlier = luma_of(self.before)
+        before = luma_of(self.before)
         for frame in self.frames:
-            luma = luma_of(frame.video)
-            changed |= _any_in_blocks(luma != earlier, self.shape)
-            earlier = luma
+            changed |= _any_in_blocks(luma_of(frame.video) != before, self.shape)
         return changed
 
     @property

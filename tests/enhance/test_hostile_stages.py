@@ -2,6 +2,7 @@
 
 import logging
 import time
+from fractions import Fraction
 
 import av
 import pytest
@@ -137,3 +138,64 @@ def test_an_unsupported_format_breaks_the_chain_of_frames():
         frame.video.pts = 3000 * number
         pipeline.process(frame)
     assert stage.ran == {0: (None, [0]), 2: (None, [2])}
+
+
+async def test_skipped_frames_are_observed():
+    """Frames that would be late, because the first ones took too long."""
+
+    class Slow(Troubled):
+        def run(self, context, canvas):
+            time.sleep(0.05)
+            return super().run(context, canvas).writable()
+
+    stage = Slow(lambda: None)
+    pipeline = Pipeline([stage], Stats("cpu"))
+    await read_all(EnhancedVideoTrack(ListTrack(numbered(9), 0.07), pipeline))
+    assert pipeline.stats.frames.skipped > 0
+    before_last = [number for number in stage.observed if number < max(stage.ran)]
+    assert sorted([*before_last, *stage.ran]) == list(range(max(stage.ran) + 1))
+
+
+def test_an_observed_frame_has_the_priors_of_its_own_time():
+    class Observer(Stage):
+        frames: tuple[list[int], ...] = ()
+
+        def run(self, context, canvas):
+            return canvas
+
+        def observe(self, context):
+            numbers = [frame.video.pts // 3000 for frame in context.priors.frames]
+            self.frames = (*self.frames, numbers)
+
+    observer = Observer()
+    one, two, three = (DecodedFrame(video, False, None) for video in numbered(3))
+    Pipeline([observer], Stats("cpu")).process(three, [one, two])
+    assert observer.frames == ([0], [0, 1])
+
+
+def test_a_frame_that_a_stage_made_without_a_time_gets_it():
+    video = plain_frame(64, 48)
+    video.pts, video.time_base = 77, Fraction(1, 90_000)
+    blank = Returning(lambda canvas: Canvas(av.VideoFrame(64, 48, "yuv420p")))
+    output = Pipeline([blank], Stats("cpu")).enhance(DecodedFrame.from_video(video))
+    assert output is not video
+    assert (output.pts, output.time_base) == (77, Fraction(1, 90_000))
+
+
+def test_the_scale_of_a_canvas_adds_up():
+    canvas = Canvas(plain_frame(64, 48))
+    for width in (128, 256):
+        canvas = canvas.replaced(av.VideoFrame(width, width * 3 // 4, "yuv420p"))
+    assert canvas.scale == 4.0
+
+
+def test_the_search_for_faces_restarts_even_if_a_stage_cannot():
+    class Stuck(Stage):
+        def reset(self):
+            raise RuntimeError("no reason")
+
+    pipeline = Pipeline([Stuck()], Stats("cpu"))
+    tracker = pipeline._tracker
+    with pytest.raises(RuntimeError, match="no reason"):
+        pipeline.recover()
+    assert pipeline._tracker is not tracker

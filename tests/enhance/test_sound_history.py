@@ -76,3 +76,12 @@ def test_an_empty_frame_is_ignored():
     for frame in (piece(0.5), empty, piece(0.5)):
         history.add(frame, 0.0)
     assert abs(len(history.window(1.0).samples) - 640) <= 32
+
+
+def test_stereo_is_the_mean_of_both_sides():
+    history = SoundHistory()
+    values = np.tile(np.array([16384, 0], np.int16), 960)[None]
+    frame = av.AudioFrame.from_ndarray(values, "s16", "stereo")
+    frame.sample_rate = 48_000
+    history.add(frame, 0.0)
+    assert np.median(history.window(1.0).samples) == pytest.approx(0.25, abs=0.01)

@@ -123,3 +123,37 @@ def test_a_rotated_or_enlarged_view_has_no_map_of_qps():
         view = av.VideoFrame(width, height, "yuv420p")
         priors = CodecPriors([replace(frame, video=view, stored=(frame.video, lambda box: box))])
         assert priors.qp is None
+
+
+class WithVectors(DecodedFrame):
+    """A frame with vectors of whole macroblocks: (column, row, x and y in pixels, source)."""
+
+    def __init__(self, *vectors) -> None:
+        super().__init__(av.VideoFrame(*SIZE, "yuv420p"), False, None)
+        names = ("source", "w", "h", "dst_x", "dst_y", "motion_x", "motion_y", "motion_scale")
+        records = [
+            (source, 16, 16, 16 * column + 8, 16 * row + 8, 4 * x, 4 * y, 4)
+            for column, row, x, y, source in vectors
+        ]
+        self.__dict__["motion_vectors"] = np.array(records, [(name, "<i4") for name in names])
+
+
+def test_a_chain_follows_a_block_to_its_earlier_place():
+    missed = WithVectors((5, 5, 3, 1, -1), (6, 5, 90, 90, -1))
+    frame = WithVectors((6, 5, -16, 0, -1))  # it was at (5, 5) in the frame before
+    motion = CodecPriors([missed, frame], av.VideoFrame(*SIZE, "yuv420p")).motion
+    assert motion[5, 6].tolist() == [-13, 1]
+
+
+def test_prediction_from_later_frames_is_left_out():
+    frame = WithVectors((5, 5, 3, 1, -1), (5, 5, 90, 90, 1), (6, 5, 90, 90, 1))
+    motion = CodecPriors([frame], av.VideoFrame(*SIZE, "yuv420p")).motion
+    assert motion[5, 5].tolist() == [3, 1]
+    assert np.isnan(motion[5, 6]).all()
+
+
+def test_a_change_that_was_undone_is_a_change():
+    frames = moving(3, 0, 0)
+    planes(frames[1])[0][0, 0] ^= 128
+    seen = [DecodedFrame(frame, False, None) for frame in frames]
+    assert CodecPriors(seen[1:], frames[0]).changed[0, 0]
