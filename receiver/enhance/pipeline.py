@@ -65,13 +65,15 @@ class Pipeline:
                 it.
         """
         began = time.perf_counter()
+        before, self._last = self._last, None  # None if a stage raises
+        if len(missed) > MISSED_AT_MOST:
+            before = None
         self._apply_level()
-        self._observe(missed)
+        self._observe(missed, before)
         video = frame.video
-        context = self._context(frame, missed, listen)
-        self._last = None  # unless all stages run on this one
         if video.format.name not in RESTORABLE or min(video.width, video.height) < 2:
             return self.passed(frame, "passed: format")
+        context = self._context(frame, missed, before, listen)
         canvas = Canvas(video)
         for stage in self.stages:
             canvas = _checked(stage, canvas, stage.run(context, canvas))
@@ -168,12 +170,10 @@ class Pipeline:
             for stage in self.stages:
                 stage.set_level(rank)
 
-    def _observe(self, missed: Sequence[DecodedFrame]) -> None:
-        if len(missed) > MISSED_AT_MOST:
-            self._last = None
+    def _observe(self, missed: Sequence[DecodedFrame], before: av.VideoFrame | None) -> None:
         for number, frame in enumerate(missed):
             if frame.video.format.name in RESTORABLE:
-                context = self._context(frame, missed[:number], lambda: None)
+                context = self._context(frame, missed[:number], before, lambda: None)
                 for stage in self.stages:
                     stage.observe(context)
 
@@ -181,9 +181,10 @@ class Pipeline:
         self,
         frame: DecodedFrame,
         missed: Sequence[DecodedFrame],
+        before: av.VideoFrame | None,
         listen: Callable[[], PcmWindow | None],
     ) -> FrameContext:
-        priors = CodecPriors((*missed[-MISSED_AT_MOST:], frame), self._last)
+        priors = CodecPriors((*missed[-MISSED_AT_MOST:], frame), before)
         return FrameContext(frame, priors, self.stats, self._find_faces, listen, self._executor)
 
     def _find_faces(self, frame: DecodedFrame) -> list[Face]:

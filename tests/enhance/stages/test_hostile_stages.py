@@ -140,6 +140,24 @@ def test_an_unsupported_format_breaks_the_chain_of_frames():
     assert stage.ran == {0: (None, [0]), 2: (None, [2])}
 
 
+@pytest.mark.parametrize("method", ["observe", "set_level", "run"])
+def test_a_failure_in_any_method_breaks_the_chain_of_frames(method, monkeypatch):
+    def fail(*given):
+        raise RuntimeError("no reason")
+
+    stage = Troubled(lambda: None)
+    pipeline = Pipeline([stage], Stats("cpu"))
+    frames = [DecodedFrame(video, False, None) for video in numbered(4)]
+    pipeline.process(frames[0])
+    pipeline.set_level(0)
+    with monkeypatch.context() as broken:
+        broken.setattr(stage, method, fail)
+        with pytest.raises(RuntimeError):
+            pipeline.process(frames[2], frames[1:2])
+    pipeline.process(frames[3])
+    assert stage.ran[3] == (None, [3])
+
+
 async def test_skipped_frames_are_observed():
     """Frames that would be late, because the first ones took too long."""
 
