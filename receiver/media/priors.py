@@ -52,7 +52,11 @@ class CodecPriors:
         if blocks is None or frame.stored is not None:
             return None
         qp = np.full(self.shape, np.nan, np.float32)
-        qp[blocks.y // MACROBLOCK, blocks.x // MACROBLOCK] = blocks.qp
+        row, column = blocks.y // MACROBLOCK, blocks.x // MACROBLOCK
+        inside = (row < qp.shape[0]) & (
+            column < qp.shape[1]
+        )  # interlaced: a row more, cropped away
+        qp[row[inside], column[inside]] = blocks.qp[inside]
         return qp
 
     @cached_property

@@ -1,5 +1,6 @@
 """What the code stream says: QPs, motion and changes, also over dropped frames."""
 
+import io
 from dataclasses import replace
 from fractions import Fraction
 
@@ -8,7 +9,7 @@ import numpy as np
 import pytest
 
 from receiver.media.encoding import Encoding, through_codec
-from receiver.media.frame import DecodedFrame
+from receiver.media.frame import DecodedFrame, export_side_data
 from receiver.media.planes import copy_frame, planes
 from receiver.media.priors import CodecPriors
 
@@ -157,3 +158,21 @@ def test_a_change_that_was_undone_is_a_change():
     planes(frames[1])[0][0, 0] ^= 128
     seen = [DecodedFrame(frame, False, None) for frame in frames]
     assert CodecPriors(seen[1:], frames[0]).changed[0, 0]
+
+
+def test_macroblocks_outside_the_frame_are_left_out():
+    """Interlaced H.264 has an even number of rows of macroblocks; 240 lines need 15."""
+    file = io.BytesIO()
+    with av.open(file, "w", format="matroska") as container:
+        stream = container.add_stream("libx264", rate=30, options={"flags": "+ildct", "bf": "0"})
+        stream.width, stream.height = SIZE
+        container.mux(stream.encode(moving(1, 0, 0)[0]))
+        container.mux(stream.encode(None))
+    file.seek(0)
+    with av.open(file) as container:
+        export_side_data(container.streams.video[0].codec_context)
+        frame = DecodedFrame.from_video(next(container.decode(video=0)))
+    assert frame.qp_blocks.y.max() // 16 == 15
+    qp = CodecPriors([frame]).qp
+    assert qp.shape == (15, 20)
+    assert np.isfinite(qp).all()
