@@ -45,7 +45,7 @@ class Faults:
 
     def __init__(self) -> None:
         self.counts: dict[str, int] = {}
-        self._logged: set[tuple[str, object, type[Exception]]] = set()
+        self._logged: set[tuple[str, object, type[BaseException]]] = set()
         self._successes: dict[tuple[str, object], int] = {}  # in a row, of the parts that fail now
 
     @property
@@ -68,7 +68,7 @@ class Faults:
         else:
             self.worked(what, whose)
 
-    def count(self, what: str, error: Exception, whose: object = None) -> None:
+    def count(self, what: str, error: BaseException, whose: object = None) -> None:
         """Counts a single failure; logs it once for each type of error."""
         self.counts[what] = self.counts.get(what, 0) + 1
         kind = what, whose, type(error)
@@ -76,7 +76,7 @@ class Faults:
             self._logged.add(kind)
             logger.error("%s failed; the call continues without it", what, exc_info=error)
 
-    def failed(self, what: str, error: Exception, whose: object = None) -> None:
+    def failed(self, what: str, error: BaseException, whose: object = None) -> None:
         """Counts a failure; it lasts until `HEALED_AFTER` successes in a row."""
         self.count(what, error, whose)
         self._successes[what, whose] = 0

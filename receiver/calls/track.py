@@ -146,8 +146,6 @@ class EnhancedVideoTrack(MediaStreamTrack):
         arrived = arrival_time(video)
         enhanced = await self._enhance_in_time(self._read(video), arrived)
         asyncio.get_running_loop().call_soon(self._between_frames)  # after this one has left
-        if not enhanced.was_processed:
-            self._missed.append(video)
         counts = self.stats.frames
         counts.enhanced += enhanced.is_restored
         counts.passed += not enhanced.is_restored
@@ -202,11 +200,13 @@ class EnhancedVideoTrack(MediaStreamTrack):
 
     async def _enhance_in_time(self, frame: DecodedFrame, arrived: float) -> EnhancedFrame:
         if not self._is_ready():
+            self._missed.append(frame.video)
             is_hanging = self._under_way is not None
             return self._passed(frame, "passed: late" if is_hanging else "passed: failed")
         began = time.perf_counter()
         if began + self._expected() > arrived + self._deadline:
             self._skip()
+            self._missed.append(frame.video)
             return self._passed(frame, "passed: late")
         enhanced = await self._enhanced_or_passed(frame, arrived)
         if self._failures >= FAILURES:
@@ -281,7 +281,7 @@ class EnhancedVideoTrack(MediaStreamTrack):
         """Runs in `worker`, which may have been abandoned by the time that this ends."""
         try:
             enhanced = self._enhancer.process(frame, list(map(self._read, missed)), listen)
-        except Exception as error:
+        except BaseException as error:  # SystemExit in the event loop would end the process
             if worker is self._worker:
                 self._failed(error)
             return self._passed(frame, "passed: failed")
@@ -291,7 +291,7 @@ class EnhancedVideoTrack(MediaStreamTrack):
                 self._recover_after = 0.0
         return enhanced
 
-    def _failed(self, error: Exception) -> None:
+    def _failed(self, error: BaseException) -> None:
         self._failures += 1
         self.stats.frames.failed += 1
         self.stats.faults.failed("restoring", error)

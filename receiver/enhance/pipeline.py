@@ -65,15 +65,18 @@ class Pipeline:
                 it.
         """
         began = time.perf_counter()
+        before, self._last = self._last, None  # None if a stage raises
+        if len(missed) > MISSED_AT_MOST:
+            before = None
         self._apply_level()
-        self._observe(missed)
+        self._observe(missed, before)
         video = frame.video
         if video.format.name not in RESTORABLE or min(video.width, video.height) < 2:
             return self.passed(frame, "passed: format")
-        context = self._context(frame, missed, listen)
+        context = self._context(frame, missed, before, listen)
         canvas = Canvas(video)
         for stage in self.stages:
-            canvas = stage.run(context, canvas)
+            canvas = _checked(stage, canvas, stage.run(context, canvas))
         self._last = video
         is_changed = canvas.video is not video
         if is_changed:
@@ -83,7 +86,7 @@ class Pipeline:
         seconds = time.perf_counter() - began
         if is_changed:
             self.stats.enhancement.add(seconds)
-            result = EnhancedFrame(canvas.video, frame, "restored", canvas.scale)
+            result = self._result(canvas.video, frame, "restored")
         else:
             result = self.passed(frame, context.passed)
         faces = tuple(vars(context).get("faces", ()))
@@ -95,15 +98,7 @@ class Pipeline:
 
         That is the very same frame unless a stage changes the size.
         """
-        video = frame.video
-        size = video.width, video.height
-        for stage in self.stages:
-            size = stage.output_size(*size)
-        if size == (video.width, video.height):
-            return EnhancedFrame(video, frame, outcome)
-        resized = video.reformat(*size, interpolation="BILINEAR")
-        keep_tags(resized, video)
-        return EnhancedFrame(resized, frame, outcome, size[0] / video.width)
+        return self._result(frame.video, frame, outcome)
 
     def enhance(self, frame: DecodedFrame) -> av.VideoFrame:
         """Returns `process(frame).video`: the very same object if nothing was changed."""
@@ -155,18 +150,30 @@ class Pipeline:
             if self._executor is not None:
                 self._tracker.set_executor(self._executor)
 
+    def _result(self, video: av.VideoFrame, frame: DecodedFrame, outcome: Outcome) -> EnhancedFrame:
+        """Returns a result of the size that sinks expect.
+
+        `video` has another size if a stage that changes the size did not change this frame.
+        """
+        size = frame.video.width, frame.video.height
+        for stage in self.stages:
+            size = stage.output_size(*size)
+        if size != (video.width, video.height):
+            resized = video.reformat(*size, interpolation="BILINEAR")
+            keep_tags(resized, video)
+            video = resized
+        return EnhancedFrame(video, frame, outcome, size[0] / frame.video.width)
+
     def _apply_level(self) -> None:
         rank, self._rank = self._rank, None
         if rank is not None:
             for stage in self.stages:
                 stage.set_level(rank)
 
-    def _observe(self, missed: Sequence[DecodedFrame]) -> None:
-        if len(missed) > MISSED_AT_MOST:
-            self._last = None
+    def _observe(self, missed: Sequence[DecodedFrame], before: av.VideoFrame | None) -> None:
         for number, frame in enumerate(missed):
             if frame.video.format.name in RESTORABLE:
-                context = self._context(frame, missed[:number], lambda: None)
+                context = self._context(frame, missed[:number], before, lambda: None)
                 for stage in self.stages:
                     stage.observe(context)
 
@@ -174,9 +181,10 @@ class Pipeline:
         self,
         frame: DecodedFrame,
         missed: Sequence[DecodedFrame],
+        before: av.VideoFrame | None,
         listen: Callable[[], PcmWindow | None],
     ) -> FrameContext:
-        priors = CodecPriors((*missed[-MISSED_AT_MOST:], frame), self._last)
+        priors = CodecPriors((*missed[-MISSED_AT_MOST:], frame), before)
         return FrameContext(frame, priors, self.stats, self._find_faces, listen, self._executor)
 
     def _find_faces(self, frame: DecodedFrame) -> list[Face]:
@@ -189,3 +197,15 @@ class Pipeline:
                     face.landmarks, face.box, face.crop_from_frame, video.width, video.height
                 )
             ]
+
+
+def _checked(stage: Stage, before: Canvas, after: Canvas) -> Canvas:
+    """Returns `after`. Raises ValueError if its frame could break later stages or sinks."""
+    old, new = before.video, after.video
+    size = stage.output_size(old.width, old.height)
+    if new is not old and (new.format.name not in RESTORABLE or (new.width, new.height) != size):
+        raise ValueError(
+            f"{type(stage).__name__} returned {new.width}x{new.height} {new.format.name} "
+            f"instead of 4:2:0 in its output_size {size}"
+        )
+    return after

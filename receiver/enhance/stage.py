@@ -109,7 +109,8 @@ class StageLevel:
 class Stage(Protocol):
     """One step of the enhancement of a stream. A subclass has to define `run` alone.
 
-    No two methods of a stage ever run at the same time. Their threads may differ.
+    No two methods of a stage ever run at the same time, except for `output_size`, which may run
+    beside any other. Their threads may differ.
     """
 
     levels: Sequence[StageLevel] = ()
@@ -128,15 +129,17 @@ class Stage(Protocol):
     def output_size(self, width: int, height: int) -> tuple[int, int]:
         """Returns the width and height of the canvas that `run` returns for one of this size.
 
-        Frames that pass through are resized accordingly, so that sinks see one size.
+        Frames that pass through are resized accordingly, so that sinks see one size. A new frame
+        of another size counts as a failure.
         """
         return width, height
 
     def observe(self, context: FrameContext) -> None:
         """Records a frame that was dropped or skipped, so that recurrent state stays valid.
 
-        Called before `run`, oldest frame first. If more frames were missed than are kept (see
-        `receiver.enhance.pipeline.MISSED_AT_MOST`), `context.priors.before` is None.
+        Called before `run`, oldest frame first. `context.priors.before` is None if more frames were
+        missed than are kept (see `receiver.enhance.pipeline.MISSED_AT_MOST`), or if a stage raised
+        on the frame before them.
         """
         return
 

@@ -1,6 +1,7 @@
 """Model files: the shipped weights, exported models, ONNX files by path, and their cards."""
 
 import json
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -50,8 +51,9 @@ class Model:
             if exported is not None:
                 return cls(name.removesuffix(INT8), exported)
         path = Path(name)
-        if path.is_file():
-            return cls(path.stem.removesuffix(INT8), path)
+        with suppress(OSError):  # a name that is too long, or in a folder that cannot be read
+            if path.is_file():
+                return cls(path.stem.removesuffix(INT8), path)
         raise ModelError(
             f"there is no model {name!r}: give one of {', '.join(MODELS)}, the name of a model "
             "from python -m models.export or the path of an ONNX file"

@@ -139,6 +139,9 @@ def _run_together(run: Run, batch: list[_Request]) -> list[Arrays]:
     names = batch[0].inputs
     together = run({name: np.concatenate([one.inputs[name] for one in batch]) for name in names})
     ends = np.cumsum([request.count for request in batch])
+    for name, array in together.items():
+        if array.shape[:1] != (ends[-1],):
+            raise ValueError(f"{name} is {list(array.shape)} for a batch of {ends[-1]}")
     return [
         {name: array[end - one.count : end] for name, array in together.items()}
         for end, one in zip(ends, batch, strict=True)

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from receiver.media.frame import DecodedFrame
+from receiver.media.pixels import RESTORABLE
 from receiver.media.planes import luma_of
 
 MACROBLOCK = 16
@@ -42,12 +43,20 @@ class CodecPriors:
 
     @cached_property
     def qp(self) -> NDArray[np.float32] | None:
-        """Luma QPs of the frame itself, 0 to 51; None if the codec does not export them."""
-        blocks = self.frames[-1].qp_blocks
-        if blocks is None:
+        """Luma QPs of the frame itself, 0 to 51; None if the codec does not export them.
+
+        None also for a rotated or scaled view, whose macroblocks are not the decoded frame's.
+        """
+        frame = self.frames[-1]
+        blocks = frame.qp_blocks
+        if blocks is None or frame.stored is not None:
             return None
         qp = np.full(self.shape, np.nan, np.float32)
-        qp[blocks.y // MACROBLOCK, blocks.x // MACROBLOCK] = blocks.qp
+        row, column = blocks.y // MACROBLOCK, blocks.x // MACROBLOCK
+        inside = (row < qp.shape[0]) & (
+            column < qp.shape[1]
+        )  # interlaced: a row more, cropped away
+        qp[row[inside], column[inside]] = blocks.qp[inside]
         return qp
 
     @cached_property
@@ -57,7 +66,8 @@ class CodecPriors:
         A macroblock at p shows what was at p + motion in `before`; NaN if it, or what it was
         predicted from, was coded without prediction from another frame. The vectors of dropped
         frames are chained. Each frame is taken to be predicted from the one before it, as real-time
-        encoders do. None if `before` is None or has another size.
+        encoders do. None if `before` is None or has another size, or if the format of any frame is
+        not in `RESTORABLE`.
         """
         if not self._is_chain:
             return None
@@ -69,26 +79,27 @@ class CodecPriors:
 
     @cached_property
     def changed(self) -> NDArray[np.bool_]:
-        """Macroblocks whose luma differs from the previous frame's, in any of `frames`.
+        """Macroblocks whose luma differs from that of `before` in any of `frames`.
 
         FFmpeg does not export which macroblocks were skipped; one that was skipped without motion
         is bit-equal to its predecessor unless deblocking reached into it. All are True if `before`
-        is None or has another size.
+        is None or has another size, or if the format of any frame is not in `RESTORABLE`.
         """
         if not self._is_chain or self.before is None:
             return np.ones(self.shape, np.bool_)
         changed = np.zeros(self.shape, np.bool_)
-        earlier = luma_of(self.before)
+        before = luma_of(self.before)
         for frame in self.frames:
-            luma = luma_of(frame.video)
-            changed |= _any_in_blocks(luma != earlier, self.shape)
-            earlier = luma
+            changed |= _any_in_blocks(luma_of(frame.video) != before, self.shape)
         return changed
 
     @property
     def _is_chain(self) -> bool:
-        sizes = {(one.video.width, one.video.height) for one in self.frames}
-        return self.before is not None and sizes == {(self.before.width, self.before.height)}
+        if self.before is None:
+            return False
+        videos = [self.before, *(frame.video for frame in self.frames)]
+        is_one_size = len({(video.width, video.height) for video in videos}) == 1
+        return is_one_size and all(video.format.name in RESTORABLE for video in videos)
 
 
 def _motion_of(frame: DecodedFrame, shape: tuple[int, int]) -> NDArray[np.float32]:

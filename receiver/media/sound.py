@@ -36,11 +36,13 @@ class SoundHistory:
     def __init__(self) -> None:
         self._frames: deque[tuple[float, av.AudioFrame]] = deque()  # (arrival, not resampled yet)
         self._pieces: deque[tuple[float, NDArray[np.float32]]] = deque()  # (arrival, samples)
-        self._resampler = av.AudioResampler("fltp", rate=RATE)
+        self._resampler = av.AudioResampler("flt", rate=RATE)
         self._lock = Lock()
 
     def add(self, frame: av.AudioFrame, arrived: float) -> None:
         """Takes a decoded frame, in any format, and its arrival in seconds of `perf_counter`."""
+        if not frame.samples:  # the resampler would raise MemoryError
+            return
         with self._lock:
             self._frames.append((arrived, frame))
             while self._frames[0][0] < arrived - KEPT_S:
@@ -69,7 +71,9 @@ class SoundHistory:
         try:
             pieces = self._resampler.resample(frame)
         except ValueError:  # "Frame does not match AudioResampler setup."
-            self._resampler = av.AudioResampler("fltp", rate=RATE)
+            self._resampler = av.AudioResampler("flt", rate=RATE)
             pieces = self._resampler.resample(frame)
-        # The resampler's own downmix of two equal channels would exceed 1.
-        return [piece.to_ndarray().mean(axis=0) for piece in pieces]
+        # Packed: PyAV cannot read eight planes. Not mono: the resampler's own downmix of two equal
+        # channels would exceed 1.
+        channels = frame.layout.nb_channels
+        return [piece.to_ndarray().reshape(-1, channels).mean(axis=1) for piece in pieces]

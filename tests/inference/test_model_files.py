@@ -88,9 +88,12 @@ def test_a_shipped_name_is_the_shipped_model(exported):
     assert Model.find("lite").path.parent == WEIGHTS
 
 
-@pytest.mark.parametrize("name", ["", ".", "..", "../both", "sub/both"])
-def test_names_that_lead_elsewhere_are_not_looked_up(exported, name):
+@pytest.mark.parametrize(
+    "name", ["", ".", "..", "../both", "sub/both", "folder", "x" * 300, "a\0b"]
+)
+def test_names_of_no_file_in_the_folder_are_unknown(exported, name):
     (exported / "sub").mkdir()
+    (exported / "folder.onnx").mkdir()
     for outside in (exported / "sub", exported.parent):
         (outside / "both.onnx").touch()
     with pytest.raises(ModelError, match="there is no model"):

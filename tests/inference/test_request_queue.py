@@ -242,3 +242,22 @@ def test_every_request_gets_its_own_result_whatever_is_batched(sizes, most):
         np.testing.assert_array_equal(result["y"], 2 * request["x"])
     assert sum(ran) == sum(sizes)
     assert all(size <= most or size in sizes for size in ran)
+
+
+@pytest.mark.parametrize("output", [np.zeros((1, 3)), np.zeros((5, 3)), np.zeros(())])
+def test_an_output_without_a_part_for_each_request_is_an_error(pool, output):
+    """Slices of it would be empty, or another request's."""
+    held = Held()
+
+    def run(inputs: Arrays) -> Arrays:
+        return {**held(inputs), "z": output.astype(np.float32)}
+
+    queue = InferenceQueue(run)
+    first = begin(pool, queue, held, crops(1))
+    waiting = queue_up(pool, queue, crops(2), crops(3))
+    for _ in range(2):
+        held.gate.release()
+    assert values(first) == [2]
+    for future in waiting:
+        with pytest.raises(ValueError, match="for a batch of 2"):
+            future.result(10)

@@ -1,5 +1,7 @@
 """What the code stream says: QPs, motion and changes, also over dropped frames."""
 
+import io
+from dataclasses import replace
 from fractions import Fraction
 
 import av
@@ -7,7 +9,7 @@ import numpy as np
 import pytest
 
 from receiver.media.encoding import Encoding, through_codec
-from receiver.media.frame import DecodedFrame
+from receiver.media.frame import DecodedFrame, export_side_data
 from receiver.media.planes import copy_frame, planes
 from receiver.media.priors import CodecPriors
 
@@ -105,3 +107,72 @@ def test_sizes_that_are_no_multiple_of_a_macroblock():
     assert priors.shape == (3, 4)
     assert priors.changed[2, 3]
     assert priors.changed.sum() == 1
+
+
+def test_a_missed_frame_of_another_format_breaks_the_chain():
+    first, last = moving(2, 3, 0)
+    missed = av.VideoFrame(*SIZE, "rgb24")
+    priors = CodecPriors([DecodedFrame(one, False, None) for one in (missed, last)], first)
+    assert priors.motion is None
+    assert priors.changed.all()
+
+
+def test_a_rotated_or_enlarged_view_has_no_map_of_qps():
+    """The decoded frame's macroblocks are not those of the view."""
+    (frame,) = decoded(moving(1, 0, 0))
+    for width, height in (SIZE[::-1], (2 * SIZE[0], 2 * SIZE[1])):
+        view = av.VideoFrame(width, height, "yuv420p")
+        priors = CodecPriors([replace(frame, video=view, stored=(frame.video, lambda box: box))])
+        assert priors.qp is None
+
+
+class WithVectors(DecodedFrame):
+    """A frame with vectors of whole macroblocks: (column, row, x and y in pixels, source)."""
+
+    def __init__(self, *vectors) -> None:
+        super().__init__(av.VideoFrame(*SIZE, "yuv420p"), False, None)
+        names = ("source", "w", "h", "dst_x", "dst_y", "motion_x", "motion_y", "motion_scale")
+        records = [
+            (source, 16, 16, 16 * column + 8, 16 * row + 8, 4 * x, 4 * y, 4)
+            for column, row, x, y, source in vectors
+        ]
+        self.__dict__["motion_vectors"] = np.array(records, [(name, "<i4") for name in names])
+
+
+def test_a_chain_follows_a_block_to_its_earlier_place():
+    missed = WithVectors((5, 5, 3, 1, -1), (6, 5, 90, 90, -1))
+    frame = WithVectors((6, 5, -16, 0, -1))  # it was at (5, 5) in the frame before
+    motion = CodecPriors([missed, frame], av.VideoFrame(*SIZE, "yuv420p")).motion
+    assert motion[5, 6].tolist() == [-13, 1]
+
+
+def test_prediction_from_later_frames_is_left_out():
+    frame = WithVectors((5, 5, 3, 1, -1), (5, 5, 90, 90, 1), (6, 5, 90, 90, 1))
+    motion = CodecPriors([frame], av.VideoFrame(*SIZE, "yuv420p")).motion
+    assert motion[5, 5].tolist() == [3, 1]
+    assert np.isnan(motion[5, 6]).all()
+
+
+def test_a_change_that_was_undone_is_a_change():
+    frames = moving(3, 0, 0)
+    planes(frames[1])[0][0, 0] ^= 128
+    seen = [DecodedFrame(frame, False, None) for frame in frames]
+    assert CodecPriors(seen[1:], frames[0]).changed[0, 0]
+
+
+def test_macroblocks_outside_the_frame_are_left_out():
+    """Interlaced H.264 has an even number of rows of macroblocks; 240 lines need 15."""
+    file = io.BytesIO()
+    with av.open(file, "w", format="matroska") as container:
+        stream = container.add_stream("libx264", rate=30, options={"flags": "+ildct", "bf": "0"})
+        stream.width, stream.height = SIZE
+        container.mux(stream.encode(moving(1, 0, 0)[0]))
+        container.mux(stream.encode(None))
+    file.seek(0)
+    with av.open(file) as container:
+        export_side_data(container.streams.video[0].codec_context)
+        frame = DecodedFrame.from_video(next(container.decode(video=0)))
+    assert frame.qp_blocks.y.max() // 16 == 15
+    qp = CodecPriors([frame]).qp
+    assert qp.shape == (15, 20)
+    assert np.isfinite(qp).all()

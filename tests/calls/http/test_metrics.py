@@ -2,6 +2,7 @@
 
 import dataclasses
 import re
+from urllib.parse import quote
 
 from prometheus_client.parser import text_string_to_metric_families as parse
 
@@ -78,3 +79,17 @@ async def test_a_call_is_reported_in_both_formats(generator, http):
         metric = f"{family.name}_total" if family.type == "counter" else family.name
         assert family.documentation == METRICS[metric]
         assert family.type == ("counter" if metric.endswith("_total") else "gauge")
+
+
+async def test_names_of_rooms_and_parts_are_escaped(generator, http):
+    name = 'a",b="1\\\n'
+    async with serving(generator) as (server, base):
+        publisher = Peer(http, base)
+        publisher.connection.addTransceiver("video", direction="sendonly")
+        assert (await publisher.negotiate("/whip/" + quote(name))).status == 201
+        server.rooms[name].stats.faults.failed(name, ValueError("no reason"))
+        text = await (await http.get(base + "/metrics")).text()
+        await publisher.close()
+    samples = [sample for family in parse(text) for sample in family.samples]
+    assert {sample.labels["room"] for sample in samples if "room" in sample.labels} == {name}
+    assert {"room": name, "part": name} in [sample.labels for sample in samples]
