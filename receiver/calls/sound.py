@@ -42,6 +42,8 @@ class DelayedAudioTrack(MediaStreamTrack):
 
     async def recv(self) -> Any:
         """Returns the next audio frame when it is due. Raises MediaStreamError at the end."""
+        if self.readyState != "live":  # a relay may ask again, for another viewer
+            raise MediaStreamError
         arrived, frame = await self._delayed.get()
         if frame is None:
             self.stop()

@@ -340,6 +340,9 @@ async def test_stopping_a_rooms_sound_ends_a_wait_for_it():
     track.stop()
     with pytest.raises(MediaStreamError):
         await asyncio.wait_for(waiting, 5)
+    for _ in range(3):  # more viewers' relays
+        with pytest.raises(MediaStreamError):
+            await asyncio.wait_for(track.recv(), 5)
 
 
 async def test_a_rooms_sound_reaches_its_history():
