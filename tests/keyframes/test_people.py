@@ -200,9 +200,7 @@ def test_references_of_somebody_else_are_discarded_when_a_person_is_recognised()
     assert people[0] is stored
     assert list(stored.keyframes) == [own]
     (rest,) = [person for person in people if person is not stored]
-    assert list(rest.keyframes) == [
-        foreign
-    ]  # kept for their person, who may return
+    assert list(rest.keyframes) == [foreign]  # kept for their person, who may return
     identify(people, people.see(1, crop(1), face_at(0)), 1)
     assert people[1] is rest
 
