@@ -162,7 +162,8 @@ class Pipeline:
             resized = video.reformat(*size, interpolation="BILINEAR")
             keep_tags(resized, video)
             video = resized
-        return EnhancedFrame(video, frame, outcome, size[0] / frame.video.width)
+        scale = size[0] / frame.video.width if frame.video.width else 1.0
+        return EnhancedFrame(video, frame, outcome, scale)
 
     def _apply_level(self) -> None:
         rank, self._rank = self._rank, None

@@ -64,6 +64,11 @@ def test_odd_sizes_pass(enhancer, size):
     assert enhancer.enhance(DecodedFrame.from_video(video)) is video
 
 
+def test_a_frame_without_pixels_passes(enhancer):
+    video = av.VideoFrame(0, 0, "yuv420p")
+    assert enhancer.process(DecodedFrame.from_video(video)).scale == 1.0
+
+
 def test_the_decoder_still_predicts_from_its_own_picture(enhancer, portrait, decoded):
     """Writing into a decoded frame would ruin every later one: decode again beside it."""
     again = through_codec(portrait[:30], Encoding(kbps=100, keyframe_every=10), RATE)
