@@ -1,27 +1,28 @@
 """Bitrates at which the received picture is as good as the restored one."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from bench.common.metrics import bootstrap_interval
-
-METRICS = {"vmaf_neg": "VMAF-NEG", "psnr": "PSNR dB"}
-"""Labels by metric."""
-
+from bench.common.judging import BASIC
+from bench.metrics.people import bootstrap_interval
 
 @dataclass(frozen=True)
 class Point:
     """One clip at one target bitrate.
 
     Attributes:
+        person: who the clip shows.
+        clip: the file's name.
         target: what the encoder was asked for, in kbit/s.
         stream_kbps: what it sent: encoders miss their targets.
         still_kbps: bitrate of the stills.
-        input_quality: means over the faces of the received picture, by metric.
-        quality: the same of the restored picture.
+        input_quality: figures of the received frames, enlarged, by the names of `BASIC`.
+        quality: the same of the restored frames.
     """
 
+    person: str
     clip: str
     target: float
     stream_kbps: float
@@ -62,17 +63,17 @@ def ratio_of(point: Point, points: list[Point], metric: str) -> float | None:
 
 @dataclass(frozen=True)
 class Mean:
-    """Means over the clips at one target, by metric; see `Point`.
+    """Means over people at one target, by metric; see `Point`.
 
     Attributes:
-        clips: their number.
-        with_ratio: number of clips whose ratio is known, the only ones that count in `ratio`.
-        ratio: equivalent bitrate over the bitrate sent; None if no clip's ratio is known.
+        people: their number.
+        with_ratio: number of people whose ratio is known, the only ones that count in `ratio`.
+        ratio: equivalent bitrate over the bitrate sent; None if no person's ratio is known.
         interval: 95 % interval of the ratio.
     """
 
     target: float
-    clips: int
+    people: int
     stream_kbps: float
     kbps: float
     input_quality: dict[str, float]
@@ -83,24 +84,38 @@ class Mean:
 
 
 def means_of(points: list[Point]) -> list[Mean]:
-    """Returns the means of each target."""
+    """Returns the means of each target. A person's clips count as one."""
     means = []
     for target in sorted({point.target for point in points}):
         chosen = [point for point in points if point.target == target]
-        ratios = {}
-        for metric in METRICS:
-            found = [ratio_of(point, points, metric) for point in chosen]
-            ratios[metric] = [ratio for ratio in found if ratio is not None]
+        ratios = {
+            metric: _by_person([(one.person, ratio_of(one, points, metric)) for one in chosen])
+            for metric in BASIC
+        }
         mean = Mean(
             target,
-            len(chosen),
-            float(np.mean([point.stream_kbps for point in chosen])),
-            float(np.mean([point.kbps for point in chosen])),
-            {m: float(np.mean([p.input_quality[m] for p in chosen])) for m in METRICS},
-            {m: float(np.mean([p.quality[m] for p in chosen])) for m in METRICS},
+            len({point.person for point in chosen}),
+            _mean([(point.person, point.stream_kbps) for point in chosen]),
+            _mean([(point.person, point.kbps) for point in chosen]),
+            {m: _mean([(p.person, p.input_quality[m]) for p in chosen]) for m in BASIC},
+            {m: _mean([(p.person, p.quality[m]) for p in chosen]) for m in BASIC},
             {metric: len(found) for metric, found in ratios.items()},
             {m: float(np.mean(found)) if found else None for m, found in ratios.items()},
             {m: bootstrap_interval(found) if found else None for m, found in ratios.items()},
         )
         means.append(mean)
     return means
+
+
+def _mean(values: list[tuple[str, float]]) -> float:
+    """Returns the mean over people of the values of their clips."""
+    return float(np.mean(_by_person([*values])))
+
+
+def _by_person(values: Sequence[tuple[str, float | None]]) -> list[float]:
+    """Returns the mean of each person's known values; leaves out people without one."""
+    known: dict[str, list[float]] = {}
+    for person, value in values:
+        if value is not None:
+            known.setdefault(person, []).append(value)
+    return [float(np.mean(found)) for found in known.values()]

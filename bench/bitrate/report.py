@@ -6,7 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from bench.bitrate.figures import METRICS, Mean, Point, ratio_of
+from bench.bitrate.figures import Mean, Point, ratio_of
+from bench.common.judging import BASIC
 from bench.common.tables import with_interval
 
 TICKS = (25, 50, 100, 200, 400, 800, 1600, 3200)
@@ -15,7 +16,7 @@ TICKS = (25, 50, 100, 200, 400, 800, 1600, 3200)
 
 def cells(means: list[Mean], metric: str) -> list[list[str]]:
     """Returns the table of one metric: a header, then a row for each target."""
-    table = [["target kb/s", "stream", "with stills", "received", "restored", "ratio", "clips"]]
+    table = [["target kb/s", "stream", "with stills", "received", "restored", "ratio", "people"]]
     for mean in means:
         ratio, interval = mean.ratio[metric], mean.interval[metric]
         table.append(
@@ -28,7 +29,7 @@ def cells(means: list[Mean], metric: str) -> list[list[str]]:
                 "unknown"
                 if ratio is None or interval is None
                 else with_interval(ratio, interval, ".2f"),
-                f"{mean.with_ratio[metric]} of {mean.clips}",
+                f"{mean.with_ratio[metric]} of {mean.people}",
             ]
         )
     return table
@@ -38,10 +39,10 @@ def plot(means: list[Mean], path: Path) -> None:
     """Plots quality over rate, as received and restored, and the ratio of the rates."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(11, 7), layout="constrained")
+    figure = Figure(figsize=(18, 7), layout="constrained")
     rates = [rate for rate in TICKS if means[0].stream_kbps / 2 < rate < means[-1].kbps * 2]
     for (above, below), (metric, label) in zip(
-        figure.subplots(2, 2, sharex=True).T, METRICS.items(), strict=True
+        figure.subplots(2, len(BASIC), sharex=True).T, BASIC.items(), strict=True
     ):
         received = [mean.input_quality[metric] for mean in means]
         above.plot([mean.stream_kbps for mean in means], received, "o-", label="received")
@@ -70,6 +71,6 @@ def plot(means: list[Mean], path: Path) -> None:
 def clip_figures(points: list[Point]) -> list[dict[str, Any]]:
     """Returns every point with its ratios, ready for JSON."""
     return [
-        asdict(point) | {"ratio": {metric: ratio_of(point, points, metric) for metric in METRICS}}
+        asdict(point) | {"ratio": {metric: ratio_of(point, points, metric) for metric in BASIC}}
         for point in points
     ]

@@ -21,6 +21,13 @@ def kbps_of(text: str) -> float:
     return _number(text, "kbit/s", 100_000.0)
 
 
+def capacity_of(text: str) -> int:
+    """Parses --capacity: a whole number from 1 to 100."""
+    if text.isascii() and text.isdigit() and 1 <= int(text) <= 100:
+        return int(text)
+    raise argparse.ArgumentTypeError(f"{text!r} keyframes: give 1 to 100")
+
+
 def _number(text: str, unit: str, most: float) -> float:
     try:
         value = float(text)

@@ -1,12 +1,13 @@
 """A receiver that restores a clip's frames with references from one origin."""
 
 from collections import deque
+from contextlib import suppress
 from typing import Any, Literal, TypeAlias
 
 import av
 import numpy as np
 
-from keyframes import crop_qp
+from keyframes import Keyframe, crop_qp
 from keyframes.requests import RequestKind, RequestPolicy
 from receiver.calls.requester import StillPace
 from receiver.enhance.enhancer import Enhancer
@@ -28,6 +29,9 @@ KINDS: tuple[RequestKind, ...] = ("still",)
 """Requests that these calls can make."""
 RAW_EVERY = 1.0
 """Seconds from one raw frame that becomes a reference to the next."""
+RAW_AFTER = 0.5
+"""Seconds after which a raw frame becomes a reference. The frames before look almost like it: they
+would be restored with themselves."""
 
 
 class Call:
@@ -46,35 +50,43 @@ class Call:
         self._policy = RequestPolicy()
         self._coming: deque[tuple[float, bytes, str, Region]] = deque()
         self._next_raw = 0.0
+        self._raw: deque[tuple[float, int, Keyframe]] = deque()
         self._pace = StillPace()
 
     def see(self, now: float, raw: av.VideoFrame, decoded: DecodedFrame) -> EnhancedFrame:
-        """Restores a frame. No frame serves as its own reference.
+        """Restores a frame.
+
+        No frame is restored with a reference that was captured within `RAW_AFTER` seconds of it,
+        unless that had been received before.
 
         Args:
             now: the frame's time in seconds.
-            raw: the frame before encoding.
+            raw: the frame as captured, which may be larger than `decoded`.
         """
         received = decoded
         self._pace.see(now, decoded.size_bytes)
         if self._origin in ("none", "raw"):  # damaged frames never become references
             received = DecodedFrame(decoded.video, decoded.is_keyframe, decoded.qp, damaged=True)
+        while self._raw and now > self._raw[0][0] + RAW_AFTER:
+            _, track_id, keyframe = self._raw.popleft()
+            with suppress(KeyError):  # the face has been lost since
+                self.enhancer.add_reference(track_id, keyframe)
         enhanced = self.enhancer.process(received)
         if self._origin == "raw" and now >= self._next_raw:
             self._next_raw = now + RAW_EVERY
-            self._add_raw(raw, enhanced)
+            self._keep_raw(now, raw, enhanced)
         if self._origin == "stills":
             self._exchange_stills(now, raw, enhanced)
         return enhanced
 
-    def _add_raw(self, raw: av.VideoFrame, enhanced: EnhancedFrame) -> None:
-        """Makes a raw frame's faces references, unchecked as in the paper."""
-        size = np.array([raw.width, raw.height] * 2, np.float64)
+    def _keep_raw(self, now: float, raw: av.VideoFrame, enhanced: EnhancedFrame) -> None:
+        """Keeps a raw frame's faces until they become references, unchecked as in the paper."""
+        size = _size_of(enhanced)
         for still in faces_of_still(raw, shared_recogniser()):
-            face = still.among(list(enhanced.faces), size)
+            face = still.among(list(enhanced.faces), np.array(size * 2, np.float64))
             if face is not None:
                 still.keyframe.qp = crop_qp(STILL_QP, still.enlarged)
-                self.enhancer.add_reference(face.track_id, still.keyframe)
+                self._raw.append((now, face.track_id, still.keyframe))
 
     def _exchange_stills(self, now: float, raw: av.VideoFrame, enhanced: EnhancedFrame) -> None:
         """Takes the stills that have arrived, and requests another one if it is needed."""
@@ -87,8 +99,13 @@ class Call:
             return
         request = self._policy.decide(now, enhanced.reference_need, KINDS)
         if request is not None:
-            region = region_of(enhanced.faces[0], raw.width, raw.height)
+            region = region_of(enhanced.faces[0], *_size_of(enhanced))
             data, mime = encode_still(part_of(raw, region), request.max_bytes)
             bits_a_second = self._pace.kbps(link_was_full=True) * 1000
             arrives = now + STILL_DELAY + len(data) * 8 / bits_a_second
             self._coming.append((arrives, data, mime, region))
+
+
+def _size_of(enhanced: EnhancedFrame) -> tuple[int, int]:
+    """Returns the width and height of the decoded frame, in whose pixels the faces are."""
+    return enhanced.received.video.width, enhanced.received.video.height

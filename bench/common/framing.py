@@ -1,4 +1,4 @@
-"""Clips as a call shows them: 640x480 around the face."""
+"""Clips as a camera captures them: 640x480 around the face."""
 
 from fractions import Fraction
 from itertools import islice
@@ -9,13 +9,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.prepare import frame_rate, read_frames
-from receiver.enhance.faces.tracking import FaceTracker
+from receiver.enhance.faces.tracking import Face, FaceTracker
 from receiver.errors import InputError
 from receiver.media.files.reading import ENDINGS
 from receiver.media.planes import cut_frame, planes
 
 VIEW = (640, 480)
-"""Width and height of a call's frames in pixels."""
+"""Width and height of a camera's frames in pixels, at most."""
 FACE = 220.0
 """Height in pixels of the detector's box to which a larger face is reduced."""
 FASTEST = 31
@@ -35,28 +35,18 @@ def clips_in(folder: Path) -> list[Path]:
 
 
 def framed(clip: Path, seconds: float) -> tuple[list[av.VideoFrame], Fraction]:
-    """Returns `call_view` of a clip. Raises InputError for a file that is not a video."""
+    """Returns `camera_view` of a clip. Raises InputError for a file that is not a video."""
     try:
-        return call_view(clip, seconds)
+        return camera_view(clip, seconds)
     except InputError as error:
         raise InputError(f"{error}, or remove it") from error
 
 
-def call_view(path: Path, seconds: float) -> tuple[list[av.VideoFrame], Fraction]:
-    """Returns frames of a call that lasts `seconds`, and their rate in frames a second.
-
-    A shorter clip is played forward and backward. Without a face there are no frames.
-    """
-    view, rate = camera_view(path, seconds)
-    there_and_back = view + view[-2:0:-1]
-    wanted = round(seconds * rate) if view else 0
-    return [there_and_back[i % len(there_and_back)] for i in range(wanted)], rate
-
-
 def camera_view(path: Path, seconds: float) -> tuple[list[av.VideoFrame], Fraction]:
-    """Returns the first `seconds` of a clip as a call shows them, and their frame rate.
+    """Returns the first `seconds` of a clip as a camera captures them, and their frame rate.
 
-    Without a face there are no frames.
+    A shorter clip gives fewer frames: none is played twice or backward, because then a later frame
+    could be restored with itself as its reference. Without a face there are no frames.
     """
     rate, every = frame_rate(path), 1
     if rate > FASTEST:
@@ -85,3 +75,9 @@ def cut(frame: av.VideoFrame, scale: float, centre: NDArray[np.float64]) -> av.V
         for place, side in zip(centre, size, strict=True)
     )
     return cut_frame(shrunk, left, top, *size)
+
+
+def nearest_faces(frames: list[av.VideoFrame]) -> list[Face | None]:
+    """Returns the nearest face of each frame; None for a frame without one."""
+    tracker = FaceTracker()
+    return [next(iter(tracker.track(planes(frame)[0])), None) for frame in frames]

@@ -1,38 +1,68 @@
-"""Clips through encoders and generators, job by job; finished jobs are not run again."""
+"""Clips through senders and receivers, job by job in parallel; finished jobs are not run again."""
 
 import hashlib
-from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass
-from functools import cache, partial
+import multiprocessing
+import os
+import signal
+import tempfile
+from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import dataclass, field
+from functools import cache, lru_cache
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
-from bench.common.encodings import encoding_of
-from bench.common.framing import framed
+import av
+
+from bench.common.framing import framed, nearest_faces
 from bench.common.result_cache import ResultCache
-from bench.common.sequences import FaceSequence, Protocol, send_and_restore
 from receiver.commands.progress import progress_bar
 from receiver.enhance.faces.generator import Generator
+from receiver.enhance.faces.tracking import Face
+
+
+@dataclass(frozen=True)
+class Captured:
+    """A clip as a camera captures it.
+
+    Attributes:
+        frames: at most 640x480, yuv420p; empty for a clip without a face.
+        rate: frames a second.
+        faces: the nearest face of each frame.
+        face_height: median height of the detector's boxes in pixels; 0 without a face.
+    """
+
+    frames: list[av.VideoFrame]
+    rate: Fraction
+    faces: list[Face | None] = field(repr=False)
+    face_height: float
 
 
 @dataclass(frozen=True)
 class Job:
-    """One clip with one encoding and one generator.
+    """A measurement of one clip, to be made in another process.
 
     Attributes:
+        clip: the file.
+        person: who it shows.
+        seconds: its length at most.
+        run: returns the result, ready for JSON, of the captured clip, with an empty folder for
+            large files. None if the clip is not suitable. A function or partial that can be
+            pickled.
         key: what the result depends on, for the cache; `key_of` gives its common part.
         title: what the progress bar shows.
     """
 
     clip: Path
-    generator: Generator
+    person: str
+    seconds: float
+    run: Callable[[Captured, Path], Any]
     key: dict[str, Any]
     title: str
 
 
-def key_of(
-    clip: Path, encoding: str, generator: Generator, *, seconds: float, min_face: float
-) -> dict[str, Any]:
+def key_of(clip: Path, model: Generator, *, seconds: float, min_face: float) -> dict[str, Any]:
     """Returns the part of a job's key that all benches share.
 
     Args:
@@ -42,41 +72,68 @@ def key_of(
     return {
         "clip": clip.name,
         "clip_sha256": _sha256(clip),
-        "encoding": encoding,
-        "model_sha256": generator.model.sha256,
+        "model_sha256": model.model.sha256,
         "seconds": seconds,
         "min_face": min_face,
     }
 
 
-def run_jobs(
-    jobs: Sequence[Job],
-    results: ResultCache,
-    protocols: Collection[Protocol],
-    measure: Callable[[FaceSequence], Any],
-) -> None:
+def run_jobs(jobs: Sequence[Job], results: ResultCache, processes: int | None = None) -> None:
     """Adds the result of each job that is not finished yet to the cache.
 
+    A broken clip is refused before the work. After Ctrl-C the finished results are kept.
+
     Args:
-        measure: returns a job's result, ready for JSON, from its faces.
+        processes: how many jobs run at once; by default one on each core.
     """
-    loaded: tuple[Path | None, Any] = (None, None)
-    with progress_bar() as bar:
-        whole = bar.add_task("jobs", total=len(jobs))
-        for job in jobs:
-            if job.key not in results:
-                if loaded[0] != job.clip:
-                    loaded = job.clip, framed(job.clip, job.key["seconds"])
-                frames, rate = loaded[1]
-                task = bar.add_task(job.title, total=len(frames))
-                advance = partial(bar.advance, task)
-                encoding, min_face = encoding_of(job.key["encoding"]), job.key["min_face"]
-                sequence = send_and_restore(
-                    frames, rate, encoding, job.generator, protocols, min_face, advance
-                )
-                results.add(job.key, measure(sequence))
-                bar.remove_task(task)
-            bar.advance(whole)
+    missing = [job for job in jobs if job.key not in results]
+    if not missing:
+        return
+    for clip in dict.fromkeys(job.clip for job in missing):
+        framed(clip, 0.1)
+    count = min(len(missing), processes or os.cpu_count() or 1)
+    pool = ProcessPoolExecutor(count, multiprocessing.get_context("spawn"), _prepare)
+    try:
+        # Killed processes leave their files behind, so the folder is this process's.
+        with tempfile.TemporaryDirectory(prefix="bench-") as folder, progress_bar() as bar:
+            task = bar.add_task("jobs", total=len(jobs), completed=len(jobs) - len(missing))
+            waiting = {pool.submit(run, job, Path(folder)): job for job in missing}
+            try:
+                for done in as_completed(waiting):
+                    results.add(waiting[done].key, done.result())
+                    bar.update(task, advance=1, description=f"{waiting[done].title} done")
+            except BaseException:
+                for process in list(pool._processes.values()):
+                    process.kill()  # a job may take a minute more
+                raise
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def run(job: Job, folder: Path) -> Any:
+    """Returns a job's result; its files are in a new folder within `folder` meanwhile."""
+    with tempfile.TemporaryDirectory(dir=folder) as own:
+        return job.run(captured(job.clip, job.seconds), Path(own))
+
+
+@lru_cache(maxsize=1)
+def captured(clip: Path, seconds: float) -> Captured:
+    """Returns a clip as a camera captures it. Raises InputError if it cannot be read."""
+    frames, rate = framed(clip, seconds)
+    faces = nearest_faces(frames)
+    heights = sorted(float(face.box[3] - face.box[1]) for face in faces if face is not None)
+    return Captured(frames, rate, faces, heights[len(heights) // 2] if heights else 0.0)
+
+
+@lru_cache(maxsize=2)
+def generator(model: str) -> Generator:
+    """Returns a generator on one thread of the CPU, kept for later jobs of this process."""
+    return Generator(model, "cpu", 1)
+
+
+def _prepare() -> None:
+    """Leaves Ctrl-C to the parent, which ends this process."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 @cache

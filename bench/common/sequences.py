@@ -1,104 +1,171 @@
-"""The nearest face of a clip's frames: as sent, received, and restored by several receivers."""
+"""What viewers see of a clip: as captured, as received, and restored by several receivers."""
 
 import math
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterable, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from fractions import Fraction
-from itertools import compress
-from typing import Literal, TypeAlias
+from pathlib import Path
+from typing import Protocol
 
 import av
 import numpy as np
 from numpy.typing import NDArray
 
-from bench.common.call import Call, Origin
+from bench.common.call import Call
 from keyframes import Landmarks, Picture
-from models.openh264 import OpenH264, through_any_codec
 from receiver.enhance.faces.alignment import extract_crop, picture_of, transform
-from receiver.enhance.faces.generator import Generator
 from receiver.enhance.faces.tracking import Face
-from receiver.media.encoding import Encoding
-from receiver.media.frame import Box
+from receiver.media.frame import Box, DecodedFrame
 
-Protocol: TypeAlias = Literal["none", "call", "paper"]
-PROTOCOLS: dict[Protocol, Origin] = {"none": "none", "call": "stills", "paper": "raw"}
-"""The `Origin` of references by protocol: none; as in a call, good frames of the stream and stills
-whose bits count; as in the paper, raw frames."""
+ORIGINAL, RECEIVED = "original", "received"
+"""Names of the captured frames, and of the received ones enlarged by bicubic interpolation."""
+
+
+class Enlarger(Protocol):
+    """Another way to show a small received frame at full size."""
+
+    def show(self, frame: av.VideoFrame, width: int, height: int) -> av.VideoFrame:
+        """Returns a yuv420p frame of this size in pixels."""
 
 
 @dataclass
-class FaceSequence:
-    """The nearest face of successive frames.
+class Sequence:
+    """Successive frames in the camera's size, under the name of each way to show them.
+
+    The faces are those of the captured frames, so that all ways, encodings and models are judged by
+    the same ones, found by the receiver or not.
 
     Attributes:
-        pictures: 256x256x3 uint8 RGB crops by name: 'original', 'input' and one name for each
-            receiver. The transform of the decoded frame's face cuts all crops of a frame.
-        landmarks: 68x2 in crop pixels, of the decoded frames, smoothed.
+        videos: files of raw yuv420p frames by name.
+        faces: 256x256x3 uint8 RGB crops of the nearest face by name, of the frames with a face.
+        width: of the frames in pixels.
+        height: of the frames in pixels.
+        rate: frames a second.
+        frames: their number.
+        sent_size: width and height of the received frames.
+        qp: their mean QP; None if unknown.
+        landmarks: 68x2 in crop pixels, of the captured frames, smoothed.
         boxes: the detector's boxes in crop pixels.
-        cuts: indices of pictures that do not follow their predecessor in time.
+        cuts: indices of faces that do not follow their predecessor in time.
         stream_kbps: bitrate of the video.
         reference_kbps: bitrate of what was sent in addition to the video, by receiver.
     """
 
-    pictures: dict[str, list[Picture]]
+    videos: dict[str, Path]
+    width: int
+    height: int
+    rate: Fraction
+    faces: dict[str, list[Picture]] = field(default_factory=dict)
+    frames: int = 0
+    sent_size: tuple[int, int] = (0, 0)
+    qp: float | None = None
     landmarks: list[Landmarks] = field(default_factory=list)
     boxes: list[Box] = field(default_factory=list)
     cuts: set[int] = field(default_factory=set)
     stream_kbps: float = 0.0
     reference_kbps: dict[str, float] = field(default_factory=dict)
 
-    def add(self, face: Face, frames: dict[str, av.VideoFrame]) -> None:
-        """Cuts a face of the decoded frame out of the frames of all names."""
-        for name, frame in frames.items():
-            self.pictures[name].append(picture_of(extract_crop(frame, face.crop_from_frame)))
-        self.landmarks.append(transform(face.landmarks, face.crop_from_frame))
-        self.boxes.append(_box_in_crop(face))
+    def pictures(self, name: str, every: int) -> list[Picture]:
+        """Reads every n-th whole frame, HxWx3 uint8 RGB."""
+        size = self.width * self.height * 3 // 2
+        found = []
+        with self.videos[name].open("rb") as file:
+            for index in range(0, self.frames, every):
+                file.seek(index * size)
+                planes = np.frombuffer(file.read(size), np.uint8).reshape(-1, self.width)
+                frame = av.VideoFrame.from_ndarray(planes, "yuv420p")
+                found.append(frame.to_ndarray(format="rgb24"))
+        return found
 
-    def keep(self, kept: NDArray[np.bool_]) -> None:
-        """Drops the faces for which `kept` is false."""
-        self.pictures = {name: list(compress(one, kept)) for name, one in self.pictures.items()}
-        self.landmarks = list(compress(self.landmarks, kept))
-        self.boxes = list(compress(self.boxes, kept))
+
+def enlarged(frame: av.VideoFrame, width: int, height: int) -> av.VideoFrame:
+    """Returns a frame in another size, by bicubic interpolation; itself if the size is the same."""
+    return frame.reformat(width, height, "yuv420p", interpolation="BICUBIC")
 
 
-def send_and_restore(
-    frames: list[av.VideoFrame],
+def watch(
+    sent: Iterable[tuple[av.VideoFrame, DecodedFrame, int]],
     rate: Fraction,
-    encoding: Encoding | OpenH264,
-    generator: Generator,
-    protocols: Collection[Protocol],
-    min_face: float,
-    advance: Callable[[], None],
-) -> FaceSequence:
-    """Sends frames through an encoder and restores their faces by each protocol.
+    faces: list[Face | None],
+    calls: Mapping[str, Call],
+    folder: Path,
+    *,
+    rivals: Mapping[str, Enlarger] | None = None,
+    is_judged: Callable[[int], bool] = lambda index: True,
+    advance: Callable[[], None] = lambda: None,
+) -> Sequence:
+    """Shows received frames in every way, and returns those that are judged.
 
     Args:
+        sent: each captured frame, the frame decoded for it, and its size in bytes.
         rate: frames a second.
-        min_face: height in pixels of the detector's box below which a face is left out.
+        faces: the nearest face of each captured frame.
+        calls: receivers by name.
+        folder: an empty folder for the videos.
+        rivals: other ways to enlarge the received frame, by name.
+        is_judged: whether the frame with this index is judged; all are received and restored.
         advance: called for each frame.
     """
-    calls = {protocol: Call(PROTOCOLS[protocol], generator) for protocol in protocols}
-    sequence = FaceSequence({name: [] for name in ("original", "input", *protocols)})
-    size, last = 0, None
-    for index, (raw, decoded, count) in enumerate(through_any_codec(frames, encoding, rate)):
-        advance()
-        size += count
-        now = index / float(rate)
-        restored: dict[str, av.VideoFrame] = {}
-        for name, call in calls.items():
-            enhanced = call.see(now, raw, decoded)
-            restored[name], faces = enhanced.video, enhanced.faces  # all calls find the same faces
-        if not faces or faces[0].box[3] - faces[0].box[1] < min_face:
-            continue
-        if last != (index - 1, faces[0].track_id):
-            sequence.cuts.add(len(sequence.boxes))
-        last = index, faces[0].track_id
-        sequence.add(faces[0], {"original": raw, "input": decoded.video, **restored})
-    seconds = max(1, len(frames)) / float(rate)
-    sequence.stream_kbps = kbps_of_bytes(size, seconds)
-    for protocol, call in calls.items():
-        sequence.reference_kbps[protocol] = kbps_of_bytes(call.reference_bytes, seconds)
+    sequence: Sequence | None = None
+    size_bytes, count, last, qps = 0, 0, -2, []
+    with ExitStack() as files:
+        for index, (raw, decoded, packet_bytes) in enumerate(sent):
+            advance()
+            size_bytes, count = size_bytes + packet_bytes, count + 1
+            shown = {ORIGINAL: raw, RECEIVED: decoded.video}
+            for name, call in calls.items():
+                shown[name] = call.see(index / float(rate), raw, decoded).video
+            size = raw.width, raw.height
+            if not is_judged(index):
+                continue
+            shown = {name: enlarged(frame, *size) for name, frame in shown.items()}
+            for name, rival in (rivals or {}).items():
+                shown[name] = rival.show(decoded.video, *size)
+            if sequence is None:
+                videos = {name: folder / f"{number}.yuv" for number, name in enumerate(shown)}
+                sequence = Sequence(videos, *size, rate, {name: [] for name in shown})
+                opened = {n: files.enter_context(path.open("wb")) for n, path in videos.items()}
+            for name, frame in shown.items():
+                opened[name].write(frame.to_ndarray(format="yuv420p").tobytes())
+            sequence.frames += 1
+            sequence.sent_size = decoded.video.width, decoded.video.height
+            qps += [decoded.qp] if decoded.qp is not None else []
+            face = faces[index]
+            if face is not None:
+                if last != index - 1:
+                    sequence.cuts.add(len(sequence.boxes))
+                last = index
+                _add_face(sequence, face, shown)
+    if sequence is None:
+        raise ValueError("no frame is judged")
+    sequence.qp = float(np.mean(qps)) if qps else None
+    sequence.stream_kbps = kbps_of_bytes(size_bytes, count / float(rate))
+    for name, call in calls.items():
+        sequence.reference_kbps[name] = kbps_of_bytes(call.reference_bytes, count / float(rate))
     return sequence
+
+
+def _add_face(sequence: Sequence, face: Face, shown: Mapping[str, av.VideoFrame]) -> None:
+    """Cuts a face of the captured frame out of the frames of all names."""
+    for name, frame in shown.items():
+        sequence.faces[name].append(picture_of(extract_crop(frame, face.crop_from_frame)))
+    sequence.landmarks.append(transform(face.landmarks, face.crop_from_frame))
+    sequence.boxes.append(_box_in_crop(face))
+
+
+def keep_faces(sequence: Sequence, kept: Collection[int]) -> None:
+    """Drops the faces whose index is not in `kept`; the whole frames stay."""
+    chosen = sorted(kept)
+    sequence.faces = {name: [one[i] for i in chosen] for name, one in sequence.faces.items()}
+    sequence.landmarks = [sequence.landmarks[i] for i in chosen]
+    sequence.boxes = [sequence.boxes[i] for i in chosen]
+    followers = {b for a, b in zip(chosen, chosen[1:], strict=False) if b == a + 1}
+    sequence.cuts = {
+        number
+        for number, index in enumerate(chosen)
+        if index in sequence.cuts or index not in followers
+    }
 
 
 def kbps_of_bytes(size_bytes: int, seconds: float) -> float:

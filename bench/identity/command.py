@@ -18,10 +18,11 @@ from rich.progress import Progress
 
 from bench.command_line import bench_parser, require
 from bench.common.framing import clips_in
+from bench.common.people import people_of
 from bench.common.result_cache import ResultCache
 from bench.identity.distances import Distances, compare
 from bench.identity.hostile import attack
-from bench.identity.observing import CRFS, SECONDS, SHRINKS, Observed, observe, people_of
+from bench.identity.observing import CRFS, SECONDS, SHRINKS, Observed, observe
 from bench.identity.report import KINDS, plot, stills_table, table
 from keyframes.identity import SAME_PERSON
 from receiver.commands.progress import progress_bar

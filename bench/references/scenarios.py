@@ -1,4 +1,4 @@
-"""How clips are sent: encoders, bitrates and their changes."""
+"""Calls through which a clip is sent: sizes, bitrates and their changes."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -8,12 +8,17 @@ from typing import TypeAlias
 
 import av
 
-from models.openh264 import NO_KEYFRAME, OpenH264, through_any_codec
+from bench.common.ladder import rung_at
+from bench.common.senders import Sender, sender_of
 from receiver.media.encoding import Encoding
 from receiver.media.frame import DecodedFrame
 
 Sent: TypeAlias = Iterator[tuple[av.VideoFrame, DecodedFrame, int]]
-"""Raw frame, decoded frame and size of its packet in bytes."""
+"""Captured frame, decoded frame and size of its packet in bytes."""
+BEFORE = 4.0
+"""Seconds of a good connection before it collapses."""
+CAMERA_KEYFRAME_EVERY = 60
+"""Frames from one I-frame of a camera to the next."""
 
 
 @dataclass(frozen=True)
@@ -21,13 +26,13 @@ class Scenario:
     """How a clip is sent.
 
     Attributes:
-        parts: one encoding after the other, each with its seconds. Only faces of the last part are
+        parts: one sender after the other, each with its seconds. Only frames of the last part are
             judged.
         turning: whether only faces are judged that are turned away from their usual direction.
     """
 
     name: str
-    parts: tuple[tuple[Encoding | OpenH264, float], ...]
+    parts: tuple[tuple[Sender, float], ...]
     turning: bool = False
 
     @property
@@ -44,31 +49,38 @@ class Scenario:
 def scenarios(seconds: float) -> list[Scenario]:
     """Returns all scenarios; in each, `seconds` of a clip are judged.
 
-    They are narrow calls of browsers and cameras, a bitrate that collapses, and turning heads.
+    They are narrow calls of browsers and cameras in the sizes of the ladder, a bitrate that
+    collapses, and turning heads.
     """
 
-    def camera(kbps: float) -> Encoding:
-        return Encoding(kbps=kbps, keyframe_every=60)
+    def camera(kbps: float) -> Sender:
+        encoding = Encoding(kbps=kbps, keyframe_every=CAMERA_KEYFRAME_EVERY)
+        return Sender(f"camera-{kbps:g}", encoding, rung_at(kbps))
 
-    def browser(kbps: float) -> Encoding:
-        return Encoding(kbps=kbps, keyframe_every=NO_KEYFRAME)
+    def browser(kbps: float) -> Sender:
+        return sender_of(f"openh264-{kbps:g}")
 
     return [
-        Scenario("browser 100 kb/s", ((OpenH264(100), seconds),)),
-        Scenario("browser 200 kb/s", ((OpenH264(200), seconds),)),
+        Scenario("browser 100 kb/s", ((browser(100), seconds),)),
+        Scenario("browser 250 kb/s", ((browser(250), seconds),)),
         Scenario("camera 100 kb/s", ((camera(100), seconds),)),
-        Scenario("camera 200 kb/s", ((camera(200), seconds),)),
-        Scenario("collapse", ((browser(1000), 8.0), (browser(100), seconds))),
-        Scenario("turning heads", ((OpenH264(100), seconds),), turning=True),
+        Scenario("camera 250 kb/s", ((camera(250), seconds),)),
+        Scenario("collapse", ((browser(1000), BEFORE), (browser(100), seconds))),
+        Scenario("turning heads", ((browser(100), seconds),), turning=True),
     ]
 
 
 def send(frames: list[av.VideoFrame], rate: Fraction, scenario: Scenario) -> Sent:
-    """Yields the frames after the scenario's encoders, one encoder after the other."""
+    """Yields the frames after the scenario's senders, one sender after the other.
+
+    There must be enough frames for all parts: a clip is never played twice.
+    """
     first = 0
     parts = []
-    for encoding, seconds in scenario.parts:
+    for sender, seconds in scenario.parts:
         count = round(seconds * rate)
-        parts.append(through_any_codec(iter(frames[first : first + count]), encoding, rate))
+        parts.append(sender.send(frames[first : first + count], rate))
         first += count
+    if first > len(frames):
+        raise ValueError(f"{len(frames)} frames are too few for {scenario.name}: it needs {first}")
     return chain(*parts)

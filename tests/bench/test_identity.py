@@ -6,10 +6,11 @@ from collections import Counter
 import numpy as np
 import pytest
 
+from bench.common.people import people_of
 from bench.identity import command as identity
 from bench.identity.distances import Distances, compare
 from bench.identity.hostile import Judged, hostile_still
-from bench.identity.observing import Observed, people_of
+from bench.identity.observing import Observed
 from keyframes import appearance_descriptor, likeness
 from receiver.enhance.faces.alignment import crop_of
 from tests.keyframes.test_people import embedding
