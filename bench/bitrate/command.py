@@ -22,10 +22,11 @@ from bench.command_line import bench_parser, require
 from bench.common.arguments import kbps_of, min_face_of, seconds_of
 from bench.common.framing import clips_in
 from bench.common.jobs import Job, key_of, run_jobs
-from bench.common.metrics import psnr, vmaf_neg
 from bench.common.result_cache import ResultCache
 from bench.common.sequences import FaceSequence
 from bench.common.tables import markdown, terminal_table
+from bench.metrics.ffmpeg import vmaf_neg
+from bench.metrics.pictures import psnr
 from receiver.commands.terminal import console
 from receiver.enhance.faces.generator import Generator
 from receiver.errors import InputError

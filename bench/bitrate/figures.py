@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from bench.common.metrics import bootstrap_interval
+from bench.metrics.people import bootstrap_interval
 
 METRICS = {"vmaf_neg": "VMAF-NEG", "psnr": "PSNR dB"}
 """Labels by metric."""

@@ -19,12 +19,12 @@ import cv2
 
 from bench.command_line import bench_parser, require
 from bench.common.arguments import min_face_of, seconds_of
-from bench.common.brisque import brisque_problem
 from bench.common.encodings import encoding_of
 from bench.common.framing import clips_in
 from bench.common.jobs import Job, key_of, run_jobs
 from bench.common.result_cache import ResultCache
 from bench.common.sequences import PROTOCOLS, FaceSequence
+from bench.metrics.brisque import brisque_problem
 from bench.quality.figures import result_of
 from bench.quality.report import report, strip
 from receiver.commands.terminal import console
@@ -32,7 +32,7 @@ from receiver.enhance.faces.generator import Generator
 from receiver.errors import InputError
 
 if TYPE_CHECKING:
-    from bench.common.lpips import LPIPS
+    from bench.metrics.lpips import LPIPS
 
 OUT = Path("bench-output/quality")
 
@@ -97,7 +97,7 @@ def main(arguments: list[str]) -> None:
     lpips = None
     if args.lpips_weights:
         require("quality --lpips-weights", "torch")
-        from bench.common.lpips import LPIPS
+        from bench.metrics.lpips import LPIPS
 
         lpips = LPIPS(args.lpips_weights)
     results = ResultCache(args.out / "results.jsonl")

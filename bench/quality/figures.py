@@ -5,22 +5,17 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from bench.common.brisque import brisque, brisque_problem
 from bench.common.jobs import Job
-from bench.common.metrics import (
-    bootstrap_interval,
-    find_landmarks,
-    flicker,
-    identity,
-    landmark_jitter,
-    psnr,
-    ssim,
-    vmaf_family,
-)
 from bench.common.sequences import PROTOCOLS, FaceSequence
+from bench.metrics.brisque import brisque, brisque_problem
+from bench.metrics.faces import find_landmarks, identity
+from bench.metrics.ffmpeg import vmaf_family
+from bench.metrics.motion import flicker, landmark_jitter
+from bench.metrics.people import bootstrap_interval
+from bench.metrics.pictures import psnr, ssim
 
 if TYPE_CHECKING:
-    from bench.common.lpips import LPIPS
+    from bench.metrics.lpips import LPIPS
 
 METRICS = {
     "psnr": ("PSNR dB, up", ".2f"),

@@ -9,11 +9,11 @@ import cv2
 import numpy as np
 from rich.console import Console
 
-from bench.common.brisque import brisque_problem
 from bench.common.jobs import Job
 from bench.common.result_cache import ResultCache
 from bench.common.sequences import PROTOCOLS, FaceSequence
 from bench.common.tables import markdown, terminal_table, with_interval
+from bench.metrics.brisque import brisque_problem
 from bench.quality.figures import METRICS, Mean, Row, _mean, means_of, rows_of
 from keyframes import Picture
 from receiver.errors import InputError

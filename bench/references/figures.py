@@ -5,8 +5,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from bench.common.call import ORIGINS, Origin
-from bench.common.metrics import identity, psnr, ssim, vmaf_neg
 from bench.common.sequences import FaceSequence
+from bench.metrics.faces import identity
+from bench.metrics.ffmpeg import vmaf_neg
+from bench.metrics.pictures import psnr, ssim
 from bench.references.restoring import JUDGED_EVERY
 
 IDENTITY_EVERY = 30
