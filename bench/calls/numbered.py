@@ -8,7 +8,7 @@ from typing import Any
 import av
 import numpy as np
 
-from bench.common.metrics import psnr, ssim
+from bench.metrics.pictures import psnr, ssim
 from receiver.enhance.enhancer import Enhancer
 from receiver.enhance.faces.alignment import Affine, extract_crop, picture_of
 from receiver.enhance.stage import EnhancedFrame

@@ -14,10 +14,10 @@ from bench.common import jobs
 from bench.common.call import ORIGINS
 from bench.common.encodings import encoding_of
 from bench.common.framing import framed
-from bench.common.metrics import psnr
 from bench.common.sequences import PROTOCOLS, send_and_restore
 from bench.latency import command as latency
 from bench.latency.stages import STAGES
+from bench.metrics.pictures import psnr
 from bench.references import command as references
 from receiver.enhance.faces.generator import Generator
 from receiver.errors import InputError

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from bench.common.framing import framed
-from bench.common.metrics import identity
 from bench.identity.hostile import hostile_still
+from bench.metrics.faces import identity
 from keyframes import Person, appearance_descriptor, likeness
 from receiver.enhance.enhancer import Enhancer
 from receiver.enhance.faces.album import load_album, peer_of, save_album

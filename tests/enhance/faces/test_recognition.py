@@ -44,7 +44,7 @@ def test_a_person_has_nearly_the_same_embedding_at_two_moments(recogniser, faces
 
 
 def test_the_embedding_equals_that_of_dlib_in_this_process(recogniser, faces):
-    from bench.common.metrics import identity
+    from bench.metrics.faces import identity
 
     theirs = identity(*faces[0])
     ours = recogniser.submit(*faces[0]).result(30)

@@ -23,6 +23,6 @@ def brisque(picture: Picture) -> float:
     """Returns BRISQUE of an HxWx3 uint8 RGB picture: about 0 (a natural picture) to 100."""
     import piq
 
-    from bench.common.lpips import batch_of
+    from bench.metrics.lpips import batch_of
 
     return float(piq.brisque(batch_of(picture), data_range=255.0))

@@ -1,0 +1,77 @@
+"""Metrics of sequences in time: how steady pictures and landmarks are beside the original's.
+
+`cuts` are indices of pictures that do not follow their predecessor in time.
+"""
+
+from collections.abc import Collection, Sequence
+from functools import lru_cache
+from typing import Any
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from bench.metrics.pictures import luma
+from keyframes import Landmarks, Picture
+
+
+def flicker(originals: list[Picture], pictures: list[Picture], cuts: Collection[int] = ()) -> float:
+    """Returns how much more successive pictures differ than the originals do, without motion.
+
+    The optical flow of the originals moves the previous picture; the rest is the mean absolute
+    difference of the luma. The result is the pictures' difference over the originals': 1 is as
+    steady as the original, more is flicker, less is too smooth. It is 1 if nothing changes.
+    """
+    ours = theirs = 0.0
+    for now in _following(len(originals), cuts):
+        before, after = (luma(originals[i]) for i in (now - 1, now))
+        back = _flow().calc(after, before, None)
+        theirs += _moved_difference(before, after, back)
+        ours += _moved_difference(luma(pictures[now - 1]), luma(pictures[now]), back)
+    if ours == theirs:
+        return 1.0
+    return ours / theirs if theirs else float("inf")
+
+
+def landmark_jitter(
+    originals: Sequence[Landmarks], landmarks: Sequence[Landmarks], cuts: Collection[int] = ()
+) -> float:
+    """Returns by how many pixels landmarks move against the original's between pictures; 0 is best.
+
+    Takes 68x2 arrays. The result is a mean over all points; a constant offset does not count.
+    """
+    offsets = np.asarray(landmarks, np.float64) - np.asarray(originals, np.float64)  # (n, 68, 2)
+    steps = [offsets[now] - offsets[now - 1] for now in _following(len(offsets), cuts)]
+    return float(np.linalg.norm(steps, axis=2).mean()) if steps else 0.0
+
+
+def _following(count: int, cuts: Collection[int]) -> list[int]:
+    """Returns the indices of pictures that follow their predecessor in time."""
+    return [now for now in range(1, count) if now not in cuts]
+
+
+def _moved_difference(before: Picture, after: Picture, back: NDArray[Any]) -> float:
+    """Returns the mean absolute difference of HxW luma after motion.
+
+    `back`, HxWx2, leads from `after` to `before`.
+    """
+    return float(np.abs(after - _moved(before, back)).mean())
+
+
+def _moved(before: NDArray[Any], back: NDArray[Any]) -> NDArray[np.float32]:
+    """Returns float32 values of an array, HxW or HxWxC, where the flow `back`, HxWx2, points."""
+    height, width = before.shape[:2]
+    x, y = np.meshgrid(np.arange(width, dtype=np.float32), np.arange(height, dtype=np.float32))
+    moved: NDArray[np.float32] = cv2.remap(
+        before.astype(np.float32),
+        x + back[..., 0],
+        y + back[..., 1],
+        cv2.INTER_LINEAR,
+        borderMode=cv2.BORDER_REPLICATE,
+    )
+    return moved
+
+
+@lru_cache(maxsize=1)
+def _flow() -> Any:
+    return cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
