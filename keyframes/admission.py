@@ -84,7 +84,7 @@ def admit(
         return Admitted(replaces=known) if better and not _blurred(observation, known) else None
     if _blurred(observation, known):
         return None
-    evicted = keyframes.least_used() if len(keyframes) == keyframes.capacity else None
+    evicted = keyframes.evicted_by(observation.landmarks)
     if evicted is None or evicted.qp is None or observation.qp <= evicted.qp + WORSE_THAN_EVICTED:
         return Admitted()
     return None

@@ -109,9 +109,7 @@ class KeyframeSet:
         self._keyframes.append(keyframe)
         self._coordinates = np.vstack([self._coordinates, _row(keyframe.landmarks)])
         if len(self) > self.capacity:
-            evicted = (
-                self._least_used(len(self) - 1) if self.policy == "lfu" else self._least_distant()
-            )
+            evicted = self._evicted(self._coordinates)
             del self._keyframes[evicted]
             self._coordinates = np.delete(self._coordinates, evicted, axis=0)
         for kept in self._keyframes:
@@ -130,9 +128,15 @@ class KeyframeSet:
         self._keyframes[index] = new
         self._coordinates[index] = _row(new.landmarks)
 
-    def least_used(self) -> Keyframe | None:
-        """Returns the least used keyframe (of equals the oldest); None if the set is empty."""
-        return self._keyframes[self._least_used(len(self))] if self._keyframes else None
+    def evicted_by(self, landmarks: Landmarks) -> Keyframe | None:
+        """Returns the keyframe that `add` would evict for one with these landmarks, or None.
+
+        None if the set is not full, or if `max-distance` would evict the new keyframe itself.
+        """
+        if len(self) < self.capacity:
+            return None
+        evicted = self._evicted(np.vstack([self._coordinates, _row(landmarks)]))
+        return self._keyframes[evicted] if evicted < len(self) else None
 
     def nearest(self, landmarks: Landmarks) -> tuple[Keyframe, float] | None:
         """Returns the keyframe nearest to `landmarks` (of equals the oldest) and its distance.
@@ -193,15 +197,15 @@ class KeyframeSet:
         squares: NDArray[np.float64] = np.einsum("ij,ij->i", offsets, offsets)
         return np.sqrt(squares)
 
-    def _least_used(self, count: int) -> int:
-        """Returns the index of the least used of the first `count` keyframes (or the oldest such).
+    def _evicted(self, candidates: NDArray[np.float64]) -> int:
+        """Returns the index of the keyframe that a full set loses.
 
-        `add` leaves out the new keyframe, which is last.
+        Args:
+            candidates: `capacity + 1` rows of coordinates, the new keyframe's last.
         """
-        return int(np.argmin([keyframe.uses for keyframe in self._keyframes[:count]]))
-
-    def _least_distant(self) -> int:
-        offsets = self._coordinates[:, None] - self._coordinates[None]  # (n, n, 136)
+        if self.policy == "lfu":
+            return int(np.argmin([keyframe.uses for keyframe in self._keyframes[: self.capacity]]))
+        offsets = candidates[:, None] - candidates[None]  # (n, n, 136)
         return int(np.linalg.norm(offsets, axis=2).sum(axis=1).argmin())
 
 

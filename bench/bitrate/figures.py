@@ -8,6 +8,7 @@ import numpy as np
 from bench.common.judging import BASIC
 from bench.metrics.people import bootstrap_interval
 
+
 @dataclass(frozen=True)
 class Point:
     """One clip at one target bitrate.

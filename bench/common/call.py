@@ -7,7 +7,7 @@ from typing import Any, Literal, TypeAlias
 import av
 import numpy as np
 
-from keyframes import Keyframe, crop_qp
+from keyframes import Keyframe, Policy, crop_qp
 from keyframes.requests import RequestKind, RequestPolicy
 from receiver.calls.requester import StillPace
 from receiver.enhance.enhancer import Enhancer
@@ -42,9 +42,12 @@ class Call:
         reference_bytes: size of the stills that arrived.
     """
 
-    def __init__(self, origin: Origin, generator: Generator) -> None:
+    def __init__(
+        self, origin: Origin, generator: Generator, *, policy: Policy = "lfu", capacity: int = 10
+    ) -> None:
+        """`policy` and `capacity` are those of each person's `KeyframeSet`."""
         admission: Any = "i-frames" if origin == "i-frames" else "quality"
-        self.enhancer = Enhancer(generator, admission=admission)
+        self.enhancer = Enhancer(generator, admission=admission, policy=policy, capacity=capacity)
         self.reference_bytes = 0
         self._origin = origin
         self._policy = RequestPolicy()

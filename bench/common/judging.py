@@ -30,7 +30,7 @@ def basic_figures(sequence: Sequence, way: str) -> dict[str, float]:
         "face_vmaf_neg": _mean(vmaf_neg(originals, pictures)),
         "face_psnr": _mean([psnr(*pair) for pair in pairs]),
         "frame_vmaf_neg": _mean(frames["vmaf_neg"]),
-        "frame_psnr": _mean(frames["psnr"]),
+        "frame_psnr": _mean(frames["psnr_luma"]),
     }
 
 

@@ -5,6 +5,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from fractions import Fraction
+from itertools import pairwise
 from pathlib import Path
 from typing import Protocol
 
@@ -160,7 +161,7 @@ def keep_faces(sequence: Sequence, kept: Collection[int]) -> None:
     sequence.faces = {name: [one[i] for i in chosen] for name, one in sequence.faces.items()}
     sequence.landmarks = [sequence.landmarks[i] for i in chosen]
     sequence.boxes = [sequence.boxes[i] for i in chosen]
-    followers = {b for a, b in zip(chosen, chosen[1:], strict=False) if b == a + 1}
+    followers = {b for a, b in pairwise(chosen) if b == a + 1}
     sequence.cuts = {
         number
         for number, index in enumerate(chosen)

@@ -178,9 +178,7 @@ def means_of(rows: list[Row]) -> list[Mean]:
 
     Takes rows as `by_person` returns them; intervals resample the people.
     """
-    received = {
-        (row.encoding, row.region, row.person): row for row in rows if row.way == RECEIVED
-    }
+    received = {(row.encoding, row.region, row.person): row for row in rows if row.way == RECEIVED}
     means = []
     for encoding, way, region in dict.fromkeys((r.encoding, r.way, r.region) for r in rows):
         chosen = [r for r in rows if (r.encoding, r.way, r.region) == (encoding, way, region)]

@@ -82,7 +82,7 @@ def judge_frames(sequence: Sequence, way: str, extras: Extras) -> Figures:
     originals, pictures = (sequence.pictures(name, SLOW_EVERY) for name in (ORIGINAL, way))
     pairs = list(zip(originals, pictures, strict=True))
     return {
-        "psnr": _mean(family["psnr"]),
+        "psnr": _mean(family["psnr_luma"]),
         "ssim": _mean([ssim(*pair) for pair in pairs]),
         **{name: _mean(family[name]) for name in FAMILY},
         "xpsnr": _mean(xpsnr_of_files(*files, sequence.rate)),

@@ -76,9 +76,7 @@ def sent_table(rows: list[Row]) -> list[list[str]]:
     table = [["encoding", "people", "sizes sent", "QP", "way", "kb/s"]]
     for encoding in dict.fromkeys(row.encoding for row in rows):
         for way in dict.fromkeys(row.way for row in rows):
-            chosen = [
-                r for r in rows if (r.encoding, r.way, r.region) == (encoding, way, "frame")
-            ]
+            chosen = [r for r in rows if (r.encoding, r.way, r.region) == (encoding, way, "frame")]
             if not chosen:
                 continue
             sizes = dict.fromkeys(f"{width}x{height}" for width, height in (r.sent for r in chosen))
@@ -98,9 +96,7 @@ def sent_table(rows: list[Row]) -> list[list[str]]:
 
 def person_table(rows: list[Row], region: Region) -> list[list[str]]:
     """Returns every person's figures: a row for each person, encoding and way."""
-    measured = [
-        name for name in METRICS if any(row.figures.get(name) is not None for row in rows)
-    ]
+    measured = [name for name in METRICS if any(row.figures.get(name) is not None for row in rows)]
     table = [["person", "encoding", "way", *(METRICS[name].label for name in measured)]]
     for row in (one for one in rows if one.region == region):
         cells = [
@@ -132,7 +128,9 @@ def plot(means: list[Mean], rows: list[Row], path: Path) -> None:
                     lines.setdefault(encoder, []).append((kbps[one.encoding, way], one.mean))
             for style, (encoder, points) in zip(("o-", "s--", "^:"), lines.items(), strict=False):
                 label = f"{way}, {encoder}"
-                axes.plot(*zip(*sorted(points), strict=True), style, color=f"C{number}", label=label)
+                axes.plot(
+                    *zip(*sorted(points), strict=True), style, color=f"C{number}", label=label
+                )
         axes.set(xlabel="kb/s of the stream and of stills", ylabel="VMAF-NEG")
         people = max((one.people for one in means if one.region == region), default=0)
         axes.set_title(f"{REGIONS[region]}, mean over {people} people")

@@ -5,6 +5,7 @@ import json
 import cv2
 import numpy as np
 import pytest
+from bench.common.encodings import encoding_of
 
 from bench import soak
 from bench.bitrate import command as bitrate
@@ -12,7 +13,6 @@ from bench.bitrate import figures as bitrate_figures
 from bench.bitrate import report as bitrate_report
 from bench.common import jobs
 from bench.common.call import ORIGINS
-from bench.common.encodings import encoding_of
 from bench.common.framing import framed
 from bench.common.sequences import PROTOCOLS, send_and_restore
 from bench.latency import command as latency

@@ -3,9 +3,11 @@
 import numpy as np
 import pytest
 
+from bench.common.call import Call
 from bench.common.framing import call_view, camera_view
 from bench.common.sequences import FaceSequence, kbps_of_bytes
 from bench.common.tables import markdown, with_interval
+from receiver.enhance.faces.generator import Generator
 from receiver.media.planes import planes
 from tests.bench.clips import write_clip_at
 from tests.conftest import plain_frame, same_pixels, write_clip
@@ -61,3 +63,13 @@ def test_bytes_and_seconds_are_a_bitrate():
 def test_cells_and_tables_of_markdown():
     assert with_interval(3.0, (2.5, 3.5), "+.1f") == "+3.0 [+2.5, +3.5]"
     assert markdown([["a", "b"], ["1", "2"]]) == "| a | b |\n| --- | --- |\n| 1 | 2 |\n"
+
+
+@pytest.mark.parametrize("capacity", [1, 3, 5, 10])
+def test_a_call_has_sets_of_the_given_policy_and_size(capacity):
+    keyframes = Call(
+        "raw", Generator(), policy="max-distance", capacity=capacity
+    ).enhancer.people.empty_set()
+    assert (keyframes.policy, keyframes.capacity) == ("max-distance", capacity)
+    default = Call("raw", Generator()).enhancer.people.empty_set()
+    assert (default.policy, default.capacity) == ("lfu", 10)

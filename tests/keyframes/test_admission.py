@@ -49,6 +49,15 @@ def test_a_new_pose_is_admitted_unless_it_would_evict_a_better_reference():
     assert admit(full, observation(FAR, 30.0)) is None
 
 
+def test_a_new_pose_is_compared_with_the_reference_that_the_policy_evicts():
+    for policy, admitted in (("lfu", None), ("max-distance", Admitted())):
+        full = KeyframeSet(2, policy)
+        for position, qp in ((0.0, 20.0), (2 * FAR, 40.0)):
+            full.add(Keyframe(CROP, face_at(position), qp, sharpness=10.0))
+        # LFU would evict the first, of QP 20; the second lies between the first and the new one.
+        assert admit(full, observation(4 * FAR, 30.0)) == admitted
+
+
 @pytest.mark.parametrize(
     "flaw",
     [{"damaged": True}, {"roll": 50.0}, {"roll": -50.0}, {"enlarged": 5.0}, {"sharpness": 3.0}],

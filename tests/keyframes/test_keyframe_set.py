@@ -1,6 +1,7 @@
 """Compares the keyframe set with a slow, obvious implementation."""
 
 from dataclasses import dataclass
+from itertools import combinations
 
 import numpy as np
 import pytest
@@ -97,6 +98,53 @@ def test_max_distance_keeps_the_widest_group(positions, capacity):
     assert spread[0] == spread[1]
 
 
+def widest_group(faces: list[np.ndarray], capacity: int) -> list[int]:
+    """Returns the indices of the group with the largest total distance, of all of that size."""
+
+    def total(group: tuple[int, ...]) -> float:
+        return sum(
+            float(np.sqrt(((faces[i] - faces[j]) ** 2).sum())) for i, j in combinations(group, 2)
+        )
+
+    groups = combinations(range(len(faces)), capacity)
+    return list(max(groups, key=total))
+
+
+@given(seed=st.integers(0, 2**32 - 1), count=st.integers(1, 30))
+@pytest.mark.parametrize("capacity", [1, 3, 5, 10])
+def test_max_distance_keeps_the_widest_of_all_groups_of_real_shapes(capacity, seed, count):
+    # Random shapes have no ties, so the groups must be the same, in the same order.
+    faces = list(np.random.default_rng(seed).uniform(0, 256, (count, 68, 2)))
+    keyframes = KeyframeSet(capacity, "max-distance")
+    held: list[int] = []
+    for number, face in enumerate(faces):
+        before, full = list(keyframes), len(held) == capacity
+        evicted = keyframes.evicted_by(face)
+        keyframes.add(Keyframe(CROP, face))
+        held.append(number)
+        if len(held) > capacity > 1:
+            held = [held[i] for i in widest_group([faces[i] for i in held], capacity)]
+        elif len(held) > capacity:  # a single keyframe has no distance: the oldest goes
+            held = held[1:]
+        assert [id(one.landmarks) for one in keyframes] == [id(faces[i]) for i in held]
+        gone = [one for one in before if one not in list(keyframes)]
+        assert gone == ([evicted] if evicted is not None else [])
+        assert full or not gone
+
+
+def test_lfu_says_beforehand_which_keyframe_it_evicts():
+    keyframes = KeyframeSet(2)
+    for position in (0, 10):
+        keyframes.add(Keyframe(CROP, face_at(position)))
+    keyframes.choose(face_at(0))
+    oldest, second = keyframes
+    assert keyframes.evicted_by(face_at(500)) is second
+    keyframes.add(Keyframe(CROP, face_at(20)))
+    assert next(iter(keyframes)) is oldest
+    assert second not in list(keyframes)
+    assert KeyframeSet(1).evicted_by(face_at(0)) is None
+
+
 def test_lfu_never_evicts_the_new_keyframe():
     keyframes = KeyframeSet(2)
     for position in (0, 10):
@@ -119,7 +167,7 @@ def test_an_empty_set_returns_none():
     keyframes = KeyframeSet()
     assert keyframes.choose(face_at(0)) is None
     assert keyframes.nearest(face_at(0)) is None
-    assert keyframes.least_used() is None
+    assert keyframes.evicted_by(face_at(0)) is None
 
 
 def test_a_better_keyframe_may_be_farther_but_a_far_or_worse_one_is_not_chosen():
