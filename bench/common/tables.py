@@ -1,6 +1,7 @@
 """Tables of text for a terminal and for Markdown: the first row is the header."""
 
 from rich.table import Table
+from rich.text import Text
 
 
 def markdown(table: list[list[str]]) -> str:
@@ -11,13 +12,14 @@ def markdown(table: list[list[str]]) -> str:
 
 
 def terminal_table(table: list[list[str]], title: str) -> Table:
-    """Returns a table for a terminal; an interval goes on a separate line."""
+    """Returns a table for a terminal; an interval and a worst value go on separate lines."""
     header, *body = table
     drawn = Table(title=title)
     for name in header:
         drawn.add_column(name, justify="left" if name == header[0] else "right")
     for line in body:
-        drawn.add_row(*(cell.replace(" [", "\n[", 1).replace("[", r"\[") for cell in line))
+        lines = (cell.replace(" [", "\n[", 1).replace(", worst", "\nworst", 1) for cell in line)
+        drawn.add_row(*map(Text, lines))  # without markup: brackets are meant
     return drawn
 
 
