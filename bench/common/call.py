@@ -23,6 +23,9 @@ Origin: TypeAlias = Literal["none", "i-frames", "quality", "stills", "raw"]
 ORIGINS: tuple[Origin, ...] = ("none", "i-frames", "quality", "stills", "raw")
 """Origins of references: none; the stream's I-frames; the stream's good faces; these and stills
 that are requested and whose bits count; raw frames, one a second and free."""
+PROTOCOLS: dict[str, Origin] = {"none": "none", "call": "stills", "paper": "raw"}
+"""The origin of references by protocol: none; as in a call, good frames of the stream and stills
+whose bits count; as in the paper, raw frames."""
 STILL_DELAY = 0.15
 """Seconds from a request for a still to its first byte: a round trip and the sender's encoder."""
 KINDS: tuple[RequestKind, ...] = ("still",)

@@ -7,16 +7,12 @@ from typing import Any
 import cv2
 import numpy as np
 
-from bench.common.call import Call, Origin
+from bench.common.call import PROTOCOLS, Call
 from bench.common.jobs import Captured, generator
 from bench.common.senders import sender_of
 from bench.common.sequences import ORIGINAL, RECEIVED, Sequence, watch
 from bench.quality.judging import Extras, judge
 from keyframes import Picture
-
-PROTOCOLS: dict[str, Origin] = {"none": "none", "call": "stills", "paper": "raw"}
-"""The origin of references by protocol: none; as in a call, good frames of the stream and stills
-whose bits count; as in the paper, raw frames."""
 
 
 def measure(

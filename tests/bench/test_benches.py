@@ -1,24 +1,27 @@
 """Benches run and write their figures; how large the figures are is not tested."""
 
 import json
+from fractions import Fraction
 
 import cv2
-import numpy as np
 import pytest
-from bench.common.encodings import encoding_of
 
 from bench import soak
 from bench.bitrate import command as bitrate
 from bench.bitrate import figures as bitrate_figures
 from bench.bitrate import report as bitrate_report
 from bench.common import jobs
-from bench.common.call import ORIGINS
-from bench.common.framing import framed
-from bench.common.sequences import PROTOCOLS, send_and_restore
+from bench.common.call import ORIGINS, PROTOCOLS, Call
+from bench.common.framing import framed, nearest_faces
+from bench.common.judging import BASIC, basic_figures
+from bench.common.senders import sender_of
+from bench.common.sequences import RECEIVED, watch
 from bench.latency import command as latency
 from bench.latency.stages import STAGES
-from bench.metrics.pictures import psnr
 from bench.references import command as references
+from bench.references.figures import Judged, by_person, gains_of, shares
+from bench.references.restoring import ways_of
+from bench.references.scenarios import Scenario, scenarios, send
 from receiver.enhance.faces.generator import Generator
 from receiver.errors import InputError
 from tests.bench.clips import write_clip_at
@@ -40,19 +43,64 @@ def test_latency_prints_writes_and_plots(tmp_path, capsys):
 
 def test_references_of_every_origin_are_compared(portrait, tmp_path, capsys):
     write_clip_at(tmp_path / "portrait.mp4", portrait[::2], 15)
-    figures, plot = tmp_path / "references.json", tmp_path / "references.png"
-    files = ["--json", str(figures), "--plot", str(plot)]
-    references.main([str(tmp_path), "--seconds", "3", "--only", "browser 100", *files])
-    clips = json.loads(figures.read_text())["clips"]
-    assert [clip["way"] for clip in clips] == ["input", *ORIGINS]
-    by_way = {clip["way"]: clip for clip in clips}
-    assert {clip["faces"] for clip in clips} == {23}
-    assert by_way["raw"]["psnr_db"] > by_way["none"]["psnr_db"]
-    assert by_way["stills"]["psnr_db"] > by_way["none"]["psnr_db"]
-    assert by_way["stills"]["reference_kbps"] > 0
-    assert all(by_way[way]["reference_kbps"] == 0 for way in ("input", "none", "quality", "raw"))
-    assert "share of the raw references' gain" in capsys.readouterr().out
-    assert cv2.imread(str(plot)).shape[1] > 800
+    write_clip_at(tmp_path / "short.mp4", portrait[:20:2], 15)
+    out = tmp_path / "out"
+    command = [str(tmp_path), "--seconds", "3", "--only", "browser 100", "--out", str(out)]
+    references.main(command)
+    people = json.loads((out / "references.json").read_text())["people"]
+    assert {one["person"] for one in people} == {"portrait"}  # the other clip is too short
+    figures = {one["way"]: one["figures"] for one in people}
+    assert list(figures) == ["received", *ORIGINS]
+    assert figures["raw"]["face_psnr"] > figures["none"]["face_psnr"]
+    assert figures["none"]["frame_psnr"] > figures["received"]["frame_psnr"]
+    others = ("received", "none", "i-frames", "quality", "raw")
+    assert all(figures[way]["reference_kbps"] == 0 for way in others)
+    assert "share of what raw references add" in " ".join(capsys.readouterr().out.split())
+    assert "## browser 100 kb/s, 1 people" in (out / "references.md").read_text()
+    assert cv2.imread(str(out / "references.png")).shape[1] > 800
+
+
+def test_reference_sets_are_compared():
+    assert list(ways_of((("lfu", 10),))) == list(ORIGINS)
+    ways = ways_of((("lfu", 1), ("max-distance", 3)))
+    assert list(ways)[:4] == [
+        "none",
+        "i-frames, lfu 1",
+        "i-frames, max-distance 3",
+        "quality, lfu 1",
+    ]
+    assert ways["raw, max-distance 3"] == ("raw", ("max-distance", 3))
+
+
+def test_a_part_of_a_scenario_that_is_too_long_is_not_sent(portrait):
+    (collapse,) = (one for one in scenarios(1.0) if one.name == "collapse")
+    assert (collapse.seconds, collapse.judged_from) == (5.0, 4.0)
+    with pytest.raises(ValueError, match="60 frames are too few for collapse: it needs 150"):
+        send(portrait[:60], Fraction(30), collapse)
+
+
+def test_a_collapse_is_sent_large_and_then_small(portrait):
+    parts = ((sender_of("openh264-1000"), 0.2), (sender_of("openh264-100"), 0.2))
+    sent = list(send(portrait[:12], Fraction(30), Scenario("collapse", parts)))
+    assert [decoded.video.width for _, decoded, _ in sent] == [640] * 6 + [320] * 6
+    assert [raw for raw, _, _ in sent] == portrait[:12]
+
+
+def test_gains_and_shares_are_of_people():
+    def judged(person, way, value):
+        return Judged("narrow", person, way, dict.fromkeys(("face_psnr", "face_vmaf_neg"), value))
+
+    values = {"received": (30, 20), "none": (32, 22), "quality": (33, 25), "raw": (34, 26)}
+    results = by_person(
+        [
+            *(judged("a", way, one) for way, (one, _) in values.items()),
+            *(judged("b", way, one - 1) for way, (_, one) in values.items()),
+            *(judged("b", way, one + 1) for way, (_, one) in values.items()),
+        ]
+    )
+    assert len(results) == 8
+    assert gains_of(results, "narrow", "quality", "face_psnr") == [3, 5]
+    assert shares(results)["narrow, PSNR of the face, dB"] == {"quality": round(2 / 3, 3)}
 
 
 def test_an_unknown_scenario_of_references_is_named(tmp_path, portrait):
@@ -61,21 +109,25 @@ def test_an_unknown_scenario_of_references_is_named(tmp_path, portrait):
         references.main([str(tmp_path), "--only", "satellite"])
 
 
+def test_a_reference_set_needs_room(tmp_path, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        references.main([str(tmp_path), "--capacity", "0"])
+    assert stopped.value.code == 2
+    assert "'0' keyframes: give 1 to 100" in capsys.readouterr().err
+
+
 @needs_clips
-@pytest.mark.parametrize("name", ["mp_vlogger.mp4", "sr_striped_shirt.mp4", "std_foreman_2.264"])
-def test_unseen_people_look_better_under_every_protocol(generator: Generator, name):
-    """Uses the README's setting: x264 zerolatency at CRF 42, faces of 120 px and more."""
+@pytest.mark.parametrize("name", ["mp_vlogger.mp4", "sr_striped_shirt.mp4", "mead_m003.mp4"])
+def test_unseen_people_look_better_at_the_operating_point(generator: Generator, name, tmp_path):
+    """At 320x240 and 100 kb/s, judged at 640x480."""
     frames, rate = framed(CLIPS / "val" / name, 2.0)
-    encoding = encoding_of("crf42")
-    sequence = send_and_restore(frames, rate, encoding, generator, PROTOCOLS, 120.0, lambda: None)
-    originals = sequence.pictures.pop("original")
-    mean = {
-        way: np.mean([psnr(*pair) for pair in zip(originals, pictures, strict=True)])
-        for way, pictures in sequence.pictures.items()
-    }
-    assert mean["none"] > mean["input"]
-    assert mean["call"] > mean["input"]
-    assert mean["paper"] > mean["input"] + 0.2
+    calls = {way: Call(origin, generator) for way, origin in PROTOCOLS.items()}
+    sent = sender_of("openh264-100").send(frames, rate)
+    sequence = watch(sent, rate, nearest_faces(frames), calls, tmp_path)
+    quality = {way: basic_figures(sequence, way)["face_vmaf_neg"] for way in (RECEIVED, *PROTOCOLS)}
+    assert quality["none"] > quality[RECEIVED]
+    assert quality["call"] > quality[RECEIVED]
+    assert quality["paper"] > quality[RECEIVED] + 1
 
 
 def test_a_known_curve_gives_the_exact_rate():
@@ -102,8 +154,8 @@ def test_a_curve_stays_level_if_more_bits_lower_the_quality():
 
 def test_the_ratio_counts_stills_and_uses_the_clip_s_own_curve():
     def point(clip, target, stills, received, restored):
-        qualities = [{"vmaf_neg": one, "psnr": one} for one in (received, restored)]
-        return bitrate_figures.Point(clip, target, target, stills, *qualities)
+        qualities = [dict.fromkeys(BASIC, one) for one in (received, restored)]
+        return bitrate_figures.Point(clip[0], clip, target, target, stills, *qualities)
 
     points = [
         point("a", 100.0, 25.0, 10.0, 20.0),  # as good as 200 received, for 125
@@ -112,13 +164,13 @@ def test_the_ratio_counts_stills_and_uses_the_clip_s_own_curve():
         point("b", 100.0, 0.0, 50.0, 50.0),
         point("b", 200.0, 0.0, 60.0, 60.0),
     ]
-    ratios = [bitrate_figures.ratio_of(one, points, "vmaf_neg") for one in points]
+    ratios = [bitrate_figures.ratio_of(one, points, "face_vmaf_neg") for one in points]
     assert ratios == [pytest.approx(1.6), pytest.approx(2.0), None, *[pytest.approx(1.0)] * 2]
     first, _, last = bitrate_figures.means_of(points)
-    assert first.ratio["psnr"] == pytest.approx(1.3)
-    assert first.interval["psnr"] == (pytest.approx(1.0), pytest.approx(1.6))
-    assert (last.ratio["psnr"], last.with_ratio["psnr"], last.clips) == (None, 0, 1)
-    assert bitrate_report.cells([last], "psnr")[1][5:] == ["unknown", "0 of 1"]
+    assert first.ratio["face_psnr"] == pytest.approx(1.3)
+    assert first.interval["face_psnr"] == (pytest.approx(1.0), pytest.approx(1.6))
+    assert (last.ratio["face_psnr"], last.with_ratio["face_psnr"], last.people) == (None, 0, 1)
+    assert bitrate_report.cells([last], "face_psnr")[1][5:] == ["unknown", "0 of 1"]
 
 
 def test_bitrate_writes_all_files_and_does_not_repeat_finished_jobs(
@@ -133,12 +185,15 @@ def test_bitrate_writes_all_files_and_does_not_repeat_finished_jobs(
     low, high = figures["clips"]
     assert (low["target"], high["target"]) == (60.0, 400.0)
     assert low["stream_kbps"] < high["stream_kbps"]
-    assert low["still_kbps"] > 0
-    assert low["input_quality"]["psnr"] < low["quality"]["psnr"] < high["input_quality"]["psnr"]
+    received, restored = low["input_quality"], low["quality"]
+    assert received["face_psnr"] < restored["face_psnr"] < high["input_quality"]["face_psnr"]
+    assert received["frame_psnr"] < restored["frame_psnr"]
     assert "| 60 |" in (out / "bitrate.md").read_text()
-    assert "VMAF-NEG: x264, model lite, 1 clips" in capsys.readouterr().out
+    assert "VMAF-NEG of the face: x264, model lite, 1 people" in " ".join(
+        capsys.readouterr().out.split()
+    )
     assert cv2.imread(str(out / "bitrate.png")).shape[1] > 800
-    monkeypatch.setattr(jobs, "send_and_restore", None)  # would fail if called
+    monkeypatch.setattr(jobs, "ProcessPoolExecutor", None)  # would fail if called
     bitrate.main(command)
     assert json.loads((out / "bitrate.json").read_text()) == figures
 

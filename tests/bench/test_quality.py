@@ -1,21 +1,24 @@
 """The quality bench: its jobs, its means, and a whole run on the demo's portrait."""
 
 import json
+import os
+import signal
+import subprocess
 import sys
+import time
+from pathlib import Path
 
 import cv2
 import pytest
 
 from bench import __main__
 from bench.common import jobs, tables
-from bench.common.encodings import encoding_of
 from bench.common.framing import framed
+from bench.common.people import people_of
 from bench.common.result_cache import ResultCache
 from bench.quality import command as quality
 from bench.quality import figures, report
-from models.openh264 import OpenH264
 from receiver.errors import InputError
-from receiver.media.encoding import Encoding
 from tests.bench.clips import write_clip_at
 from tests.conftest import plain_frame, write_clip
 
@@ -29,43 +32,27 @@ def clips(portrait, tmp_path):
     return folder
 
 
-def row(clip: str, way: str, psnr: float) -> figures.Row:
+def row(person: str, way: str, psnr: float, region: figures.Region = "face") -> figures.Row:
     values = dict.fromkeys(figures.METRICS, psnr) | {"lpips": None}
-    return figures.Row(clip, "crf42", "" if way == "input" else "lite", way, 9, 80.0, values)
-
-
-@pytest.mark.parametrize(
-    ("name", "encoding"),
-    [
-        ("crf42", Encoding(crf=42, keyframe_every=60)),
-        ("x264-150", Encoding(kbps=150, keyframe_every=60)),
-        ("openh264-62.5", OpenH264(62.5)),
-    ],
-)
-def test_encodings_by_name(name, encoding):
-    assert encoding_of(name) == encoding
-
-
-@pytest.mark.parametrize("name", ["crf52", "crf", "x264-0", "openh264", "vp8-100", "x264-nan"])
-def test_other_encodings_are_refused(name):
-    with pytest.raises(InputError, match=f"'{name}' is not an encoding: give crf42"):
-        encoding_of(name)
+    return figures.Row(person, "openh264-100", way, region, (320, 240), 40.0, 80.0, values)
 
 
 @pytest.mark.parametrize(
     ("options", "said"),
     [
         (["/nowhere"], "no videos in /nowhere: give a folder"),
-        (["CLIPS", "--encoding", "vp8-100"], "'vp8-100' is not an encoding: give crf42"),
+        (["CLIPS", "--encoding", "vp8-100"], "'vp8-100' is not an encoding: give openh264-100"),
         (["CLIPS", "--model", "heavy"], "there is no model 'heavy': give one of"),
         (["CLIPS", "--seconds", "-1"], "'-1' seconds: give more than 0"),
         (["CLIPS", "--min-face", "250"], "'250' pixels: give more than 0 and at most 220"),
         (["CLIPS", "--lpips-weights", "/nowhere"], "/nowhere cannot be read as weights"),
+        (["CLIPS", "--mobileface", "/nowhere"], "/nowhere"),
+        (["CLIPS", "--against", "magic"], "'magic'"),
     ],
 )
 def test_bad_input_is_one_sentence_and_exit_2(clips, monkeypatch, capsys, tmp_path, options, said):
     options = [str(clips) if option == "CLIPS" else option for option in options]
-    arguments = ["bench", "quality", *options, "--out", str(tmp_path)]
+    arguments = ["bench", "quality", *options, "--out", str(tmp_path / "out")]
     monkeypatch.setattr(sys, "argv", arguments)
     with pytest.raises(SystemExit) as stopped:
         __main__.main()
@@ -79,23 +66,55 @@ def test_an_invalid_video_is_named(tmp_path):
         framed(tmp_path / "notes.mp4", 1.0)
 
 
-def test_means_and_gains_with_their_intervals():
-    rows = [
-        row("a", "input", 20),
-        row("a", "call", 23),
-        row("b", "input", 30),
-        row("b", "call", 33),
-    ]
-    means = {(one.name, one.metric): one for one in figures.means_of(rows)}
-    restored = means["lite call", "psnr"]
-    assert (restored.mean, restored.interval) == (28.0, (23.0, 33.0))
-    assert (restored.gain, restored.gain_interval) == (3.0, (3.0, 3.0))  # of each clip: the same
+def test_a_broken_clip_is_refused_before_the_work(clips, tmp_path):
+    (clips / "notes.mp4").write_text("no video")
+    with pytest.raises(InputError, match=r"notes.mp4 cannot be read as a video"):
+        quality.main([str(clips), "--out", str(tmp_path / "out")])
+    assert not (tmp_path / "out" / "results.jsonl").exists()
+
+
+def test_a_person_s_clips_count_once(tmp_path):
+    (tmp_path / "val").mkdir()
+    (tmp_path / "manifest.csv").write_text(
+        "file,identity\nval/a_1.mp4,a\nval/a_2.mp4,a\nval/b.mp4,b\n"
+    )
+    clips = [tmp_path / "val" / name for name in ("a_1.mp4", "a_2.mp4", "b.mp4", "c.mp4")]
+    assert list(people_of(clips).values()) == ["a", "a", "b", "c"]
+    rows = [row("a", "received", 20), row("a", "received", 24), row("b", "received", 30)]
+    merged = figures.by_person(rows)
+    assert [(one.person, one.figures["psnr"]) for one in merged] == [("a", 22.0), ("b", 30.0)]
+    assert merged[0].figures["lpips"] is None
+
+
+def test_means_gains_worst_and_improved_people():
+    values = {"a": (20, 23), "b": (30, 29), "c": (40, 44)}
+    rows = [row(name, "received", before) for name, (before, _) in values.items()]
+    rows += [row(name, "lite call", after) for name, (_, after) in values.items()]
+    means = {(one.way, one.metric): one for one in figures.means_of(rows)}
+    one = means["lite call", "psnr"]
+    assert (one.people, one.mean, one.worst, one.worst_person) == (3, 32.0, 23.0, "a")
+    assert (one.gain, one.least, one.least_person, one.improved) == (2.0, -1.0, "b", 2)
+    assert (one.interval[0], one.gain_interval[0]) == (23.0, -1.0)
+    lower_is_better = means["lite call", "brisque"]
+    assert (lower_is_better.worst_person, lower_is_better.improved) == ("c", 1)
+    assert (lower_is_better.least, lower_is_better.least_person) == (4.0, "c")
     assert ("lite call", "lpips") not in means
-    table = report.cells(list(means.values()), "crf42", gains=True)
-    assert table[0] == ["gain over the input", "lite call"]
-    assert table[1] == ["PSNR dB, up", "+3.00 [+3.00, +3.00]"]
-    assert table[-1] == ["LPIPS, down", "no weights"]
-    assert tables.markdown(table).startswith("| gain over the input | lite call |\n| --- | --- |\n")
+    drawn = report.table(list(means.values()), "face", "psnr", gains=True)
+    assert drawn == [
+        ["PSNR dB, up", "lite call"],
+        ["openh264-100", "+2.00 [-1.00, +4.00], worst -1.00, 2 of 3"],
+    ]
+    drawn = report.table(list(means.values()), "face", "psnr", gains=False)
+    assert drawn[1][2] == "32.00 [23.00, 44.00], worst 23.00"
+    assert report.table(list(means.values()), "face", "lpips", gains=False) == [["LPIPS, down"]]
+    assert tables.markdown(drawn).startswith("| PSNR dB, up | received | lite call |\n")
+
+
+def test_flicker_is_better_nearer_to_one():
+    flicker = figures.METRICS["flicker"]
+    assert flicker.improves(1.4, 1.2)
+    assert flicker.improves(0.7, 1.2)
+    assert not flicker.improves(1.1, 0.8)
 
 
 def test_finished_jobs_are_read_again(tmp_path):
@@ -117,55 +136,80 @@ def test_an_invalid_line_is_named(tmp_path):
         ResultCache(tmp_path / "results.jsonl")
 
 
+@pytest.mark.slow
 def test_a_run_writes_all_files_and_does_not_repeat_finished_jobs(
-    clips, tmp_path, monkeypatch, capsys
+    portrait, tmp_path, monkeypatch, capsys
 ):
+    (tmp_path / "clips").mkdir()
+    write_clip_at(tmp_path / "clips" / "portrait.mp4", portrait[::2], 15)
     out = tmp_path / "out"
-    # Long enough for a still to arrive at the pace of a full link.
-    command = [str(clips), "--seconds", "3", "--encoding", "crf42", "--out", str(out)]
+    command = [str(tmp_path / "clips"), "--seconds", "3", "--out", str(out)]
+    command += ["--encoding", "openh264-60", "--encoding", "crf42", "--against", "lanczos"]
     quality.main(command)
     written = json.loads((out / "quality.json").read_text())
-    by_way = {row["way"]: row for row in written["clips"]}
-    assert list(by_way) == ["input", "none", "call", "paper"]
-    assert {row["faces"] for row in by_way.values()} == {45}
-    psnr = {way: row["figures"]["psnr"] for way, row in by_way.items()}
-    assert 22 < psnr["input"] < psnr["none"] < psnr["paper"]
-    assert by_way["call"]["kbps"] > by_way["paper"]["kbps"] == by_way["input"]["kbps"]
-    assert by_way["input"]["figures"]["lpips"] is None
-    assert "| portrait.mp4 | crf42 | lite paper | 45 |" in (out / "quality.md").read_text()
-    assert "LPIPS" in capsys.readouterr().out
-    assert cv2.imread(str(out / "rate-distortion.png")).shape[1] > 800
-    height, width = cv2.imread(str(out / "contact-sheet-1.png")).shape[:2]
-    assert width > 4 * height  # one row of five
+    found = {(row["encoding"], row["way"], row["region"]): row for row in written["people"]}
+    ways = ["received", "lite none", "lite call", "lite paper", "lanczos"]
+    assert list(found) == [
+        (encoding, way, region)
+        for encoding in ("openh264-60", "crf42")
+        for way in ways
+        for region in ("face", "frame")
+    ]
+    sizes = {encoding: row["sent"] for (encoding, _, _), row in found.items()}
+    assert sizes == {"openh264-60": [320, 240], "crf42": [640, 480]}
+    assert {row["person"] for row in written["people"]} == {"portrait"}
+    psnr = {way: found["crf42", way, "face"]["figures"]["psnr"] for way in ways}
+    assert 22 < psnr["received"] < psnr["lite none"] < psnr["lite paper"]
+    whole = {way: found["crf42", way, "frame"]["figures"]["psnr"] for way in ways}
+    assert whole["received"] < whole["lite none"]
+    assert found["openh264-60", "lite call", "face"]["kbps"] >= 60 * 0.7
+    measured = found["crf42", "received", "face"]["figures"]
+    missing = {name for name, value in measured.items() if value is None}
+    assert missing == {"lpips", "mobileface", "xpsnr"}
+    assert found["crf42", "received", "frame"]["figures"]["xpsnr"] > 20
+    assert "| openh264-60 | 1 | 320x240 |" in (out / "quality.md").read_text()
+    assert "VMAF-NEG" in capsys.readouterr().out
+    assert cv2.imread(str(out / "rate-distortion.png")).shape[1] > 1000
+    height, width = cv2.imread(str(out / "sheet-crf42.png")).shape[:2]
+    assert width / height == pytest.approx(6 * 640 / (480 + 640), rel=0.01)
 
     def never(*_: object) -> None:
         raise AssertionError("measured again")
 
-    monkeypatch.setattr(jobs, "send_and_restore", never)
+    monkeypatch.setattr(jobs, "ProcessPoolExecutor", never)
     quality.main(command)
     assert json.loads((out / "quality.json").read_text()) == written
     with pytest.raises(AssertionError, match="measured again"):
         quality.main([*command, "--min-face", "100"])
 
 
-def test_an_interrupted_run_continues(clips, tmp_path, monkeypatch):
-    real, asked = jobs.send_and_restore, []
-
-    def interrupted(*arguments):
-        asked.append(arguments[2])
-        if len(asked) == 2:
-            raise KeyboardInterrupt
-        return real(*arguments)
-
-    monkeypatch.setattr(jobs, "send_and_restore", interrupted)
-    command = [str(clips), "--seconds", "0.2", "--out", str(tmp_path / "out")]
-    with pytest.raises(KeyboardInterrupt):
-        quality.main(command)
-    quality.main(command)
-    assert asked == [Encoding(crf=42), OpenH264(100), OpenH264(100)]
+@pytest.mark.slow
+def test_an_interrupted_run_continues(clips, tmp_path):
+    out = tmp_path / "out"
+    rates = [f"--encoding=openh264-{kbps}" for kbps in (60, 100, 150, 250, 400, 600)]
+    command = [sys.executable, "-m", "bench", "quality", str(clips), *rates, "--out", str(out)]
+    command += ["--seconds", "0.4"]
+    results = out / "results.jsonl"
+    environment = {**os.environ, "TMPDIR": str(tmp_path)}
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment) as run:
+        while not (results.exists() and results.read_text().count("\n") >= 1):
+            assert run.poll() is None
+            time.sleep(0.05)
+        run.send_signal(signal.SIGINT)
+        errors = run.communicate()[1]
+    assert run.returncode == 130
+    assert "Traceback" not in errors
+    assert not list(tmp_path.glob("bench-*"))  # no large files are left
+    finished = results.read_text().splitlines()
+    assert 1 <= len(finished) < 6
+    quality.main(command[4:])
+    assert results.read_text().splitlines()[: len(finished)] == finished
+    encodings = {json.loads(line)["job"]["encoding"] for line in results.read_text().splitlines()}
+    assert len(results.read_text().splitlines()) == len(encodings) == 6
 
 
 def test_clips_without_a_face_are_refused(tmp_path):
     write_clip(tmp_path / "wall.mp4", [plain_frame() for _ in range(5)], with_audio=False)
-    with pytest.raises(InputError, match="no face of 120 px: give a smaller --min-face"):
-        quality.main([str(tmp_path), "--seconds", "0.2", "--out", str(tmp_path / "out")])
+    out = Path(tmp_path / "out")
+    with pytest.raises(InputError, match="no face of 60 px: give a smaller --min-face"):
+        quality.main([str(tmp_path), "--encoding", "crf42", "--out", str(out)])
