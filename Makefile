@@ -53,6 +53,7 @@ docs: .venv/with-docs
 .venv/with-bench: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
 	$(INSTALL) --editable '.[bench]'
+	$(INSTALL) --no-deps brisque
 	touch $@
 
 .venv/with-docs: pyproject.toml constraints.txt
@@ -63,6 +64,7 @@ docs: .venv/with-docs
 .venv/with-tests: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
 	$(INSTALL) --editable '.[demo,train,bench,dev]'
+	$(INSTALL) --no-deps brisque
 	touch $@ .venv/with-demo .venv/with-bench
 
 clean:

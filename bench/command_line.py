@@ -2,18 +2,25 @@
 
 import argparse
 from importlib import import_module
+from importlib.util import find_spec
+from pathlib import Path
 
 from receiver.errors import MissingError
 
 PACKAGES = {
     "atheris": ("atheris", None),
+    "brisque": ("--no-deps brisque", None),
     "imageio_ffmpeg": ("imageio-ffmpeg", "bench"),
     "matplotlib": ("matplotlib", "bench"),
     "pytest": ("pytest", "dev"),
     "skimage": ("scikit-image", "bench"),
+    "skvideo": ("scikit-video", "bench"),
+    "stlpips_pytorch": ("stlpips-pytorch", "bench"),
     "torch": ("torch", "train"),
 }
-"""Name of the package and of the extra that installs it, by importable module."""
+"""Name of the package and of the extra that installs it, by importable module.
+
+Options of pip stand before the package."""
 
 
 class MissingPackageError(MissingError):
@@ -48,4 +55,22 @@ def needs(module: str) -> str:
     """Returns the second half of a sentence: the package of a module and how to install it."""
     package, extra = PACKAGES[module]
     source = package if extra is None else f"'keyframe-receiver[{extra}]'"
-    return f"needs {package}: pip install {source}"
+    return f"needs {package.split()[-1]}: pip install {source}"
+
+
+def package_file(module: str, *parts: str) -> Path:
+    """Returns a file of an installed package, a key of `PACKAGES`, that is not imported.
+
+    Such a package is read for its parameters alone: its code needs further packages, or breaks
+    with the versions of constraints.txt. Raises MissingPackageError.
+    """
+    try:
+        found = find_spec(module)
+    except ImportError:
+        found = None
+    if found is None or found.origin is None:
+        raise MissingPackageError(f"bench {needs(module)}")
+    file = Path(found.origin).parent.joinpath(*parts)
+    if not file.is_file():
+        raise MissingPackageError(f"bench {needs(module)}; the installed one has no {file}")
+    return file

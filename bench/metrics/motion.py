@@ -58,11 +58,11 @@ def _moved_difference(before: Picture, after: Picture, back: NDArray[Any]) -> fl
     return float(np.abs(after - _moved(before, back)).mean())
 
 
-def _moved(before: NDArray[Any], back: NDArray[Any]) -> NDArray[np.float32]:
+def _moved(before: NDArray[Any], back: NDArray[Any]) -> NDArray[Any]:
     """Returns float32 values of an array, HxW or HxWxC, where the flow `back`, HxWx2, points."""
     height, width = before.shape[:2]
     x, y = np.meshgrid(np.arange(width, dtype=np.float32), np.arange(height, dtype=np.float32))
-    moved: NDArray[np.float32] = cv2.remap(
+    moved: NDArray[Any] = cv2.remap(
         before.astype(np.float32),
         x + back[..., 0],
         y + back[..., 1],
