@@ -16,13 +16,17 @@ from aiortc.jitterbuffer import JitterFrame
 from bench.command_line import bench_parser, require
 from bench.latency import comparison
 from bench.latency.cold import cold_start
+from bench.latency.comparison import Comparison, Enlarging, Method
 from bench.latency.composition import composed, encode
 from bench.latency.paced import run_calls
-from bench.latency.paper_method import Vgg19Network
+from bench.latency.paper_method import PaperMethod
 from bench.latency.report import Report
 from bench.latency.scenes import SIZES, Scene, sizes_of
 from bench.latency.sequential import measure
 from bench.latency.stages import STAGES
+from bench.rivals.contract import Rival
+from bench.rivals.naming import CHOICE, rivals_of
+from bench.rivals.paper_networks import FORMS, Network, network_of
 from receiver.enhance.faces.generator import Generator
 from receiver.enhance.faces.tracking import MAX_FACES
 from receiver.errors import InputError
@@ -73,21 +77,23 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     )
     add(
         "--against",
-        metavar="paper",
-        help="paper: time the published method too, on the same frames",
+        default="",
+        metavar="LIST",
+        help="time other methods too, on the same frames: any of\n"
+        f"{', '.join(FORMS)}\n(the published method: VGG-19 in eager PyTorch, MobileNetV3 in "
+        f"ONNX Runtime),\n{CHOICE}",
     )
-    add("--paper-frames", default="12", metavar="N", help="frames of that method (default 12)")
+    add("--rival-frames", default="24", metavar="N", help="frames of each of them (default 24)")
     add("--json", type=Path, metavar="FILE", help="write the figures here too")
     add("--plot", type=Path, default=Path("bench-output/latency.png"), help="default %(default)s")
     args = parser.parse_args(arguments)
     args.frames = number_of(args.frames, "--frames", 3000)
     args.threads = number_of(args.threads, "--threads", 256) if args.threads else None
-    args.paper_frames = number_of(args.paper_frames, "--paper-frames", 1000)
+    args.rival_frames = number_of(args.rival_frames, "--rival-frames", 1000)
     args.sizes = sizes_of(args.sizes) if args.sizes is not None else None
     args.faces = numbers_of(args.faces, "--faces", MAX_FACES)
     args.calls = numbers_of(args.calls, "--calls", MOST_CALLS)
-    if args.against not in (None, "paper"):
-        raise InputError(f"{args.against!r} in --against is unknown: give paper, or leave it out")
+    args.against = list(dict.fromkeys(args.against.split(","))) if args.against else []
     if args.cold and not Path("/proc/self/status").exists():
         raise InputError("--cold reads /proc: run it on Linux, or leave it out")
     return args
@@ -96,13 +102,19 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
 def main(arguments: list[str]) -> None:
     """Runs the command line. Raises InputError for bad input."""
     args = parse(arguments)
-    if args.against:
-        require("latency --against paper", "torch")
+    forms = [name for name in args.against if name in FORMS]
+    for form in forms:
+        require(f"latency --against {form}", "torch")
     source = clip_source(args.clip) if args.clip else portrait_source()
     devices: list[Device] = [
         place for place in get_args(ExecutionDevice) if not device_problem(place)
     ]
     generators = [Generator(args.model, device, args.threads) for device in devices]
+    rivals = rivals_of([name for name in args.against if name not in FORMS], generators[0].threads)
+    networks = {
+        generator: {form: network_of(form, generator.device, generator.threads) for form in forms}
+        for generator in generators
+    }
     report = Report(source, args.json, args.plot)
     sizes = args.sizes or [(source.width, source.height)]
     scenes = [Scene(width, height, faces) for width, height in sizes for faces in args.faces]
@@ -113,9 +125,10 @@ def main(arguments: list[str]) -> None:
             for generator in generators:
                 measure_scene(report, scene, packets, generator, args.calls)
                 if args.against:
-                    blocks = math.ceil(args.paper_frames / comparison.PAPER_BLOCK)
+                    blocks = math.ceil(args.rival_frames / comparison.RIVAL_BLOCK)
                     again = encode(sent, scene.kbps, (blocks + 1) * comparison.BLOCK)
-                    compare(report, scene, again, generator, blocks)
+                    others = methods_of(args.against, networks[generator], rivals)
+                    compare(report, scene, again, Comparison(generator, others), blocks)
         if args.cold:
             scene = Scene(source.width, source.height, 1)
             for device in devices:
@@ -145,17 +158,31 @@ def measure_scene(
         report.add_calls(run, run_calls(packets, generator, calls, WARM_UP_FRAMES, STAGES))
 
 
+def methods_of(
+    names: list[str], networks: dict[str, Network], rivals: list[Rival]
+) -> dict[str, Method]:
+    """Returns the methods of --against by name, in its order; the forms of the paper's are fresh."""
+    remaining = iter(rivals)
+    methods: dict[str, Method] = {}
+    for name in names:
+        if name in networks:
+            methods[name] = PaperMethod(networks[name])
+        else:
+            rival = next(remaining)
+            methods[rival.name] = Enlarging(rival)
+    return methods
+
+
 def compare(
     report: Report,
     scene: Scene,
     packets: list[JitterFrame],
-    generator: Generator,
+    compared: Comparison,
     blocks: int,
 ) -> None:
-    """Times a scene with both methods. Raises KeyboardInterrupt if Ctrl-C cut it short."""
-    compared = comparison.Comparison(generator, Vgg19Network(generator.device))
+    """Times a scene with all methods. Raises KeyboardInterrupt if Ctrl-C cut it short."""
     interrupted = compared.run(packets, blocks)
     # Ours copies the frame while the generator runs; the paper's method copies it before and after.
     stages = [*(name for name in STAGES if name != "output"), "copy"]
     described = {"scene": scene.name, "size": scene.size, "faces": scene.faces}
-    report.add_paper(described | compared.figures(stages) | {"interrupted": interrupted})
+    report.add_comparison(described | compared.figures(stages) | {"interrupted": interrupted})

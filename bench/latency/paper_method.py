@@ -1,13 +1,12 @@
 """The published method of restoring a call's faces, to be timed against this project's.
 
 "Perceptual Quality Improvement in Videoconferencing using Keyframes-based GAN", as the paper
-describes it: the detector on every whole frame, MLS for every pixel with nearest sampling, VGG-19
-in eager PyTorch, and the whole frame blended in floats. The network is not trained: its time does
-not depend on its weights, and its pictures are not judged.
+describes it: the detector on every whole frame, MLS for every pixel with nearest sampling, a
+generator, and the whole frame blended in floats. The generator is not trained: its time does not
+depend on its weights, and its pictures are not judged.
 """
 
 import time
-from typing import Protocol
 
 import av
 import cv2
@@ -15,6 +14,7 @@ import dlib
 import numpy as np
 from numpy.typing import NDArray
 
+from bench.rivals.paper_networks import Network
 from keyframes import Keyframe, KeyframeSet, Landmarks, Picture
 from receiver.enhance.faces.alignment import CROP, Affine, crop_from_frame, transform
 from receiver.enhance.faces.tracking import landmark_file
@@ -25,59 +25,19 @@ from receiver.stats import Stats
 CAPACITY = 10
 
 
-class Network(Protocol):
-    """Restores a crop."""
-
-    device: str
-
-    def restore(
-        self, degraded: Picture, reference: Picture, landmarks: NDArray[np.uint8]
-    ) -> NDArray[np.float32]:
-        """Returns 256x256x3, about [0, 1], for 256x256x3, 256x256x3 and 256x256 uint8."""
-
-
-class Vgg19Network:
-    """The paper's generator with its VGG-19 backbone, untrained, in eager PyTorch."""
-
-    def __init__(self, device: str) -> None:
-        """`device` is an execution device; without CUDA in PyTorch the CPU is used."""
-        import torch
-
-        from models.networks.keyframes_gan import KeyframesGAN, KeyframesGANConfig
-        from models.networks.spectral import bake_spectral_norm
-
-        self.device = "cuda" if device != "cpu" and torch.cuda.is_available() else "cpu"
-        network = KeyframesGAN(KeyframesGANConfig(backbone="vgg19"))
-        bake_spectral_norm(network)  # as after training: no normalisation at each use
-        self._network = network.eval().to(self.device)
-        self._torch = torch
-
-    def restore(
-        self, degraded: Picture, reference: Picture, landmarks: NDArray[np.uint8]
-    ) -> NDArray[np.float32]:
-        """See `Network.restore`."""
-        torch = self._torch
-        with torch.inference_mode():
-            pictures = [
-                torch.from_numpy(picture).to(self.device).permute(2, 0, 1)[None].float() / 255.0
-                for picture in (degraded, reference, landmarks[..., None])
-            ]
-            restored = self._network(*pictures)
-            picture: NDArray[np.float32] = restored[0].permute(1, 2, 0).cpu().numpy()
-        return picture
-
-
 class PaperMethod:
     """Restores the faces of successive frames as the paper does.
 
     Attributes:
         stats: timings under the names of this project's corresponding stages. `copy` converts the
             whole frame to RGB and back.
+        runtime: of the network, in words.
     """
 
     def __init__(self, network: Network) -> None:
         """Raises MissingError if the landmark file is missing."""
         self.stats = Stats(network.device)
+        self.runtime = network.runtime
         self._network = network
         self._detect = dlib.get_frontal_face_detector()
         self._predict = dlib.shape_predictor(str(landmark_file()))

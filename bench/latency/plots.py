@@ -6,20 +6,25 @@ from typing import Any
 
 import numpy as np
 
+from bench.latency.comparison import OURS
 from bench.latency.paced import FPS
 from bench.latency.stages import PER_FACE, STAGES
 
 
-def plot(runs: list[dict[str, Any]], papers: list[dict[str, Any]], path: Path) -> None:
-    """Plots the stages' medians of each scene, and comparisons with the paper's method."""
+def plot(runs: list[dict[str, Any]], compared: list[dict[str, Any]], path: Path) -> None:
+    """Plots the stages' medians of each scene, and comparisons with the paper's method.
+
+    Args:
+        compared: those in which a form of it was timed.
+    """
     from matplotlib.figure import Figure
 
-    heights = [1.6 + 0.75 * len(runs), *(4.6 for _ in papers)]
+    heights = [1.6 + 0.75 * len(runs), *(4.6 for _ in compared)]
     figure = Figure(figsize=(9.5, sum(heights) + 0.6), layout="constrained")
     panels = figure.subplots(len(heights), 1, squeeze=False, height_ratios=heights)[:, 0]
     plot_scenes(panels[0], runs)
-    for axes, paper in zip(panels[1:], papers, strict=True):
-        plot_paper(axes, paper)
+    for axes, one in zip(panels[1:], compared, strict=True):
+        plot_fastest(axes, one)
     figure.savefig(path, dpi=120)
 
 
@@ -56,14 +61,16 @@ def _end_to_end(run: dict[str, Any], name: str) -> float | None:
     return singles[0][0]["restored_end_to_end_ms"][name] if singles else None
 
 
-def plot_paper(axes: Any, paper: dict[str, Any]) -> None:
-    """Draws the medians of both methods by stage. They differ up to a thousandfold: a log axis."""
-    ours, theirs = paper["ours"]["stages_ms"], paper["paper"]["stages_ms"]
+def plot_fastest(axes: Any, compared: dict[str, Any]) -> None:
+    """Draws the medians of ours and of the paper's fastest form by stage, on a logarithmic axis."""
+    fastest = compared["fastest"]
+    us, them = compared["methods"][OURS], compared["methods"][fastest]
+    ours, theirs = us["stages_ms"], them["stages_ms"]
     names = [name for name in ours if ours[name]["median"] or theirs[name]["median"]]
     places = np.arange(len(names))
     for shift, way, label, colour in (
-        (-0.2, ours, f"ours: {paper['ours']['fps']:.1f} frames a second", "tab:blue"),
-        (0.2, theirs, f"the paper's method: {paper['paper']['fps']:.2f}", "tab:orange"),
+        (-0.2, ours, f"ours: {us['fps']:.1f} frames a second", "tab:blue"),
+        (0.2, theirs, f"{fastest}: {them['fps']:.2f}", "tab:orange"),
     ):
         medians = [way[name]["median"] or math.nan for name in names]
         bars = axes.barh(places + shift, medians, height=0.38, label=label, color=colour)
@@ -74,7 +81,9 @@ def plot_paper(axes: Any, paper: dict[str, Any]) -> None:
     axes.set_yticks(places, names)
     axes.invert_yaxis()
     axes.set_title(
-        f"{paper['scene']}: {paper['ratio']:.0f} times as many frames a second", fontsize=10
+        f"{compared['scene']}: {them['factor']:.0f} times as many frames a second as the "
+        "fastest published form",
+        fontsize=10,
     )
     axes.set_xlabel("ms per frame, medians, logarithmic (the paper's network is untrained)")
     axes.legend(loc="upper right", fontsize=8)

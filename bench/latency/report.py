@@ -10,7 +10,16 @@ from rich.table import Table
 
 from bench.command_line import MissingPackageError, needs, require
 from bench.latency.plots import plot
-from bench.latency.tables import calls_table, paced_table, paper_table, scene_table, stage_table
+from bench.latency.tables import (
+    calls_table,
+    forms_table,
+    methods_table,
+    paced_table,
+    scene_table,
+    stage_table,
+    summary_of,
+)
+from bench.rivals.paper_networks import FORMS
 from receiver.commands.terminal import console
 from receiver.sending.sources import Source
 
@@ -28,7 +37,7 @@ class Report:
             "size": {"width": source.width, "height": source.height},
             "runs": [],
             "cold": [],
-            "paper": [],
+            "against": [],
         }
         self._json_file, self._plot_file = json_file, plot_file
         self._console = console()
@@ -56,11 +65,17 @@ class Report:
         shown.add_row("its peak memory (RSS)", f"{cold['peak_rss_mb']:.0f} MB")
         self._console.print(shown)
 
-    def add_paper(self, paper: dict[str, Any]) -> None:
-        """Adds a comparison with the paper's method. Raises KeyboardInterrupt if cut short."""
-        self.figures["paper"].append(paper)
-        self._console.print(paper_table(paper))
-        self._stop_if_interrupted(paper)
+    def add_comparison(self, compared: dict[str, Any]) -> None:
+        """Adds a comparison with other methods. Raises KeyboardInterrupt if cut short."""
+        self.figures["against"].append(compared)
+        forms = [name for name in compared["methods"] if name in FORMS]
+        if forms:
+            self._console.print(forms_table(compared, forms))
+        self._console.print(methods_table(compared))
+        summary = summary_of(compared)
+        if summary:
+            self._console.print(summary)
+        self._stop_if_interrupted(compared)
 
     def write(self) -> None:
         """Prints the scenes side by side, and writes the plot and JSON of what was measured."""
@@ -80,9 +95,9 @@ class Report:
         except MissingPackageError:
             print(f"no plot: it {needs('matplotlib')}")
             return
-        papers = [one for one in self.figures["paper"] if one["ratio"]]
+        compared = [one for one in self.figures["against"] if one["fastest"]]
         self._plot_file.parent.mkdir(parents=True, exist_ok=True)
-        plot(runs, papers, self._plot_file)
+        plot(runs, compared, self._plot_file)
         print(f"plot: {self._plot_file}")
 
     @staticmethod
