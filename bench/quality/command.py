@@ -15,6 +15,7 @@ the code: after one, delete results.jsonl or give another --out.
 """
 
 import argparse
+import sys
 from functools import partial
 from pathlib import Path
 
@@ -25,9 +26,11 @@ from bench.common.jobs import Job, key_of, run_jobs
 from bench.common.people import people_of
 from bench.common.result_cache import ResultCache
 from bench.common.senders import ladder_of, sender_of
-from bench.quality.judging import Extras
+from bench.quality.figures import METRICS
+from bench.quality.judging import Extras, absent_metrics
 from bench.quality.measuring import measure
 from bench.quality.report import STRIPS, report
+from bench.rivals.naming import rivals_of
 from receiver.commands.terminal import console
 from receiver.enhance.faces.generator import Generator
 from receiver.errors import InputError
@@ -35,10 +38,16 @@ from receiver.errors import InputError
 OUT = Path("bench-output/quality")
 
 
-def jobs_of(args: argparse.Namespace, clips: list[Path], generators: list[Generator]) -> list[Job]:
+def jobs_of(
+    args: argparse.Namespace, clips: list[Path], generators: list[Generator], extras: Extras
+) -> list[Job]:
     """Returns a job for each clip, encoding and generator."""
-    extras, people = Extras(args.lpips_weights, args.mobileface), people_of(clips)
-    learned = {name: path and str(path.resolve()) for name, path in vars(extras).items()}
+    people = people_of(clips)
+    learned = {
+        "lpips": extras.lpips and str(extras.lpips.resolve()),
+        "mobileface": extras.mobileface is not None,
+        "absent": extras.absent,
+    }
     jobs = []
     for clip in clips:
         for encoding in args.encoding:
@@ -87,6 +96,26 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     return args
 
 
+def extras_of(args: argparse.Namespace) -> Extras:
+    """Returns what the metrics need, and prints which of them cannot be measured here.
+
+    Raises InputError for invalid weights and networks, before the work.
+    """
+    if args.lpips_weights:
+        require("quality --lpips-weights", "torch")
+        from bench.metrics.lpips import LPIPS
+
+        LPIPS(args.lpips_weights)
+    if args.mobileface:
+        from bench.metrics.mobileface import MobileFace
+
+        MobileFace(args.mobileface)
+    absent = absent_metrics()
+    for name, problem in absent.items():
+        print(f"{METRICS[name].label} is not measured: {problem}", file=sys.stderr)
+    return Extras(args.lpips_weights, args.mobileface, tuple(absent))
+
+
 def main(arguments: list[str]) -> None:
     """Runs the command line. Raises InputError for bad input."""
     args = parse(arguments)
@@ -99,13 +128,10 @@ def main(arguments: list[str]) -> None:
     for name in names:
         if names.count(name) > 1:
             raise InputError(f"two models are called {name}: rename one of the files")
-    if args.lpips_weights:
-        require("quality --lpips-weights", "torch")
-        from bench.metrics.lpips import LPIPS
-
-        LPIPS(args.lpips_weights)  # refuses invalid weights before the work
+    rivals_of(args.against)
+    extras = extras_of(args)
     results = ResultCache(args.out / "results.jsonl")
     (args.out / STRIPS).mkdir(exist_ok=True)
-    jobs = jobs_of(args, clips, generators)
+    jobs = jobs_of(args, clips, generators, extras)
     run_jobs(jobs, results)
     report(jobs, results, console())

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from bench.command_line import MissingPackageError, needs
 from bench.common.sequences import ORIGINAL, Sequence
 from bench.metrics.brisque import brisque
 from bench.metrics.faces import find_landmarks, identity
@@ -27,15 +28,36 @@ FAMILY = ("vmaf", "vmaf_neg", "ms_ssim")
 
 @dataclass(frozen=True)
 class Extras:
-    """Networks of metrics that the user gives. They are opened where they are used.
+    """What metrics need beyond the bench's own packages. Networks are opened where they are used.
 
     Attributes:
         lpips: weights of AlexNet and LPIPS; None to leave LPIPS out.
         mobileface: folder of the network; None to leave it out.
+        absent: names of the metrics whose package is not installed.
     """
 
     lpips: Path | None = None
     mobileface: Path | None = None
+    absent: tuple[str, ...] = ()
+
+
+def absent_metrics() -> dict[str, str]:
+    """Returns the metrics whose package is not installed here, and how to install it."""
+    black = np.zeros((256, 256, 3), np.uint8)
+    probes: dict[str, Callable[[], Any]] = {
+        "st_lpips": _st_lpips,
+        "brisque": lambda: brisque(black),
+        "niqe": lambda: niqe(black),
+    }
+    found = {}
+    for name, probe in probes.items():
+        try:
+            probe()
+        except MissingPackageError as error:
+            found[name] = str(error)
+        except ImportError:
+            found[name] = f"bench quality {needs('torch')}"
+    return found
 
 
 def judge(sequence: Sequence, way: str, extras: Extras) -> dict[str, Figures]:
@@ -92,12 +114,17 @@ def judge_frames(sequence: Sequence, way: str, extras: Extras) -> Figures:
 
 def _of_pairs(pairs: list[tuple[Picture, Picture]], extras: Extras) -> Figures:
     """Returns the slow figures that faces and frames share."""
-    lpips = _lpips(extras.lpips) if extras.lpips else None
+    measures: dict[str, Callable[[Picture, Picture], float]] = {
+        "st_lpips": lambda original, shown: float(_st_lpips().between(original, shown)),
+        "brisque": lambda original, shown: brisque(shown),
+        "niqe": lambda original, shown: niqe(shown),
+    }
+    if extras.lpips:
+        measures["lpips"] = _lpips(extras.lpips).between
     return {
-        "st_lpips": _mean([_st_lpips().between(*pair) for pair in pairs]),
-        "lpips": _mean([lpips.between(*pair) for pair in pairs]) if lpips else None,
-        "brisque": _mean([brisque(shown) for _, shown in pairs]),
-        "niqe": _mean([niqe(shown) for _, shown in pairs]),
+        name: _mean([measure(*pair) for pair in pairs])
+        for name, measure in measures.items()
+        if name not in extras.absent
     }
 
 
@@ -114,7 +141,7 @@ def _lpips(weights: Path) -> Any:
 
 @lru_cache(maxsize=1)
 def _st_lpips() -> Any:
-    from bench.metrics.st_lpips import STLPIPS
+    from bench.metrics.stlpips import STLPIPS
 
     return STLPIPS()
 

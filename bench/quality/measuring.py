@@ -12,6 +12,7 @@ from bench.common.jobs import Captured, generator
 from bench.common.senders import sender_of
 from bench.common.sequences import ORIGINAL, RECEIVED, Sequence, watch
 from bench.quality.judging import Extras, judge
+from bench.rivals.naming import rivals_of
 from keyframes import Picture
 
 
@@ -49,10 +50,10 @@ def measure(
         f"{opened.model.name} {name}": Call(origin, opened) for name, origin in PROTOCOLS.items()
     }
     sent = sender_of(encoding).send(clip.frames, clip.rate)
-    shown = {name: rival_of(name) for name in rivals}
+    shown = {one.name: one for one in rivals_of(rivals, threads=1)}
     sequence = watch(sent, clip.rate, clip.faces, calls, folder, rivals=shown)
     ways = {}
-    for way in (RECEIVED, *calls, *rivals):
+    for way in (RECEIVED, *calls, *shown):
         kbps = sequence.stream_kbps + sequence.reference_kbps.get(way, 0.0)
         ways[way] = {"kbps": kbps, **judge(sequence, way, extras)}
     picture = strip(sequence)
