@@ -13,13 +13,13 @@ from typing import Any
 
 from rich.table import Table
 
+from bench.chromium.driver import BINARY, write_y4m
 from bench.command_line import bench_parser, require
 from receiver.commands.terminal import console
 from receiver.enhance.enhancer import Enhancer
 from receiver.enhance.faces.generator import Generator
 from receiver.errors import MissingError
 from receiver.sending.portrait import portrait_frames
-from tests.calls.chromium import BINARY, write_y4m
 
 
 def table(figures: dict[str, Any]) -> Table:

@@ -6,8 +6,8 @@ from typing import Any
 
 from rich.progress import track as progress
 
+from bench.chromium.driver import READY, chromium, start_call
 from receiver.enhance.faces.generator import Generator
-from tests.calls.chromium import READY, chromium, start_call
 from tests.calls.peer import serving, until
 from tests.calls.test_browser import PUBLISH_TO_JANUS, STATS
 from tests.calls.test_join import janus, joining

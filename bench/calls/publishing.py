@@ -9,7 +9,7 @@ from pathlib import Path
 
 from bench.calls.parent import parent_speaks, say
 from bench.calls.receiving import SOCKET
-from tests.calls.chromium import chromium
+from bench.chromium.driver import chromium
 
 CONNECTION_SECONDS = 60
 """Longest wait until the page is connected."""

@@ -75,7 +75,8 @@ class Page:
             answer = message.json()
             if answer.get("id") == number:
                 assert "error" not in answer, answer
-                return answer["result"]
+                result: dict[str, Any] = answer["result"]
+                return result
             self.events.append(answer)
         raise ConnectionError("Chromium has gone")
 
