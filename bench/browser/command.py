@@ -29,6 +29,8 @@ from receiver.errors import MissingError
 
 CALL_SECONDS = 60
 """Length of a call."""
+WIDTH = 110
+"""Width of the table of --ladder in characters."""
 RUNG_SECONDS = 8
 """Length of a call of --ladder after it has settled."""
 
@@ -107,7 +109,8 @@ def check_ladder(args: argparse.Namespace, folder: Path, generator: Generator) -
     figures = asyncio.run(measure_ladder(folder / "camera.y4m", folder, generator, seconds))
     title = f"Chromium {figures['chromium']}, camera 640x480, seconds {SETTLING:g} to"
     rows = ladder_table(figures["rungs"])
-    console().print(terminal_table(rows, f"{title} {SETTLING + seconds:g}"))
+    shown = terminal_table(rows, f"{title} {SETTLING + seconds:g}")
+    console(width=max(WIDTH, console().width)).print(shown)
     return figures
 
 

@@ -54,9 +54,16 @@ async def measure_ladder(
 
 
 async def measure_rung(
-    camera: Path, folder: Path, generator: Generator, rung: Rung, seconds: float
+    camera: Path,
+    folder: Path,
+    generator: Generator,
+    rung: Rung,
+    seconds: float,
+    settling: float = SETTLING,
 ) -> tuple[dict[str, Any], str]:
     """Returns what Chromium sends at the rung's bitrate (`sent_figures`), and its version.
+
+    It sends for `settling` seconds before it is measured for `seconds`.
 
     The receiver decodes and restores nothing, and the page plays nothing, so that they use as
     little of the encoder's CPU as possible.
@@ -76,7 +83,7 @@ async def measure_rung(
         except TimeoutError:
             sentence = f"Chromium sent no frame at {rung.kbps:g} kbit/s in"
             raise InputError(f"{sentence} {FIRST_FRAME_SECONDS:g} s: try again") from None
-        await asyncio.sleep(SETTLING)
+        await asyncio.sleep(settling)
         samples = await sampled(page, seconds)
         agent = await page.evaluate("navigator.userAgent")
     return sent_figures(samples, notes.frames), version_of(agent)
@@ -90,7 +97,7 @@ def version_of(agent: str) -> str:
 
 def ladder_table(results: list[dict[str, Any]]) -> list[list[str]]:
     """Returns a row for each rung, after the header."""
-    rows = [["cap kbit/s", "sent as", "fps", "kbit/s", "limited by", "ladder", "verdict"]]
+    rows = [["cap kbit/s", "sent as", "fps", "kbit/s", "target", "limited by", "ladder", "verdict"]]
     for result in results:
         sent, ladder = result["sent"], result["ladder"]
         rows.append(
@@ -99,6 +106,7 @@ def ladder_table(results: list[dict[str, Any]]) -> list[list[str]]:
                 sizes_text(sent, "\n"),
                 f"{sent['fps']:.1f}" if sent else "–",
                 f"{sent['kbps']:.0f}" if sent else "–",
+                f"{sent['target_kbps']:.0f}" if sent and sent["target_kbps"] is not None else "–",
                 limits_text(sent),
                 f"{ladder['width']}x{ladder['height']}",
                 ladder["verdict"],

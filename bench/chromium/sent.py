@@ -38,8 +38,11 @@ CAMERA = 640, 480
 
 Sample: TypeAlias = dict[str, Any]
 """The values of `OUTBOUND`, and when they were read: `at`, in seconds of a monotonic clock."""
+REACHED = 0.9
+"""Share of a rung's bitrate that the encoder has to be given for the rung to be checked."""
 Verdict: TypeAlias = Literal["agrees", "disagrees", "not measurable"]
-"""`not measurable`: Chromium reduced the size because its CPU was too slow, or sent nothing."""
+"""`not measurable`: something else than the rung's bitrate chose the size: Chromium's CPU was too
+slow, or its estimate of the bandwidth was lower; or nothing was sent."""
 
 
 class NotedFrame(NamedTuple):
@@ -91,11 +94,16 @@ async def sampled(page: Page, seconds: float) -> list[Sample]:
 def sent_figures(samples: Iterable[Sample], frames: Iterable[NotedFrame]) -> dict[str, Any]:
     """Returns what was sent from the first sample to the last.
 
-    The result has the frames a second that were sent (`fps`), `kbps`, the mean QP of the encoder
-    (`encoder_qp`, None if it is unknown), the seconds by `qualityLimitationReason` (`limited_s`),
-    and `sizes`: for each size, the most frequent one first, its share of the received frames, their
-    median QP (`qp`) and the encoder's mean QP during the seconds in which the size did not change;
-    both None if unknown. Without two samples and some time between them the result is empty.
+    The result is empty without two samples and some time between them. It has:
+
+    - `fps`, `kbps`: frames a second and kbit/s.
+    - `target_kbps`: the median bitrate that the encoder was given.
+    - `encoder_qp`: the encoder's mean QP.
+    - `limited_s`: seconds by `qualityLimitationReason`.
+    - `sizes`: of each size, the most frequent one first, its share of the received frames, their
+      median `qp`, and `encoder_qp` of the seconds during which the size did not change.
+
+    Bitrates and QPs are None if they are unknown.
     """
     known = [one for one in samples if "bytes" in one]
     if len(known) < 2 or known[-1]["at"] <= known[0]["at"]:
@@ -103,10 +111,12 @@ def sent_figures(samples: Iterable[Sample], frames: Iterable[NotedFrame]) -> dic
     first, last = known[0], known[-1]
     took = last["at"] - first["at"]
     within = [frame for frame in frames if first["at"] <= frame.at <= last["at"]]
+    targets = [one["target_kbps"] for one in known if one.get("target_kbps") is not None]
     before, after = (one.get("limited_s", {}) for one in (first, last))
     return {
         "fps": (last["frames"] - first["frames"]) / took,
         "kbps": 8e-3 * (last["bytes"] - first["bytes"]) / took,
+        "target_kbps": float(np.median(targets)) if targets else None,
         "encoder_qp": _mean_qp([(first, last)]),
         "limited_s": {
             reason: seconds - before.get(reason, 0.0)
@@ -158,12 +168,20 @@ def ladder_check(sent: dict[str, Any], rung: Rung) -> dict[str, Any]:
         sent: see `sent_figures`. The most frequent size counts.
     """
     width, height = rung.size_of(*CAMERA)
-    verdict: Verdict = "disagrees"
-    if not sent.get("sizes") or sent["limited_s"].get("cpu", 0.0) > 0:
-        verdict = "not measurable"
-    elif (sent["sizes"][0]["width"], sent["sizes"][0]["height"]) == (width, height):
-        verdict = "agrees"
+    verdict: Verdict = "not measurable"
+    if is_limited_by_rate(sent, rung.kbps):
+        most = sent["sizes"][0]
+        is_same = (most["width"], most["height"]) == (width, height)
+        verdict = "agrees" if is_same else "disagrees"
     return {"kbps": rung.kbps, "width": width, "height": height, "verdict": verdict}
+
+
+def is_limited_by_rate(sent: dict[str, Any], kbps: float) -> bool:
+    """Returns whether frames were sent, and nothing but the bitrate `kbps` limited them."""
+    if not sent.get("sizes") or sent["limited_s"].get("cpu", 0.0) > 0:
+        return False
+    target: float | None = sent["target_kbps"]
+    return target is None or target >= REACHED * kbps
 
 
 def sizes_text(sent: dict[str, Any], separator: str = ", ") -> str:
