@@ -6,8 +6,13 @@ from typing import Any
 
 from rich.progress import track as progress
 
+from bench.chromium.driver import READY, chromium, start_call
+from bench.chromium.sent import FrameNotes, Sample, ladder_check, sample, sent_figures
+from bench.common.ladder import rung_at
+from receiver.calls.config import ServeConfig
+from receiver.calls.server import Server, listening
+from receiver.enhance.enhancer import Enhancer
 from receiver.enhance.faces.generator import Generator
-from tests.calls.chromium import READY, chromium, start_call
 from tests.calls.peer import serving, until
 from tests.calls.test_browser import PUBLISH_TO_JANUS, STATS
 from tests.calls.test_join import janus, joining
@@ -30,9 +35,12 @@ async def measure(
     Args:
         kbps: the page's cap in kbit/s; None for the page's default.
     """
+    notes, enhancer = FrameNotes(), Enhancer(generator)
+    enhancer.stages.insert(0, notes)
+    server = Server(ServeConfig(port=0), lambda: enhancer)
     async with (
-        serving(generator) as (server, base),
-        chromium(camera, folder / "profile", base + "/") as page,
+        listening(server) as url,
+        chromium(camera, folder / "profile", url) as page,
     ):
         await page.record_connections()
         await start_call(page)
@@ -41,17 +49,22 @@ async def measure(
         (room,) = server.rooms.values()
         for _ in progress(range(WARM_UP_SECONDS), "warm-up"):
             await asyncio.sleep(1)
+        cap_kbps = int(await page.evaluate("document.getElementById('bitrate').value"))
         before, counts = await page.evaluate(STATS), room.stats.snapshot()["frames"]
         room.stats.forget_timings()
         began = asyncio.get_running_loop().time()
         received: list[tuple[float, int]] = []
+        samples: list[Sample] = []
         for _ in progress(range(seconds), "calling"):
             received.append((asyncio.get_running_loop().time(), room.stats.frames.received))
+            samples.append(await sample(page))
             await asyncio.sleep(1)
+        samples.append(await sample(page))
         after, later = await page.evaluate(STATS), room.stats.snapshot()["frames"]
         took = asyncio.get_running_loop().time() - began
         median, p95 = room.stats.milliseconds("added latency", 50, 95)
         played = after["inbound-rtp"]["decoded"] - before["inbound-rtp"]["decoded"]
+        sent = sent_figures(samples, notes.frames)
         return {
             "seconds": round(took, 1),
             "sent_fps": (after["outbound-rtp"]["sent"] - before["outbound-rtp"]["sent"]) / took,
@@ -66,6 +79,8 @@ async def measure(
             "skew_ms_p99": room.stats.milliseconds("skew", 99)[0],
             "first_restored_s": room.stats.first_restored_s,
             "stills": room.stats.admitted["still"],
+            "sent": sent,
+            "ladder": ladder_check(sent, rung_at(cap_kbps)),
         }
 
 

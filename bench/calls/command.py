@@ -20,11 +20,11 @@ from bench.calls.receiving import clip
 from bench.calls.relay import obstacle
 from bench.calls.report import TRANSPORTS, WIDTH, plot, table, write
 from bench.calls.scenarios import Scenario, chosen, scenarios
+from bench.chromium.driver import BINARY, write_y4m
 from bench.command_line import bench_parser, require
 from receiver.commands.progress import progress_bar
 from receiver.commands.terminal import console
 from receiver.errors import InputError, MissingError, ReceiverError
-from tests.calls.chromium import BINARY, write_y4m
 
 SHORTEST = 8
 """Minimum seconds of a call: an outage and the recovery have to fit."""

@@ -61,12 +61,14 @@ def from_beginning(reports: dict[str, Any], begin: float, seconds: float) -> dic
         shifted = ([row[0] - begin, *row[1:]] for row in reports[name])
         return [row for row in shifted if row[0] <= seconds]
 
+    samples = [{**one, "at": one["at"] - begin} for one in reports["sent"]]
     return {
         "seconds": seconds,
         "left": rows("left"),
         "passages": rows("passages"),
         "stats": rows("stats"),
-        "sent": [dict(row, at=at) for at, row in rows("sent")],
+        "sent": [one for one in samples if one["at"] <= seconds],
+        "decoded": rows("decoded"),
         "late": reports["late"],
         "faces": reports["faces"],
         "hole_at": reports["hole_at"] and reports["hole_at"] - begin,

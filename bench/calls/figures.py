@@ -1,12 +1,16 @@
 """Figures of a call: freezes, lag, recovery, bitrates and queues."""
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from bench.calls.link import Conditions
 from bench.calls.numbered import mean_quality
 from bench.calls.scenarios import Scenario
+from bench.chromium.sent import SETTLING, NotedFrame, ladder_check, sent_figures
+from bench.common.ladder import rung_at
 
 Times = NDArray[np.float64]
 
@@ -65,6 +69,7 @@ def figures(noted: dict[str, Any], scenario: Scenario) -> dict[str, Any]:
         "lag_ms": lag_ms(left, taken),
         "recovered_s": None if event is None else recovered_s(left, is_enhanced, event, seconds),
         **rates(noted["sent"]),
+        **sizes(noted, scenario),
         **passage_figures(noted["passages"], scenario, seconds),
         "face": mean_quality(noted["faces"]),
         "starved": starved(noted["stats"]),
@@ -88,6 +93,19 @@ def rates(sent: list[dict[str, Any]]) -> dict[str, Any]:
         "sent_kbps": 8e-3 * (within[-1]["bytes"] - within[0]["bytes"]) / max(took, 1e-3),
         "full_rate_s": next(climbed, None),
     }
+
+
+def sizes(noted: dict[str, Any], scenario: Scenario) -> dict[str, Any]:
+    """Returns what Chromium `sent` once it had settled, see `sent_figures`.
+
+    If the network does nothing but delay packets, the result of the `ladder` check is there too:
+    then the page's cap alone limits the bitrate.
+    """
+    settled = [one for one in noted["sent"] if one["at"] >= SETTLING]
+    sent = sent_figures(settled, (NotedFrame(*row) for row in noted["decoded"]))
+    if any(replace(phase.conditions, delay_ms=0.0) != Conditions() for phase in scenario.phases):
+        return {"sent": sent}
+    return {"sent": sent, "ladder": ladder_check(sent, rung_at(scenario.cap_kbps))}
 
 
 def passage_figures(

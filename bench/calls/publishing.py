@@ -3,27 +3,16 @@
 import asyncio
 import contextlib
 import sys
-import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 
 from bench.calls.parent import parent_speaks, say
 from bench.calls.receiving import SOCKET
-from tests.calls.chromium import chromium
+from bench.chromium.driver import chromium, publish
+from bench.chromium.sent import sample
 
 CONNECTION_SECONDS = 60
 """Longest wait until the page is connected."""
-
-
-START = """(() => {
-  const ask = window.fetch;
-  window.fetch = (url, how) => `${url}`.startsWith("/whep") ? new Promise(() => {}) : ask(url, how);
-  const slider = document.getElementById("bitrate");
-  slider.min = slider.step = 1;
-  slider.max = slider.value = KBPS;
-  document.getElementById("start").click();
-})()"""
-"""Presses Start, but never plays the result: encoding it would use the call's cores."""
 
 
 SENDING = "window.connections[0]?.connectionState === 'connected'"
@@ -32,33 +21,19 @@ SENDING = "window.connections[0]?.connectionState === 'connected'"
 SSRCS = "connections[0].localDescription.sdp.match(/ssrc-group:FID (\\d+) (\\d+)/).slice(1)"
 
 
-OUTBOUND = """(async () => {
-  const row = {};
-  for (const r of (await connections[0].getStats()).values()) {
-    if (r.kind !== "video") continue;
-    if (r.type === "outbound-rtp") Object.assign(row, {target_kbps: r.targetBitrate / 1000,
-      bytes: r.bytesSent, frames: r.framesSent, width: r.frameWidth, key_frames: r.keyFramesEncoded,
-      plis: r.pliCount, nacks: r.nackCount});
-    if (r.type === "remote-inbound-rtp") row.rtt_ms = 1000 * r.roundTripTime;
-  }
-  return row;
-})()"""
-
-
-async def publish(folder: Path, camera: Path, cap_kbps: int) -> None:
+async def send(folder: Path, camera: Path, cap_kbps: int) -> None:
     """Publishes from the parent's first line to its second. Reports Chromium's bitrate."""
     say(ready=True)
     await parent_speaks()
     async with front(folder / SOCKET) as url, chromium(camera, folder / "profile", url) as page:
-        await page.record_connections()
-        await page.evaluate(START.replace("KBPS", str(cap_kbps)))
+        await publish(page, cap_kbps)
         await page.wait_for(SENDING, CONNECTION_SECONDS)
         ssrc, rtx = await page.evaluate(SSRCS)
         say(ssrc=int(ssrc), rtx=int(rtx))
         ended = asyncio.ensure_future(parent_speaks())
         samples = []
         while not ended.done():
-            samples.append([time.monotonic(), await page.evaluate(OUTBOUND)])
+            samples.append(await sample(page))
             await asyncio.wait({ended}, timeout=1)
         say(sent=samples)
 
@@ -85,4 +60,4 @@ async def carry(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> N
 
 
 if __name__ == "__main__":
-    asyncio.run(publish(Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3])))
+    asyncio.run(send(Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3])))

@@ -12,6 +12,7 @@ from aiohttp import web
 
 from bench.calls.numbered import WatchedEnhancer, face_quality, write_number
 from bench.calls.parent import parent_speaks, say
+from bench.chromium.sent import FrameNotes
 from receiver.calls.config import ServeConfig
 from receiver.calls.metrics import room_stats
 from receiver.calls.rooms import Room
@@ -28,7 +29,8 @@ async def receive(folder: Path, transport: str) -> None:
     """Serves on the folder's socket until the parent's next line. Reports each frame that left."""
     generator = Generator("lite", "cpu")
     Enhancer(generator).warm_up()
-    watched = WatchedEnhancer(generator)
+    watched, notes = WatchedEnhancer(generator), FrameNotes()
+    watched.stages.insert(0, notes)
     server = Server(ServeConfig(stock_transport=transport == "stock"), lambda: watched)
     runner = web.AppRunner(server.app(), shutdown_timeout=1.0)
     await runner.setup()
@@ -39,7 +41,8 @@ async def receive(folder: Path, transport: str) -> None:
     watching = asyncio.ensure_future(watch(server, left, stats))
     await parent_speaks()
     watching.cancel()
-    say(left=left, stats=stats, faces=face_quality(watched.kept, clip()))
+    faces = face_quality(watched.kept, clip())
+    say(left=left, stats=stats, faces=faces, decoded=notes.frames)
     await runner.cleanup()
 
 

@@ -11,11 +11,12 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Column, Table
 
 from bench.calls.figures import FREEZE
+from bench.chromium.sent import SETTLING, sizes_text
 
 TRANSPORTS = ("stock", "ours")
 
 
-WIDTH = 170
+WIDTH = 220
 """Width of the table in characters."""
 
 
@@ -29,6 +30,9 @@ def table(results: list[dict[str, Any]], seconds: float) -> Table:
         "lag at\nend ms": lambda f: f"{f['lag_ms']:.0f}",
         "recov-\nered s": lambda f: f"{f['recovered_s']:.2f}",
         "sent\nkbit/s": lambda f: f"{f['sent_kbps']:.0f}",
+        "sent as": lambda f: sizes_text(f["sent"], "\n"),
+        "CPU-lim-\nited s": lambda f: f"{f['sent']['limited_s'].get('cpu', 0.0):.0f}",
+        "ladder": lambda f: f["ladder"]["verdict"],
         "full\nrate s": lambda f: f"{f['full_rate_s']:.1f}",
         "limited\nkbit/s": lambda f: f"{f['limited_kbps']:.0f}",
         "queue ms,\np95": lambda f: f"{f['queue_ms']['median']:.0f}, {f['queue_ms']['p95']:.0f}",
@@ -48,7 +52,10 @@ def table(results: list[dict[str, Any]], seconds: float) -> Table:
         title=f"calls of {seconds:g} s",
         caption="face: the crop against the sent one, every 15th restored frame; starved: share of "
         "the call during which the receiver's event loop waited for a core; late: delay of the "
-        "relay, p99. Beyond 10 % or 10 ms the machine was too busy for conclusions.",
+        "relay, p99. Beyond 10 % or 10 ms the machine was too busy for conclusions. Sent as: size, "
+        f"share of the frames and their median QP after {SETTLING:g} s; CPU-limited: how long "
+        "Chromium sent less because its CPU was too slow; ladder: whether the most frequent size "
+        "is the ladder's for the page's cap, if nothing else limits the bitrate.",
         box=SIMPLE_HEAD,
     )
     for result in results:

@@ -8,10 +8,10 @@ import av
 import cv2
 import pytest
 
+from bench.chromium.driver import BINARY, READY, Page, chromium, start_call, write_y4m
 from keyframes.requests import LARGEST
 from receiver.media.planes import planes
 from receiver.sending.portrait import portrait_frames
-from tests.calls.chromium import BINARY, READY, Page, chromium, start_call, write_y4m
 from tests.calls.peer import serving, until
 from tests.calls.test_join import JANUS, janus, joining
 

@@ -7,6 +7,7 @@ import itertools
 import shutil
 import subprocess
 from collections.abc import AsyncIterator
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -41,11 +42,12 @@ window.RTCPeerConnection = class extends Original {
 """
 
 
-def write_y4m(path: Path, frames: list[av.VideoFrame], rate: int = 30) -> None:
+def write_y4m(path: Path, frames: list[av.VideoFrame], rate: int | Fraction = 30) -> None:
     """Frames as the raw video that Chromium takes for a camera."""
     with path.open("wb") as file:
         size = f"W{frames[0].width} H{frames[0].height}"
-        file.write(f"YUV4MPEG2 {size} F{rate}:1 Ip A1:1 C420mpeg2\n".encode())
+        per_second = f"F{rate.numerator}:{rate.denominator}"
+        file.write(f"YUV4MPEG2 {size} {per_second} Ip A1:1 C420mpeg2\n".encode())
         for frame in frames:
             file.write(b"FRAME\n")
             file.write(frame.to_ndarray(format="yuv420p").tobytes())
@@ -75,7 +77,8 @@ class Page:
             answer = message.json()
             if answer.get("id") == number:
                 assert "error" not in answer, answer
-                return answer["result"]
+                result: dict[str, Any] = answer["result"]
+                return result
             self.events.append(answer)
         raise ConnectionError("Chromium has gone")
 
@@ -115,6 +118,23 @@ class Page:
         """Writes a screenshot of the page."""
         result = await self.call("Page.captureScreenshot", format="png")
         path.write_bytes(base64.b64decode(result["data"]))
+
+
+PUBLISH = """(() => {
+  const ask = window.fetch;
+  window.fetch = (url, how) => `${url}`.startsWith("/whep") ? new Promise(() => {}) : ask(url, how);
+  const slider = document.getElementById("bitrate");
+  slider.min = slider.step = 1;
+  slider.max = slider.value = KBPS;
+  document.getElementById("start").click();
+})()"""
+"""Presses Start, but never plays the result: encoding it would use the call's cores."""
+
+
+async def publish(page: Page, cap_kbps: int) -> None:
+    """Presses Start on the served page, which publishes at most `cap_kbps` and plays nothing."""
+    await page.record_connections()
+    await page.evaluate(PUBLISH.replace("KBPS", str(cap_kbps)))
 
 
 async def start_call(page: Page) -> None:

@@ -1,0 +1,1 @@
+"""A headless Chromium that calls the receiver, for benches and tests."""
