@@ -7,6 +7,7 @@ from receiver.errors import MissingError
 
 PACKAGES = {
     "atheris": ("atheris", None),
+    "cosmic_ray": ("cosmic-ray", "dev"),
     "imageio_ffmpeg": ("imageio-ffmpeg", "bench"),
     "matplotlib": ("matplotlib", "bench"),
     "pytest": ("pytest", "dev"),
