@@ -17,6 +17,7 @@ BENCHES = {
     "golden": "bench.golden",
     "identity": "bench.identity.command",
     "latency": "bench.latency.command",
+    "mutation": "bench.mutation.command",
     "quality": "bench.quality.command",
     "references": "bench.references.command",
     "soak": "bench.soak",

@@ -10,6 +10,7 @@ from receiver.errors import MissingError
 PACKAGES = {
     "atheris": ("atheris", None),
     "brisque": ("--no-deps brisque", None),
+    "cosmic_ray": ("cosmic-ray", "dev"),
     "imageio_ffmpeg": ("imageio-ffmpeg", "bench"),
     "matplotlib": ("matplotlib", "bench"),
     "pytest": ("pytest", "dev"),

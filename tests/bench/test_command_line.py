@@ -39,7 +39,7 @@ from bench.__main__ import BENCHES
 from bench.command_line import MissingPackageError
 for name, module in BENCHES.items():
     needed = {"golden": ["--against", "."], "latency": ["--against", "paper"]}
-    folder = [] if name in ("browser", "calls", "files", "fuzz", "soak") else ["."]
+    folder = [] if name in ("browser", "calls", "files", "fuzz", "mutation", "soak") else ["."]
     try:
         import_module(module).main(needed.get(name, folder))
     except MissingPackageError as error:
@@ -77,6 +77,7 @@ def test_every_bench_names_the_missing_package_before_the_work():
         f"bench golden needs scikit-image: pip install {bench}",
         f"bench identity needs matplotlib: pip install {bench}",
         f"bench latency --against paper needs torch: pip install {train}",
+        "bench mutation needs cosmic-ray: pip install 'keyframe-receiver[dev]'",
         f"bench quality needs imageio-ffmpeg: pip install {bench}",
         f"bench references needs imageio-ffmpeg: pip install {bench}",
         f"bench soak needs matplotlib: pip install {bench}",

@@ -3,7 +3,6 @@
 import asyncio
 import logging
 from itertools import pairwise
-from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -13,7 +12,7 @@ from receiver.enhance.capacity import FRAME_S, Measured
 from receiver.enhance.enhancer import Enhancer
 from receiver.enhance.faces.generator import Generator
 from receiver.enhance.faces.levels import LEVELS
-from receiver.enhance.faces.stage import TIMED
+from receiver.enhance.faces.tracking import MAX_FACES
 from receiver.enhance.quality import (
     CALM,
     ROOM,
@@ -25,6 +24,7 @@ from receiver.enhance.quality import (
 from receiver.errors import ModelError
 from receiver.inference.model_files import WEIGHTS
 from receiver.media.frame import DecodedFrame
+from receiver.media.planes import planes
 from tests.conftest import plain_frame
 
 COSTS = (0.010, 0.010, 0.018)
@@ -249,9 +249,22 @@ async def test_somebody_looks_as_long_as_the_call_lasts(shared, monkeypatch):
     assert asyncio.all_tasks() == {asyncio.current_task()}
 
 
-def test_the_stages_are_those_of_the_enhancer():
-    """One that is added to the enhancer and not here would not be seen."""
-    enhance = Path(__file__).parents[2] / "receiver" / "enhance"
-    text = (enhance / "pipeline.py").read_text() + (enhance / "faces" / "stage.py").read_text()
-    named = {part.split('"')[0] for part in text.split('stats.stage("')[1:]}
-    assert named == set(TIMED)
+@pytest.mark.parametrize(
+    ("choice", "searches", "checks"), [("fast", 2, 8), ("balanced", 6, 18), ("best", 12, 36)]
+)
+def test_a_better_level_searches_and_checks_more_often(portrait, choice, searches, checks):
+    """In 180 frames, six seconds; a search is of the whole frame, a check of one face."""
+    enhancer, looked = Enhancer(Generator("lite", "cpu")), []
+    if choice != "balanced":  # the level before any other is set
+        Quality(enhancer.generator, choice, None).watch(enhancer)
+    tracker, luma = enhancer._tracker, planes(portrait[0])[0]
+    detect = tracker._detect
+    tracker._detect = lambda picture: looked.append(picture.shape[1]) or detect(picture)
+    for _ in range(180):
+        assert len(tracker.track(luma)) == 1
+    whole = [width for width in looked if width >= 320]
+    assert (len(whole), len(looked) - len(whole)) == (searches, checks)
+
+
+def test_only_the_fast_level_leaves_out_faces():
+    assert [level.faces for level in LEVELS] == [2, MAX_FACES, MAX_FACES]

@@ -33,6 +33,35 @@ def test_a_machine_without_a_driver_says_so(monkeypatch):
     assert tensorrt_problem() == cuda_problem()
 
 
+@pytest.fixture
+def driver(monkeypatch) -> None:
+    """An NVIDIA driver and a build with CUDA, whose other libraries may be missing."""
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: ["CUDAExecutionProvider"])
+    monkeypatch.setattr("receiver.inference.devices.ctypes.CDLL", lambda name: None)
+
+
+def test_cuda_libraries_that_do_not_load_are_named(driver, monkeypatch, capsys):
+    """ONNX Runtime prints its failures, and raises nothing."""
+    lines = (
+        "Loaded libcudart.so.13",
+        "Failed to load libcudnn.so.9: cannot open",
+        "Failed to load x",
+    )
+    monkeypatch.setattr(onnxruntime, "preload_dlls", lambda: print(*lines, sep="\n"))
+    assert cuda_problem() == (
+        "Failed to load libcudnn.so.9: cannot open (pip install 'keyframe-receiver[gpu]')"
+    )
+    assert usable_device("auto") == "cpu"
+    assert capsys.readouterr().out == ""
+
+
+def test_the_cuda_libraries_are_loaded_before_cuda_counts_as_usable(driver, monkeypatch):
+    loaded = []
+    monkeypatch.setattr(onnxruntime, "preload_dlls", lambda: loaded.append("CUDA"))
+    assert usable_device("auto") == "cuda"
+    assert loaded == ["CUDA"]
+
+
 def test_a_missing_tensorrt_says_what_to_install(monkeypatch):
     monkeypatch.setattr(
         onnxruntime, "get_available_providers", lambda: ["TensorrtExecutionProvider"]

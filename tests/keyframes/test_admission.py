@@ -110,3 +110,47 @@ def test_a_reference_of_high_qp_is_replaced_by_one_of_low_qp():
     assert admit(keyframes, observation(0.0, 18.0, sharpness=30.0)) == Admitted(
         next(iter(keyframes))
     )
+
+
+# The limits as numbers, because tests that take them from the code follow any change of them.
+
+NEW, NONE = Admitted(), None
+
+
+def at(distance: float) -> float:
+    """Returns the shift of all landmarks that makes this landmark distance."""
+    return distance / math.sqrt(68)
+
+
+@pytest.mark.parametrize(("distance", "expected"), [(29.9, NONE), (30.1, NEW), (60.0, NEW)])
+def test_faces_show_the_same_pose_up_to_30_pixels(distance, expected):
+    assert admit(held((0.0, 30.0)), observation(at(distance), 30.0)) == expected
+
+
+@pytest.mark.parametrize(("qp", "replaces"), [(27.0, True), (27.1, False), (24.0, True)])
+def test_a_reference_is_replaced_by_one_that_is_3_steps_better(qp, replaces):
+    keyframes = held((0.0, 30.0))
+    expected = Admitted(replaces=next(iter(keyframes))) if replaces else None
+    assert admit(keyframes, observation(0.0, qp)) == expected
+
+
+@pytest.mark.parametrize(("qp", "expected"), [(33.0, NEW), (33.1, NONE), (38.0, NONE)])
+def test_a_new_pose_may_be_3_steps_worse_than_what_it_evicts(qp, expected):
+    assert admit(held((0.0, 30.0), capacity=1), observation(FAR, qp)) == expected
+
+
+@pytest.mark.parametrize(
+    ("flaw", "expected"),
+    [
+        ({"sharpness": 6.0}, NEW),
+        ({"sharpness": 5.9}, NONE),
+        ({"roll": 35.0}, NEW),
+        ({"roll": -35.0}, NEW),
+        ({"roll": 35.1}, NONE),
+        ({"roll": -35.1}, NONE),
+        ({"enlarged": 3.0}, NEW),
+        ({"enlarged": 3.1}, NONE),
+    ],
+)
+def test_flaws_count_beyond_their_limits(flaw, expected):
+    assert admit(held((0.0, 30.0)), observation(FAR, 30.0, **flaw)) == expected

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from receiver.enhance.faces.alignment import (
     CROP,
+    FEATHER,
     crop_from_frame,
     crop_of,
     draw_landmarks,
@@ -286,3 +287,20 @@ def test_a_crop_is_shifted_by_the_flow():
     flow[0], flow[1] = 3.0, -2.0
     np.testing.assert_allclose(shifted(crop, flow)[:, 2:, :-3], crop[:, :-2, 3:], atol=1e-6)
     np.testing.assert_allclose(shifted(crop, flow)[:, 0, :-3], crop[:, 0, 3:], atol=1e-6)
+
+
+def test_a_pasted_change_fades_out_towards_the_border():
+    """Without that a square would be seen around the face."""
+    frame = plain_frame(640, 480, 100)
+    affine = crop_from_frame(face_landmarks(320, 220, 61.44))  # one crop pixel a frame pixel
+    pasted = copy_frame(frame)
+    paste_residual(pasted, np.full((3, CROP, CROP), 0.2, np.float32), affine)
+    gained = planes(pasted)[0].astype(int) - planes(frame)[0]
+    left, top = np.round(-affine[:, 2]).astype(int)
+    row = gained[top + CROP // 2, left : left + CROP]
+    column = gained[top : top + CROP, left + CROP // 2]
+    for line in (row, row[::-1], column, column[::-1]):
+        assert line[0] <= 1
+        assert (np.diff(line[: FEATHER + 1]) >= 0).all()
+        assert np.diff(line[: FEATHER + 1]).max() <= 5
+        assert line[FEATHER] == 44  # 0.2 * 219

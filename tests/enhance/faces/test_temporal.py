@@ -94,3 +94,17 @@ def test_a_high_quality_input_is_filtered_little(rng):
             output = filtered(temporal_filter, shown.copy(), shown.copy(), qp)
         kept[qp] = np.abs(output - shown).mean()
     assert kept[20.0] < 0.3 * kept[44.0]
+
+
+def test_shimmer_of_a_moving_picture_is_removed():
+    """The previous frame is moved to where the face is now."""
+    temporal_filter, grain, errors = TemporalFilter(), np.random.default_rng(5), []
+    for shift in range(0, 15, 3):
+        picture = smooth_picture(np.random.default_rng(1), shift)
+        shimmering = noisy(grain, picture)
+        output = filtered(temporal_filter, shimmering.copy(), picture.copy(), 43.0)
+        errors.append(
+            [np.abs(one - picture)[:, 32:-32, 32:-32].mean() for one in (shimmering, output)]
+        )
+    (before, after) = np.mean(errors[2:], axis=0)
+    assert after < 0.8 * before

@@ -1,0 +1,1 @@
+"""Measures whether the tests notice mutations of the code that they test."""
