@@ -20,6 +20,7 @@ from models.data.shards import Shard, load_shards
 from models.networks import channels_last
 from models.networks.backbones import VGG19, read_weights
 from receiver.enhance.faces.alignment import CROP
+from receiver.errors import InputError
 
 LEVEL_QPS = (26.0, 30.0, 34.0, 38.0, 42.0)
 """QPs that separate the levels of quality 1 to 6. Level 0 is the original picture."""
@@ -165,7 +166,7 @@ def main() -> None:
         unfinished = args.file.with_suffix(".part")
         torch.save(network.state_dict(), unfinished)
         os.replace(unfinished, args.file)
-    except OSError as error:
+    except (InputError, OSError) as error:
         parser.error(str(error))
     print(f"{args.file}: {accuracy:.0f} % of unseen pictures classified as original or received")
 

@@ -25,6 +25,7 @@ from models.networks.lite import Lite, LiteConfig, ResidualBlock
 from models.training.config import load_config
 from models.training.exported import read_exported
 from receiver.enhance.faces.generator import CHANNELS
+from receiver.errors import InputError
 
 BATCHES = 16
 """Batches used to rate the channels."""
@@ -116,13 +117,20 @@ def main() -> None:
     args = parser.parse_args()
     try:
         config = load_config(args.config)
-        large, steps, minutes = read_lite(args.onnx)
         crops = Crops(args.data, BATCHES * config.batch, config.side, config.mix, config.seed)
+        large, steps, minutes = read_lite(args.onnx)
         batches = islice(DataLoader(crops, config.batch), BATCHES)
         if not isinstance(config.network, LiteConfig):
             raise ValueError(f"{args.config} describes another network than lite")
         small = narrowed(large, config.network, track(batches, "rating channels", BATCHES))
-    except (OSError, TypeError, ValueError, RuntimeError, tomllib.TOMLDecodeError) as error:
+    except (
+        InputError,
+        OSError,
+        TypeError,
+        ValueError,
+        RuntimeError,
+        tomllib.TOMLDecodeError,
+    ) as error:
         parser.error(str(error))
     args.out.mkdir(parents=True, exist_ok=True)
     shutil.copyfile(args.config, args.out / "config.toml")

@@ -30,9 +30,11 @@ import numpy as np
 from av.video.reformatter import ColorRange
 from rich.progress import track as progress
 
+from models.data.report_set import refuse_report_set
 from models.openh264 import OpenH264, through_any_codec
 from receiver.enhance.faces.alignment import extract_crop, picture_of, transform
 from receiver.enhance.faces.tracking import Face, FaceTracker
+from receiver.errors import InputError
 from receiver.media.display import views
 from receiver.media.encoding import Encoding
 from receiver.media.files.reading import ENDINGS, VideoReader
@@ -199,6 +201,10 @@ def main() -> None:
     paths = sorted(p for p in args.videos.rglob("*") if p.suffix.lower() in ENDINGS)
     if not paths:
         parser.error(f"there are no videos in {args.videos}")
+    try:
+        refuse_report_set(paths)
+    except InputError as error:
+        parser.error(str(error))
     args.out.mkdir(parents=True, exist_ok=True)
     crops, broken = 0, []
     with ProcessPoolExecutor(args.jobs) as pool:

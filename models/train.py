@@ -14,6 +14,7 @@ from pathlib import Path
 
 from models.training.config import load_config
 from models.training.trainer import Trainer
+from receiver.errors import InputError
 
 
 def main() -> None:
@@ -36,7 +37,7 @@ def main() -> None:
         trainer = Trainer(load_config(args.config), args.data, args.out, args.start_from)
         if trainer.processes.rank == 0:
             shutil.copyfile(args.config, args.out / "config.toml")
-    except (OSError, TypeError, ValueError, tomllib.TOMLDecodeError) as error:
+    except (InputError, OSError, TypeError, ValueError, tomllib.TOMLDecodeError) as error:
         parser.error(str(error))
     # Ctrl-C stops a training in the foreground, SIGTERM one in the background.
     signal.signal(signal.SIGINT, trainer.stop)

@@ -25,6 +25,7 @@ from bench.identity.hostile import attack
 from bench.identity.observing import CRFS, SECONDS, SHRINKS, Observed, observe
 from bench.identity.report import KINDS, plot, stills_table, table
 from keyframes.identity import SAME_PERSON
+from models.data.report_set import refuse_report_set
 from receiver.commands.progress import progress_bar
 from receiver.commands.terminal import console
 from receiver.enhance.faces.generator import Generator
@@ -68,8 +69,9 @@ def main(arguments: list[str]) -> None:
         help=f"finished clips, which are not observed again (default {OUTPUT})",
     )
     args = parser.parse_args(arguments)
-    require("identity", "matplotlib")
     clips = [clip for folder in args.folders for clip in clips_in(folder)]
+    refuse_report_set(clips)  # the receiver's thresholds are chosen by these figures
+    require("identity", "matplotlib")
     with progress_bar() as progress:
         result = measure(clips, ResultCache(args.output), progress)
         judged = attack(clips, Generator(), progress)

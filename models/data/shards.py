@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from models.data.report_set import refuse_report_set
 from receiver.enhance.faces.alignment import CROP
 
 PICTURE = (CROP, CROP, 3)
@@ -56,8 +57,10 @@ class Shard:
 def load_shards(folder: Path) -> list[Shard]:
     """Returns the shards of a folder; prints the name of each broken one and skips it.
 
-    Raises FileNotFoundError if there are none.
+    Raises FileNotFoundError if there are none, InputError if the folder holds clips of the report
+    set.
     """
+    refuse_report_set([folder])
     shards = []
     for path in sorted(path.parent for path in folder.glob("*/shard.json")):
         try:
