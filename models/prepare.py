@@ -31,6 +31,7 @@ from av.video.reformatter import ColorRange
 from rich.progress import track as progress
 
 from models.openh264 import OpenH264, through_any_codec
+from receiver.cores import limit_opencv
 from receiver.enhance.faces.alignment import extract_crop, picture_of, transform
 from receiver.enhance.faces.tracking import Face, FaceTracker
 from receiver.media.display import views
@@ -201,7 +202,7 @@ def main() -> None:
         parser.error(f"there are no videos in {args.videos}")
     args.out.mkdir(parents=True, exist_ok=True)
     crops, broken = 0, []
-    with ProcessPoolExecutor(args.jobs) as pool:
+    with ProcessPoolExecutor(args.jobs, initializer=limit_opencv) as pool:
         jobs = {
             pool.submit(prepare_clip, p, args.out, args.encodings, args.samples, args.seed): p
             for p in paths

@@ -1,7 +1,6 @@
 """The latency bench's results: printed at once, written at the end."""
 
 import json
-import os
 import platform
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ from bench.command_line import MissingPackageError, needs, require
 from bench.latency.plots import plot
 from bench.latency.tables import calls_table, paced_table, paper_table, scene_table, stage_table
 from receiver.commands.terminal import console
+from receiver.cores import usable_cores
 from receiver.sending.sources import Source
 
 
@@ -24,7 +24,7 @@ class Report:
 
     def __init__(self, source: Source, json_file: Path | None, plot_file: Path) -> None:
         self.figures: dict[str, Any] = {
-            "machine": {"cpu": cpu_name(), "cores": os.cpu_count()},
+            "machine": {"cpu": cpu_name(), "cores": usable_cores()},
             "size": {"width": source.width, "height": source.height},
             "runs": [],
             "cold": [],
