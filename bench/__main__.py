@@ -40,8 +40,10 @@ def _load() -> Callable[[], int]:
     )
     parser.add_argument("name", choices=BENCHES, help="what to measure")
     bench = import_module(BENCHES[parser.parse_args(sys.argv[1:2]).name])  # takes seconds
+    from receiver.cores import limit_opencv  # loads OpenCV
 
     def work() -> int:
+        limit_opencv()
         try:
             bench.main(sys.argv[2:])
         except MissingPackageError as error:

@@ -31,6 +31,7 @@ from models.networks import GeneratorNetwork, build
 from models.networks.spectral import bake_spectral_norm
 from models.quantize import float_weights, ranges, write_int8
 from models.split import split_at_warp
+from models.threads import limit_threads
 from models.training.config import TrainConfig, load_config
 from receiver.enhance.faces.alignment import CROP
 from receiver.enhance.faces.generator import CHANNELS
@@ -206,6 +207,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, help="folder (default: the models folder)")
     parser.add_argument("--half", action="store_true", help="also in 16-bit floats, for GPUs")
     args = parser.parse_args()
+    limit_threads()
     try:
         network, config, state = load_trained(args.run)
     except (OSError, RuntimeError, KeyError, TypeError, ValueError) as error:

@@ -19,6 +19,7 @@ from torch.utils.data import DataLoader, Dataset
 from models.data.shards import Shard, load_shards
 from models.networks import channels_last
 from models.networks.backbones import VGG19, read_weights
+from models.threads import limit_threads
 from receiver.enhance.faces.alignment import CROP
 from receiver.errors import InputError
 
@@ -161,6 +162,7 @@ def main() -> None:
     parser.add_argument("file", type=Path, help="file for the trained features")
     parser.add_argument("--steps", type=int, default=1500, help="default 1500: a few minutes")
     args = parser.parse_args()
+    limit_threads()
     try:
         network, accuracy = train_features(args.data, args.steps)
         unfinished = args.file.with_suffix(".part")

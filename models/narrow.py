@@ -22,6 +22,7 @@ from torch.utils.data import DataLoader
 from models.data.samples import Crops
 from models.networks import read_network
 from models.networks.lite import Lite, LiteConfig, ResidualBlock
+from models.threads import limit_threads
 from models.training.config import load_config
 from models.training.exported import read_exported
 from receiver.enhance.faces.generator import CHANNELS
@@ -115,6 +116,7 @@ def main() -> None:
     parser.add_argument("onnx", type=Path, help="the larger network in floats, beside its card")
     parser.add_argument("out", type=Path, help="folder, for --start-from of models.train")
     args = parser.parse_args()
+    limit_threads()
     try:
         config = load_config(args.config)
         crops = Crops(args.data, BATCHES * config.batch, config.side, config.mix, config.seed)

@@ -32,6 +32,7 @@ from rich.progress import track as progress
 
 from models.data.report_set import refuse_report_set
 from models.openh264 import OpenH264, through_any_codec
+from receiver.cores import limit_opencv
 from receiver.enhance.faces.alignment import extract_crop, picture_of, transform
 from receiver.enhance.faces.tracking import Face, FaceTracker
 from receiver.errors import InputError
@@ -207,7 +208,7 @@ def main() -> None:
         parser.error(str(error))
     args.out.mkdir(parents=True, exist_ok=True)
     crops, broken = 0, []
-    with ProcessPoolExecutor(args.jobs) as pool:
+    with ProcessPoolExecutor(args.jobs, initializer=limit_opencv) as pool:
         jobs = {
             pool.submit(prepare_clip, p, args.out, args.encodings, args.samples, args.seed): p
             for p in paths

@@ -12,6 +12,7 @@ import signal
 import tomllib
 from pathlib import Path
 
+from models.threads import limit_threads
 from models.training.config import load_config
 from models.training.trainer import Trainer
 from receiver.errors import InputError
@@ -33,6 +34,7 @@ def main() -> None:
         "receiver/weights/lite.onnx",
     )
     args = parser.parse_args()
+    limit_threads()
     try:
         trainer = Trainer(load_config(args.config), args.data, args.out, args.start_from)
         if trainer.processes.rank == 0:

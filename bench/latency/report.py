@@ -1,7 +1,6 @@
 """The latency bench's results: printed at once, written at the end."""
 
 import json
-import os
 import platform
 from pathlib import Path
 from typing import Any
@@ -21,6 +20,7 @@ from bench.latency.tables import (
 )
 from bench.rivals.paper_networks import FORMS
 from receiver.commands.terminal import console
+from receiver.cores import usable_cores
 from receiver.sending.sources import Source
 
 
@@ -33,7 +33,7 @@ class Report:
 
     def __init__(self, source: Source, json_file: Path | None, plot_file: Path) -> None:
         self.figures: dict[str, Any] = {
-            "machine": {"cpu": cpu_name(), "cores": os.cpu_count()},
+            "machine": {"cpu": cpu_name(), "cores": usable_cores()},
             "size": {"width": source.width, "height": source.height},
             "runs": [],
             "cold": [],

@@ -12,6 +12,7 @@ import av
 
 from receiver.commands import demo, doctor, enhance, join, send, serve, terminal
 from receiver.commands.options import Parser
+from receiver.cores import limit_opencv
 
 
 def main() -> None:
@@ -25,6 +26,7 @@ def run(arguments: list[str]) -> int:
     Raises ReceiverError for bad input.
     """
     args = parse(arguments)
+    limit_opencv()
     # FFmpeg's messages would mix with ours. With any level but None, they are passed to Python:
     # a decoder's thread that logs while the decoder is freed would then wait forever.
     av.logging.set_level(None)

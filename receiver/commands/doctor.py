@@ -12,7 +12,8 @@ from rich.text import Text
 
 from receiver.commands.options import add_common
 from receiver.commands.terminal import console, json_line
-from receiver.enhance.capacity import cores_here, in_words, measure
+from receiver.cores import cpu_quota, scheduled_cores, usable_cores
+from receiver.enhance.capacity import in_words, measure
 from receiver.enhance.faces.generator import Generator
 from receiver.enhance.faces.tracking import landmark_file
 from receiver.enhance.quality import Quality
@@ -72,6 +73,7 @@ def examine(model: str, device: Device) -> list[Finding]:
     offered = ", ".join(name.removesuffix("ExecutionProvider") for name in _providers())
     findings = [
         Finding("python", True, platform.python_version()),
+        Finding("cores", True, _cores()),
         Finding("onnxruntime", True, f"{onnxruntime.__version__}, built with {offered}"),
         _device_finding("cuda", device),
         _device_finding("tensorrt", device),
@@ -85,6 +87,14 @@ def examine(model: str, device: Device) -> list[Finding]:
     window = Window.possible()
     says = "available" if window else "none: the demo writes files and opens no window"
     return [*findings, Finding("display", window, says, needed=False)]
+
+
+def _cores() -> str:
+    """Returns how many cores this process may use, and the CPU quota if it is what limits them."""
+    quota, scheduled = cpu_quota(), scheduled_cores()
+    if quota is None or quota >= scheduled:
+        return str(scheduled)
+    return f"{usable_cores()} of {scheduled}: the CPU quota is {float(quota):g} cores"
 
 
 def _providers() -> list[str]:
@@ -132,7 +142,7 @@ def _session_findings(model: str, device: Device) -> list[Finding]:
         return [runs, Finding("capacity", False, f"cannot be measured: {error}", needed=False)]
     return [
         runs,
-        Finding("capacity", True, in_words(measured, cores_here())),
+        Finding("capacity", True, in_words(measured, usable_cores())),
         Finding("quality", True, f"--quality auto starts with {level}"),
     ]
 

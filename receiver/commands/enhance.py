@@ -19,7 +19,7 @@ from receiver.commands.options import add_enhancing, new_enhancer, number
 from receiver.commands.progress import frames_bar
 from receiver.commands.terminal import console, json_fields, json_line, say
 from receiver.commands.verdict import why_not_restored
-from receiver.enhance.capacity import cores_here
+from receiver.cores import usable_cores
 from receiver.enhance.faces.generator import Generator
 from receiver.enhance.files import FileResult, enhance_file
 from receiver.enhance.quality import Quality
@@ -134,7 +134,7 @@ class _Enhancing:
     def __init__(self, args: argparse.Namespace) -> None:
         """Loads the generator. Raises ModelError or DeviceError."""
         self._args = args
-        self._generator = Generator(args.model, args.device, threads=cores_here())
+        self._generator = Generator(args.model, args.device, threads=usable_cores())
 
     def run(self, job: Job, total: int | None, description: str) -> FileResult:
         """Enhances a job that `check` has accepted, and prints its notes.

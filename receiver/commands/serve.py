@@ -17,7 +17,8 @@ from receiver.commands.options import (
     number,
 )
 from receiver.commands.terminal import json_line, say
-from receiver.enhance.capacity import calls_carried, cores_here, in_words, measure
+from receiver.cores import usable_cores
+from receiver.enhance.capacity import calls_carried, in_words, measure
 from receiver.enhance.faces.generator import Generator
 from receiver.enhance.quality import Quality
 
@@ -75,7 +76,7 @@ def run(args: argparse.Namespace) -> int:
     quality = Quality(generator, args.quality, measured)
     measured = measured or measure(generator)
     generator.batch = measured.batch
-    carried = calls_carried(measured, cores_here())
+    carried = calls_carried(measured, usable_cores())
     is_measured = args.calls == "auto"
     calls = carried if is_measured else args.calls
 
@@ -85,7 +86,7 @@ def run(args: argparse.Namespace) -> int:
             print(json_line(said | {"quality": quality.level.name}), flush=True)
         else:
             print(f"Open {url} ({generator.model.name} on {generator.device}; Ctrl-C ends it)")
-            print(f"This machine carries {in_words(measured, cores_here())}.", flush=True)
+            print(f"This machine carries {in_words(measured, usable_cores())}.", flush=True)
 
     server = Server(
         replace(config, rooms=calls, is_measured=is_measured),

@@ -1,7 +1,6 @@
 """Estimates how many calls this machine can enhance from a short measurement."""
 
 import math
-import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -95,13 +94,6 @@ def in_words(measured: Measured, cores: int) -> str:
         f"{calls} call{'' if calls == 1 else 's'} at 30 frames a second: a face takes {took} of "
         f"the {budget} between two frames, {on}"
     )
-
-
-def cores_here() -> int:
-    """Returns the number of cores that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def measure(generator: Generator) -> Measured:

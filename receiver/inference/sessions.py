@@ -7,6 +7,7 @@ from typing import Any, TypeAlias
 
 import onnxruntime
 
+from receiver.cores import usable_cores
 from receiver.errors import DeviceError, ModelError
 from receiver.inference.devices import (
     CPU_PROVIDER,
@@ -30,7 +31,7 @@ def default_threads() -> int:
 
     The other half does the rest of a call's work: a thread that waits for a core delays the run.
     """
-    return max(1, min(4, (os.cpu_count() or 1) // 2))
+    return max(1, min(4, usable_cores() // 2))
 
 
 def open_session(

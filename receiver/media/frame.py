@@ -12,6 +12,8 @@ from av.sidedata.encparams import VideoEncParamsType
 from av.sidedata.sidedata import SideDataContainer
 from numpy.typing import NDArray
 
+from receiver.cores import codec_threads
+
 Box: TypeAlias = NDArray[np.float64]
 """Left, top, right, bottom in pixels."""
 
@@ -26,7 +28,7 @@ def export_side_data(codec: av.VideoCodecContext) -> None:
     Switches it to slice threads: with frame threads, libav returns a frame while another thread
     still writes its side data, and QPs would differ from run to run.
     """
-    codec.thread_type = "SLICE"
+    codec.thread_type, codec.thread_count = "SLICE", codec_threads()
     codec.options = {**codec.options, "export_side_data": "venc_params"}
     codec.flags2 |= Flags2.export_mvs
 

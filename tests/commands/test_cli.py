@@ -297,7 +297,7 @@ def test_serve_admits_as_many_calls_as_measured_or_given(
     generators = []
     quick = Measured(frame_s=0.012, generator_s=0.007, pair_s=0.014)
     monkeypatch.setattr(serve, "measure", lambda generator: generators.append(generator) or quick)
-    monkeypatch.setattr(serve, "cores_here", lambda: 2)
+    monkeypatch.setattr(serve, "usable_cores", lambda: 2)
     monkeypatch.setattr("receiver.enhance.quality.generator_seconds", lambda _: 0.008)
 
     async def run_server(server, ready):
@@ -336,7 +336,7 @@ def test_enhance_uses_all_cores_and_floats_if_asked(monkeypatch, options, file):
 
     monkeypatch.setattr(enhance, "enhance_file", enhance_file)
     monkeypatch.setattr(jobs, "frame_total", lambda *_: 1)
-    monkeypatch.setattr(enhance, "cores_here", lambda: 3)
+    monkeypatch.setattr(enhance, "usable_cores", lambda: 3)
     args = cli.parse(["enhance", "in.mp4", "out.mp4", "--device", "cpu", "--json", *options])
     with pytest.raises(EnoughError):
         args.run(args)

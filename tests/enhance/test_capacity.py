@@ -9,7 +9,6 @@ from receiver.enhance.capacity import (
     FRAME_S,
     Measured,
     calls_carried,
-    cores_here,
     drawn_faces,
     in_words,
     measure,
@@ -90,7 +89,6 @@ def test_a_machine_that_is_too_slow_for_one_call_says_so():
         "1 call, but cannot restore all of its frames: a face takes 41.0 ms, more than the 33.3 ms "
         "between two frames, on 1 core"
     )
-    assert cores_here() >= 1
 
 
 def test_the_drawn_face_costs_what_a_face_in_a_call_costs(generator):

@@ -13,6 +13,7 @@ from av.container.core import Flags
 from av.format import Flags as FormatFlags
 from av.stream import Disposition
 
+from receiver.cores import codec_threads
 from receiver.errors import InputError
 from receiver.media.files.clock import FrameClock, PacketClock
 from receiver.media.frame import export_side_data
@@ -101,7 +102,7 @@ class VideoReader:
         except BaseException:
             self.container.close()
             raise
-        self.video.thread_type = "AUTO"
+        self.video.thread_type, self.video.thread_count = "AUTO", codec_threads()
         if side_data:
             export_side_data(self.video.codec_context)
         rate = self.video.average_rate or self.video.guessed_rate

@@ -14,6 +14,7 @@ from typing import Any
 import av
 from av.codec.context import Flags
 
+from receiver.cores import codec_threads
 from receiver.errors import InputError
 from receiver.safe_files import NewFile
 
@@ -177,6 +178,7 @@ def add_h264(
     stream.pix_fmt = pixel_format
     codec: Any = stream.codec_context
     codec.time_base = time_base
+    codec.thread_count = codec_threads()
     codec.flags |= Flags.frame_duration
     stream.options = {"preset": preset, **({"crf": f"{crf:g}"} if crf else {"qp": "0"})}
     return stream
