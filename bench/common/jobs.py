@@ -2,7 +2,6 @@
 
 import hashlib
 import multiprocessing
-import os
 import signal
 import tempfile
 from collections.abc import Callable, Sequence
@@ -18,6 +17,7 @@ import av
 from bench.common.framing import framed, nearest_faces
 from bench.common.result_cache import ResultCache
 from receiver.commands.progress import progress_bar
+from receiver.cores import usable_cores
 from receiver.enhance.faces.generator import Generator
 from receiver.enhance.faces.tracking import Face
 
@@ -91,7 +91,7 @@ def run_jobs(jobs: Sequence[Job], results: ResultCache, processes: int | None = 
         return
     for clip in dict.fromkeys(job.clip for job in missing):
         framed(clip, 0.1)
-    count = min(len(missing), processes or os.cpu_count() or 1)
+    count = min(len(missing), processes or usable_cores())
     pool = ProcessPoolExecutor(count, multiprocessing.get_context("spawn"), _prepare)
     try:
         # Killed processes leave their files behind, so the folder is this process's.
