@@ -62,7 +62,7 @@ METRICS = {
     "mobileface": Metric("identity distance (MobileFace)", ".3f", "down", "no network"),
     "jitter": Metric("landmark jitter px", ".2f", "down"),
     "flicker": Metric("flicker", ".2f", "one"),
-    "warping": Metric("warping error", ".2f", "down"),
+    "warping": Metric("warping error, thousandths", ".2f", "down"),
 }
 """All metrics by name, in the order of the tables."""
 

@@ -93,7 +93,7 @@ def judge_faces(sequence: Sequence, way: str, extras: Extras) -> Figures:
         **apart,
         "jitter": landmark_jitter(theirs, ours, sequence.cuts),
         "flicker": flicker(originals, pictures, sequence.cuts),
-        "warping": warping_error(originals, pictures, sequence.cuts),
+        "warping": 1000 * warping_error(originals, pictures, sequence.cuts),
     }
 
 

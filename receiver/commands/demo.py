@@ -94,7 +94,16 @@ def run(args: argparse.Namespace) -> int:
         print(json_line(json_fields(result) | {"quality": quality.snapshot()}))
     else:
         _print_result(args.output, result, quality)
+        if args.clip is None and args.camera is None:
+            print(BEST_CASE)
     return 0
+
+
+BEST_CASE = (
+    "This clip is an animated still photograph, the best case for references: a real person gains "
+    "less. Try --camera 0 or --clip FILE."
+)
+"""Printed after the demo's own clip."""
 
 
 def _source(args: argparse.Namespace) -> Source:

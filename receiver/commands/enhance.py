@@ -97,7 +97,7 @@ def add(commands: Any) -> None:
         enhance,
         run,
         "files have no deadline: auto uses 8-bit integers on all cores; best takes more than twice "
-        "as long for each face and gains 0.02 dB (default auto)",
+        "as long for each face and gains hardly anything (default auto)",
     )
 
 
