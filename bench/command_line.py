@@ -12,6 +12,7 @@ PACKAGES = {
     "brisque": ("--no-deps brisque", None),
     "imageio_ffmpeg": ("imageio-ffmpeg", "bench"),
     "matplotlib": ("matplotlib", "bench"),
+    "onnx": ("onnx", "train"),
     "pytest": ("pytest", "dev"),
     "skimage": ("scikit-image", "bench"),
     "skvideo": ("scikit-video", "bench"),

@@ -33,6 +33,47 @@ def flicker(originals: list[Picture], pictures: list[Picture], cuts: Collection[
     return ours / theirs if theirs else float("inf")
 
 
+def warping_error(
+    originals: list[Picture], pictures: list[Picture], cuts: Collection[int] = ()
+) -> float:
+    """Returns the warping error, 0 (best) to 1 (Lai et al., ECCV 2018).
+
+    The optical flow of the originals moves each picture to the next one; the rest is the mean
+    squared difference of RGB, 0 to 1, of pixels that were visible in both and are not at an edge of
+    motion, as a mean over the pairs. Unlike `flicker` it is not relative: a still, blurred picture
+    has less than the original. It is 0 if no pair has such a pixel.
+    """
+    errors = []
+    for now in _following(len(originals), cuts):
+        before, after = (luma(originals[i]) for i in (now - 1, now))
+        back, forth = _flow().calc(after, before, None), _flow().calc(before, after, None)
+        visible = _visible(back, forth)
+        if visible.any():
+            apart = (pictures[now] - _moved(pictures[now - 1], back))[visible] / 255
+            errors.append(float(np.square(apart).mean()))
+    return float(np.mean(errors)) if errors else 0.0
+
+
+def _visible(back: NDArray[Any], forth: NDArray[Any]) -> NDArray[np.bool_]:
+    """Returns HxW: whether a pixel was visible before, and is not at an edge of motion.
+
+    The flows are HxWx2, `back` from the later to the earlier picture and `forth` its opposite; the
+    tests and constants are those of Ruder et al. (GCPR 2016), which the warping error uses.
+    """
+    height, width = back.shape[:2]
+    returned = _moved(forth, back)
+    length = np.square(back).sum(axis=2)
+    lost = np.square(back + returned).sum(axis=2) > (
+        0.01 * (length + np.square(returned).sum(axis=2)) + 0.5
+    )
+    slope = sum(np.square(one).sum(axis=2) for one in np.gradient(back, axis=(0, 1)))
+    x, y = np.meshgrid(np.arange(width), np.arange(height))
+    x, y = x + back[..., 0], y + back[..., 1]
+    inside = (x >= 0) & (x <= width - 1) & (y >= 0) & (y <= height - 1)
+    visible: NDArray[np.bool_] = inside & ~lost & (slope <= 0.01 * length + 0.002)
+    return visible
+
+
 def landmark_jitter(
     originals: Sequence[Landmarks], landmarks: Sequence[Landmarks], cuts: Collection[int] = ()
 ) -> float:
