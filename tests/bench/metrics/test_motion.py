@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from bench.metrics.motion import flicker, landmark_jitter, warping_error
+from bench.metrics.motion import flicker, landmark_jitter, steadiness_of, warping_error
 from tests.bench.metrics.samples import blurred, grey, noise, photograph
 
 
@@ -97,3 +97,14 @@ def test_what_comes_into_view_does_not_count():
 
 def test_a_sequence_of_one_picture_has_no_warping_error():
     assert warping_error([grey(50)], [grey(90)]) == 0.0
+
+
+def test_several_sequences_have_the_values_that_each_has_alone():
+    originals = moving(2)
+    sequences = {"one": [blurred(p, 2) for p in originals], "two": [p // 2 for p in originals]}
+    found = steadiness_of(originals, sequences, cuts={1})
+    assert set(found) == set(sequences)
+    for name, pictures in sequences.items():
+        assert found[name].flicker == flicker(originals, pictures, {1})
+        assert found[name].warping_error == warping_error(originals, pictures, {1})
+    assert found["one"] != found["two"]
