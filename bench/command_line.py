@@ -13,6 +13,7 @@ PACKAGES = {
     "cosmic_ray": ("cosmic-ray", "dev"),
     "imageio_ffmpeg": ("imageio-ffmpeg", "bench"),
     "matplotlib": ("matplotlib", "bench"),
+    "onnx": ("onnx", "train"),
     "pytest": ("pytest", "dev"),
     "skimage": ("scikit-image", "bench"),
     "skvideo": ("scikit-video", "bench"),
