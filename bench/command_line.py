@@ -9,6 +9,8 @@ PACKAGES = {
     "atheris": ("atheris", None),
     "imageio_ffmpeg": ("imageio-ffmpeg", "bench"),
     "matplotlib": ("matplotlib", "bench"),
+    "onnx": ("onnx", "train"),
+    "onnxscript": ("onnxscript", "train"),
     "pytest": ("pytest", "dev"),
     "skimage": ("scikit-image", "bench"),
     "torch": ("torch", "train"),
