@@ -14,6 +14,7 @@ from av.video.reformatter import ColorRange
 from bench.command_line import MissingPackageError
 from bench.rivals.luma import BLOCK_SIZE, SHUFFLE, with_block_size
 from bench.rivals.naming import CHOICE, is_rival, rival_of, rivals_of
+from bench.rivals.paper_networks import network_of
 from receiver.errors import InputError
 from receiver.inference.sessions import default_threads
 from receiver.media.planes import copy_frame, planes
@@ -143,12 +144,13 @@ def test_lanczos_beats_bicubic_on_a_clean_picture(shown, photograph):
 def test_deblock_smooths_the_edges_of_blocks_and_nothing_else(shown):
     frame = av.VideoFrame(64, 48, "yuv420p")
     luma, blue, red = planes(frame)
-    luma[:, :32], luma[:, 32:], blue[:], red[:] = 100, 104, 128, 128  # a step on the grid of 8
-    row = planes(shown("deblock", frame, 64, 48))[0][20]
-    steps = np.abs(np.diff(row.astype(int)))
-    assert 1 <= steps.max() < 4
-    assert (row[:28] == 100).all()
-    assert (row[36:] == 104).all()
+    luma[:, :24], luma[:, 24:44], luma[:, 44:] = 100, 104, 108  # only the first is on a grid of 8
+    blue[:], red[:] = 128, 128
+    row = planes(shown("deblock", frame, 64, 48))[0][20].astype(int)
+    steps = np.abs(np.diff(row))
+    assert 1 <= steps[20:28].max() < 4
+    assert (row[:20] == 100).all()
+    assert row[28:60].tolist() == [104] * 16 + [108] * 16
 
 
 @needs_peers
@@ -170,6 +172,49 @@ def test_a_network_leaves_the_number_of_opencv_s_threads_alone(small):
     finally:
         cv2.setNumThreads(before)
     assert rival.runtime == "OpenCV, 1 thread"
+
+
+@needs_peers
+def test_networks_run_with_the_threads_that_are_asked_for(small, monkeypatch):
+    rival = rival_of(str(PEERS / "ESPCN_x2.pb"), threads=3)
+    asked, before = [], cv2.getNumThreads()
+    monkeypatch.setattr(cv2, "setNumThreads", asked.append)
+    rival.show(small, 320, 240)
+    assert asked == [3, before]
+    safmn = rival_of(str(PEERS / "light_safmnpp_x4.pth"), threads=3)
+    assert safmn._session.get_session_options().intra_op_num_threads == 3
+    assert safmn.runtime == "ONNX Runtime, 3 threads"
+
+
+@needs_peers
+def test_the_averaged_weights_are_used(tmp_path):
+    torch = pytest.importorskip("torch")
+    state = torch.load(PEERS / "light_safmnpp_x4.pth", weights_only=True)["params"]
+    flat = {name: torch.zeros_like(value) for name, value in state.items()}
+    paths = {"both": {"params": state, "params_ema": flat}, "one": {"params": state}, "bare": state}
+    levels = {}
+    for name, content in paths.items():
+        torch.save(content, tmp_path / f"{name}.pth")
+        rival = rival_of(str(tmp_path / f"{name}.pth"))
+        levels[name] = rival.enlarge(np.full((16, 16, 3), 200, np.uint8))
+    assert levels["both"].max() == 0
+    assert levels["one"].mean() > 150
+    assert np.array_equal(levels["one"], levels["bare"])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("form", ["paper", "paper-mobilenet-small"])
+def test_an_untrained_network_of_the_paper_returns_the_crop(form):
+    pytest.importorskip("torch")
+    rng = np.random.default_rng(3)
+    degraded, reference = (rng.integers(0, 256, (256, 256, 3), dtype=np.uint8) for _ in range(2))
+    landmarks = np.zeros((256, 256), np.uint8)
+    network = network_of(form, "cpu", 2)
+    restored = network.restore(degraded, reference, landmarks)
+    assert restored.dtype == np.float32
+    assert np.abs(restored - degraded / np.float32(255)).max() < 1e-5  # its last layer is zero
+    assert network.device == "cpu"
+    assert network.runtime.startswith("eager PyTorch, " if form == "paper" else "ONNX Runtime, 2 t")
 
 
 @needs_peers
