@@ -14,6 +14,7 @@ PACKAGES = {
     "imageio_ffmpeg": ("imageio-ffmpeg", "bench"),
     "matplotlib": ("matplotlib", "bench"),
     "onnx": ("onnx", "train"),
+    "onnxscript": ("onnxscript", "train"),
     "pytest": ("pytest", "dev"),
     "skimage": ("scikit-image", "bench"),
     "skvideo": ("scikit-video", "bench"),

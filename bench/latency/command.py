@@ -25,7 +25,7 @@ from bench.latency.scenes import SIZES, Scene, sizes_of
 from bench.latency.sequential import measure
 from bench.latency.stages import STAGES
 from bench.rivals.contract import Rival
-from bench.rivals.naming import CHOICE, rivals_of
+from bench.rivals.naming import CHOICE, is_rival, rivals_of
 from bench.rivals.paper_networks import FORMS, Network, network_of
 from receiver.enhance.faces.generator import Generator
 from receiver.enhance.faces.tracking import MAX_FACES
@@ -94,6 +94,12 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     args.faces = numbers_of(args.faces, "--faces", MAX_FACES)
     args.calls = numbers_of(args.calls, "--calls", MOST_CALLS)
     args.against = list(dict.fromkeys(args.against.split(","))) if args.against else []
+    for name in args.against:
+        if name not in FORMS and not is_rival(name):
+            raise InputError(
+                f"{name!r} in --against is unknown: give any of {', '.join(FORMS)}, {CHOICE}, "
+                "with commas between them"
+            )
     if args.cold and not Path("/proc/self/status").exists():
         raise InputError("--cold reads /proc: run it on Linux, or leave it out")
     return args
@@ -104,7 +110,7 @@ def main(arguments: list[str]) -> None:
     args = parse(arguments)
     forms = [name for name in args.against if name in FORMS]
     for form in forms:
-        require(f"latency --against {form}", "torch")
+        require(f"latency --against {form}", "torch", *("onnx", "onnxscript") * (form != "paper"))
     source = clip_source(args.clip) if args.clip else portrait_source()
     devices: list[Device] = [
         place for place in get_args(ExecutionDevice) if not device_problem(place)
@@ -161,7 +167,7 @@ def measure_scene(
 def methods_of(
     names: list[str], networks: dict[str, Network], rivals: list[Rival]
 ) -> dict[str, Method]:
-    """Returns the methods of --against by name, in its order; the forms of the paper's are fresh."""
+    """Returns the methods of --against by name, in its order."""
     remaining = iter(rivals)
     methods: dict[str, Method] = {}
     for name in names:

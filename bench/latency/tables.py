@@ -128,11 +128,11 @@ def summary_of(compared: dict[str, Any]) -> str | None:
     fastest = compared["fastest"]
     if fastest is None:
         return None
-    method = compared["methods"][fastest]
+    method, ours = compared["methods"][fastest], compared["methods"][OURS]
     return (
         f"{compared['scene']}: the fastest published form here is {fastest} ({method['runtime']}) "
         f"with {_shown(method['fps'], 2)} frames a second; ours makes "
-        f"{_shown(compared['methods'][OURS]['fps'], 1)}, {_shown(method['factor'], 1)} times as many"
+        f"{_shown(ours['fps'], 1)}, {_shown(method['factor'], 1)} times as many"
     )
 
 

@@ -12,6 +12,8 @@ from receiver.inference.sessions import default_threads
 
 NAMES = ("bicubic", "lanczos", "deblock")
 """Rivals without a file."""
+FILES = (".pb", ".pth")
+"""How the names of networks' files end."""
 CHOICE = (
     f"{', '.join(NAMES)}, or the file of a network: FSRCNN x2 or ESPCN x2 (.pb), "
     "light SAFMN++ x4 (.pth)"
@@ -35,13 +37,17 @@ def rival_of(text: str, threads: int | None = None) -> Rival:
         return Resized(text, LANCZOS)
     if text == "deblock":
         return Deblocked()
-    path = Path(text)
-    if path.suffix not in (".pb", ".pth"):
+    if not is_rival(text):
         raise InputError(f"{text!r} is not a rival: give {CHOICE}")
     try:
-        return _network_of(path, threads)
+        return _network_of(Path(text), threads)
     except InputError as error:
         raise InputError(f"{error}; give {CHOICE}") from None
+
+
+def is_rival(text: str) -> bool:
+    """Returns whether `rival_of` takes a text: a name, or a path that ends as a network's file."""
+    return text in NAMES or Path(text).suffix in FILES
 
 
 def rivals_of(texts: Sequence[str], threads: int | None = None) -> list[Rival]:

@@ -1,5 +1,7 @@
 """Rivals without a network: swscale's filters, and FFmpeg's deblocking before one of them."""
 
+from fractions import Fraction
+
 import av
 import av.filter
 from av.video.reformatter import ColorRange, Interpolation
@@ -9,8 +11,8 @@ from receiver.media.planes import planes
 
 BICUBIC, LANCZOS, AREA = Interpolation.BICUBIC, Interpolation.LANCZOS, Interpolation.AREA
 DEBLOCK = "filter=weak:block=8"
-"""Options of the filter `deblock`. An H.264 decoder smooths the edges already: the strong filter and
-blocks of 4x4 lose more."""
+"""Options of the filter `deblock`. An H.264 decoder smooths the edges already: the strong filter
+and blocks of 4x4 lose more."""
 
 
 class Resized:
@@ -54,7 +56,9 @@ class Deblocked:
 
 def _deblocking(width: int, height: int) -> av.filter.Graph:
     graph = av.filter.Graph()
-    source = graph.add_buffer(width=width, height=height, format="yuv420p", time_base=None)
+    source = graph.add_buffer(
+        width=width, height=height, format=av.VideoFormat("yuv420p"), time_base=Fraction(1, 90000)
+    )
     graph.link_nodes(source, graph.add("deblock", DEBLOCK), graph.add("buffersink")).configure()
     return graph
 

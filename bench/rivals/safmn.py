@@ -15,10 +15,11 @@ import numpy as np
 import onnxruntime
 import torch
 import torch.nn.functional as F
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from bench.rivals.contract import threads_in_words
 from bench.rivals.resizing import AREA, BICUBIC, as_yuv420p
+from keyframes import Picture
 from receiver.errors import InputError
 from receiver.media.pixels import keep_tags
 
@@ -105,6 +106,7 @@ class LightSafmn:
     def __init__(self, path: Path, threads: int) -> None:
         """Reads a state dict. Raises InputError if it is not that of this network."""
         self.name = path.stem
+        self.runtime = f"ONNX Runtime, {threads_in_words(threads)}"
         network = LightSAFMNPP()
         try:
             state = torch.load(path, weights_only=True, map_location="cpu")
@@ -120,17 +122,18 @@ class LightSafmn:
     def show(self, frame: av.VideoFrame, width: int, height: int) -> av.VideoFrame:
         """See `Rival.show`."""
         frame = as_yuv420p(frame)
-        rgb = frame.reformat(format="rgb24", interpolation=BICUBIC).to_ndarray()
+        rgb: Picture = np.asarray(
+            frame.reformat(format="rgb24", interpolation=BICUBIC).to_ndarray(), np.uint8
+        )
         enlarged = av.VideoFrame.from_ndarray(self.enlarge(rgb), format="rgb24")
         keep_tags(enlarged, frame)  # libav converts to the colours of the tags
         reduces = width * height < enlarged.width * enlarged.height
-        shown = enlarged.reformat(
-            width, height, "yuv420p", interpolation=AREA if reduces else BICUBIC
-        )
+        interpolation = AREA if reduces else BICUBIC
+        shown = enlarged.reformat(width, height, "yuv420p", interpolation=interpolation)
         keep_tags(shown, frame)
         return shown
 
-    def enlarge(self, rgb: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    def enlarge(self, rgb: Picture) -> Picture:
         """Returns 4Hx4Wx3 for HxWx3 uint8 RGB; the border is repeated up to multiples of 8."""
         height, width = rgb.shape[:2]
         margins = [(0, -height % GRID), (0, -width % GRID), (0, 0)]
@@ -149,7 +152,7 @@ def _session(network: nn.Module, threads: int) -> Any:
         torch.onnx.export(
             network,
             (torch.rand(1, 3, 2 * GRID, 3 * GRID),),
-            written,
+            written,  # type: ignore[arg-type]  # such files are taken, but not declared
             input_names=["x"],
             output_names=["enlarged"],
             dynamic_axes={"x": {2: "h", 3: "w"}},

@@ -1,6 +1,7 @@
 """The latency bench composes its frames, follows the paper's method and writes all figures."""
 
 import json
+import time
 from fractions import Fraction
 from itertools import cycle
 
@@ -10,6 +11,7 @@ import pytest
 
 from bench.latency import command as latency
 from bench.latency import comparison
+from bench.latency.comparison import Enlarging
 from bench.latency.composition import composed, encode
 from bench.latency.paper_method import (
     PaperMethod,
@@ -19,6 +21,9 @@ from bench.latency.paper_method import (
     warp_every_pixel,
 )
 from bench.latency.stages import STAGES
+from bench.latency.tables import forms_table, methods_table, notes_of, summary_of
+from bench.rivals.naming import rivals_of
+from bench.rivals.resizing import BICUBIC, Resized
 from keyframes import Keyframe
 from keyframes.mls import mls_map
 from receiver.enhance.faces.alignment import CROP, crop_from_frame, transform
@@ -28,9 +33,12 @@ from receiver.media.frame import DecodedFrame
 from receiver.media.planes import planes
 from receiver.sending.portrait import FPS
 from receiver.sending.sources import Source, evenly
+from receiver.stats import Stats
 from tests.conftest import RATE, plain_frame
 
-METHODS = ("ours", "paper")
+AGAINST = ("paper", "bicubic", "paper-mobilenet-small", "paper-mobilenet-large")
+SLEEPS = {"paper": 2.0, "paper-mobilenet-small": 0.0, "paper-mobilenet-large": 1.0}
+"""Seconds of the stand-ins for the paper's networks."""
 TIMES = {"median", "p95", "p99"}
 
 
@@ -57,8 +65,15 @@ def face(portrait):
         (["--faces", "1,,2"], "'' in --faces is not a valid number: give 1 to 4"),
         (["--calls", "0"], "'0' in --calls is not a valid number: give 1 to 16"),
         (["--frames", "many"], "'many' in --frames is not a valid number: give 1 to 3000"),
-        (["--paper-frames", "-1"], "'-1' in --paper-frames is not a valid number: give 1 to 1000"),
-        (["--against", "magic"], "'magic' in --against is unknown: give paper, or leave it out"),
+        (["--rival-frames", "-1"], "'-1' in --rival-frames is not a valid number: give 1 to 1000"),
+        (
+            ["--against", "paper,magic"],
+            "'magic' in --against is unknown: give any of paper, paper-mobilenet-small, "
+            "paper-mobilenet-large, bicubic, lanczos, deblock, or the file of a network: "
+            "FSRCNN x2 or ESPCN x2 (.pb), light SAFMN++ x4 (.pth), with commas between them",
+        ),
+        (["--against", "bicubic,"], "'' in --against is unknown: give any of paper, "),
+        (["--against", "/nowhere.pb"], "there is no file /nowhere.pb; give bicubic, lanczos, "),
         (["--clip", "/nowhere.mp4"], "there is no file /nowhere.mp4"),
     ],
 )
@@ -156,15 +171,20 @@ def test_pasting_back_leaves_pixels_outside_of_the_crop_unchanged(portrait, face
 
 
 class NoNetwork:
-    """A stand-in for the paper's network: returns the crop at once."""
+    """A stand-in for the paper's network: returns the crop after `seconds`."""
 
-    def __init__(self, device: str) -> None:
-        self.device = device
+    def __init__(self, device: str, seconds: float = 0.0) -> None:
+        self.device, self.runtime, self._seconds = device, "nothing", seconds
 
     def restore(self, degraded, reference, landmarks):
         assert reference.shape == degraded.shape == (CROP, CROP, 3)
         assert (landmarks.shape, landmarks.max()) == ((CROP, CROP), 255)
+        time.sleep(self._seconds)
         return degraded.astype(np.float32) / np.float32(255.0)
+
+
+def no_network_of(form, device, threads):
+    return NoNetwork(device, SLEEPS[form])
 
 
 @pytest.fixture(scope="module")
@@ -192,15 +212,15 @@ def test_a_small_run_writes_all_figures(source, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(latency, "get_args", lambda _: ["cpu"])
     monkeypatch.setattr(latency, "COLD_RUNS", 1)
     monkeypatch.setattr(latency, "WARM_UP_FRAMES", 5)
-    monkeypatch.setattr(latency, "Vgg19Network", NoNetwork)
+    monkeypatch.setattr(latency, "network_of", no_network_of)
     monkeypatch.setattr(comparison, "BLOCK", 4)
     figures, plot = tmp_path / "new" / "latency.json", tmp_path / "latency.png"
-    options = ["--sizes", "480p,360p", "--calls", "2", "--cold", "--against", "paper"]
+    options = ["--sizes", "480p,360p", "--calls", "2", "--cold", "--against", ",".join(AGAINST)]
     files = ["--json", str(figures), "--plot", str(plot)]
     # Long enough for a call to outlast its warm-up on a busy machine.
-    latency.main(["--frames", "30", "--paper-frames", "1", *options, *files])
+    latency.main(["--frames", "30", "--rival-frames", "1", *options, *files])
     written = json.loads(figures.read_text())
-    assert set(written) == {"machine", "size", "runs", "cold", "paper"}
+    assert set(written) == {"machine", "size", "runs", "cold", "against"}
     assert [(run["size"], run["faces"]) for run in written["runs"]] == [("480p", 1), ("360p", 1)]
     for run in written["runs"]:
         assert run["fps"] > 0
@@ -216,13 +236,26 @@ def test_a_small_run_writes_all_figures(source, tmp_path, monkeypatch, capsys):
     (cold,) = written["cold"]
     assert 0 < cold["import_s"] < cold["first_restored_s"]
     assert cold["peak_rss_mb"] > 100
-    assert [paper["scene"] for paper in written["paper"]] == ["480p, 1 face", "360p, 1 face"]
-    for paper in written["paper"]:
-        assert (paper["ours"]["frames"], paper["paper"]["frames"]) == (4, 2)
-        assert all(0 <= paper[method]["restored"] <= paper[method]["frames"] for method in METHODS)
-        assert paper["ratio"] == pytest.approx(paper["ours"]["fps"] / paper["paper"]["fps"])
-        assert set(paper["paper"]["stages_ms"]) == set(paper["ours"]["stages_ms"])
-    assert "is not trained: it is timed, not judged" in " ".join(capsys.readouterr().out.split())
+    scenes = [compared["scene"] for compared in written["against"]]
+    assert scenes == ["480p, 1 face", "360p, 1 face"]
+    for compared in written["against"]:
+        methods = compared["methods"]
+        assert list(methods) == ["ours", *AGAINST]
+        assert [one["frames"] for one in methods.values()] == [4, 2, 2, 2, 2]
+        assert [one["restored"] for one in methods.values()][1:] == [2, 2, 2, 2]
+        assert [one["enlarges"] for one in methods.values()] == [False, False, True, False, False]
+        assert compared["fastest"] == "paper-mobilenet-small"
+        assert methods["ours"]["factor"] == 1
+        for one in methods.values():
+            assert one["factor"] == pytest.approx(methods["ours"]["fps"] / one["fps"])
+            whole = one["stages_ms"]["whole frame"]["median"] + one["stages_ms"]["decode"]["median"]
+            assert one["fps"] == pytest.approx(1000 / whole)
+            assert set(one["stages_ms"]) == {*STAGES, "copy", "whole frame"} - {"output"}
+        assert methods["paper"]["runtime"] == "nothing"
+        assert methods["bicubic"]["runtime"] == "swscale"
+        assert methods["ours"]["runtime"].startswith("ONNX Runtime, ")
+    printed = " ".join(capsys.readouterr().out.split())
+    assert "480p, 1 face: the fastest published form here is paper-mobilenet-small" in printed
     assert cv2.imread(str(plot)).shape[1] > 800
 
 
@@ -240,3 +273,107 @@ def test_ctrl_c_keeps_what_was_measured(source, tmp_path, monkeypatch, capsys):
     (run,) = json.loads(figures.read_text())["runs"]
     assert run["frames"] == 3
     assert "generator" in capsys.readouterr().out
+
+
+def compared_of(fastest=None, **fps):
+    """A comparison of methods with these frames a second, as `Comparison.figures` describes it."""
+    stages = {"generator": dict.fromkeys(TIMES, 2.0), "whole frame": dict.fromkeys(TIMES, 3.25)}
+    methods = {
+        name.replace("_", "-"): {
+            "device": "cpu",
+            "runtime": "ONNX Runtime, 1 thread",
+            "enlarges": name == "bicubic",
+            "frames": 4,
+            "restored": 3,
+            "fps": value,
+            "factor": fps["ours"] / value,
+            "stages_ms": stages,
+        }
+        for name, value in fps.items()
+    }
+    return {"scene": "480p, 1 face", "methods": methods, "fastest": fastest}
+
+
+def test_the_summary_states_the_factor_against_the_fastest_published_form():
+    compared = compared_of(ours=60.0, paper=0.5, paper_mobilenet_small=4.0, bicubic=500.0)
+    assert summary_of(compared) is None
+    compared["fastest"] = "paper-mobilenet-small"
+    assert summary_of(compared) == (
+        "480p, 1 face: the fastest published form here is paper-mobilenet-small (ONNX Runtime, "
+        "1 thread) with 4.00 frames a second; ours makes 60.0, 15.0 times as many"
+    )
+
+
+def test_the_table_has_a_row_for_each_method():
+    compared = compared_of(ours=60.0, paper=0.5, bicubic=500.0)
+    compared["fastest"] = "paper"
+    table = methods_table(compared)
+    rows = list(zip(*([*column.cells] for column in table.columns), strict=True))
+    run_by = "ONNX Runtime, 1 thread, cpu"
+    assert rows == [
+        ("ours", run_by, "3.25", "3.25", "60.0", "", "3 of 4"),
+        ("paper", run_by, "3.25", "3.25", "0.50", "120.00 times as many", "3 of 4"),
+        ("bicubic", run_by, "3.25", "3.25", "500.00", "0.12 times as many", "3 of 4"),
+    ]
+    forms = forms_table(compared, ["paper"])
+    assert [column.header for column in forms.columns] == ["stage", "ours: ms", "paper: ms"]
+    rows = list(zip(*([*column.cells] for column in forms.columns), strict=True))
+    assert rows == [("generator", "2.00", "2.00"), ("whole, decoded", "3.25", "3.25")]
+
+
+def test_the_notes_say_what_the_figures_are_of():
+    gpu, halved = "44 frames a second in the paper are of a GPU (RTX 2080 Ti)", "half its width"
+    both = " ".join(notes_of(compared_of(ours=60.0, paper=0.5, bicubic=500.0, fastest="paper")))
+    assert gpu in both
+    assert "are not trained: they are timed, not judged" in both
+    assert halved in both
+    assert halved not in " ".join(notes_of(compared_of(ours=60.0, paper=0.5, fastest="paper")))
+    assert gpu not in " ".join(notes_of(compared_of(ours=60.0, bicubic=500.0)))
+
+
+def test_methods_keep_the_order_of_the_option():
+    names, network = ["bicubic", "paper", "lanczos"], NoNetwork("cpu")
+    methods = latency.methods_of(names, {"paper": network}, rivals_of(["bicubic", "lanczos"]))
+    assert list(methods) == names
+    assert [type(one) for one in methods.values()] == [Enlarging, PaperMethod, Enlarging]
+
+
+class Seen:
+    """A method that notes its frames and changes nothing."""
+
+    runtime = "nothing"
+
+    def __init__(self) -> None:
+        self.stats, self.frames = Stats("cpu"), []
+
+    def enhance(self, frame):
+        self.frames.append(frame.video)
+        return frame.video
+
+
+def test_rivals_get_the_same_frames_and_whole_frame_rivals_get_them_at_half_the_size(
+    source, generator, monkeypatch
+):
+    monkeypatch.setattr(comparison, "BLOCK", 4)
+    monkeypatch.setattr(comparison, "PAUSE", 0.0)
+    asked = []
+
+    class Noting(Resized):
+        def show(self, frame, width, height):
+            asked.append((frame, width, height))
+            return super().show(frame, width, height)
+
+    one, other = Seen(), Seen()
+    enlarging = Enlarging(Noting("bicubic", BICUBIC))
+    compared = comparison.Comparison(generator, {"a": one, "b": other, "c": enlarging})
+    assert compared.run(encode(source, 100, 12), 2) is False
+    assert len(one.frames) == 6
+    assert all(a is b for a, b in zip(one.frames, other.frames, strict=True))
+    assert {(frame.width, frame.height, *size) for frame, *size in asked} == {(320, 240, 640, 480)}
+    for (small, *_), frame in zip(asked, one.frames, strict=True):
+        luma = planes(frame)[0].astype(float).reshape(240, 2, 320, 2).mean(axis=(1, 3))
+        assert np.abs(luma - planes(small)[0]).max() <= 2
+    figures = compared.figures(["generator"])
+    assert figures["fastest"] is None
+    assert [one["frames"] for one in figures["methods"].values()] == [8, 4, 4, 4]  # timed ones
+    assert [one["restored"] for one in figures["methods"].values()][1:] == [0, 0, 4]

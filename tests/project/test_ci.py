@@ -11,6 +11,7 @@ SKIPS = Path(__file__).parents[2] / ".ci" / "skips"
 CUDA = "SKIPPED [1] tests/test_generator.py:269: needs CUDA: no NVIDIA driver"
 HERE = "SKIPPED [1] tests/test_cli.py:94: CUDA is here, so its absence cannot be seen"
 CLIPS = "SKIPPED [3] tests/test_bench.py:40: needs talking-head clips in ../shared/clips"
+PEERS = "SKIPPED [9] tests/bench/test_a.py:4: needs other people's weights in ../shared/peers"
 CHROMIUM = "SKIPPED [7] tests/calls/test_browser.py:18: needs apt install chromium"
 ALIKE = "SKIPPED [1] tests/test_CUDA.py:9: needs apt install xvfb, beside what needs CUDA"
 OTHERS = ["...s.", "120 passed, 3 skipped in 387.25s", "FAILED tests/test_a.py::test_b - x"]
@@ -38,6 +39,12 @@ def test_what_needs_cuda_is_excused_anywhere(tmp_path, with_clips):
 def test_missing_clips_are_excused_where_the_folder_is_missing_alone(tmp_path):
     assert unexcused(tmp_path, [CUDA, CLIPS], with_clips=False) == []
     assert unexcused(tmp_path, [CUDA, CLIPS], with_clips=True) == [CLIPS]
+
+
+def test_missing_weights_of_others_are_excused_where_their_folder_is_missing_alone(tmp_path):
+    assert unexcused(tmp_path, [CUDA, PEERS], with_clips=True) == []
+    (tmp_path / "peers").mkdir()
+    assert unexcused(tmp_path, [CUDA, PEERS], with_clips=False) == [PEERS]  # the clips are there
 
 
 @pytest.mark.parametrize("with_clips", [False, True])
