@@ -34,14 +34,19 @@ class KeyframesGANConfig:
     multi_scale: bool = True  # False: fuse only the deepest features
     fusion: str = "asff"  # of degraded, reference and landmarks; or "spade", "none"
     modulation: str = "sft"  # of the decoder by the fused features; or "spade", "none"
+    adain: bool = True  # False: fuse the reference's features as they are
+    landmarks: bool = True  # False: ignore the landmarks
+    reference: bool = True  # False: ignore the reference
 
     def __post_init__(self) -> None:
-        """Raises ValueError for an unknown word."""
+        """Raises ValueError for an unknown word, or for a fusion that lacks its inputs."""
         words = {"backbone": tuple(BACKBONES), "fusion": tuple(FUSIONS)}
         for name, known in (words | {"modulation": tuple(MODULATIONS)}).items():
             if getattr(self, name) not in known:
                 word = getattr(self, name)
                 raise ValueError(f"{name} must be one of {', '.join(known)}, not {word}")
+        if self.fusion != "none" and not self.reference:
+            raise ValueError(f"fusion {self.fusion} needs the reference: set fusion to none")
 
 
 class KeyframesGAN(nn.Module):
@@ -56,7 +61,13 @@ class KeyframesGAN(nn.Module):
         widths = self.backbone.widths[::-1]  # deepest first, like the decoder
         guided = widths if config.multi_scale else widths[:1]
         after = (*widths[1:], TAIL_WIDTHS[config.backbone])
-        self.fusions = nn.ModuleList(FUSIONS[config.fusion](width) for width in guided)
+        self.adain, self.landmarks, self.reference = (
+            config.adain,
+            config.landmarks,
+            config.reference,
+        )
+        passes = 1 + config.reference + config.landmarks
+        self.fusions = nn.ModuleList(FUSIONS[config.fusion](width, passes) for width in guided)
         self.dilated = DilatedBlock(widths[0])
         self.levels = nn.ModuleList(
             Level(before, width, config.modulation if i < len(guided) else None)
@@ -66,13 +77,18 @@ class KeyframesGAN(nn.Module):
 
     def forward(self, degraded: Tensor, reference: Tensor, landmarks: Tensor) -> Tensor:
         """Maps Nx3xHxW, Nx3xHxW and Nx1xHxW in [0, 1] to Nx3xHxW, not clipped."""
-        pictures = (degraded, reference, landmarks.expand(-1, 3, -1, -1))
-        d, r, p = (self.backbone(picture)[::-1] for picture in pictures)
+        d = self.backbone(degraded)[::-1]
+        inputs = [d]  # those of the fusions, each with a tap per level
+        if self.reference:
+            r = self.backbone(reference)[::-1]
+            inputs.append([adain(a, b) for a, b in zip(r, d, strict=True)] if self.adain else r)
+        if self.landmarks:
+            inputs.append(self.backbone(landmarks.expand(-1, 3, -1, -1))[::-1])
         x = self.dilated(d[0])  # (N, 512, H/16, W/16) with VGG-19
         for i, level in enumerate(self.levels):
             fused = None
             if i < len(self.fusions):
-                fused = self.fusions[i](d[i], adain(r[i], d[i]), p[i])
+                fused = self.fusions[i](*(taps[i] for taps in inputs))
             x = level(x, fused)
         restored: Tensor = degraded + self.tail(x)
         return restored
@@ -101,15 +117,17 @@ class Conv(nn.Conv2d):
 class ASFF(nn.Module):
     """Adaptive spatial feature fusion: d + mask * (r - d), with a mask computed from all inputs.
 
+    The inputs are the features of the degraded crop, of the reference and, of three, the landmarks.
+
     The published numbers of parameters match if two of the four convolutions before a batch
     normalisation have no bias. It does not matter which two: the normalisation removes a bias.
     """
 
-    def __init__(self, channels: int) -> None:
+    def __init__(self, channels: int, inputs: int = 3) -> None:
         super().__init__()
-        self.reduce = nn.ModuleList(Conv(channels, channels // 2, 1) for _ in range(3))
+        self.reduce = nn.ModuleList(Conv(channels, channels // 2, 1) for _ in range(inputs))
         self.mask = nn.Sequential(
-            *normed(channels // 2 * 3, channels),
+            *normed(channels // 2 * inputs, channels),
             *normed(channels, channels),
         )
         self.degraded, self.reference = (
@@ -117,9 +135,9 @@ class ASFF(nn.Module):
             for _ in range(2)
         )
 
-    def forward(self, degraded: Tensor, reference: Tensor, landmarks: Tensor) -> Tensor:
-        """Maps three tensors NxCxHxW to one of the same shape."""
-        inputs = zip(self.reduce, (degraded, reference, landmarks), strict=True)
+    def forward(self, degraded: Tensor, reference: Tensor, *landmarks: Tensor) -> Tensor:
+        """Maps two or three tensors NxCxHxW to one of the same shape."""
+        inputs = zip(self.reduce, (degraded, reference, *landmarks), strict=True)
         mask = self.mask(torch.cat([reduce(x) for reduce, x in inputs], dim=1))
         d, r = self.degraded(degraded), self.reference(reference)
         fused: Tensor = d + mask * (r - d)
@@ -148,26 +166,26 @@ class SPADE(nn.Module):
 class SPADEFusion(nn.Module):
     """Replaces ASFF: reference and landmarks modulate the degraded features."""
 
-    def __init__(self, channels: int) -> None:
+    def __init__(self, channels: int, inputs: int = 3) -> None:
         super().__init__()
-        self.spade = SPADE(2 * channels, channels)
+        self.spade = SPADE((inputs - 1) * channels, channels)
 
-    def forward(self, degraded: Tensor, reference: Tensor, landmarks: Tensor) -> Tensor:
-        """Maps three tensors NxCxHxW to one of the same shape."""
-        fused: Tensor = self.spade(degraded, torch.cat([reference, landmarks], dim=1))
+    def forward(self, degraded: Tensor, *others: Tensor) -> Tensor:
+        """Maps two or three tensors NxCxHxW to one of the same shape."""
+        fused: Tensor = self.spade(degraded, torch.cat(others, dim=1))
         return fused
 
 
 class ConcatFusion(nn.Module):
-    """Replaces ASFF: one convolution over all three inputs."""
+    """Replaces ASFF: concatenates the inputs and merges them with a 1x1 convolution."""
 
-    def __init__(self, channels: int) -> None:
+    def __init__(self, channels: int, inputs: int = 3) -> None:
         super().__init__()
-        self.merge = nn.Sequential(*normed(3 * channels, channels))
+        self.merge = nn.Sequential(*normed(inputs * channels, channels, kernel=1))
 
-    def forward(self, degraded: Tensor, reference: Tensor, landmarks: Tensor) -> Tensor:
-        """Maps three tensors NxCxHxW to one of the same shape."""
-        merged: Tensor = self.merge(torch.cat([degraded, reference, landmarks], dim=1))
+    def forward(self, *inputs: Tensor) -> Tensor:
+        """Maps one to three tensors NxCxHxW to one of the same shape."""
+        merged: Tensor = self.merge(torch.cat(inputs, dim=1))
         return merged
 
 
@@ -295,9 +313,9 @@ def tail(channels: int) -> nn.Sequential:
     )
 
 
-def normed(before: int, after: int, bias: bool = True) -> list[nn.Module]:
+def normed(before: int, after: int, kernel: int = 3, bias: bool = True) -> list[nn.Module]:
     """Returns convolution, batch normalisation and LeakyReLU."""
-    conv = Conv(before, after, bias=bias)
+    conv = Conv(before, after, kernel, bias=bias)
     return [conv, nn.BatchNorm2d(after), nn.LeakyReLU(SLOPE)]
 
 

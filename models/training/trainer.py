@@ -26,6 +26,7 @@ from models.training.exported import read_exported
 from models.training.objective import Objective
 from models.training.parallel import Processes
 from receiver.enhance.faces.generator import CHANNELS
+from receiver.errors import InputError
 
 MEASURED_BATCHES = 16
 """Batches used to measure the ranges of a quantised network."""
@@ -45,11 +46,18 @@ class Trainer:
             data: folder of shards.
             start: initial weights of a new run: another run's folder or an exported ONNX file.
 
-        Raises OSError for a missing file and ValueError for data or weights that do not fit.
+        Raises InputError for a missing weight file and for data of the report set, OSError for
+        another missing file and ValueError for data or weights that do not fit.
         """
         torch.manual_seed(config.seed)
         self.config, self.out = config, out
         self.checkpoint = out / "checkpoint.pt"
+        self._require_files(start)
+        length = config.steps * config.batch
+        pairs = config.temporal_weight > 0.0
+        self.crops = Crops(
+            data, length, config.side, config.mix, config.seed, config.augmentation, pairs
+        )
         self.step, self.earlier_steps = 0, 0
         self.seconds = 0.0
         self.stopping = False
@@ -80,11 +88,6 @@ class Trainer:
             else None
         )
         self.objective = Objective(config, features, self.adversary)
-        length = config.steps * config.batch
-        pairs = config.temporal_weight > 0.0
-        self.crops = Crops(
-            data, length, config.side, config.mix, config.seed, config.augmentation, pairs
-        )
         out.mkdir(parents=True, exist_ok=True)
         if self.checkpoint.exists():
             self._resume()
@@ -134,6 +137,19 @@ class Trainer:
             state["adversary"] = self.adversary.state_dict()
         torch.save(state, unfinished)
         os.replace(unfinished, self.checkpoint)
+
+    def _require_files(self, start: Path | None) -> None:
+        """Raises InputError if a weight file that the configuration names is missing."""
+        weights = getattr(self.config.network, "weights", "")
+        needed = {"features": self.config.features}
+        if start is None and not self.checkpoint.exists():
+            needed["weights"] = weights
+        for setting, file in needed.items():
+            if file and not Path(file).is_file():
+                raise InputError(
+                    f"{file} is missing, which the configuration names as `{setting}`: put "
+                    "torchvision's weights there, or name your own file"
+                )
 
     def _load_initial_weights(self, start: Path | None) -> None:
         """Loads the weights of `start`, or those that the configuration names for the backbone."""

@@ -102,6 +102,11 @@ def test_an_untrained_network_changes_nothing():
         {"fusion": "spade"},
         {"modulation": "spade"},
         {"multi_scale": False, "fusion": "spade", "modulation": "spade"},
+        {"adain": False},
+        {"landmarks": False},
+        {"landmarks": False, "fusion": "spade"},
+        {"reference": False, "fusion": "none"},
+        {"reference": False, "landmarks": False, "fusion": "none"},
     ],
 )
 def test_every_variant_uses_all_its_inputs_and_parameters(options):
@@ -110,8 +115,30 @@ def test_every_variant_uses_all_its_inputs_and_parameters(options):
     restored = network(*values)
     assert restored.shape == (2, 3, 64, 64)
     restored.square().mean().backward()
-    assert all(value.grad.abs().sum() > 0 for value in values)
+    used = [True, options.get("reference", True), options.get("landmarks", True)]
+    assert [value.grad is not None and bool(value.grad.any()) for value in values] == used
     assert all(parameter.grad is not None for parameter in network.parameters())
+
+
+def test_without_adain_the_references_statistics_matter():
+    options, inputs = {"fusion": "none", "landmarks": False}, random_inputs(1, 64)
+    darker = (inputs[0], 0.5 * inputs[1], inputs[2])
+    for adain_is_on in (True, False):
+        torch.manual_seed(0)
+        network = build(KeyframesGANConfig(**options, adain=adain_is_on))
+        seen: list[tuple[torch.Tensor, ...]] = []
+        for level in network.fusions:
+            level.register_forward_pre_hook(lambda _, taps, seen=seen: seen.append(taps))
+        with torch.no_grad():
+            activated(network)(*darker)
+        for degraded, reference in seen:
+            means = [tap.mean((2, 3)) for tap in (degraded, reference)]
+            assert torch.allclose(*means, atol=1e-4) == adain_is_on
+
+
+def test_a_fusion_that_selects_needs_a_reference():
+    with pytest.raises(ValueError, match="fusion asff needs the reference: set fusion to none"):
+        KeyframesGANConfig(reference=False)
 
 
 def test_unknown_words_are_named():

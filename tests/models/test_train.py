@@ -18,7 +18,7 @@ from models.data.samples import ReferenceMix
 from models.export import FLOAT_TOLERANCE, load_trained, onnx_difference
 from models.features import QualityFeatures, load_features, train_features
 from models.networks import build
-from models.networks.backbones import VGG19
+from models.networks.backbones import VGG19, MobileNetV3Small
 from models.networks.keyframes_gan import KeyframesGANConfig
 from models.networks.lite import Lite
 from models.training.config import TrainConfig, load_config
@@ -27,7 +27,8 @@ from receiver.enhance.faces.generator import Generator
 from tests.models.conftest import random_inputs
 
 ROOT = Path(__file__).parents[2]
-CONFIGS = sorted((ROOT / "models" / "configs").glob("*.toml"))
+CONFIGS = sorted((ROOT / "models" / "configs").rglob("*.toml"))
+PAPERS = ROOT / "models" / "configs" / "vgg19.toml"
 SMALL = TrainConfig(steps=4, batch=4, side=64, warmup=1, workers=0)
 PAPER = replace(
     SMALL,
@@ -64,11 +65,30 @@ def test_every_config_can_be_read_and_built(path):
 
 
 def test_the_papers_config_has_the_papers_values():
-    config = load_config(CONFIGS[0].parent / "vgg19.toml")
-    assert (config.mse_weight, config.adversarial_weight, config.scales) == (300.0, 2.0, 4)
-    assert (config.learning_rate, config.betas, config.batch) == (1e-4, (0.9, 0.99), 4)
-    assert config.halve_at == (50_000, 100_000, 200_000, 300_000)
-    assert config.mix == ReferenceMix(1.0, 0.0, 0.0)
+    config = load_config(PAPERS)
+    weights = {name: value for name, value in vars(config).items() if name.endswith("_weight")}
+    assert {name: value for name, value in weights.items() if value} == {
+        "mse_weight": 300.0,
+        "perceptual_weight": 10.0,
+        "style_weight": 1.0,
+        "adversarial_weight": 2.0,
+    }
+    assert (config.scales, config.steps, config.batch, config.side) == (4, 55_000, 4, 256)
+    # Without weight decay, AdamW is Adam.
+    assert (config.learning_rate, config.betas, config.weight_decay) == (1e-4, (0.9, 0.99), 0.0)
+    assert (config.warmup, config.clip_gradient) == (0, float("inf"))
+    assert (config.augmentation, config.mix) == ("paper", ReferenceMix(1.0, 0.0, 0.0))
+    assert config.features == config.network.weights == "vgg19-dcbb9e9d.pth"
+
+
+def test_the_papers_learning_rate_is_halved_four_times(data, tmp_path):
+    config = load_config(PAPERS)
+    same = {name: getattr(config, name) for name in ("learning_rate", "warmup", "halve_at")}
+    trainer = Trainer(replace(SMALL, **same), data, tmp_path)
+    rates = {}
+    for trainer.step in (0, 49_999, 50_000, 99_999, 100_000, 200_000, 299_999, 300_000):
+        rates[trainer.step] = 1e-4 / trainer._learning_rate()
+    assert list(rates.values()) == [1, 1, 2, 2, 4, 8, 8, 16]
 
 
 def test_the_shipped_config_is_that_of_the_shipped_weights():
@@ -263,8 +283,80 @@ def test_the_file_decides_which_features_are_loaded(tmp_path):
         load_features(path)
 
 
-def test_a_missing_weight_file_is_reported_in_one_line(data, tmp_path, command, capsys):
-    config = tmp_path / "config.toml"
-    config.write_text("[network]\nkind = 'keyframes-gan'\nweights = 'gone.pth'\n")
-    assert command(train.main, config, data, tmp_path / "run") == 2
-    assert "gone.pth" in capsys.readouterr().err.splitlines()[-1]
+@pytest.mark.parametrize(
+    ("settings", "named"),
+    [
+        ("[network]\nkind = 'keyframes-gan'\nweights = 'gone.pth'", "weights"),
+        ("features = 'gone.pth'\nstyle_weight = 1.0", "features"),
+    ],
+)
+def test_a_missing_weight_file_is_reported_before_the_work(
+    tmp_path, command, capsys, monkeypatch, settings, named
+):
+    monkeypatch.setattr("models.training.trainer.build", None)  # nothing is built
+    config, run = tmp_path / "config.toml", tmp_path / "run"
+    config.write_text(settings)
+    assert command(train.main, config, tmp_path / "no-data", run) == 2
+    assert (
+        capsys.readouterr()
+        .err.splitlines()[-1]
+        .endswith(
+            f"gone.pth is missing, which the configuration names as `{named}`: put torchvision's "
+            "weights there, or name your own file"
+        )
+    )
+    assert not run.exists()
+
+
+def test_the_papers_config_needs_the_users_vgg(data, tmp_path, command, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert command(train.main, PAPERS, data, tmp_path / "run") == 2
+    assert "vgg19-dcbb9e9d.pth is missing" in capsys.readouterr().err.splitlines()[-1]
+
+
+def test_a_run_continues_without_the_file_that_it_started_with(data, tmp_path):
+    file = tmp_path / "weights.pth"
+    torch.save(MobileNetV3Small().state_dict(), file)
+    config = replace(PAPER, steps=1, network=KeyframesGANConfig(weights=str(file)))
+    Trainer(config, data, tmp_path / "run").run()
+    file.unlink()
+    assert Trainer(config, data, tmp_path / "run").step == 1
+
+
+def weight_file_of_vgg(path: Path) -> Path:
+    """Writes random weights of VGG-19 that keep the features' size from layer to layer."""
+    torch.manual_seed(0)
+    network = VGG19()
+    for parameter in network.parameters():
+        if parameter.dim() > 1:
+            torch.nn.init.kaiming_normal_(parameter)
+        else:
+            torch.nn.init.zeros_(parameter)
+    torch.save(network.state_dict(), path)
+    return path
+
+
+@pytest.mark.slow
+def test_the_papers_losses_lower_the_error_of_a_portrait(shards, tmp_path, monkeypatch):
+    """A few larger steps of vgg19.toml: smaller cuts, the smallest backbone, random VGG weights."""
+    monkeypatch.chdir(tmp_path)
+    config = load_config(PAPERS)
+    weight_file_of_vgg(tmp_path / config.features)
+    network = replace(config.network, backbone="mobilenet-v3-small", weights="")
+    config = replace(config, steps=8, batch=2, side=64, workers=0, network=network)
+    config = replace(config, learning_rate=1e-3, bfloat16=False)  # 16 bits are slow on a CPU
+    trainer = Trainer(config, shards, tmp_path / "run")
+    batch = torch.utils.data.default_collate([trainer.crops[i] for i in range(2)])
+
+    def losses() -> dict[str, float]:
+        with torch.no_grad():
+            found = trainer.objective.losses(batch, *trainer._forward(batch))
+        return {name: float(value) for name, value in found.items()}
+
+    before = losses()
+    weighted = 300 * before["mse"] + 10 * before["perceptual"] + before["style"]
+    assert before["loss"] == pytest.approx(weighted + 2 * before["adversarial"], rel=1e-4)
+    trainer.run()
+    after = losses()
+    for loss in ("mse", "perceptual", "style"):
+        assert 0 < after[loss] < before[loss], (loss, before, after)
