@@ -9,7 +9,6 @@ PACKAGES = {
     "atheris": ("atheris", None),
     "imageio_ffmpeg": ("imageio-ffmpeg", "bench"),
     "matplotlib": ("matplotlib", "bench"),
-    "pytest": ("pytest", "dev"),
     "skimage": ("scikit-image", "bench"),
     "torch": ("torch", "train"),
 }

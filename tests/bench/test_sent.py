@@ -15,7 +15,6 @@ from bench.calls.figures import figures, sizes
 from bench.calls.link import Conditions, Phase
 from bench.calls.report import table
 from bench.calls.scenarios import Scenario, scenarios
-from bench.chromium import camera
 from bench.chromium.camera import covering, write_camera
 from bench.chromium.sent import (
     FrameNotes,
@@ -174,7 +173,7 @@ def test_the_ladder_exits_with_1_if_a_rung_disagrees(monkeypatch, tmp_path, caps
 
     monkeypatch.setattr(command, "measure_ladder", measured)
     monkeypatch.setattr(command, "BINARY", sys.executable)
-    monkeypatch.setattr(camera, "write_camera", lambda path, clip: None)
+    monkeypatch.setattr(command, "write_camera", lambda path, clip: None)
     exit_code = None
     try:
         command.main(["--ladder", "--json", str(tmp_path / "ladder.json")])
