@@ -30,6 +30,7 @@ from receiver.errors import InputError
 from receiver.media.frame import DecodedFrame
 from receiver.media.planes import planes
 from receiver.stats import Stats
+from tests.bench.clips import write_clip_at
 from tests.conftest import plain_frame, write_clip
 
 SMALL, LARGE = {"width": 320, "height": 240}, {"width": 480, "height": 360}
@@ -265,6 +266,15 @@ def test_a_clip_is_shown_forward_and_backward(tmp_path):
     rate, shown = y4m(tmp_path / "camera.y4m")
     assert rate == 30
     assert shown == pytest.approx([*levels, 160, 120, 80], abs=2)
+
+
+def test_a_fast_clip_is_shown_in_its_own_time(tmp_path):
+    frames = [plain_frame(level=level) for level in (40, 80, 120, 160, 200)]
+    write_clip_at(tmp_path / "clip.mp4", frames, 60)
+    write_camera(tmp_path / "camera.y4m", tmp_path / "clip.mp4")
+    rate, shown = y4m(tmp_path / "camera.y4m")
+    assert rate == 30
+    assert shown == pytest.approx([40, 120, 200, 120], abs=3)
 
 
 def test_a_file_that_is_no_video_cannot_be_a_camera(tmp_path):
