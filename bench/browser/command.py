@@ -21,7 +21,7 @@ from rich.table import Table
 from bench.browser.ladder import disagreement, ladder_table, measure_ladder
 from bench.chromium.camera import write_camera
 from bench.chromium.driver import BINARY
-from bench.chromium.sent import SETTLING, sizes_text
+from bench.chromium.sent import SETTLING, limits_text, sizes_text
 from bench.command_line import bench_parser, require
 from bench.common.tables import terminal_table
 from receiver.commands.terminal import console
@@ -48,7 +48,8 @@ def table(figures: dict[str, Any]) -> Table:
 def figure_text(name: str, value: Any) -> str:
     """Returns a figure as the table shows it."""
     if name == "sent":
-        return sizes_text(value, "\n")
+        sizes, rate = sizes_text(value, "\n"), f"{value['kbps']:.0f} kbit/s" if value else "–"
+        return f"{sizes}\n{rate}, limited by: {limits_text(value)}"
     if name == "ladder":
         says = f"{value['width']}x{value['height']} at {value['kbps']:g} kbit/s"
         return f"{says}: {value['verdict']}"

@@ -205,7 +205,10 @@ def test_options_of_the_browser_bench(arguments, sentence, capsys):
 
 
 def test_the_browser_bench_shows_sizes_and_ladder():
-    assert command.figure_text("sent", SENT) == "320x240 60 % QP 32.5\n480x360 40 % QP 41.0"
+    assert command.figure_text("sent", SENT) == (
+        "320x240 60 % QP 32.5\n480x360 40 % QP 41.0\n90 kbit/s, limited by: none 0 s, bandwidth 4 s"
+    )
+    assert command.figure_text("sent", {}) == "–\n–, limited by: –"
     check = ladder_check(sent_as(320, 240), rung_at(250))
     assert command.figure_text("ladder", check) == "480x360 at 250 kbit/s: disagrees"
     assert command.figure_text("added_latency_ms", {"median": 15.16}) == "median 15.2"
