@@ -15,7 +15,6 @@ PACKAGES = {
     "matplotlib": ("matplotlib", "bench"),
     "onnx": ("onnx", "train"),
     "onnxscript": ("onnxscript", "train"),
-    "pytest": ("pytest", "dev"),
     "skimage": ("scikit-image", "bench"),
     "skvideo": ("scikit-video", "bench"),
     "stlpips_pytorch": ("stlpips-pytorch", "bench"),

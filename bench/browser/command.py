@@ -3,7 +3,8 @@
 Headless Chromium sends the demo's own clip with sound to `receiver serve` on the same machine and
 plays what it returns; with --janus also through a Janus room to `receiver join`. With --ladder,
 it only sends, in one call for each bitrate of bench/common/ladder.py: exits with 1 if it sends
-another size than the ladder says.
+another size than the ladder says. A bitrate is not measurable if Chromium sends less because its
+CPU is too slow (limited by: cpu) or because its estimate of the bandwidth (target) is lower.
 """
 
 import argparse
@@ -18,8 +19,9 @@ from typing import Any
 from rich.table import Table
 
 from bench.browser.ladder import disagreement, ladder_table, measure_ladder
+from bench.chromium.camera import write_camera
 from bench.chromium.driver import BINARY
-from bench.chromium.sent import SETTLING, sizes_text
+from bench.chromium.sent import SETTLING, limits_text, sizes_text
 from bench.command_line import bench_parser, require
 from bench.common.tables import terminal_table
 from receiver.commands.terminal import console
@@ -29,7 +31,7 @@ from receiver.errors import MissingError
 
 CALL_SECONDS = 60
 """Length of a call."""
-WIDTH = 110
+WIDTH = 130
 """Width of the table of --ladder in characters."""
 RUNG_SECONDS = 8
 """Length of a call of --ladder after it has settled."""
@@ -46,7 +48,8 @@ def table(figures: dict[str, Any]) -> Table:
 def figure_text(name: str, value: Any) -> str:
     """Returns a figure as the table shows it."""
     if name == "sent":
-        return sizes_text(value, "\n")
+        sizes, rate = sizes_text(value, "\n"), f"{value['kbps']:.0f} kbit/s" if value else "–"
+        return f"{sizes}\n{rate}, limited by: {limits_text(value)}"
     if name == "ladder":
         says = f"{value['width']}x{value['height']} at {value['kbps']:g} kbit/s"
         return f"{says}: {value['verdict']}"
@@ -82,12 +85,11 @@ def parse(arguments: list[str]) -> argparse.Namespace:
 def main(arguments: list[str]) -> None:
     """Runs the command line; exits with 1 if --ladder finds another size than the ladder's."""
     args = parse(arguments)
-    require("browser", "pytest", "skimage")  # pytest: it shares code with the tests of calls
+    require("browser", "skimage")
     if BINARY is None:
         raise MissingError("there is no Chromium: apt install chromium")
     if args.janus and shutil.which("janus") is None:
         raise MissingError("there is no Janus: apt install janus")
-    from bench.chromium.camera import write_camera
 
     generator = Generator("lite", "cpu")
     with tempfile.TemporaryDirectory() as name:

@@ -8,7 +8,7 @@ from typing import Any
 
 from rich.progress import track as progress
 
-from bench.chromium.driver import chromium, publish
+from bench.chromium.driver import chromium, publish, until
 from bench.chromium.sent import (
     SETTLING,
     FrameNotes,
@@ -77,9 +77,7 @@ async def measure_rung(
     ):
         await publish(page, round(rung.kbps))
         try:
-            async with asyncio.timeout(FIRST_FRAME_SECONDS):
-                while not notes.frames:
-                    await asyncio.sleep(0.02)
+            await until(lambda: bool(notes.frames), FIRST_FRAME_SECONDS)
         except TimeoutError:
             sentence = f"Chromium sent no frame at {rung.kbps:g} kbit/s in"
             raise InputError(f"{sentence} {FIRST_FRAME_SECONDS:g} s: try again") from None

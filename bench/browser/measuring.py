@@ -1,4 +1,4 @@
-"""Calls of a headless Chromium. Imports code of the tests, which needs pytest."""
+"""Calls of a headless Chromium that are restored."""
 
 import asyncio
 from pathlib import Path
@@ -6,16 +6,15 @@ from typing import Any
 
 from rich.progress import track as progress
 
-from bench.chromium.driver import READY, chromium, start_call
+from bench.chromium.driver import READY, STATS, chromium, start_call, until
+from bench.chromium.janus import PUBLISH_TO_JANUS, janus
 from bench.chromium.sent import FrameNotes, Sample, ladder_check, sample, sent_figures
 from bench.common.ladder import rung_at
 from receiver.calls.config import ServeConfig
+from receiver.calls.join import Joined
 from receiver.calls.server import Server, listening
 from receiver.enhance.enhancer import Enhancer
 from receiver.enhance.faces.generator import Generator
-from tests.calls.peer import serving, until
-from tests.calls.test_browser import PUBLISH_TO_JANUS, STATS
-from tests.calls.test_join import janus, joining
 
 CAP = """(() => {
   const slider = document.getElementById("bitrate");
@@ -25,6 +24,8 @@ CAP = """(() => {
 """Moves the page's bitrate slider."""
 WARM_UP_SECONDS = 5
 """Seconds before measuring begins."""
+RESTORED_SECONDS = 15.0
+"""Longest wait for the first restored frame of a Janus room."""
 
 
 async def measure(
@@ -89,8 +90,8 @@ async def measure_janus(camera: Path, folder: Path, generator: Generator) -> dic
     (folder / "janus").mkdir()
     async with (
         janus(folder / "janus") as url,
-        serving(generator) as (_, base),
-        chromium(camera, folder / "profile-janus", base + "/") as page,
+        listening(Server(ServeConfig(port=0), lambda: Enhancer(generator))) as secure_page,
+        chromium(camera, folder / "profile-janus", secure_page) as page,
     ):
         await page.wait_for(READY, 20)
         server = url.removeprefix("janus+").split("?")[0]
@@ -98,6 +99,11 @@ async def measure_janus(camera: Path, folder: Path, generator: Generator) -> dic
         await page.evaluate(PUBLISH_TO_JANUS.replace("SERVER", f"'{server}'"))
         await page.wait_for("window.publisher.connectionState === 'connected'", 20)
         await asyncio.sleep(WARM_UP_SECONDS)
-        async with joining(url, generator) as (joined, _):
-            await until(lambda: joined.room.stats.first_restored_s is not None)
+        joined = Joined(url, None, Enhancer(generator), say=lambda _: None, shows=[])
+        running = asyncio.ensure_future(joined.run())
+        try:
+            await until(lambda: joined.room.stats.first_restored_s is not None, RESTORED_SECONDS)
+        finally:
+            joined.stop()
+            await running
         return {"janus_first_restored_s": joined.first_restored_s}

@@ -6,7 +6,7 @@ import contextlib
 import itertools
 import shutil
 import subprocess
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -33,6 +33,21 @@ FLAGS = [
     "--remote-debugging-port=0",
 ]
 
+STATS = """
+(async () => {
+  const rows = {};
+  for (const connection of window.connections)
+    for (const r of (await connection.getStats()).values()) {
+      if (r.kind !== "video" || !/^(in|out)bound-rtp$/.test(r.type)) continue;
+      const codec = (await connection.getStats()).get(r.codecId);
+      rows[r.type] = {codec: codec?.mimeType, fmtp: codec?.sdpFmtpLine,
+        decoded: r.framesDecoded, sent: r.framesSent, freezes: r.freezeCount,
+        width: r.frameWidth, encoder: r.encoderImplementation, fps: r.framesPerSecond};
+    }
+  return rows;
+})()
+"""
+"""Reads the figures of the page's received and sent video from its recorded connections."""
 RECORD_CONNECTIONS = """
 window.connections = [];
 const Original = RTCPeerConnection;
@@ -142,6 +157,13 @@ async def start_call(page: Page) -> None:
     await page.wait_for(READY, 20)
     await page.evaluate("document.getElementById('start').click()")
     await page.wait_for("document.getElementById('restored').videoWidth > 0", 20)
+
+
+async def until(condition: Callable[[], bool], seconds: float) -> None:
+    """Waits until the condition holds. Raises TimeoutError after `seconds`."""
+    async with asyncio.timeout(seconds):
+        while not condition():
+            await asyncio.sleep(0.02)
 
 
 async def devtools_port(profile: Path) -> int:

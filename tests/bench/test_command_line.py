@@ -70,7 +70,7 @@ def test_every_bench_names_the_missing_package_before_the_work():
     bench, train = "'keyframe-receiver[bench]'", "'keyframe-receiver[train]'"
     assert printed == [
         f"bench bitrate needs imageio-ffmpeg: pip install {bench}",
-        "bench browser needs pytest: pip install 'keyframe-receiver[dev]'",
+        f"bench browser needs scikit-image: pip install {bench}",
         f"bench calls needs matplotlib: pip install {bench}",
         f"bench files needs scikit-image: pip install {bench}",
         f"bench fuzz needs scikit-image: pip install {bench}",

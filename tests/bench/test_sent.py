@@ -15,7 +15,6 @@ from bench.calls.figures import figures, sizes
 from bench.calls.link import Conditions, Phase
 from bench.calls.report import table
 from bench.calls.scenarios import Scenario, scenarios
-from bench.chromium import camera
 from bench.chromium.camera import covering, write_camera
 from bench.chromium.sent import (
     FrameNotes,
@@ -31,6 +30,7 @@ from receiver.errors import InputError
 from receiver.media.frame import DecodedFrame
 from receiver.media.planes import planes
 from receiver.stats import Stats
+from tests.bench.clips import write_clip_at
 from tests.conftest import plain_frame, write_clip
 
 SMALL, LARGE = {"width": 320, "height": 240}, {"width": 480, "height": 360}
@@ -174,7 +174,7 @@ def test_the_ladder_exits_with_1_if_a_rung_disagrees(monkeypatch, tmp_path, caps
 
     monkeypatch.setattr(command, "measure_ladder", measured)
     monkeypatch.setattr(command, "BINARY", sys.executable)
-    monkeypatch.setattr(camera, "write_camera", lambda path, clip: None)
+    monkeypatch.setattr(command, "write_camera", lambda path, clip: None)
     exit_code = None
     try:
         command.main(["--ladder", "--json", str(tmp_path / "ladder.json")])
@@ -205,7 +205,10 @@ def test_options_of_the_browser_bench(arguments, sentence, capsys):
 
 
 def test_the_browser_bench_shows_sizes_and_ladder():
-    assert command.figure_text("sent", SENT) == "320x240 60 % QP 32.5\n480x360 40 % QP 41.0"
+    assert command.figure_text("sent", SENT) == (
+        "320x240 60 % QP 32.5\n480x360 40 % QP 41.0\n90 kbit/s, limited by: none 0 s, bandwidth 4 s"
+    )
+    assert command.figure_text("sent", {}) == "–\n–, limited by: –"
     check = ladder_check(sent_as(320, 240), rung_at(250))
     assert command.figure_text("ladder", check) == "480x360 at 250 kbit/s: disagrees"
     assert command.figure_text("added_latency_ms", {"median": 15.16}) == "median 15.2"
@@ -266,6 +269,15 @@ def test_a_clip_is_shown_forward_and_backward(tmp_path):
     rate, shown = y4m(tmp_path / "camera.y4m")
     assert rate == 30
     assert shown == pytest.approx([*levels, 160, 120, 80], abs=2)
+
+
+def test_a_fast_clip_is_shown_in_its_own_time(tmp_path):
+    frames = [plain_frame(level=level) for level in (40, 80, 120, 160, 200)]
+    write_clip_at(tmp_path / "clip.mp4", frames, 60)
+    write_camera(tmp_path / "camera.y4m", tmp_path / "clip.mp4")
+    rate, shown = y4m(tmp_path / "camera.y4m")
+    assert rate == 30
+    assert shown == pytest.approx([40, 120, 200, 120], abs=3)
 
 
 def test_a_file_that_is_no_video_cannot_be_a_camera(tmp_path):

@@ -8,29 +8,15 @@ import av
 import cv2
 import pytest
 
-from bench.chromium.driver import BINARY, READY, Page, chromium, start_call, write_y4m
+from bench.chromium.driver import BINARY, READY, STATS, Page, chromium, start_call, write_y4m
+from bench.chromium.janus import JANUS, PUBLISH_TO_JANUS, janus
 from keyframes.requests import LARGEST
 from receiver.media.planes import planes
 from receiver.sending.portrait import portrait_frames
 from tests.calls.peer import serving, until
-from tests.calls.test_join import JANUS, janus, joining
+from tests.calls.test_join import joining
 
 pytestmark = pytest.mark.skipif(BINARY is None, reason="needs apt install chromium")
-
-STATS = """
-(async () => {
-  const rows = {};
-  for (const connection of window.connections)
-    for (const r of (await connection.getStats()).values()) {
-      if (r.kind !== "video" || !/^(in|out)bound-rtp$/.test(r.type)) continue;
-      const codec = (await connection.getStats()).get(r.codecId);
-      rows[r.type] = {codec: codec?.mimeType, fmtp: codec?.sdpFmtpLine,
-        decoded: r.framesDecoded, sent: r.framesSent, freezes: r.freezeCount,
-        width: r.frameWidth, encoder: r.encoderImplementation, fps: r.framesPerSecond};
-    }
-  return rows;
-})()
-"""
 
 
 @pytest.fixture(scope="module")
@@ -177,38 +163,6 @@ async def test_a_browser_trickles_its_candidates(generator, camera, tmp_path):
         assert sent
         assert sent <= {(one.ip, one.port) for one in transport.getRemoteCandidates()}
         await until(lambda: room.stats.frames.received > 5)
-
-
-PUBLISH_TO_JANUS = """
-(async (server) => {
-  const ask = async (url, body) => (await fetch(url, {method: "POST",
-    body: JSON.stringify({transaction: Math.random().toString(36), ...body})})).json();
-  const session = `${server}/${(await ask(server, {janus: "create"})).data.id}`;
-  const attached = await ask(session, {janus: "attach", plugin: "janus.plugin.videoroom"});
-  const handle = `${session}/${attached.data.id}`;
-  const event = async (wanted) => {
-    for (;;) {
-      const one = await (await fetch(session)).json();
-      if (wanted(one)) return one;
-    }
-  };
-  await ask(handle, {janus: "message", body: {request: "join", ptype: "publisher", room: 1234}});
-  await event((one) => one.plugindata?.data.videoroom === "joined");
-  const stream = await navigator.mediaDevices.getUserMedia({video: {width: 640, height: 480}});
-  const connection = window.publisher = new RTCPeerConnection();
-  connection.addTrack(stream.getVideoTracks()[0], stream);
-  await connection.setLocalDescription();
-  await new Promise((done) => {
-    const check = () => connection.iceGatheringState === "complete" && done();
-    connection.onicegatheringstatechange = check;
-    check();
-  });
-  await ask(handle, {janus: "message", body: {request: "publish", audio: false, video: true},
-    jsep: {type: "offer", sdp: connection.localDescription.sdp}});
-  await connection.setRemoteDescription((await event((one) => one.jsep)).jsep);
-  setInterval(() => fetch(session), 10000);
-})(SERVER)
-"""
 
 
 @pytest.mark.skipif(JANUS is None, reason="needs apt install janus")

@@ -14,12 +14,12 @@ from collections.abc import AsyncIterator
 from fractions import Fraction
 from pathlib import Path
 
-import aiohttp
 import av
 import pytest
 from aiohttp import web
 from aiortc import RTCPeerConnection, RTCSessionDescription
 
+from bench.chromium.janus import JANUS, janus
 from receiver.calls.join import Joined
 from receiver.enhance.enhancer import Enhancer
 from receiver.errors import InputError, MissingError
@@ -231,47 +231,6 @@ async def test_ctrl_c_ends_the_command_and_the_recording_plays(generator, http, 
 
 
 # Janus
-
-
-JANUS = shutil.which("janus")
-
-
-@contextlib.asynccontextmanager
-async def janus(folder: Path) -> AsyncIterator[str]:
-    """A separate Janus with one room, 1234."""
-    port, admin = 18088, 17088
-    general = 'general: { admin_secret = "x"; debug_level = 3; }\n'
-    media = 'media: { rtp_port_range = "20000-20100"; }\nnat: { ice_lite = false; }\n'
-    (folder / "janus.jcfg").write_text(
-        general + media + 'transports: { disable = "libjanus_websockets.so,libjanus_pfunix.so,'
-        'libjanus_mqtt.so,libjanus_nanomsg.so,libjanus_rabbitmq.so" }\n'
-    )
-    (folder / "janus.transport.http.jcfg").write_text(
-        f'general: {{ http = true; port = {port}; ip = "127.0.0.1"; https = false; }}\n'
-        f"admin: {{ admin_http = false; admin_port = {admin}; }}\n"
-    )
-    (folder / "janus.plugin.videoroom.jcfg").write_text(
-        'room-1234: { description = "test"; publishers = 6; videocodec = "h264";'
-        ' h264_profile = "42e01f"; bitrate = 0; fir_freq = 0; }\n'
-    )
-    log = (folder / "log").open("w")
-    process = subprocess.Popen(
-        [str(JANUS), "-F", str(folder), "-C", str(folder / "janus.jcfg")],
-        stdout=log,
-        stderr=log,
-    )
-    try:
-        async with aiohttp.ClientSession() as session, asyncio.timeout(20):
-            while True:
-                with contextlib.suppress(aiohttp.ClientError):
-                    await session.get(f"http://127.0.0.1:{port}/janus/info")
-                    break
-                await asyncio.sleep(0.1)
-        yield f"janus+http://127.0.0.1:{port}/janus?room=1234"
-    finally:
-        process.terminate()
-        process.wait(10)
-        log.close()
 
 
 class JanusPublisher:
