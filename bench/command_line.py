@@ -15,6 +15,7 @@ PACKAGES = {
     "matplotlib": ("matplotlib", "bench"),
     "onnx": ("onnx", "train"),
     "onnxscript": ("onnxscript", "train"),
+    "pytest": ("pytest", "dev"),
     "skimage": ("scikit-image", "bench"),
     "skvideo": ("scikit-video", "bench"),
     "stlpips_pytorch": ("stlpips-pytorch", "bench"),

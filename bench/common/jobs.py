@@ -2,6 +2,7 @@
 
 import hashlib
 import multiprocessing
+import os
 import signal
 import tempfile
 from collections.abc import Callable, Sequence
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import av
+import cv2
 
 from bench.common.framing import framed, nearest_faces
 from bench.common.result_cache import ResultCache
@@ -20,6 +22,9 @@ from receiver.commands.progress import progress_bar
 from receiver.cores import usable_cores
 from receiver.enhance.faces.generator import Generator
 from receiver.enhance.faces.tracking import Face
+
+THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
+"""Environment variables that limit the threads of a job's libraries: each job has one core."""
 
 
 @dataclass(frozen=True)
@@ -92,6 +97,7 @@ def run_jobs(jobs: Sequence[Job], results: ResultCache, processes: int | None = 
     for clip in dict.fromkeys(job.clip for job in missing):
         framed(clip, 0.1)
     count = min(len(missing), processes or usable_cores())
+    os.environ.update(dict.fromkeys(THREADS, "1"))  # of the processes that are started now
     pool = ProcessPoolExecutor(count, multiprocessing.get_context("spawn"), _prepare)
     try:
         # Killed processes leave their files behind, so the folder is this process's.
@@ -132,8 +138,9 @@ def generator(model: str) -> Generator:
 
 
 def _prepare() -> None:
-    """Leaves Ctrl-C to the parent, which ends this process."""
+    """Leaves Ctrl-C to the parent, which ends this process; uses one core."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    cv2.setNumThreads(1)
 
 
 @cache

@@ -1,6 +1,6 @@
 """Compares what viewers see with what the camera captured."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -14,14 +14,14 @@ from bench.common.sequences import ORIGINAL, Sequence
 from bench.metrics.brisque import brisque
 from bench.metrics.faces import find_landmarks, identity
 from bench.metrics.ffmpeg import vmaf_family, vmaf_family_of_files, xpsnr_of_files
-from bench.metrics.motion import flicker, landmark_jitter, warping_error
+from bench.metrics.motion import landmark_jitter, steadiness_of
 from bench.metrics.niqe import niqe
 from bench.metrics.pictures import psnr, ssim
 from bench.quality.figures import Figures
 from keyframes import Landmarks, Picture
 
-SSIM_EVERY, SLOW_EVERY = 3, 30
-"""SSIM measures every third face or frame, slow metrics every thirtieth; the others measure all."""
+SSIM_EVERY, IDENTITY_EVERY, SLOW_EVERY, FRAMES_EVERY, VMAF_EVERY = 3, 15, 30, 60, 3
+"""Slow metrics measure every n-th face, or every n-th whole frame; the others measure all."""
 FAMILY = ("vmaf", "vmaf_neg", "ms_ssim")
 """Metrics that libvmaf measures in one run."""
 
@@ -60,72 +60,112 @@ def absent_metrics() -> dict[str, str]:
     return found
 
 
-def judge(sequence: Sequence, way: str, extras: Extras) -> dict[str, Figures]:
-    """Returns the figures of one way to show the frames, by region."""
-    return {
-        "face": judge_faces(sequence, way, extras) if sequence.boxes else {},
-        "frame": judge_frames(sequence, way, extras),
-    }
+def judge(
+    sequence: Sequence, ways: Collection[str], extras: Extras
+) -> dict[str, dict[str, Figures]]:
+    """Returns the figures of each way to show the frames, by way and region.
+
+    What is known of the captured frames is found once for all ways.
+    """
+    faces = judge_faces(sequence, ways, extras) if sequence.boxes else {way: {} for way in ways}
+    frames = judge_frames(sequence, ways, extras)
+    return {way: {"face": faces[way], "frame": frames[way]} for way in ways}
 
 
-def judge_faces(sequence: Sequence, way: str, extras: Extras) -> Figures:
-    """Compares the 256x256 crops of the nearest face."""
-    originals, pictures = sequence.faces[ORIGINAL], sequence.faces[way]
-    pairs = list(zip(originals, pictures, strict=True))
-    theirs, ours = (
-        [find_landmarks(*one) for one in zip(crops, sequence.boxes, strict=True)]
-        for crops in (originals, pictures)
+def judge_faces(sequence: Sequence, ways: Collection[str], extras: Extras) -> dict[str, Figures]:
+    """Compares the 256x256 crops of the nearest face; returns figures by way."""
+    originals, boxes = sequence.faces[ORIGINAL], sequence.boxes
+    shown = {way: sequence.faces[way] for way in ways}
+    steadiness = steadiness_of(originals, shown, sequence.cuts)
+    landmarks = [find_landmarks(*one) for one in zip(originals, boxes, strict=True)]
+    slow = _slow_figures(
+        originals[::SLOW_EVERY], {way: crops[::SLOW_EVERY] for way, crops in shown.items()}, extras
     )
-    family = vmaf_family(originals, pictures)
+    apart = _identity_distances(sequence, ways, extras)
+    figures: dict[str, Figures] = {}
+    for way, pictures in shown.items():
+        pairs = list(zip(originals, pictures, strict=True))
+        family = vmaf_family(originals, pictures)
+        found = [find_landmarks(*one) for one in zip(pictures, boxes, strict=True)]
+        figures[way] = {
+            "psnr": _mean([psnr(*pair) for pair in pairs]),
+            "ssim": _mean([ssim(*pair) for pair in pairs[::SSIM_EVERY]]),
+            **{name: _mean(family[name]) for name in FAMILY},
+            **slow[way],
+            **apart[way],
+            "jitter": landmark_jitter(landmarks, found, sequence.cuts),
+            "flicker": steadiness[way].flicker,
+            "warping": 1000 * steadiness[way].warping_error,
+        }
+    return figures
+
+
+def judge_frames(sequence: Sequence, ways: Collection[str], extras: Extras) -> dict[str, Figures]:
+    """Compares the whole frames; returns figures by way."""
+    size, original = (sequence.width, sequence.height), sequence.videos[ORIGINAL]
+    originals = sequence.pictures(ORIGINAL, FRAMES_EVERY)
+    shown = {way: sequence.pictures(way, FRAMES_EVERY) for way in ways}
+    slow = _slow_figures(originals, shown, extras)
+    figures: dict[str, Figures] = {}
+    for way, pictures in shown.items():
+        video = sequence.videos[way]
+        family = vmaf_family_of_files(original, video, *size, every=VMAF_EVERY)
+        figures[way] = {
+            "psnr": _mean(family["psnr_luma"]),
+            "ssim": _mean([ssim(*pair) for pair in zip(originals, pictures, strict=True)]),
+            **{name: _mean(family[name]) for name in FAMILY},
+            "xpsnr": _mean(xpsnr_of_files(original, video, *size, sequence.rate)),
+            **slow[way],
+        }
+    return figures
+
+
+def _identity_distances(
+    sequence: Sequence, ways: Collection[str], extras: Extras
+) -> dict[str, Figures]:
+    """Returns the mean distance of the embeddings of shown and original faces, by way."""
     embedders: dict[str, Callable[[Picture, Landmarks], NDArray[Any]]] = {"identity": identity}
     if extras.mobileface:
         embedders["mobileface"] = _mobileface(extras.mobileface).embedding
-    probes = list(zip(pairs, sequence.landmarks, strict=True))[::SLOW_EVERY]
-    apart = {
-        name: _mean([np.linalg.norm(embed(a, at) - embed(b, at)) for (a, b), at in probes])
-        for name, embed in embedders.items()
-    }
-    return {
-        "psnr": _mean([psnr(*pair) for pair in pairs]),
-        "ssim": _mean([ssim(*pair) for pair in pairs[::SSIM_EVERY]]),
-        **{name: _mean(family[name]) for name in FAMILY},
-        **_of_pairs(pairs[::SLOW_EVERY], extras),
-        **apart,
-        "jitter": landmark_jitter(theirs, ours, sequence.cuts),
-        "flicker": flicker(originals, pictures, sequence.cuts),
-        "warping": 1000 * warping_error(originals, pictures, sequence.cuts),
-    }
+    figures: dict[str, Figures] = {way: {} for way in ways}
+    for name, embed in embedders.items():
+        embedded = {
+            way: [
+                embed(*one)
+                for one in zip(
+                    sequence.faces[way][::IDENTITY_EVERY],
+                    sequence.landmarks[::IDENTITY_EVERY],
+                    strict=True,
+                )
+            ]
+            for way in (ORIGINAL, *ways)
+        }
+        for way in ways:
+            pairs = zip(embedded[ORIGINAL], embedded[way], strict=True)
+            figures[way][name] = _mean([np.linalg.norm(a - b) for a, b in pairs])
+    return figures
 
 
-def judge_frames(sequence: Sequence, way: str, extras: Extras) -> Figures:
-    """Compares the whole frames."""
-    files = sequence.videos[ORIGINAL], sequence.videos[way], sequence.width, sequence.height
-    family = vmaf_family_of_files(*files)
-    originals, pictures = (sequence.pictures(name, SLOW_EVERY) for name in (ORIGINAL, way))
-    pairs = list(zip(originals, pictures, strict=True))
-    return {
-        "psnr": _mean(family["psnr_luma"]),
-        "ssim": _mean([ssim(*pair) for pair in pairs]),
-        **{name: _mean(family[name]) for name in FAMILY},
-        "xpsnr": _mean(xpsnr_of_files(*files, sequence.rate)),
-        **_of_pairs(pairs, extras),
-    }
-
-
-def _of_pairs(pairs: list[tuple[Picture, Picture]], extras: Extras) -> Figures:
-    """Returns the slow figures that faces and frames share."""
-    measures: dict[str, Callable[[Picture, Picture], float]] = {
-        "st_lpips": lambda original, shown: float(_st_lpips().between(original, shown)),
-        "brisque": lambda original, shown: brisque(shown),
-        "niqe": lambda original, shown: niqe(shown),
-    }
-    if extras.lpips:
-        measures["lpips"] = _lpips(extras.lpips).between
-    return {
-        name: _mean([measure(*pair) for pair in pairs])
-        for name, measure in measures.items()
-        if name not in extras.absent
-    }
+def _slow_figures(
+    originals: list[Picture], shown: dict[str, list[Picture]], extras: Extras
+) -> dict[str, Figures]:
+    """Returns the slow figures that faces and frames share, by way."""
+    figures: dict[str, Figures] = {way: {} for way in shown}
+    if "st_lpips" not in extras.absent:
+        distances = [
+            _st_lpips().distances(original, pictures)
+            for original, *pictures in zip(originals, *shown.values(), strict=True)
+        ]
+        for way, column in zip(shown, np.transpose(distances), strict=True):
+            figures[way]["st_lpips"] = _mean(column)
+    for way, pictures in shown.items():
+        if extras.lpips:
+            pairs = zip(originals, pictures, strict=True)
+            figures[way]["lpips"] = _mean([_lpips(extras.lpips).between(*pair) for pair in pairs])
+        for name, measure in {"brisque": brisque, "niqe": niqe}.items():
+            if name not in extras.absent:
+                figures[way][name] = _mean([measure(picture) for picture in pictures])
+    return figures
 
 
 def _mean(values: Any) -> float:

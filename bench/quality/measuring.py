@@ -53,9 +53,9 @@ def measure(
     shown = {one.name: one for one in rivals_of(rivals, threads=1)}
     sequence = watch(sent, clip.rate, clip.faces, calls, folder, rivals=shown)
     ways = {}
-    for way in (RECEIVED, *calls, *shown):
+    for way, figures in judge(sequence, (RECEIVED, *calls, *shown), extras).items():
         kbps = sequence.stream_kbps + sequence.reference_kbps.get(way, 0.0)
-        ways[way] = {"kbps": kbps, **judge(sequence, way, extras)}
+        ways[way] = {"kbps": kbps, **figures}
     picture = strip(sequence)
     name = f"{hashlib.sha256(picture.tobytes()).hexdigest()[:16]}.png"
     cv2.imwrite(str(strips / name), cv2.cvtColor(picture, cv2.COLOR_RGB2BGR))

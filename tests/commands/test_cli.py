@@ -13,6 +13,7 @@ import receiver
 from receiver.commands import cli, enhance, jobs, join, serve
 from receiver.commands.demo import _verdict
 from receiver.commands.doctor import examine
+from receiver.cores import usable_cores
 from receiver.enhance.capacity import Measured
 from receiver.enhance.faces.generator import Generator
 from receiver.enhance.faces.levels import LEVELS
@@ -211,6 +212,7 @@ def test_doctor_finds_all_that_is_needed():
     for file in ("lite.onnx", "lite-int8.onnx"):
         assert findings[f"weights {file}"]["fine"]
         assert len(findings[f"weights {file}"]["says"].split()[1].strip(",")) == 64
+    assert findings["cores"]["says"].split()[0] == str(usable_cores())
     assert findings["landmarks"]["says"].endswith("shape_predictor_68_face_landmarks.dat")
     assert findings["model lite"]["says"] == "runs on cpu"
     assert {"cuda", "tensorrt"} <= set(findings)

@@ -10,6 +10,7 @@ SKIPS = Path(__file__).parents[2] / ".ci" / "skips"
 
 CUDA = "SKIPPED [1] tests/test_generator.py:269: needs CUDA: no NVIDIA driver"
 HERE = "SKIPPED [1] tests/test_cli.py:94: CUDA is here, so its absence cannot be seen"
+GROUPS = "SKIPPED [1] tests/test_cores.py:8: needs control groups that can be changed: read-only"
 CLIPS = "SKIPPED [3] tests/test_bench.py:40: needs talking-head clips in ../shared/clips"
 PEERS = "SKIPPED [9] tests/bench/test_a.py:4: needs other people's weights in ../shared/peers"
 CHROMIUM = "SKIPPED [7] tests/calls/test_browser.py:18: needs apt install chromium"
@@ -32,8 +33,8 @@ def unexcused(folder: Path, lines: list[str], *, with_clips: bool) -> list[str]:
 
 
 @pytest.mark.parametrize("with_clips", [False, True])
-def test_what_needs_cuda_is_excused_anywhere(tmp_path, with_clips):
-    assert unexcused(tmp_path, [*OTHERS, CUDA, HERE], with_clips=with_clips) == []
+def test_what_needs_cuda_or_root_is_excused_anywhere(tmp_path, with_clips):
+    assert unexcused(tmp_path, [*OTHERS, CUDA, HERE, GROUPS], with_clips=with_clips) == []
 
 
 def test_missing_clips_are_excused_where_the_folder_is_missing_alone(tmp_path):

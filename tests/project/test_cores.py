@@ -1,5 +1,6 @@
 """Cores by affinity and by the CPU quotas of control groups, in drawn and in real groups."""
 
+import io
 import json
 import os
 import subprocess
@@ -7,10 +8,13 @@ import sys
 from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
+from types import SimpleNamespace
 
+import av
 import cv2
 import pytest
 
+from bench import __main__ as bench
 from receiver import cores
 from receiver.commands import cli, doctor
 from receiver.cores import (
@@ -22,6 +26,8 @@ from receiver.cores import (
 )
 from receiver.inference.sessions import default_threads
 from receiver.media.encoding import open_decoder
+from receiver.media.files.reading import VideoReader
+from receiver.media.files.writing import add_h264
 
 V2 = "31 23 0:28 / /sys/fs/cgroup rw,nosuid shared:4 - cgroup2 cgroup2 rw,nsdelegate\n"
 V1 = (
@@ -32,6 +38,9 @@ OTHERS = (
     "23 1 254:0 / / rw,relatime shared:1 - ext4 /dev/sda1 rw\n"
     "24 23 0:5 / /proc rw,relatime - proc proc rw\n"
     "short line\n"
+    "31 23 0:28 / - cgroup2 cgroup2 rw\n"
+    "31 23 0:28 / /sys/fs/cgroup rw - cgroup2\n"
+    "31 23 0:28 / /sys/fs/cgroup rw -\n"
 )
 
 
@@ -85,7 +94,7 @@ def test_the_quota_of_version_2(system, limit, quota):
 def test_the_quota_of_version_1(system, limit, period, quota):
     folder = "cpu,cpuacct/calls/"
     root = system(
-        "4:memory:/other\n3:cpuacct,cpu:/calls\n1:name=systemd:/\n",
+        "3:cpuacct,cpu:/calls\n2:cpuset:/other\n1:name=systemd:/\n",
         V1,
         **{folder + "cpu.cfs_quota_us": limit, folder + "cpu.cfs_period_us": period},
         # Of other groups and controllers:
@@ -147,6 +156,13 @@ def test_a_container_finds_its_group_at_the_mount(system, group, mounted):
     mount = V2.replace(" / /sys", f" {mounted} /sys")
     root = system(f"0::{group}\n", mount, **{"cpu.max": "200000 100000"})
     assert cpu_quota(root) == 2
+
+
+def test_a_group_within_the_one_that_is_mounted(system):
+    """As of a process that a container's init put into a group of its own."""
+    limits = {"cpu.max": "400000 100000", "inner/cpu.max": "200000 100000"}
+    mount = V2.replace(" / /sys", " /docker/0f /sys")
+    assert cpu_quota(system("0::/docker/0f/inner\n", mount, **limits)) == 2
 
 
 def test_a_group_outside_the_mount_is_not_read(system):
@@ -221,28 +237,44 @@ def test_a_codec_starts_no_more_threads_than_the_quota_allows(of_32, quota, thre
     assert open_decoder().thread_count == threads
 
 
-@pytest.mark.parametrize(("before", "quota", "after"), [(2, 1.0, 1), (2, None, 2), (1, 8, 1)])
-def test_opencv_takes_no_more_threads_than_the_quota_allows(of_32, before, quota, after):
-    usual = cv2.getNumThreads()
-    try:
-        cv2.setNumThreads(before)
-        of_32(quota)
-        limit_opencv()
-        assert cv2.getNumThreads() == after
-    finally:
-        cv2.setNumThreads(usual)
+def test_files_are_read_and_written_by_no_more_threads(of_32, clip):
+    of_32(2.5)
+    for side_data in (False, True):
+        with VideoReader(clip, side_data=side_data) as reader:
+            assert reader.video.codec_context.thread_count == 2
+    with av.open(io.BytesIO(), "w", "mp4") as container:
+        stream = add_h264(container, (64, 48), Fraction(30), Fraction(1, 30), 20, "veryfast")
+        assert stream.codec_context.thread_count == 2
 
 
-def test_commands_limit_opencv(of_32, monkeypatch):
+@pytest.fixture
+def two_threads() -> Iterator[None]:
+    """Lets OpenCV use two threads."""
     usual = cv2.getNumThreads()
-    try:
-        cv2.setNumThreads(2)
-        of_32(1.0)
-        monkeypatch.setattr(doctor, "examine", lambda *_: [])
-        assert cli.run(["doctor", "--json"]) == 0
-        assert cv2.getNumThreads() == 1
-    finally:
-        cv2.setNumThreads(usual)
+    cv2.setNumThreads(2)
+    yield
+    cv2.setNumThreads(usual)
+
+
+@pytest.mark.parametrize(("quota", "threads"), [(1.5, 1), (None, 2), (8, 2)])
+def test_opencv_takes_no_more_threads_than_the_quota_allows(two_threads, of_32, quota, threads):
+    of_32(quota)
+    limit_opencv()
+    assert cv2.getNumThreads() == threads
+
+
+def test_commands_and_benches_limit_opencv(two_threads, of_32, monkeypatch):
+    of_32(1.0)
+    monkeypatch.setattr(doctor, "examine", lambda *_: [])
+    assert cli.run(["doctor", "--json"]) == 0
+    assert cv2.getNumThreads() == 1
+    cv2.setNumThreads(2)
+    used: list[int] = []
+    measure = SimpleNamespace(main=lambda _: used.append(cv2.getNumThreads()))
+    monkeypatch.setattr(bench, "import_module", lambda _: measure)
+    monkeypatch.setattr("sys.argv", ["bench", "soak"])
+    assert bench._load()() == 0
+    assert used == [1]
 
 
 @pytest.mark.parametrize(

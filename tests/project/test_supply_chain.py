@@ -42,6 +42,34 @@ def test_every_dependency_has_an_exact_version_that_its_bounds_allow(requirement
     assert requirement.specifier.contains(Version(pin), prereleases=True)
 
 
+@pytest.mark.parametrize(
+    ("system", "machine", "chosen"),
+    [
+        ("linux", "x86_64", "onnxruntime-gpu>=1.26"),
+        ("linux", "aarch64", "onnxruntime>=1.26"),
+        ("darwin", "arm64", "onnxruntime>=1.26"),
+        ("darwin", "x86_64", "onnxruntime>=1.23.2"),
+        ("win32", "AMD64", "onnxruntime-gpu>=1.26"),
+        ("win32", "ARM64", "onnxruntime>=1.26"),
+    ],
+)
+def test_each_system_gets_one_onnx_runtime(system, machine, chosen):
+    environment = {"sys_platform": system, "platform_machine": machine}
+    found = [
+        f"{one.name}{one.specifier}"
+        for one in map(Requirement, PROJECT["project"]["dependencies"])
+        if one.name.startswith("onnxruntime")
+        if one.marker is None or one.marker.evaluate(environment)
+    ]
+    assert found == [chosen]
+
+
+@pytest.mark.parametrize("requirement", REQUIREMENTS, ids=str)
+def test_the_project_takes_ranges_and_leaves_exact_versions_to_the_constraints(requirement):
+    """An exact version here would exclude the wheels that a user needs for other hardware."""
+    assert {one.operator for one in requirement.specifier} <= {">=", "<"}
+
+
 def installed(name: str, extras: set[str], seen: set[tuple[str, str]]) -> Iterator[str]:
     """The names of an installed package and of all that it needs here."""
     for extra in ["", *extras]:
