@@ -5,8 +5,9 @@ import multiprocessing
 import os
 import signal
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from fractions import Fraction
 from functools import cache, lru_cache
@@ -97,11 +98,14 @@ def run_jobs(jobs: Sequence[Job], results: ResultCache, processes: int | None = 
     for clip in dict.fromkeys(job.clip for job in missing):
         framed(clip, 0.1)
     count = min(len(missing), processes or usable_cores())
-    os.environ.update(dict.fromkeys(THREADS, "1"))  # of the processes that are started now
     pool = ProcessPoolExecutor(count, multiprocessing.get_context("spawn"), _prepare)
     try:
         # Killed processes leave their files behind, so the folder is this process's.
-        with tempfile.TemporaryDirectory(prefix="bench-") as folder, progress_bar() as bar:
+        with (
+            _one_thread_each(),
+            tempfile.TemporaryDirectory(prefix="bench-") as folder,
+            progress_bar() as bar,
+        ):
             task = bar.add_task("jobs", total=len(jobs), completed=len(jobs) - len(missing))
             waiting = {pool.submit(run, job, Path(folder)): job for job in missing}
             try:
@@ -135,6 +139,18 @@ def captured(clip: Path, seconds: float) -> Captured:
 def generator(model: str) -> Generator:
     """Returns a generator on one thread of the CPU, kept for later jobs of this process."""
     return Generator(model, "cpu", 1)
+
+
+@contextmanager
+def _one_thread_each() -> Iterator[None]:
+    """Limits the threads of the processes that are started meanwhile."""
+    before = dict(os.environ)
+    os.environ.update(dict.fromkeys(THREADS, "1"))
+    try:
+        yield
+    finally:
+        os.environ.clear()
+        os.environ.update(before)
 
 
 def _prepare() -> None:

@@ -69,9 +69,9 @@ def main(arguments: list[str]) -> None:
         help=f"finished clips, which are not observed again (default {OUTPUT})",
     )
     args = parser.parse_args(arguments)
+    require("identity", "matplotlib")
     clips = [clip for folder in args.folders for clip in clips_in(folder)]
     refuse_report_set(clips)  # the receiver's thresholds are chosen by these figures
-    require("identity", "matplotlib")
     with progress_bar() as progress:
         result = measure(clips, ResultCache(args.output), progress)
         judged = attack(clips, Generator(), progress)
