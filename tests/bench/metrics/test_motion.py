@@ -3,7 +3,13 @@
 import numpy as np
 import pytest
 
-from bench.metrics.motion import flicker, landmark_jitter, steadiness_of, warping_error
+from bench.metrics.motion import (
+    _visible,
+    flicker,
+    landmark_jitter,
+    steadiness_of,
+    warping_error,
+)
 from tests.bench.metrics.samples import blurred, grey, noise, photograph
 
 
@@ -108,3 +114,11 @@ def test_several_sequences_have_the_values_that_each_has_alone():
         assert found[name].flicker == flicker(originals, pictures, {1})
         assert found[name].warping_error == warping_error(originals, pictures, {1})
     assert found["one"] != found["two"]
+
+
+def test_visible_pixels_are_neither_covered_nor_at_an_edge_of_motion():
+    """From column 16 on all moves three pixels to the left; it covers columns 13 to 15."""
+    back, forth = np.zeros((8, 32, 2), np.float32), np.zeros((8, 32, 2), np.float32)
+    back[:, 16:, 0], forth[:, 13:, 0] = -3.0, 3.0
+    assert np.flatnonzero(~_visible(back, forth)[4]).tolist() == [13, 14, 15, 16]
+    assert np.flatnonzero(~_visible(-back, -forth)[4, 20:]).tolist()[-3:] == [9, 10, 11]  # outside

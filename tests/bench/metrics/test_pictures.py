@@ -41,3 +41,8 @@ def test_the_interval_of_two_values_reaches_from_one_to_the_other():
     # The mean of two draws is 0, 1/2 or 1 with probabilities of 1/4, 1/2 and 1/4.
     assert bootstrap_interval([0.0, 1.0]) == (0.0, 1.0)
     assert bootstrap_interval([0.0, 1.0, 5.0]) == bootstrap_interval([0.0, 1.0, 5.0])
+
+
+def test_the_interval_has_95_percent_of_the_draws():
+    """The number of ones in a draw is binomial: of 100 throws of a coin 95 % have 40 to 60."""
+    assert bootstrap_interval([0.0] * 50 + [1.0] * 50) == pytest.approx((0.40, 0.60))
