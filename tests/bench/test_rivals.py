@@ -203,6 +203,7 @@ def test_the_averaged_weights_are_used(tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)  # an export takes minutes on a busy machine
 @pytest.mark.parametrize("form", ["paper", "paper-mobilenet-small"])
 def test_an_untrained_network_of_the_paper_returns_the_crop(form):
     pytest.importorskip("torch")
