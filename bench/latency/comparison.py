@@ -112,15 +112,15 @@ class Comparison:
         """Returns `methods` by name, ours first, and the `fastest` form of the paper's method.
 
         Each has its milliseconds, its frames a second by the medians, and `factor`: how many times
-        as many frames ours makes. `fastest` is None if no form was timed. An unknown figure is
-        None.
+        as many frames ours makes. `fastest` is None if no form was timed, or if none restored a
+        frame: without faces nothing is compared. An unknown figure is None.
         """
         stages = tuple(stages)
         figures = {name: self._figures(method, stages) for name, method in self._methods.items()}
         ours = figures[OURS]["fps"]
         for one in figures.values():
             one["factor"] = ours and one["fps"] and ours / one["fps"]
-        forms = [name for name in figures if name in FORMS and figures[name]["fps"]]
+        forms = [name for name in figures if name in FORMS and figures[name]["restored"]]
         fastest = max(forms, key=lambda name: figures[name]["fps"], default=None)
         return {"methods": figures, "fastest": fastest}
 

@@ -90,18 +90,20 @@ def scene_table(runs: list[dict[str, Any]]) -> Table:
 
 def methods_table(compared: dict[str, Any]) -> Table:
     """Returns a row for each method that was timed on the same frames, ours first."""
-    columns = ("method", "run by", "median ms", "p95 ms", "frames/s", "ours makes", "changed")
-    shown = Table(*columns, title=f"{compared['scene']}: the same frames, in blocks that alternate")
+    shown = Table(title=f"{compared['scene']}: the same frames, in blocks that alternate")
+    shown.add_column("method", no_wrap=True)
+    for column in ("median ms", "p95 ms", "frames/s", "ours, times", "changed", "run by"):
+        shown.add_column(column)
     for name, method in compared["methods"].items():
         whole = method["stages_ms"][WHOLE]
         shown.add_row(
             name,
-            f"{method['runtime']}, {method['device']}",
             _shown(whole["median"]),
             _shown(whole["p95"]),
             _shown(method["fps"], 1 if name == OURS else 2),
-            "" if name == OURS else f"{_shown(method['factor'], 2)} times as many",
+            "" if name == OURS else _shown(method["factor"]),
             f"{method['restored']} of {method['frames']}",
+            f"{method['runtime']}, {method['device']}",
         )
     shown.caption = " ".join(notes_of(compared))
     return shown
@@ -109,7 +111,10 @@ def methods_table(compared: dict[str, Any]) -> Table:
 
 def notes_of(compared: dict[str, Any]) -> list[str]:
     """Returns sentences that say what the figures of a comparison are of."""
-    notes = ["ms from the decoded frame on; frames a second include this scene's decoding."]
+    notes = [
+        "Milliseconds are from the decoded frame on, frames a second include decoding; "
+        "times: how many times as many of them ours makes."
+    ]
     if compared["fastest"]:
         notes.append(
             "The paper's generators are not trained: they are timed, not judged. "
@@ -138,8 +143,8 @@ def summary_of(compared: dict[str, Any]) -> str | None:
 
 def forms_table(compared: dict[str, Any], forms: list[str]) -> Table:
     """Returns the medians of the stages of this project and of forms of the paper's method."""
-    shown = Table("stage", *(f"{name}: ms" for name in (OURS, *forms)))
-    shown.title = f"{compared['scene']}: medians of the stages"
+    shown = Table("stage", OURS, *forms)
+    shown.title = f"{compared['scene']}: medians of the stages in ms"
     methods = [compared["methods"][name]["stages_ms"] for name in (OURS, *forms)]
     for name in methods[0]:
         if name == WHOLE:

@@ -242,9 +242,14 @@ def test_a_small_run_writes_all_figures(source, tmp_path, monkeypatch, capsys):
         methods = compared["methods"]
         assert list(methods) == ["ours", *AGAINST]
         assert [one["frames"] for one in methods.values()] == [4, 2, 2, 2, 2]
-        assert [one["restored"] for one in methods.values()][1:] == [2, 2, 2, 2]
+        restored = [methods[name]["restored"] for name in AGAINST]
+        # The narrow scene's face is found in few frames, or in none.
+        assert restored == [2, 2, 2, 2] if compared["size"] == "480p" else restored[1] == 2
         assert [one["enlarges"] for one in methods.values()] == [False, False, True, False, False]
-        assert compared["fastest"] == "paper-mobilenet-small"
+        if compared["size"] == "480p":
+            assert compared["fastest"] == "paper-mobilenet-small"
+        elif not any(methods[name]["restored"] for name in SLEEPS):
+            assert compared["fastest"] is None
         assert methods["ours"]["factor"] == 1
         for one in methods.values():
             assert one["factor"] == pytest.approx(methods["ours"]["fps"] / one["fps"])
@@ -311,12 +316,12 @@ def test_the_table_has_a_row_for_each_method():
     rows = list(zip(*([*column.cells] for column in table.columns), strict=True))
     run_by = "ONNX Runtime, 1 thread, cpu"
     assert rows == [
-        ("ours", run_by, "3.25", "3.25", "60.0", "", "3 of 4"),
-        ("paper", run_by, "3.25", "3.25", "0.50", "120.00 times as many", "3 of 4"),
-        ("bicubic", run_by, "3.25", "3.25", "500.00", "0.12 times as many", "3 of 4"),
+        ("ours", "3.25", "3.25", "60.0", "", "3 of 4", run_by),
+        ("paper", "3.25", "3.25", "0.50", "120.00", "3 of 4", run_by),
+        ("bicubic", "3.25", "3.25", "500.00", "0.12", "3 of 4", run_by),
     ]
     forms = forms_table(compared, ["paper"])
-    assert [column.header for column in forms.columns] == ["stage", "ours: ms", "paper: ms"]
+    assert [column.header for column in forms.columns] == ["stage", "ours", "paper"]
     rows = list(zip(*([*column.cells] for column in forms.columns), strict=True))
     assert rows == [("generator", "2.00", "2.00"), ("whole, decoded", "3.25", "3.25")]
 
@@ -377,3 +382,18 @@ def test_rivals_get_the_same_frames_and_whole_frame_rivals_get_them_at_half_the_
     assert figures["fastest"] is None
     assert [one["frames"] for one in figures["methods"].values()] == [8, 4, 4, 4]  # timed ones
     assert [one["restored"] for one in figures["methods"].values()][1:] == [0, 0, 4]
+
+
+def test_a_form_that_restored_nothing_is_not_the_fastest(source, generator, monkeypatch):
+    monkeypatch.setattr(comparison, "BLOCK", 4)
+    monkeypatch.setattr(comparison, "PAUSE", 0.0)
+    slow, idle = Seen(), Seen()
+    compared = comparison.Comparison(generator, {"paper": slow, "paper-mobilenet-small": idle})
+    assert compared.run(encode(source, 100, 8), 1) is False
+    assert compared.figures([])["fastest"] is None
+    slow.stats.frames.enhanced = 1
+    for _ in range(9):
+        slow.stats.add(comparison.WHOLE, 9.0)
+    assert compared.figures([])["fastest"] == "paper"
+    idle.stats.frames.enhanced = 1
+    assert compared.figures([])["fastest"] == "paper-mobilenet-small"

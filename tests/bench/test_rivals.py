@@ -203,6 +203,7 @@ def test_the_averaged_weights_are_used(tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)  # an export takes minutes on a busy machine
 @pytest.mark.parametrize("form", ["paper", "paper-mobilenet-small"])
 def test_an_untrained_network_of_the_paper_returns_the_crop(form):
     pytest.importorskip("torch")
@@ -298,12 +299,13 @@ def test_two_files_of_one_name_are_refused(tmp_path):
 
 def test_only_the_node_that_needs_it_gets_a_block_size():
     other, shuffle = b"\x0a\x01x\x12\x04Relu", b"\x0a\x01d" + SHUFFLE + b"x" * 150
-    graph = bytes([0x0A, len(other)]) + other + b"\x0a\xa7\x01" + shuffle + b"\x12\x00"
+    end = bytes([0x12, len(SHUFFLE)]) + SHUFFLE  # no node
+    graph = bytes([0x0A, len(other)]) + other + b"\x0a\xa7\x01" + shuffle + end
     assert len(shuffle) == 0xA7
     changed = shuffle + BLOCK_SIZE
     assert len(changed) == 0xB8
     assert with_block_size(graph) == (
-        bytes([0x0A, len(other)]) + other + b"\x0a\xb8\x01" + changed + b"\x12\x00"
+        bytes([0x0A, len(other)]) + other + b"\x0a\xb8\x01" + changed + end
     )
 
 
