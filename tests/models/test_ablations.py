@@ -153,6 +153,7 @@ def test_a_run_of_another_network_is_refused(runs, tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(600)  # on a busy machine
 def test_the_table_says_what_was_trained(runs, data, command, capsys, monkeypatch):
     monkeypatch.setattr(ablations, "SAMPLES", 2)
     chosen = ("without-landmarks", "without-reference", "--backbone", "mobilenet-v3-small")

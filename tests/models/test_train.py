@@ -337,6 +337,7 @@ def weight_file_of_vgg(path: Path) -> Path:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(600)  # on a busy machine
 def test_the_papers_losses_lower_the_error_of_a_portrait(shards, tmp_path, monkeypatch):
     """A few larger steps of vgg19.toml: smaller cuts, the smallest backbone, random VGG weights."""
     monkeypatch.chdir(tmp_path)
