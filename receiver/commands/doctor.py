@@ -94,7 +94,7 @@ def _cores() -> str:
     quota, scheduled = cpu_quota(), scheduled_cores()
     if quota is None or quota >= scheduled:
         return str(scheduled)
-    return f"{usable_cores()} of {scheduled}: the CPU quota is {float(quota):g} cores"
+    return f"{usable_cores()} of {scheduled}, by a CPU quota of {float(quota):g}"
 
 
 def _providers() -> list[str]:

@@ -285,21 +285,22 @@ class EnoughError(Exception):
 
 
 @pytest.mark.parametrize(
-    ("options", "calls", "is_measured", "level"),
+    ("options", "cores", "calls", "is_measured", "level"),
     [
-        ([], 2, True, "best"),
-        (["--calls", "5"], 5, False, "best"),
-        (["--quality", "fast"], 2, True, "fast"),
+        ([], 2, 2, True, "best"),
+        ([], 1, 1, True, "best"),
+        (["--calls", "5"], 2, 5, False, "best"),
+        (["--quality", "fast"], 2, 2, True, "fast"),
     ],
 )
 def test_serve_admits_as_many_calls_as_measured_or_given(
-    monkeypatch, capsys, options, calls, is_measured, level
+    monkeypatch, capsys, options, cores, calls, is_measured, level
 ):
     """All calls share one generator; the measurement bounds its batches as well."""
     generators = []
     quick = Measured(frame_s=0.012, generator_s=0.007, pair_s=0.014)
     monkeypatch.setattr(serve, "measure", lambda generator: generators.append(generator) or quick)
-    monkeypatch.setattr(serve, "usable_cores", lambda: 2)
+    monkeypatch.setattr(serve, "usable_cores", lambda: cores)
     monkeypatch.setattr("receiver.enhance.quality.generator_seconds", lambda _: 0.008)
 
     async def run_server(server, ready):
@@ -313,9 +314,11 @@ def test_serve_admits_as_many_calls_as_measured_or_given(
     args = cli.parse(["serve", "--device", "cpu", *options])
     with pytest.raises(EnoughError):
         args.run(args)
-    assert "This machine carries 2 calls at 30 frames a second: a face takes 12.0 ms" in (
-        capsys.readouterr().out
-    )
+    carried = "2 calls" if cores == 2 else "1 call"
+    assert (
+        f"This machine carries {carried} at 30 frames a second: a face takes 12.0 ms of the "
+        f"33.3 ms between two frames, on {cores} core"
+    ) in capsys.readouterr().out
     assert generators[0].batch == 1
     on_floats = generators[0].model.path.name == "lite.onnx"
     assert on_floats == (level == "best")

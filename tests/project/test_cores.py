@@ -282,8 +282,8 @@ def test_commands_and_benches_limit_opencv(two_threads, of_32, monkeypatch):
     [
         (None, "32"),
         (Fraction(40), "32"),
-        (Fraction(5, 2), "2 of 32: the CPU quota is 2.5 cores"),
-        (Fraction(1, 4), "1 of 32: the CPU quota is 0.25 cores"),
+        (Fraction(5, 2), "2 of 32, by a CPU quota of 2.5"),
+        (Fraction(1, 4), "1 of 32, by a CPU quota of 0.25"),
     ],
 )
 def test_doctor_shows_cores_and_a_smaller_quota(of_32, monkeypatch, quota, says):
