@@ -56,3 +56,10 @@ def test_resemblance_looks_at_the_face_alone():
     within = own.copy()
     within[16:21, 14:19] = 128 - (own[16:21, 14:19] - 128) * 3
     assert resemblance(own, within) < 0.8
+
+
+@pytest.mark.parametrize("axis", [0, 1])
+def test_stripes_in_either_direction_are_structure(axis):
+    stripes = np.float32(128 + 50 * np.sign(np.sin(np.arange(32))))
+    own = np.moveaxis(np.broadcast_to(stripes, (32, 32)), 1, axis).copy()
+    assert resemblance(own, own) == pytest.approx(1.0, abs=1e-3)
