@@ -66,8 +66,10 @@ def models(data: bytes) -> None:
 
 @cache
 def loader() -> ProcessPoolExecutor:
-    """Returns a process that may crash."""
-    return ProcessPoolExecutor(1, multiprocessing.get_context("spawn"))
+    """Returns a process that may crash; it has started, which does not count as hanging."""
+    pool = ProcessPoolExecutor(1, multiprocessing.get_context("spawn"))
+    pool.submit(load, "no such model").result()
+    return pool
 
 
 def load(path: str) -> None:

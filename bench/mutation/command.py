@@ -83,4 +83,4 @@ def main(arguments: list[str]) -> None:
             session.close()
         report = OUTPUT / f"{name}.md"
         report.write_text(markdown(survivors))
-        console().print(f"{len(survivors)} survivors: {report}")
+        console().print(f"survivors: {len(survivors)}, in {report}")

@@ -199,6 +199,6 @@ def test_a_packet_there_and_back(tmp_path):
             echo.tell()
             echo.answer()
             ping.tell()
-            assert 0.1 <= ping.answer()["took"] < 1
+            assert ping.answer()["took"] >= 0.1  # two delays of 50 ms
             log = relay.finish()
     assert [passage[2] for passage in log["passages"]] == [0.0]

@@ -35,7 +35,7 @@ class LossyCall:
 
     def __init__(self, lose, *, stock=False):
         self._lose, self._stock = lose, stock
-        self.frames, self.times = [], []
+        self.frames = []
 
     async def __aenter__(self):
         prepare_aiortc()
@@ -78,7 +78,6 @@ class LossyCall:
     async def _read(self, track):
         while True:
             self.frames.append(DecodedFrame.from_video(await track.recv()))
-            self.times.append(asyncio.get_running_loop().time())
 
     async def until(self, count):
         """Waits for `count` frames."""
@@ -110,8 +109,6 @@ async def test_one_packet_that_never_comes_is_a_short_gap_and_a_key_frame():
     assert damaged == list(range(damaged[0], healed)) if damaged else True
     numbers = [frame.video.pts // 3000 for frame in call.frames]
     assert len(range(numbers[0], numbers[-1] + 1)) - len(numbers) in (1, 2)
-    longest = max(b - a for a, b in zip(call.times, call.times[1:], strict=False))
-    assert 0.2 < longest < 1.5  # a quarter of a second where nothing else keeps the machine busy
 
 
 async def test_aiortcs_own_transport_can_be_compared_with():

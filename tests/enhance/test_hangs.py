@@ -61,21 +61,19 @@ def hanging(generator) -> Iterator[Hanging]:
 
 
 class Call:
-    """Sends frames one by one; records the longest time that one took."""
+    """Sends frames one by one."""
 
     def __init__(self, enhancer: Enhancer) -> None:
         self.source = Given()
         self.track = EnhancedVideoTrack(self.source, enhancer, deadline=DEADLINE)
         self.stats = self.track.stats
-        self.longest = 0.0
 
     async def show(self) -> bool:
         """Sends a frame; returns whether it was restored."""
         frame = plain_frame(64, 48)
-        began = time.perf_counter()
         self.source.frames.put_nowait(frame)
-        output = await self.track.recv()
-        self.longest = max(self.longest, time.perf_counter() - began)
+        async with asyncio.timeout(20):  # a busy machine may be slow
+            output = await self.track.recv()
         return output is not frame
 
     async def until(self, holds: Callable[[], bool]) -> None:
@@ -104,7 +102,6 @@ async def test_frames_pass_through_while_it_hangs_and_it_is_restarted(hanging, c
     hanging.hangs.clear()
     await call.until(lambda: call.stats.faults.healthy)
     assert await call.show()
-    assert call.longest < 20.0  # bounded; a busy machine may be slow
     assert call.stats.faults.counts == {"restoring": 1}
     assert told(caplog, "restoring failed") == told(caplog, "restoring works again") == 1
     assert workers() <= before + 2  # the hanging one and its successor

