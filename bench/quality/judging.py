@@ -20,7 +20,7 @@ from bench.metrics.pictures import psnr, ssim
 from bench.quality.figures import Figures
 from keyframes import Landmarks, Picture
 
-SSIM_EVERY, IDENTITY_EVERY, SLOW_EVERY, FRAMES_EVERY, VMAF_EVERY = 3, 15, 30, 60, 3
+SSIM_EVERY, IDENTITY_EVERY, SLOW_EVERY, FRAMES_EVERY, VMAF_EVERY = 3, 15, 30, 90, 3
 """Slow metrics measure every n-th face, or every n-th whole frame; the others measure all."""
 FAMILY = ("vmaf", "vmaf_neg", "ms_ssim")
 """Metrics that libvmaf measures in one run."""
@@ -117,6 +117,8 @@ def judge_frames(sequence: Sequence, ways: Collection[str], extras: Extras) -> d
             "xpsnr": _mean(xpsnr_of_files(original, video, *size, sequence.rate)),
             **slow[way],
         }
+        if "niqe" not in extras.absent:  # a face has too few of its patches
+            figures[way]["niqe"] = _mean([niqe(picture) for picture in pictures])
     return figures
 
 
@@ -162,9 +164,8 @@ def _slow_figures(
         if extras.lpips:
             pairs = zip(originals, pictures, strict=True)
             figures[way]["lpips"] = _mean([_lpips(extras.lpips).between(*pair) for pair in pairs])
-        for name, measure in {"brisque": brisque, "niqe": niqe}.items():
-            if name not in extras.absent:
-                figures[way][name] = _mean([measure(picture) for picture in pictures])
+        if "brisque" not in extras.absent:
+            figures[way]["brisque"] = _mean([brisque(picture) for picture in pictures])
     return figures
 
 
