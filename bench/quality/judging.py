@@ -20,7 +20,7 @@ from bench.metrics.pictures import psnr, ssim
 from bench.quality.figures import Figures
 from keyframes import Landmarks, Picture
 
-SSIM_EVERY, IDENTITY_EVERY, SLOW_EVERY, FRAMES_EVERY, VMAF_EVERY = 3, 15, 30, 90, 3
+SSIM_EVERY, IDENTITY_EVERY, SLOW_EVERY, FRAMES_EVERY, VMAF_EVERY = 3, 30, 60, 150, 6
 """Slow metrics measure every n-th face, or every n-th whole frame; the others measure all."""
 FAMILY = ("vmaf", "vmaf_neg", "ms_ssim")
 """Metrics that libvmaf measures in one run."""
