@@ -3,7 +3,7 @@
 import argparse
 import math
 
-from bench.common.framing import FACE
+from bench.common.framing import VIEW
 
 
 def seconds_of(text: str) -> float:
@@ -12,8 +12,8 @@ def seconds_of(text: str) -> float:
 
 
 def min_face_of(text: str) -> float:
-    """Parses --min-face: pixels, at most `FACE`, because no face is shown larger."""
-    return _number(text, "pixels", FACE)
+    """Parses --min-face: pixels, at most the height of a camera's frames."""
+    return _number(text, "pixels", VIEW[1])
 
 
 def kbps_of(text: str) -> float:

@@ -1,4 +1,4 @@
-"""Clips as a camera captures them: 640x480 around the face."""
+"""Clips as a camera captures them: 640x480 around the face, or 480x640 upright."""
 
 from fractions import Fraction
 from itertools import islice
@@ -15,9 +15,11 @@ from receiver.media.files.reading import ENDINGS
 from receiver.media.planes import cut_frame, planes
 
 VIEW = (640, 480)
-"""Width and height of a camera's frames in pixels, at most."""
+"""Width and height of a camera's frames in pixels, at most; a phone held upright has 480x640."""
+MOST_ENLARGED = 4 / 3
+"""How much a small clip may be enlarged to fill the view; more would look soft."""
 FACE = 220.0
-"""Height in pixels of the detector's box to which a larger face is reduced."""
+"""Height in pixels of the detector's box to which a larger face is reduced, if there is room."""
 FASTEST = 31
 """Frames a second above which every second frame is dropped."""
 SEARCHED = 30
@@ -58,23 +60,47 @@ def camera_view(path: Path, seconds: float) -> tuple[list[av.VideoFrame], Fracti
     if not boxes:
         return [], rate
     box = np.median(boxes, axis=0)
-    scale = min(1.0, FACE / (box[3] - box[1]))
-    return [cut(frame, scale, (box[:2] + box[2:]) / 2) for frame in frames], rate
+    first = frames[0]
+    view = VIEW if first.width >= first.height else VIEW[::-1]
+    scale = scale_of((first.width, first.height), view, float(box[3] - box[1]))
+    return [cut(frame, scale, (box[:2] + box[2:]) / 2, view) for frame in frames], rate
 
 
-def cut(frame: av.VideoFrame, scale: float, centre: NDArray[np.float64]) -> av.VideoFrame:
-    """Returns a frame reduced by `scale` and cut to at most `VIEW` around a point.
+def scale_of(size: tuple[int, int], view: tuple[int, int], face: float) -> float:
+    """Returns by how much a clip is enlarged (above 1) or reduced before the view is cut out of it.
 
-    `centre` is x and y in pixels of the whole frame.
+    Reduces a face that is higher than `FACE`, but the clip still has to fill the view: a camera has
+    a whole room to send, and a call is not as easy as a close-up. Enlarges a clip that is a little
+    smaller than the view; one that is far smaller stays as it is, a smaller camera.
+
+    Args:
+        size: width and height of the clip in pixels.
+        view: those of the view.
+        face: height of the detector's box in pixels.
     """
-    width, height = (int(side * scale) // 2 * 2 for side in (frame.width, frame.height))
-    shrunk = frame.reformat(width, height, "yuv420p")
-    size = min(VIEW[0], width), min(VIEW[1], height)
+    filling = max(part / whole for part, whole in zip(view, size, strict=True))
+    reduced = min(1.0, FACE / face)
+    return max(reduced, filling) if filling <= MOST_ENLARGED else reduced
+
+
+def cut(
+    frame: av.VideoFrame, scale: float, centre: NDArray[np.float64], view: tuple[int, int]
+) -> av.VideoFrame:
+    """Returns a frame in another size, cut to at most `view` around a point.
+
+    Args:
+        scale: by which the frame is enlarged or reduced.
+        centre: x and y in pixels of the whole frame.
+        view: width and height in pixels.
+    """
+    width, height = (round(side * scale / 2) * 2 for side in (frame.width, frame.height))
+    scaled = frame.reformat(width, height, "yuv420p", interpolation="BICUBIC")
+    size = min(view[0], width), min(view[1], height)
     left, top = (
-        int(max(0.0, place * scale - side / 2)) // 2 * 2
-        for place, side in zip(centre, size, strict=True)
+        min(int(max(0.0, place * scale - side / 2)) // 2 * 2, whole - side)
+        for place, side, whole in zip(centre, size, (width, height), strict=True)
     )
-    return cut_frame(shrunk, left, top, *size)
+    return cut_frame(scaled, left, top, *size)
 
 
 def nearest_faces(frames: list[av.VideoFrame]) -> list[Face | None]:

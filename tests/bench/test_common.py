@@ -8,7 +8,7 @@ import pytest
 
 from bench.common import call as calls
 from bench.common.call import RAW_AFTER, RAW_EVERY, Call
-from bench.common.framing import camera_view, nearest_faces
+from bench.common.framing import camera_view, cut, nearest_faces, scale_of
 from bench.common.senders import sender_of
 from bench.common.sequences import (
     ORIGINAL,
@@ -20,7 +20,7 @@ from bench.common.sequences import (
     watch,
 )
 from bench.common.tables import markdown, with_interval
-from receiver.media.planes import planes
+from receiver.media.planes import cut_frame, planes
 from tests.bench.clips import write_clip_at
 from tests.conftest import plain_frame, same_pixels, write_clip
 
@@ -58,6 +58,47 @@ def test_a_fast_clip_loses_every_second_frame(portrait, tmp_path):
 def test_a_clip_without_a_face_has_no_view(tmp_path):
     write_clip(tmp_path / "wall.mp4", [plain_frame() for _ in range(5)], with_audio=False)
     assert camera_view(tmp_path / "wall.mp4", 1.0)[0] == []
+
+
+@pytest.mark.parametrize(
+    ("size", "view", "face", "scale"),
+    [
+        ((1280, 720), (640, 480), 200, 1.0),  # a face of an ordinary size stays as it is
+        ((1280, 720), (640, 480), 275, 0.8),  # a larger one is reduced
+        ((1280, 720), (640, 480), 440, 2 / 3),  # but the clip still fills the view
+        ((512, 512), (640, 480), 200, 1.25),  # a small clip is enlarged to fill it
+        ((480, 360), (640, 480), 100, 4 / 3),
+        ((352, 288), (640, 480), 100, 1.0),  # one that is far smaller is a smaller camera
+        ((352, 288), (640, 480), 275, 0.8),
+    ],
+)
+def test_a_clip_fills_the_camera_s_view(size, view, face, scale):
+    assert scale_of(size, view, face) == pytest.approx(scale)
+
+
+@pytest.mark.parametrize(
+    ("size", "scale", "centre", "corner"),
+    [
+        ((1280, 720), 1.0, (640, 360), (320, 120)),
+        ((1280, 720), 1.0, (1270, 10), (640, 0)),  # the view stays within the clip
+        ((512, 512), 1.25, (256, 256), (0, 80)),
+    ],
+)
+def test_the_view_is_cut_around_the_face(size, scale, centre, corner):
+    x, y = np.meshgrid(np.arange(size[0]), np.arange(size[1]))
+    frame = plain_frame(*size)
+    planes(frame)[0][:] = (x + y) // 8
+    shown = cut(frame, scale, np.array(centre, float), (640, 480))
+    assert (shown.width, shown.height) == (640, 480)
+    assert int(planes(shown)[0][0, 0]) == pytest.approx(sum(corner) / scale / 8, abs=1)
+
+
+def test_a_phone_held_upright_has_an_upright_view(portrait, tmp_path):
+    upright = [frame.reformat(640, 480) for frame in portrait[:3]]
+    frames = [cut_frame(frame, 140, 0, 360, 480) for frame in upright]
+    write_clip_at(tmp_path / "phone.mp4", frames, 30)
+    view, _ = camera_view(tmp_path / "phone.mp4", 1.0)
+    assert [(frame.width, frame.height) for frame in view] == [(480, 640)] * 3
 
 
 class Lanczos:

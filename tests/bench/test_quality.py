@@ -44,7 +44,7 @@ def row(person: str, way: str, psnr: float, region: figures.Region = "face") -> 
         (["CLIPS", "--encoding", "vp8-100"], "'vp8-100' is not an encoding: give openh264-100"),
         (["CLIPS", "--model", "heavy"], "there is no model 'heavy': give one of"),
         (["CLIPS", "--seconds", "-1"], "'-1' seconds: give more than 0"),
-        (["CLIPS", "--min-face", "250"], "'250' pixels: give more than 0 and at most 220"),
+        (["CLIPS", "--min-face", "500"], "'500' pixels: give more than 0 and at most 480"),
         (["CLIPS", "--lpips-weights", "/nowhere"], "/nowhere cannot be read as weights"),
         (["CLIPS", "--mobileface", "/nowhere"], "/nowhere"),
         (["CLIPS", "--against", "magic"], "'magic'"),
