@@ -165,7 +165,9 @@ def test_a_cut_to_another_person_and_back_mixes_no_references(generator, two):
     assert not {id(one) for one in second.keyframes} & {id(one) for one in own}
     receive(enhancer, victim, IDENTIFIED, 2 * IDENTIFIED)
     assert on_screen(enhancer) is first
-    assert {id(one) for one in own} <= {id(one) for one in first.keyframes}
+    # A better reference of the same person may have replaced one of theirs by now.
+    assert {id(one) for one in own} & {id(one) for one in first.keyframes}
+    assert not {id(one) for one in second.keyframes} & {id(one) for one in first.keyframes}
     assert not {id(one) for one in second.keyframes} & {id(one) for one in first.keyframes}
 
 
