@@ -10,6 +10,7 @@ import numpy as np
 from rich.console import Console
 
 from bench.common.jobs import Job
+from bench.common.judging import left_out
 from bench.common.result_cache import ResultCache
 from bench.common.sequences import RECEIVED
 from bench.common.tables import markdown, terminal_table, with_interval
@@ -24,6 +25,7 @@ from bench.quality.figures import (
     rows_of,
 )
 from receiver.errors import InputError
+from receiver.text import escaped
 
 SHOWN: dict[Region, tuple[str, ...]] = {
     "face": ("vmaf_neg", "psnr", "st_lpips", "identity", "flicker"),
@@ -174,6 +176,9 @@ def report(jobs: list[Job], results: ResultCache, screen: Console) -> None:
     means, sent = means_of(rows), sent_table(rows)
     screen.print(terminal_table(sent, "what was sent"))
     text = f"{ABOUT}\n## What was sent\n\n{markdown(sent)}"
+    if without := left_out(job for job in jobs if not results[job.key]["ways"]):
+        screen.print(without)
+        text += f"\n{escaped(without)}\n"
     for region, place in REGIONS.items():
         text += f"\n## {place.capitalize()}\n"
         for metric in METRICS:
@@ -186,7 +191,7 @@ def report(jobs: list[Job], results: ResultCache, screen: Console) -> None:
                         screen.print(terminal_table(drawn, title))
     for region, place in REGIONS.items():
         text += f"\n## Every person, {place}\n\n{markdown(person_table(rows, region))}"
-    (out / "quality.md").write_text(text)
+    (out / "quality.md").write_text(text, encoding="utf-8")
     figures: dict[str, Any] = {"jobs": [job.key for job in jobs]}
     figures |= {"people": [asdict(row) for row in rows], "means": [asdict(one) for one in means]}
     (out / "quality.json").write_text(json.dumps(figures, indent=1) + "\n")
