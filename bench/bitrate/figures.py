@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from bench.common.judging import BASIC
+from bench.common.rates import equivalent_kbps
 from bench.metrics.people import bootstrap_interval
 
 
@@ -35,23 +36,6 @@ class Point:
     def kbps(self) -> float:
         """The bitrate of stream and stills."""
         return self.stream_kbps + self.still_kbps
-
-
-def equivalent_kbps(rates: list[float], qualities: list[float], wanted: float) -> float | None:
-    """Returns the lowest rate at which a curve reaches a quality; None beyond the curve's ends.
-
-    Interpolates linearly in the logarithm of the rate. If more bits lower the quality, the curve
-    stays level there.
-    """
-    curve = sorted(zip(rates, qualities, strict=True))
-    x = np.log([rate for rate, _ in curve])
-    y = np.maximum.accumulate([quality for _, quality in curve])
-    if not y[0] <= wanted <= y[-1]:
-        return None
-    after = int(np.searchsorted(y, wanted))  # y[after - 1] < wanted <= y[after]
-    if after == 0:
-        return float(np.exp(x[0]))
-    return float(np.exp(np.interp(wanted, y[after - 1 : after + 1], x[after - 1 : after + 1])))
 
 
 def ratio_of(point: Point, points: list[Point], metric: str) -> float | None:

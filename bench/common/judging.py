@@ -10,6 +10,8 @@ from bench.common.sequences import ORIGINAL, Sequence
 from bench.metrics.ffmpeg import vmaf_family_of_files, vmaf_neg
 from bench.metrics.pictures import psnr
 
+VMAF_EVERY = 3
+"""Whole frames from one that VMAF measures to the next."""
 BASIC = {
     "face_vmaf_neg": "VMAF-NEG of the face",
     "face_psnr": "PSNR of the face, dB",
@@ -33,7 +35,7 @@ def basic_figures(sequence: Sequence, way: str) -> dict[str, float]:
     originals, pictures = sequence.faces[ORIGINAL], sequence.faces[way]
     pairs = zip(originals, pictures, strict=True)
     files = sequence.videos[ORIGINAL], sequence.videos[way], sequence.width, sequence.height
-    frames = vmaf_family_of_files(*files)
+    frames = vmaf_family_of_files(*files, every=VMAF_EVERY)
     return {
         "face_vmaf_neg": _mean(vmaf_neg(originals, pictures)),
         "face_psnr": _mean([psnr(*pair) for pair in pairs]),

@@ -7,6 +7,7 @@ from typing import Any, Literal, TypeAlias
 import numpy as np
 
 from bench.common.jobs import Job
+from bench.common.rates import equivalent_kbps
 from bench.common.sequences import RECEIVED
 from bench.metrics.people import bootstrap_interval
 
@@ -217,3 +218,38 @@ def _mean_of(
         least[0],
         sum(metric.improves(b, a) for _, a, b in known),
     )
+
+
+def bit_ratios(
+    rows: list[Row], encoding: str, way: str, region: Region, metric: str
+) -> list[float]:
+    """Returns each person's rate ratio of a way to show the frames; leaves out unknown ones.
+
+    That is the rate at which the same encoder's received frames are as good, over the rate that was
+    really sent, stills included: 2 means half the bits. It is unknown beyond the person's curve.
+    """
+    ratios = []
+    for row in rows:
+        wanted = row.figures[metric]
+        if (row.encoding, row.way, row.region) != (encoding, way, region) or wanted is None:
+            continue
+        curve = [
+            (one.kbps, value)
+            for one in rows
+            if (one.person, one.way, one.region) == (row.person, RECEIVED, region)
+            and encoder_of(one.encoding) == encoder_of(encoding)
+            and (value := one.figures[metric]) is not None
+        ]
+        rates, qualities = map(list, zip(*curve, strict=True))
+        wanted_kbps = equivalent_kbps(rates, qualities, wanted)
+        if wanted_kbps is not None:
+            ratios.append(wanted_kbps / row.kbps)
+    return ratios
+
+
+def encoder_of(encoding: str) -> str:
+    """Returns the encoder of a sender's name, such as `x264`, with the size if it is fixed."""
+    if encoding.startswith("crf"):
+        return "crf"
+    encoder, _, rate = encoding.partition("-")
+    return encoder + rate[len(rate.partition("@")[0]) :]

@@ -14,13 +14,16 @@ from bench.common.judging import left_out
 from bench.common.result_cache import ResultCache
 from bench.common.sequences import RECEIVED
 from bench.common.tables import markdown, terminal_table, with_interval
+from bench.metrics.people import bootstrap_interval
 from bench.quality.figures import (
     METRICS,
     REGIONS,
     Mean,
     Region,
     Row,
+    bit_ratios,
     by_person,
+    encoder_of,
     means_of,
     rows_of,
 )
@@ -32,6 +35,8 @@ SHOWN: dict[Region, tuple[str, ...]] = {
     "frame": ("vmaf_neg", "psnr"),
 }
 """Metrics of each region that the terminal shows; the files have all."""
+IN_BITS = ("vmaf_neg", "psnr")
+"""Metrics for which the value of restoring is told in bits."""
 AREA = cv2.INTER_AREA
 STRIPS = "strips"
 """Folder of the strips within that of the results."""
@@ -96,6 +101,23 @@ def sent_table(rows: list[Row]) -> list[list[str]]:
     return table
 
 
+def bits_table(rows: list[Row], region: Region, metric: str) -> list[list[str]]:
+    """Returns what restoring is worth in bits: a row for each encoding, see `bit_ratios`."""
+    ways = [way for way in dict.fromkeys(row.way for row in rows) if way != RECEIVED]
+    table = [[f"rate for the same {METRICS[metric].label}, received : sent", *ways]]
+    for encoding in dict.fromkeys(row.encoding for row in rows):
+        cells = []
+        for way in ways:
+            ratios = bit_ratios(rows, encoding, way, region, metric)
+            if ratios:
+                mean, interval = float(np.mean(ratios)), bootstrap_interval(ratios)
+                cells.append(f"{with_interval(mean, interval, '.2f')}, {len(ratios)} people")
+            else:
+                cells.append("unknown")
+        table.append([encoding, *cells])
+    return table
+
+
 def person_table(rows: list[Row], region: Region) -> list[list[str]]:
     """Returns every person's figures: a row for each person, encoding and way."""
     measured = [name for name in METRICS if any(row.figures.get(name) is not None for row in rows)]
@@ -126,8 +148,9 @@ def plot(means: list[Mean], rows: list[Row], path: Path) -> None:
             lines: dict[str, list[tuple[float, float]]] = {}
             for one in means:
                 if (one.region, one.way, one.metric) == (region, way, "vmaf_neg"):
-                    encoder = one.encoding.partition("-")[0].rstrip("0123456789.")
-                    lines.setdefault(encoder, []).append((kbps[one.encoding, way], one.mean))
+                    lines.setdefault(encoder_of(one.encoding), []).append(
+                        (kbps[one.encoding, way], one.mean)
+                    )
             for style, (encoder, points) in zip(("o-", "s--", "^:"), lines.items(), strict=False):
                 label = f"{way}, {encoder}"
                 axes.plot(
@@ -189,6 +212,11 @@ def report(jobs: list[Job], results: ResultCache, screen: Console) -> None:
                     text += f"\n{title}\n\n{markdown(drawn)}"
                     if metric in SHOWN[region]:
                         screen.print(terminal_table(drawn, title))
+    for region, place in REGIONS.items():
+        for metric in IN_BITS:
+            drawn = bits_table(rows, region, metric)
+            text += f"\n## In bits, {place}\n\n{markdown(drawn)}"
+            screen.print(terminal_table(drawn, f"{place}: what restoring is worth in bits"))
     for region, place in REGIONS.items():
         text += f"\n## Every person, {place}\n\n{markdown(person_table(rows, region))}"
     (out / "quality.md").write_text(text, encoding="utf-8")

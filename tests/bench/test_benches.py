@@ -14,6 +14,7 @@ from bench.common import jobs
 from bench.common.call import ORIGINS, PROTOCOLS, Call
 from bench.common.framing import framed, nearest_faces
 from bench.common.judging import BASIC, basic_figures
+from bench.common.rates import equivalent_kbps
 from bench.common.senders import sender_of
 from bench.common.sequences import RECEIVED, watch
 from bench.latency import command as latency
@@ -133,23 +134,21 @@ def test_unseen_people_look_better_at_the_operating_point(generator: Generator, 
 def test_a_known_curve_gives_the_exact_rate():
     """Quality grows by 10 with each doubling of the rate: 25 is at 100 * 2 ** 1.5."""
     rates, qualities = [100.0, 200.0, 400.0], [10.0, 20.0, 30.0]
-    assert bitrate_figures.equivalent_kbps(rates, qualities, 25.0) == pytest.approx(100 * 2**1.5)
-    assert bitrate_figures.equivalent_kbps(rates[::-1], qualities[::-1], 20.0) == pytest.approx(
-        200.0
-    )
-    assert bitrate_figures.equivalent_kbps(rates, qualities, 10.0) == pytest.approx(100.0)
-    assert bitrate_figures.equivalent_kbps(rates, qualities, 30.0) == pytest.approx(400.0)
+    assert equivalent_kbps(rates, qualities, 25.0) == pytest.approx(100 * 2**1.5)
+    assert equivalent_kbps(rates[::-1], qualities[::-1], 20.0) == pytest.approx(200.0)
+    assert equivalent_kbps(rates, qualities, 10.0) == pytest.approx(100.0)
+    assert equivalent_kbps(rates, qualities, 30.0) == pytest.approx(400.0)
 
 
 def test_the_rate_beyond_a_curve_is_unknown():
-    assert bitrate_figures.equivalent_kbps([100.0, 200.0], [10.0, 20.0], 20.1) is None
-    assert bitrate_figures.equivalent_kbps([100.0, 200.0], [10.0, 20.0], 9.9) is None
+    assert equivalent_kbps([100.0, 200.0], [10.0, 20.0], 20.1) is None
+    assert equivalent_kbps([100.0, 200.0], [10.0, 20.0], 9.9) is None
 
 
 def test_a_curve_stays_level_if_more_bits_lower_the_quality():
     rates, qualities = [100.0, 200.0, 400.0], [10.0, 8.0, 20.0]
-    assert bitrate_figures.equivalent_kbps(rates, qualities, 10.0) == pytest.approx(100.0)
-    assert bitrate_figures.equivalent_kbps(rates, qualities, 15.0) == pytest.approx(200 * 2**0.5)
+    assert equivalent_kbps(rates, qualities, 10.0) == pytest.approx(100.0)
+    assert equivalent_kbps(rates, qualities, 15.0) == pytest.approx(200 * 2**0.5)
 
 
 def test_the_ratio_counts_stills_and_uses_the_clip_s_own_curve():

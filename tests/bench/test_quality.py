@@ -8,6 +8,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -113,6 +114,42 @@ def test_means_gains_worst_and_improved_people():
     assert drawn[1][2] == "32.00 [23.00, 44.00], worst 23.00"
     assert report.table(list(means.values()), "face", "lpips", gains=False) == [["LPIPS, down"]]
     assert tables.markdown(drawn).startswith("| PSNR dB, up | received | lite call |\n")
+
+
+def test_what_restoring_is_worth_in_bits():
+    """Received quality grows by 10 with each doubling of the rate."""
+
+    def at(encoding, way, kbps, psnr):
+        one = row("a", way, psnr)
+        return replace(one, encoding=encoding, kbps=kbps)
+
+    rows = [
+        at("openh264-100", "received", 100, 10),
+        at("openh264-200", "received", 200, 20),
+        at("openh264-400", "received", 400, 30),
+        at("x264-100", "received", 100, 30),
+        at("openh264-100", "lite call", 125, 20),  # as good as 200 received, for 125
+        at("openh264-400", "lite call", 400, 31),  # better than any received
+    ]
+    ratios = figures.bit_ratios(rows, "openh264-100", "lite call", "face", "psnr")
+    assert ratios == pytest.approx([1.6])
+    assert figures.bit_ratios(rows, "openh264-400", "lite call", "face", "psnr") == []
+    assert report.bits_table(rows, "face", "psnr") == [
+        ["rate for the same PSNR dB, received : sent", "lite call"],
+        ["openh264-100", "1.60 [1.60, 1.60], 1 people"],
+        ["openh264-200", "unknown"],
+        ["openh264-400", "unknown"],
+        ["x264-100", "unknown"],
+    ]
+
+
+@pytest.mark.parametrize(
+    ("encoding", "encoder"),
+    [("openh264-100", "openh264"), ("x264-62.5", "x264"), ("crf42", "crf")],
+)
+def test_the_encoder_of_a_sender(encoding, encoder):
+    assert figures.encoder_of(encoding) == encoder
+    assert figures.encoder_of("openh264-100@640x480") == "openh264@640x480"
 
 
 def test_flicker_is_better_nearer_to_one():
