@@ -37,6 +37,9 @@ SHOWN: dict[Region, tuple[str, ...]] = {
 """Metrics of each region that the terminal shows; the files have all."""
 IN_BITS = ("vmaf_neg", "psnr")
 """Metrics for which the value of restoring is told in bits."""
+BEYOND = """A person without a rate that is as good is left out: at the lowest rate those who lost,
+at the highest those who gained. There the mean of the others says little."""
+"""Stands before the tables of what restoring is worth in bits."""
 AREA = cv2.INTER_AREA
 STRIPS = "strips"
 """Folder of the strips within that of the results."""
@@ -109,9 +112,11 @@ def bits_table(rows: list[Row], region: Region, metric: str) -> list[list[str]]:
         cells = []
         for way in ways:
             ratios = bit_ratios(rows, encoding, way, region, metric)
+            people = sum((r.encoding, r.way, r.region) == (encoding, way, region) for r in rows)
             if ratios:
                 mean, interval = float(np.mean(ratios)), bootstrap_interval(ratios)
-                cells.append(f"{with_interval(mean, interval, '.2f')}, {len(ratios)} people")
+                shown = with_interval(mean, interval, ".2f")
+                cells.append(f"{shown}, {len(ratios)} of {people} people")
             else:
                 cells.append("unknown")
         table.append([encoding, *cells])
@@ -215,7 +220,7 @@ def report(jobs: list[Job], results: ResultCache, screen: Console) -> None:
     for region, place in REGIONS.items():
         for metric in IN_BITS:
             drawn = bits_table(rows, region, metric)
-            text += f"\n## In bits, {place}\n\n{markdown(drawn)}"
+            text += f"\n## In bits, {place}\n\n{BEYOND}\n\n{markdown(drawn)}"
             screen.print(terminal_table(drawn, f"{place}: what restoring is worth in bits"))
     for region, place in REGIONS.items():
         text += f"\n## Every person, {place}\n\n{markdown(person_table(rows, region))}"

@@ -130,13 +130,15 @@ def test_what_restoring_is_worth_in_bits():
         at("x264-100", "received", 100, 30),
         at("openh264-100", "lite call", 125, 20),  # as good as 200 received, for 125
         at("openh264-400", "lite call", 400, 31),  # better than any received
+        replace(row("b", "received", 10), kbps=100),
+        replace(row("b", "lite call", 9), kbps=100),  # worse than any received
     ]
     ratios = figures.bit_ratios(rows, "openh264-100", "lite call", "face", "psnr")
     assert ratios == pytest.approx([1.6])
     assert figures.bit_ratios(rows, "openh264-400", "lite call", "face", "psnr") == []
     assert report.bits_table(rows, "face", "psnr") == [
         ["rate for the same PSNR dB, received : sent", "lite call"],
-        ["openh264-100", "1.60 [1.60, 1.60], 1 people"],
+        ["openh264-100", "1.60 [1.60, 1.60], 1 of 2 people"],
         ["openh264-200", "unknown"],
         ["openh264-400", "unknown"],
         ["x264-100", "unknown"],
