@@ -9,9 +9,11 @@ import sys
 import tempfile
 import time
 from dataclasses import replace
+from fractions import Fraction
 from pathlib import Path
 
 import cv2
+import numpy as np
 import pytest
 
 from bench import __main__
@@ -20,6 +22,7 @@ from bench.common.framing import framed
 from bench.common.judging import left_out
 from bench.common.people import people_of
 from bench.common.result_cache import ResultCache
+from bench.common.sequences import Sequence
 from bench.quality import command as quality
 from bench.quality import figures, judging, report
 from bench.quality.judging import Extras
@@ -186,6 +189,7 @@ def test_a_run_writes_all_files_and_does_not_repeat_finished_jobs(
 ):
     (tmp_path / "clips").mkdir()
     write_clip_at(tmp_path / "clips" / "portrait.mp4", portrait[::2], 15)
+    write_clip(tmp_path / "clips" / "wall.mp4", [plain_frame()] * 5, with_audio=False)
     out = tmp_path / "out"
     command = [str(tmp_path / "clips"), "--seconds", "3", "--out", str(out)]
     command += ["--encoding", "openh264-60", "--encoding", "crf42", "--against", "lanczos"]
@@ -212,6 +216,8 @@ def test_a_run_writes_all_files_and_does_not_repeat_finished_jobs(
     assert missing == {"lpips", "mobileface", "niqe", "xpsnr"}
     assert found["crf42", "received", "frame"]["figures"]["xpsnr"] > 20
     assert "| openh264-60 | 1 | 320x240 |" in (out / "quality.md").read_text()
+    left_out_clips = "left out, too short or without a large enough face: wall.mp4\n"
+    assert left_out_clips in (out / "quality.md").read_text()
     assert "VMAF-NEG" in capsys.readouterr().out
     assert cv2.imread(str(out / "rate-distortion.png")).shape[1] > 1000
     height, width = cv2.imread(str(out / "sheet-crf42.png")).shape[:2]
@@ -252,12 +258,13 @@ def test_an_interrupted_run_continues(clips, tmp_path):
     assert len(results.read_text().splitlines()) == len(encodings) == 6
 
 
-def test_a_small_clip_is_refused_before_the_work(portrait, tmp_path):
+def test_a_small_clip_is_refused_before_the_work(portrait, tmp_path, monkeypatch):
     small = [frame.reformat(240, 180) for frame in portrait[:5]]
     write_clip_at(tmp_path / "small.mp4", small, 30)
     said = r"small.mp4 has 240x180 pixels: give 192x192, or remove it"
     with pytest.raises(InputError, match=said):
         jobs.captured(tmp_path / "small.mp4", 0.2)
+    monkeypatch.setattr(jobs, "ProcessPoolExecutor", None)  # would fail if called
     with pytest.raises(InputError, match=said):
         quality.main([str(tmp_path), "--out", str(tmp_path / "out")])
 
@@ -282,6 +289,18 @@ def _out_of_space(*_: object) -> None:
 
 def _failing_program(*_: object) -> None:
     subprocess.run([sys.executable, "-c", "raise SystemExit(3)"], check=True)
+
+
+MASKS = []
+"""Whether Ctrl-C was held back when this process began its work."""
+
+
+def _note_mask(_: str) -> None:
+    MASKS.append(signal.SIGINT in signal.pthread_sigmask(signal.SIG_BLOCK, []))
+
+
+def _noted_masks(*_: object) -> list[bool]:
+    return MASKS
 
 
 def _folders(_: object, folder: Path) -> list[str]:
@@ -319,7 +338,16 @@ def test_all_files_of_the_work_are_in_one_folder(clips, tmp_path, monkeypatch):
     assert list((tmp_path / "temporary").iterdir()) == []
 
 
-def test_processes_do_not_get_ctrl_c_while_they_import():
+@pytest.mark.slow
+def test_processes_start_without_ctrl_c(clips, tmp_path, monkeypatch):
+    monkeypatch.setattr(jobs, "_prepare", _note_mask)
+    results = ResultCache(tmp_path / "results.jsonl")
+    job = jobs.Job(clips / "portrait.mp4", "a", 0.2, _noted_masks, {"number": 1}, "a")
+    jobs.run_jobs([job], results, 1)
+    assert results[job.key] == [True]
+
+
+def test_ctrl_c_is_only_held_back():
     report = "import signal; print(signal.SIGINT in signal.pthread_sigmask(signal.SIG_BLOCK, []))"
     with jobs._ctrl_c_held_back():
         run = subprocess.run([sys.executable, "-c", report], stdout=subprocess.PIPE, check=True)
@@ -350,7 +378,13 @@ def test_clips_without_figures_are_named(tmp_path):
 
 
 def test_flicker_beside_a_still_original_is_unknown():
-    assert [judging._finite(value) for value in (0.0, 1.5, float("inf"))] == [0.0, 1.5, None]
+    grey = [np.full((256, 256, 3), level, np.uint8) for level in (90, 90, 120)]
+    faces = {"original": grey[:2], "received": grey[1:], "call": grey[:2]}
+    points = np.random.default_rng(0).uniform(60, 200, (68, 2)).astype(np.float32)
+    boxes = [np.array([50.0, 50.0, 200.0, 200.0])] * 2
+    one = Sequence({}, 256, 256, Fraction(30), faces, landmarks=[points] * 2, boxes=boxes)
+    found = judging.judge_faces(one, ("received", "call"), Extras(absent=("st_lpips", "brisque")))
+    assert [found[way]["flicker"] for way in ("received", "call")] == [None, 1.0]
 
 
 def test_clips_without_a_face_are_refused(tmp_path):
