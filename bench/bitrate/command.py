@@ -23,7 +23,7 @@ from bench.common.arguments import kbps_of, min_face_of, seconds_of
 from bench.common.call import Call
 from bench.common.framing import clips_in
 from bench.common.jobs import Captured, Job, generator, key_of, run_jobs
-from bench.common.judging import BASIC, basic_figures
+from bench.common.judging import BASIC, basic_figures, left_out
 from bench.common.ladder import LADDER
 from bench.common.people import people_of
 from bench.common.result_cache import ResultCache
@@ -72,6 +72,8 @@ def measure(
             jobs.append(Job(clip, people[clip], args.seconds, work, key, title))
             targets.append(target)
     run_jobs(jobs, results)
+    if without := left_out(job for job in jobs if results[job.key] is None):
+        print(without)
     return [
         Point(job.person, job.clip.name, target, **results[job.key])
         for job, target in zip(jobs, targets, strict=True)
@@ -111,7 +113,7 @@ def main(arguments: list[str]) -> None:
     for metric, label in BASIC.items():
         console().print(terminal_table(cells(means, metric), f"{label}: {about}"))
         text += f"\n## {label}\n\n{markdown(cells(means, metric))}"
-    (args.out / "bitrate.md").write_text(text)
+    (args.out / "bitrate.md").write_text(text, encoding="utf-8")
     figures = {"encoder": args.encoder, "model": opened.model.sha256}
     figures |= {"means": [asdict(mean) for mean in means], "clips": clip_figures(points)}
     (args.out / "bitrate.json").write_text(json.dumps(figures, indent=1) + "\n")

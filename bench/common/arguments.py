@@ -4,11 +4,12 @@ import argparse
 import math
 
 from bench.common.framing import VIEW
+from bench.common.senders import MAX_KBPS, MIN_KBPS
 
 
 def seconds_of(text: str) -> float:
-    """Parses --seconds: more than 0, at most an hour."""
-    return _number(text, "seconds", 3600.0)
+    """Parses --seconds: at least 0.1, as less may have no frame; at most an hour."""
+    return _number(text, "seconds", 3600.0, least=0.1)
 
 
 def min_face_of(text: str) -> float:
@@ -17,8 +18,8 @@ def min_face_of(text: str) -> float:
 
 
 def kbps_of(text: str) -> float:
-    """Parses a bitrate: kbit/s, more than 0, at most 100,000."""
-    return _number(text, "kbit/s", 100_000.0)
+    """Parses a bitrate in kbit/s: see `bench.common.senders`."""
+    return _number(text, "kbit/s", MAX_KBPS, least=MIN_KBPS)
 
 
 def capacity_of(text: str) -> int:
@@ -28,11 +29,12 @@ def capacity_of(text: str) -> int:
     raise argparse.ArgumentTypeError(f"{text!r} keyframes: give 1 to 100")
 
 
-def _number(text: str, unit: str, most: float) -> float:
+def _number(text: str, unit: str, most: float, least: float = 0.0) -> float:
     try:
         value = float(text)
     except ValueError:
         value = math.nan
-    if 0 < value <= most:
+    if 0 < value <= most and value >= least:
         return value
-    raise argparse.ArgumentTypeError(f"{text!r} {unit}: give more than 0 and at most {most:g}")
+    lowest = f"at least {least:g}" if least else "more than 0"
+    raise argparse.ArgumentTypeError(f"{text!r} {unit}: give {lowest} and at most {most:g}")

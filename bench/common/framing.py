@@ -1,5 +1,6 @@
 """Clips as a camera captures them: 640x480 around the face, or 480x640 upright."""
 
+import math
 from fractions import Fraction
 from itertools import islice
 from pathlib import Path
@@ -21,7 +22,7 @@ MOST_ENLARGED = 4 / 3
 FACE = 220.0
 """Height in pixels of the detector's box to which a larger face is reduced, if there is room."""
 FASTEST = 31
-"""Frames a second above which every second frame is dropped."""
+"""Most frames a second; of a faster clip every second frame is used, or every third and so on."""
 SEARCHED = 30
 """First frames of a clip in which the face is searched for."""
 
@@ -50,9 +51,9 @@ def camera_view(path: Path, seconds: float) -> tuple[list[av.VideoFrame], Fracti
     A shorter clip gives fewer frames: none is played twice or backward, because then a later frame
     could be restored with itself as its reference. Without a face there are no frames.
     """
-    rate, every = frame_rate(path), 1
-    if rate > FASTEST:
-        rate, every = rate / 2, 2
+    rate = frame_rate(path)
+    every = max(1, math.ceil(rate / FASTEST))
+    rate /= every
     frames = list(islice(read_frames(path, limit=round(seconds * rate) * every), 0, None, every))
     tracker, boxes = FaceTracker(), []
     for frame in frames[:SEARCHED]:

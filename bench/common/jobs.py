@@ -4,9 +4,11 @@ import hashlib
 import multiprocessing
 import os
 import signal
+import subprocess
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from fractions import Fraction
@@ -23,9 +25,13 @@ from receiver.commands.progress import progress_bar
 from receiver.cores import usable_cores
 from receiver.enhance.faces.generator import Generator
 from receiver.enhance.faces.tracking import Face
+from receiver.errors import InputError, ReceiverError
 
 THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 """Environment variables that limit the threads of a job's libraries: each job has one core."""
+
+SMALLEST = 192
+"""Width and height in pixels of the smallest clips: NIQE needs two patches, MS-SSIM 176 pixels."""
 
 
 @dataclass(frozen=True)
@@ -77,7 +83,7 @@ def key_of(clip: Path, model: Generator, *, seconds: float, min_face: float) -> 
     """
     return {
         "clip": clip.name,
-        "clip_sha256": _sha256(clip),
+        "clip_sha256": sha256_of(clip),
         "model_sha256": model.model.sha256,
         "seconds": seconds,
         "min_face": min_face,
@@ -87,7 +93,8 @@ def key_of(clip: Path, model: Generator, *, seconds: float, min_face: float) -> 
 def run_jobs(jobs: Sequence[Job], results: ResultCache, processes: int | None = None) -> None:
     """Adds the result of each job that is not finished yet to the cache.
 
-    A broken clip is refused before the work. After Ctrl-C the finished results are kept.
+    A broken clip is refused before the work. After Ctrl-C the finished results are kept. Raises
+    ReceiverError if the work fails for a reason outside of it: a full disk, too little memory.
 
     Args:
         processes: how many jobs run at once; by default one on each core.
@@ -96,43 +103,70 @@ def run_jobs(jobs: Sequence[Job], results: ResultCache, processes: int | None = 
     if not missing:
         return
     for clip in dict.fromkeys(job.clip for job in missing):
-        framed(clip, 0.1)
+        _view(clip, 0.1)
     count = min(len(missing), processes or usable_cores())
-    pool = ProcessPoolExecutor(count, multiprocessing.get_context("spawn"), _prepare)
+    again = "finished results are kept, run the same command to go on"
     try:
         # Killed processes leave their files behind, so the folder is this process's.
         with (
             _one_thread_each(),
-            tempfile.TemporaryDirectory(prefix="bench-") as folder,
+            tempfile.TemporaryDirectory(prefix="bench-", ignore_cleanup_errors=True) as folder,
+            _pool(count, folder) as pool,
             progress_bar() as bar,
         ):
             task = bar.add_task("jobs", total=len(jobs), completed=len(jobs) - len(missing))
-            waiting = {pool.submit(run, job, Path(folder)): job for job in missing}
-            try:
-                for done in as_completed(waiting):
-                    results.add(waiting[done].key, done.result())
-                    bar.update(task, advance=1, description=f"{waiting[done].title} done")
-            except BaseException:
-                for process in list(pool._processes.values()):
-                    process.kill()  # a job may take a minute more
-                raise
+            with _ctrl_c_held_back():
+                waiting = {pool.submit(run, job): job for job in missing}
+            for done in as_completed(waiting):
+                results.add(waiting[done].key, done.result())
+                bar.update(task, advance=1, description=f"{waiting[done].title} done")
+    except BrokenProcessPool:
+        raise ReceiverError(f"a process was killed, perhaps for want of memory: {again}") from None
+    except subprocess.CalledProcessError as error:
+        raise ReceiverError(f"FFmpeg failed ({error.returncode}), see above: {again}") from None
+    except OSError as error:
+        raise ReceiverError(
+            f"the work's files cannot be used ({error}): make room, or set TMPDIR; {again}"
+        ) from None
+
+
+@contextmanager
+def _pool(count: int, folder: str) -> Iterator[ProcessPoolExecutor]:
+    """Gives a pool of processes, whose temporary files are in the folder; kills them on errors."""
+    spawn = multiprocessing.get_context("spawn")
+    pool = ProcessPoolExecutor(count, spawn, _prepare, (folder,))
+    try:
+        yield pool
+    except BaseException:
+        for process in list((pool._processes or {}).values()):
+            process.kill()  # a job may take a minute more
+        raise
     finally:
         pool.shutdown(cancel_futures=True)
 
 
-def run(job: Job, folder: Path) -> Any:
-    """Returns a job's result; its files are in a new folder within `folder` meanwhile."""
-    with tempfile.TemporaryDirectory(dir=folder) as own:
+def run(job: Job) -> Any:
+    """Returns a job's result; its files are in a new temporary folder meanwhile."""
+    with tempfile.TemporaryDirectory() as own:
         return job.run(captured(job.clip, job.seconds), Path(own))
 
 
 @lru_cache(maxsize=1)
 def captured(clip: Path, seconds: float) -> Captured:
-    """Returns a clip as a camera captures it. Raises InputError if it cannot be read."""
-    frames, rate = framed(clip, seconds)
+    """Returns a clip as a camera captures it. Raises InputError if it cannot be measured."""
+    frames, rate = _view(clip, seconds)
     faces = nearest_faces(frames)
     heights = sorted(float(face.box[3] - face.box[1]) for face in faces if face is not None)
     return Captured(frames, rate, faces, heights[len(heights) // 2] if heights else 0.0)
+
+
+def _view(clip: Path, seconds: float) -> tuple[list[av.VideoFrame], Fraction]:
+    """Returns `framed`. Raises InputError for a clip that is too small for the metrics."""
+    frames, rate = framed(clip, seconds)
+    if frames and min(frames[0].width, frames[0].height) < SMALLEST:
+        size = f"{frames[0].width}x{frames[0].height}"
+        raise InputError(f"{clip} has {size} pixels: give {SMALLEST}x{SMALLEST}, or remove it")
+    return frames, rate
 
 
 @lru_cache(maxsize=2)
@@ -153,13 +187,30 @@ def _one_thread_each() -> Iterator[None]:
         os.environ.update(before)
 
 
-def _prepare() -> None:
-    """Leaves Ctrl-C to the parent, which ends this process; uses one core."""
+@contextmanager
+def _ctrl_c_held_back() -> Iterator[None]:
+    """Delays Ctrl-C; processes that are started meanwhile do not get it while they import."""
+    if not hasattr(signal, "pthread_sigmask"):  # Windows
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _prepare(folder: str) -> None:
+    """Leaves Ctrl-C to the parent, which ends this process; uses one core and this folder."""
+    tempfile.tempdir = folder
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if hasattr(signal, "pthread_sigmask"):
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})  # FFmpeg ends by it
     cv2.setNumThreads(1)
 
 
 @cache
-def _sha256(path: Path) -> str:
+def sha256_of(path: Path) -> str:
+    """Returns the hash of a file, in hexadecimal."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,9 +1,11 @@
 """The figures that all benches of quality share."""
 
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
 
+from bench.common.jobs import Job
 from bench.common.sequences import ORIGINAL, Sequence
 from bench.metrics.ffmpeg import vmaf_family_of_files, vmaf_neg
 from bench.metrics.pictures import psnr
@@ -17,6 +19,12 @@ BASIC = {
     "frame_psnr": "PSNR of the whole frame, dB",
 }
 """Labels of `basic_figures` by name."""
+
+
+def left_out(jobs: Iterable[Job], where: str = "") -> str:
+    """Returns a sentence that names the clips of jobs without figures; empty if there are none."""
+    clips = ", ".join(dict.fromkeys(job.clip.name for job in jobs))
+    return f"left out{where}, too short or without a large enough face: {clips}" if clips else ""
 
 
 def basic_figures(sequence: Sequence, way: str) -> dict[str, float]:

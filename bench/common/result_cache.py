@@ -1,6 +1,8 @@
 """Results of finished jobs on disk, so that an interrupted bench continues where it stopped."""
 
+import errno
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -19,13 +21,20 @@ class ResultCache:
     def __init__(self, path: Path) -> None:
         """Reads the file if it exists, and drops a last line that was cut short.
 
-        Raises InputError if another line is not a result.
+        Raises InputError if another line is not a result, or if the folder cannot be used.
         """
         self._path, self.folder = path, path.parent
         self._results: dict[str, Any] = {}
-        path.parent.mkdir(parents=True, exist_ok=True)
-        lines = path.read_text().splitlines() if path.exists() else []
-        whole = []
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            if not os.access(path.parent, os.W_OK):
+                raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+            text = path.read_text(encoding="utf-8", errors="replace") if path.exists() else ""
+        except OSError as error:
+            raise InputError(
+                f"{path} cannot be written ({error.strerror}): give another --out"
+            ) from None
+        lines, whole = text.splitlines(), []
         for number, line in enumerate(lines, 1):
             try:
                 read = json.loads(line)

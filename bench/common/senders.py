@@ -10,11 +10,13 @@ import av
 
 from bench.common.ladder import LADDER, Rung, rung_at
 from models.openh264 import NO_KEYFRAME, OpenH264, through_any_codec
-from receiver.errors import InputError
+from receiver.errors import InputError, ReceiverError
 from receiver.media.encoding import Encoding
 from receiver.media.frame import DecodedFrame
 
 MAX_CRF = 51.0
+MIN_KBPS, MAX_KBPS = 1.0, 100_000.0
+"""Bitrates that can be asked for, in kbit/s: encoders refuse others, or take one of their own."""
 SMALLEST, LARGEST = 16, 1920
 """Sides of a frame that can be asked for, in pixels."""
 
@@ -45,6 +47,8 @@ class Sender:
         Args:
             frames: yuv420p, all of one size. Their pts are set.
             rate: frames a second.
+
+        Raises ReceiverError if the encoder ends early: fewer frames would be judged.
         """
         waiting: deque[av.VideoFrame] = deque()
 
@@ -59,6 +63,10 @@ class Sender:
             frame = waiting.popleft()
             frame.pts, frame.time_base = sent.pts, sent.time_base
             yield frame, decoded, size_bytes
+        if waiting:
+            raise ReceiverError(
+                f"the encoder of {self.name} ended early: give another --encoding or run it again"
+            )
 
 
 def sender_of(name: str) -> Sender:
@@ -69,7 +77,7 @@ def sender_of(name: str) -> Sender:
     """
     found = re.fullmatch(r"(crf|x264-|openh264-)(\d+(?:\.\d+)?)(?:@(\d+)x(\d+))?", name)
     kind, value = (found[1], float(found[2])) if found else ("", 0.0)
-    is_valid = value <= MAX_CRF if kind == "crf" else bool(kind) and value > 0
+    is_valid = value <= MAX_CRF if kind == "crf" else MIN_KBPS <= value <= MAX_KBPS
     rung = None if kind == "crf" else rung_at(value)
     if found and found[3]:
         width, height = int(found[3]), int(found[4])

@@ -48,7 +48,8 @@ class Sequence:
         qp: their mean QP; None if unknown.
         landmarks: 68x2 in crop pixels, of the captured frames, smoothed.
         boxes: the detector's boxes in crop pixels.
-        cuts: indices of faces that do not follow their predecessor in time.
+        cuts: indices of faces that do not follow their predecessor in time, or are of another
+            track.
         stream_kbps: bitrate of the video.
         reference_kbps: bitrate of what was sent in addition to the video, by receiver.
     """
@@ -109,7 +110,7 @@ def watch(
         advance: called for each frame.
     """
     sequence: Sequence | None = None
-    size_bytes, count, last, qps = 0, 0, -2, []
+    size_bytes, count, last, qps = 0, 0, (-2, -1), []
     with ExitStack() as files:
         for index, (raw, decoded, packet_bytes) in enumerate(sent):
             advance()
@@ -134,9 +135,9 @@ def watch(
             qps += [decoded.qp] if decoded.qp is not None else []
             face = faces[index]
             if face is not None:
-                if last != index - 1:
+                if last != (index - 1, face.track_id):
                     sequence.cuts.add(len(sequence.boxes))
-                last = index
+                last = index, face.track_id
                 _add_face(sequence, face, shown)
     if sequence is None:
         raise ValueError("no frame is judged")

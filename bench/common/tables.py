@@ -3,10 +3,12 @@
 from rich.table import Table
 from rich.text import Text
 
+from receiver.text import escaped
+
 
 def markdown(table: list[list[str]]) -> str:
-    """Returns a table in Markdown."""
-    header, *body = table
+    """Returns a table in Markdown; names may have any character."""
+    header, *body = [[escaped(cell).replace("|", "\\|") for cell in line] for line in table]
     lines = [header, ["---"] * len(header), *body]
     return "".join("| " + " | ".join(line) + " |\n" for line in lines)
 

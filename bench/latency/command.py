@@ -77,11 +77,12 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     )
     add(
         "--against",
-        default="",
+        action="append",
+        default=[],
         metavar="LIST",
         help="time other methods too, on the same frames: any of\n"
         f"{', '.join(FORMS)}\n(the published method: VGG-19 in eager PyTorch, MobileNetV3 in "
-        f"ONNX Runtime),\n{CHOICE}",
+        f"ONNX Runtime),\n{CHOICE}; repeatable",
     )
     add("--rival-frames", default="24", metavar="N", help="frames of each of them (default 24)")
     add("--json", type=Path, metavar="FILE", help="write the figures here too")
@@ -93,7 +94,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     args.sizes = sizes_of(args.sizes) if args.sizes is not None else None
     args.faces = numbers_of(args.faces, "--faces", MAX_FACES)
     args.calls = numbers_of(args.calls, "--calls", MOST_CALLS)
-    args.against = list(dict.fromkeys(args.against.split(","))) if args.against else []
+    args.against = list(dict.fromkeys(",".join(args.against).split(","))) if args.against else []
     for name in args.against:
         if name not in FORMS and not is_rival(name):
             raise InputError(

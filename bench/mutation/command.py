@@ -64,6 +64,10 @@ def main(arguments: list[str]) -> None:
         "--again", action="store_true", help="test the survivors again: after new tests"
     )
     args = parser.parse_args(arguments)
+    if args.count is not None and args.count < 1:
+        parser.error(f"--count {args.count} is no number of mutations: give 1 or more")
+    if not args.minutes > 0:
+        parser.error(f"--minutes {args.minutes:g} is no time: give more than 0")
     require("mutation", "cosmic_ray", "pytest")
     if args.only not in (None, *TARGETS):
         raise InputError(f"there is no target {args.only!r}: give one of {', '.join(TARGETS)}")

@@ -22,7 +22,7 @@ from pathlib import Path
 from bench.command_line import bench_parser, require
 from bench.common.arguments import min_face_of, seconds_of
 from bench.common.framing import clips_in
-from bench.common.jobs import Job, key_of, run_jobs
+from bench.common.jobs import Job, key_of, run_jobs, sha256_of
 from bench.common.people import people_of
 from bench.common.result_cache import ResultCache
 from bench.common.senders import ladder_of, sender_of
@@ -30,7 +30,7 @@ from bench.quality.figures import METRICS
 from bench.quality.judging import Extras, absent_metrics
 from bench.quality.measuring import measure
 from bench.quality.report import STRIPS, report
-from bench.rivals.naming import rivals_of
+from bench.rivals.naming import NAMES, rivals_of
 from receiver.commands.terminal import console
 from receiver.enhance.faces.generator import Generator
 from receiver.errors import InputError
@@ -54,7 +54,9 @@ def jobs_of(
             for number, (model, opened) in enumerate(zip(args.model, generators, strict=True)):
                 against = tuple(args.against) if number == 0 else ()
                 key = key_of(clip, opened, seconds=args.seconds, min_face=args.min_face)
+                files = [sha256_of(Path(one)) for one in against if one not in NAMES]
                 key |= {"encoding": encoding, "against": against, **learned}
+                key |= {"against_sha256": files} if files else {}
                 run = partial(
                     measure, encoding, model, against, extras, args.min_face, args.out / STRIPS
                 )

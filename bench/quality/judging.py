@@ -1,5 +1,6 @@
 """Compares what viewers see with what the camera captured."""
 
+import math
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from functools import lru_cache
@@ -94,7 +95,7 @@ def judge_faces(sequence: Sequence, ways: Collection[str], extras: Extras) -> di
             **slow[way],
             **apart[way],
             "jitter": landmark_jitter(landmarks, found, sequence.cuts),
-            "flicker": steadiness[way].flicker,
+            "flicker": _finite(steadiness[way].flicker),
             "warping": 1000 * steadiness[way].warping_error,
         }
     return figures
@@ -167,6 +168,11 @@ def _slow_figures(
         if "brisque" not in extras.absent:
             figures[way]["brisque"] = _mean([brisque(picture) for picture in pictures])
     return figures
+
+
+def _finite(value: float) -> float | None:
+    """Returns the value; None for the flicker beside a still original, which is infinite."""
+    return value if math.isfinite(value) else None
 
 
 def _mean(values: Any) -> float:

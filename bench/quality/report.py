@@ -10,6 +10,7 @@ import numpy as np
 from rich.console import Console
 
 from bench.common.jobs import Job
+from bench.common.judging import left_out
 from bench.common.result_cache import ResultCache
 from bench.common.sequences import RECEIVED
 from bench.common.tables import markdown, terminal_table, with_interval
@@ -27,6 +28,7 @@ from bench.quality.figures import (
     rows_of,
 )
 from receiver.errors import InputError
+from receiver.text import escaped
 
 SHOWN: dict[Region, tuple[str, ...]] = {
     "face": ("vmaf_neg", "psnr", "st_lpips", "identity", "flicker"),
@@ -35,6 +37,9 @@ SHOWN: dict[Region, tuple[str, ...]] = {
 """Metrics of each region that the terminal shows; the files have all."""
 IN_BITS = ("vmaf_neg", "psnr")
 """Metrics for which the value of restoring is told in bits."""
+BEYOND = """A person without a rate that is as good is left out: at the lowest rate those who lost,
+at the highest those who gained. There the mean of the others says little."""
+"""Stands before the tables of what restoring is worth in bits."""
 AREA = cv2.INTER_AREA
 STRIPS = "strips"
 """Folder of the strips within that of the results."""
@@ -107,9 +112,11 @@ def bits_table(rows: list[Row], region: Region, metric: str) -> list[list[str]]:
         cells = []
         for way in ways:
             ratios = bit_ratios(rows, encoding, way, region, metric)
+            people = sum((r.encoding, r.way, r.region) == (encoding, way, region) for r in rows)
             if ratios:
                 mean, interval = float(np.mean(ratios)), bootstrap_interval(ratios)
-                cells.append(f"{with_interval(mean, interval, '.2f')}, {len(ratios)} people")
+                shown = with_interval(mean, interval, ".2f")
+                cells.append(f"{shown}, {len(ratios)} of {people} people")
             else:
                 cells.append("unknown")
         table.append([encoding, *cells])
@@ -197,6 +204,9 @@ def report(jobs: list[Job], results: ResultCache, screen: Console) -> None:
     means, sent = means_of(rows), sent_table(rows)
     screen.print(terminal_table(sent, "what was sent"))
     text = f"{ABOUT}\n## What was sent\n\n{markdown(sent)}"
+    if without := left_out(job for job in jobs if not results[job.key]["ways"]):
+        screen.print(without)
+        text += f"\n{escaped(without)}\n"
     for region, place in REGIONS.items():
         text += f"\n## {place.capitalize()}\n"
         for metric in METRICS:
@@ -210,11 +220,11 @@ def report(jobs: list[Job], results: ResultCache, screen: Console) -> None:
     for region, place in REGIONS.items():
         for metric in IN_BITS:
             drawn = bits_table(rows, region, metric)
-            text += f"\n## In bits, {place}\n\n{markdown(drawn)}"
+            text += f"\n## In bits, {place}\n\n{BEYOND}\n\n{markdown(drawn)}"
             screen.print(terminal_table(drawn, f"{place}: what restoring is worth in bits"))
     for region, place in REGIONS.items():
         text += f"\n## Every person, {place}\n\n{markdown(person_table(rows, region))}"
-    (out / "quality.md").write_text(text)
+    (out / "quality.md").write_text(text, encoding="utf-8")
     figures: dict[str, Any] = {"jobs": [job.key for job in jobs]}
     figures |= {"people": [asdict(row) for row in rows], "means": [asdict(one) for one in means]}
     (out / "quality.json").write_text(json.dumps(figures, indent=1) + "\n")

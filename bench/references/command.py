@@ -22,6 +22,7 @@ from bench.command_line import bench_parser, require
 from bench.common.arguments import capacity_of, min_face_of, seconds_of
 from bench.common.framing import clips_in
 from bench.common.jobs import Job, key_of, run_jobs
+from bench.common.judging import left_out
 from bench.common.people import people_of
 from bench.common.result_cache import ResultCache
 from bench.common.tables import markdown, terminal_table
@@ -82,6 +83,11 @@ def measure(args: argparse.Namespace, clips: list[Path], chosen: list[Scenario])
             jobs.append(Job(clip, people[clip], longest, work, key, title))
     results = ResultCache(args.out / "results.jsonl")
     run_jobs(jobs, results)
+    for scenario in chosen:
+        of_it = [job for job in jobs if job.key["scenario"] == scenario.name]
+        empty = [job for job in of_it if results[job.key] is None]
+        if without := left_out(empty, f" of {scenario.name}"):
+            print(without)
     return by_person(
         Judged(job.key["scenario"], job.person, way, figures)
         for job in jobs
@@ -113,7 +119,7 @@ def main(arguments: list[str]) -> None:
         line = ", ".join(f"{way} {share:g}" for way, share in by_way.items())
         screen.print(f"share of what raw references add, {name}: {line}")
         text += f"\nShare of what raw references add, {name}: {line}.\n"
-    (args.out / "references.md").write_text(text)
+    (args.out / "references.md").write_text(text, encoding="utf-8")
     figures = {"model": args.model, "people": [asdict(one) for one in results]}
     (args.out / "references.json").write_text(json.dumps(figures, indent=1) + "\n")
     plot(results, args.out / "references.png")

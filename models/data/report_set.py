@@ -61,11 +61,11 @@ def _report_clips(manifest: Path) -> dict[Path, int] | None:
     if not manifest.is_file():
         return None
     try:
-        with manifest.open(newline="", encoding="utf-8") as file:
+        with manifest.open(newline="", encoding="utf-8-sig") as file:
             reader = csv.DictReader(file)
             if not {"file", "split", "bytes"} <= set(reader.fieldnames or ()):
                 return None
-            rows = [row for row in reader if row["split"] == REPORT]
+            rows = [row for row in reader if (row["split"] or "").strip() == REPORT]
             return {(manifest.parent / row["file"]).resolve(): int(row["bytes"]) for row in rows}
     except (OSError, ValueError, TypeError, csv.Error) as error:
         raise InputError(f"{manifest} cannot be read ({error}): mend or remove it") from error

@@ -1,5 +1,6 @@
 """What the benches share: framing of clips, sequences, people and table cells."""
 
+from dataclasses import replace
 from fractions import Fraction
 
 import av
@@ -53,6 +54,12 @@ def test_a_fast_clip_loses_every_second_frame(portrait, tmp_path):
         for frame in view
     ]
     assert nearest == [0, 2, 4, 6]
+
+
+def test_a_clip_of_slow_motion_has_the_rate_of_a_call(portrait, tmp_path):
+    write_clip_at(tmp_path / "fast.mp4", portrait[:8], 120)
+    view, rate = camera_view(tmp_path / "fast.mp4", 1.0)
+    assert (rate, len(view)) == (30, 2)
 
 
 def test_a_clip_without_a_face_has_no_view(tmp_path):
@@ -159,6 +166,15 @@ def test_the_faces_are_those_of_the_captured_frames(sequence):
     assert after < before
 
 
+def test_another_track_is_a_cut(portrait, tmp_path):
+    """Two faces that are the nearest in turn do not follow each other."""
+    faces = nearest_faces(portrait[:6])
+    assert {face.track_id for face in faces} == {faces[0].track_id}
+    faces[3:] = [replace(face, track_id=faces[0].track_id + 1) for face in faces[3:]]
+    sent = sender_of("crf42").send(portrait[:6], RATE)
+    assert watch(sent, RATE, faces, {}, tmp_path).cuts == {0, 3}
+
+
 def test_dropped_faces_leave_all_lists_of_a_sequence():
     crops = [np.full((4, 4, 3), level, np.uint8) for level in range(5)]
     points = [np.full((68, 2), level, np.float32) for level in range(5)]
@@ -240,3 +256,4 @@ def test_bytes_and_seconds_are_a_bitrate():
 def test_cells_and_tables_of_markdown():
     assert with_interval(3.0, (2.5, 3.5), "+.1f") == "+3.0 [+2.5, +3.5]"
     assert markdown([["a", "b"], ["1", "2"]]) == "| a | b |\n| --- | --- |\n| 1 | 2 |\n"
+    assert markdown([["a|b", "[/c]\n"]]) == "| a\\|b | [/c]\\n |\n| --- | --- |\n"

@@ -2,6 +2,7 @@
 
 import json
 from collections import Counter
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from bench.identity.hostile import Judged, hostile_still
 from bench.identity.observing import Observed
 from keyframes import appearance_descriptor, likeness
 from receiver.enhance.faces.alignment import crop_of
+from receiver.errors import InputError
 from tests.keyframes.test_people import embedding
 
 
@@ -26,6 +28,38 @@ def test_the_manifest_names_the_person_of_a_clip(tmp_path):
     rows = ["file,identity", "train/a_1.mp4,a", "train/a_2.mp4,a"]
     (tmp_path / "manifest.csv").write_text("\n".join(rows))
     assert list(people_of(clips).values()) == ["a", "a", "b"]
+
+
+def test_a_manifest_with_a_mark_and_windows_lines_is_read(tmp_path, monkeypatch):
+    text = "file,identity\r\na_1.mp4, Zoë\r\na_2.mp4,Zoë \r\nb.mp4,\r\nc.mp4\r\n"
+    (tmp_path / "manifest.csv").write_bytes(b"\xef\xbb\xbf" + text.encode())
+    names = ("a_1.mp4", "a_2.mp4", "b.mp4", "c.mp4")
+    assert list(people_of([tmp_path / one for one in names]).values()) == ["Zoë", "Zoë", "b", "c"]
+    (tmp_path / "d").mkdir()
+    monkeypatch.chdir(tmp_path / "d")  # the manifest above is found from a relative path
+    assert people_of([Path("../a_1.mp4")]) == {Path("../a_1.mp4"): "Zoë"}
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "manifest.csv").write_text("file,identity\nd/e.mp4,f\n")
+    monkeypatch.chdir(tmp_path / "d")
+    assert people_of([Path("e.mp4")]) == {Path("e.mp4"): "f"}
+
+
+def test_the_manifest_beside_the_clips_counts(tmp_path):
+    (tmp_path / "d").mkdir()
+    (tmp_path / "manifest.csv").write_text("file,identity\nd/e.mp4,above\nd/f.mp4,above\n")
+    (tmp_path / "d" / "manifest.csv").write_text("file,identity\ne.mp4,beside\n")
+    clips = [tmp_path / "d" / "e.mp4", tmp_path / "d" / "f.mp4"]
+    assert list(people_of(clips).values()) == ["beside", "above"]
+
+
+@pytest.mark.parametrize(
+    "text", [b"file;identity\na.mp4;a\n", b"file\na.mp4\n", b"file,identity\na.mp4,Zo\xeb\n"]
+)
+def test_a_manifest_that_names_no_people_is_refused(tmp_path, text):
+    (tmp_path / "manifest.csv").write_bytes(text)
+    said = r"manifest.csv does not say who is in which clip \(.*\): give it the columns file and"
+    with pytest.raises(InputError, match=said):
+        people_of([tmp_path / "a.mp4"])
 
 
 def test_identities_are_compared_with_other_moments_and_other_people():

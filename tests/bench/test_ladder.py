@@ -8,7 +8,7 @@ import pytest
 from bench.common.ladder import LADDER, Rung, rung_at
 from bench.common.senders import Sender, ladder_of, sender_of
 from models.openh264 import NO_KEYFRAME, OpenH264
-from receiver.errors import InputError
+from receiver.errors import InputError, ReceiverError
 from receiver.media.encoding import Encoding
 from receiver.media.planes import planes
 
@@ -74,11 +74,20 @@ def test_senders_by_name(name, encoding, rung):
 
 @pytest.mark.parametrize(
     "name",
-    ["crf52", "crf", "x264-0", "openh264", "vp8-100", "x264-nan", "x264-100@8x480", "x264-1@640"],
+    [
+        *("crf52", "crf", "x264-0", "openh264", "vp8-100", "x264-nan", "x264-100@8x480"),
+        *("x264-1@640", "openh264-0.9", "x264-100001"),
+    ],
 )
 def test_other_senders_are_refused(name):
     with pytest.raises(InputError, match=f"'{name}' is not an encoding: give openh264-100"):
         sender_of(name)
+
+
+def test_an_encoder_that_ends_early_is_an_error(portrait):
+    refused = Sender("openh264-x", OpenH264(1e8), None)  # more than OpenH264 takes
+    with pytest.raises(ReceiverError, match="the encoder of openh264-x ended early"):
+        list(refused.send(portrait[:3], Fraction(30)))
 
 
 def test_the_names_of_a_ladder_s_rungs():

@@ -72,6 +72,7 @@ def face(portrait):
             "paper-mobilenet-large, bicubic, lanczos, deblock, or the file of a network: "
             "FSRCNN x2 or ESPCN x2 (.pb), light SAFMN++ x4 (.pth), with commas between them",
         ),
+        (["--against", "magic", "--against", "bicubic"], "'magic' in --against is unknown: "),
         (["--against", "bicubic,"], "'' in --against is unknown: give any of paper, "),
         (["--against", "/nowhere.pb"], "there is no file /nowhere.pb; give bicubic, lanczos, "),
         (["--clip", "/nowhere.mp4"], "there is no file /nowhere.mp4"),

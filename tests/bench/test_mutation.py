@@ -13,6 +13,17 @@ from receiver.errors import InputError
 
 pytestmark = pytest.mark.slow
 
+
+@pytest.mark.parametrize(
+    ("option", "value"), [("--count", "-1"), ("--count", "0"), ("--minutes", "nan")]
+)
+def test_an_invalid_number_is_refused(capsys, option, value):
+    with pytest.raises(SystemExit) as stopped:
+        command.main([option, value])
+    assert stopped.value.code == 2
+    assert f"{option} {value} is no" in capsys.readouterr().err
+
+
 CODE = '''\
 """A module."""
 

@@ -1,25 +1,33 @@
 """The quality bench: its jobs, its means, and a whole run on the demo's portrait."""
 
+import errno
 import json
 import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from dataclasses import replace
+from fractions import Fraction
 from pathlib import Path
 
 import cv2
+import numpy as np
 import pytest
 
 from bench import __main__
 from bench.common import jobs, tables
 from bench.common.framing import framed
+from bench.common.judging import left_out
 from bench.common.people import people_of
 from bench.common.result_cache import ResultCache
+from bench.common.sequences import Sequence
 from bench.quality import command as quality
-from bench.quality import figures, report
-from receiver.errors import InputError
+from bench.quality import figures, judging, report
+from bench.quality.judging import Extras
+from receiver.enhance.faces.generator import Generator
+from receiver.errors import InputError, ReceiverError
 from tests.bench.clips import write_clip_at
 from tests.conftest import plain_frame, write_clip
 
@@ -44,7 +52,7 @@ def row(person: str, way: str, psnr: float, region: figures.Region = "face") -> 
         (["/nowhere"], "no videos in /nowhere: give a folder"),
         (["CLIPS", "--encoding", "vp8-100"], "'vp8-100' is not an encoding: give openh264-100"),
         (["CLIPS", "--model", "heavy"], "there is no model 'heavy': give one of"),
-        (["CLIPS", "--seconds", "-1"], "'-1' seconds: give more than 0"),
+        (["CLIPS", "--seconds", "0.01"], "'0.01' seconds: give at least 0.1 and at most 3600"),
         (["CLIPS", "--min-face", "500"], "'500' pixels: give more than 0 and at most 480"),
         (["CLIPS", "--lpips-weights", "/nowhere"], "/nowhere cannot be read as weights"),
         (["CLIPS", "--mobileface", "/nowhere"], "/nowhere"),
@@ -125,13 +133,15 @@ def test_what_restoring_is_worth_in_bits():
         at("x264-100", "received", 100, 30),
         at("openh264-100", "lite call", 125, 20),  # as good as 200 received, for 125
         at("openh264-400", "lite call", 400, 31),  # better than any received
+        replace(row("b", "received", 10), kbps=100),
+        replace(row("b", "lite call", 9), kbps=100),  # worse than any received
     ]
     ratios = figures.bit_ratios(rows, "openh264-100", "lite call", "face", "psnr")
     assert ratios == pytest.approx([1.6])
     assert figures.bit_ratios(rows, "openh264-400", "lite call", "face", "psnr") == []
     assert report.bits_table(rows, "face", "psnr") == [
         ["rate for the same PSNR dB, received : sent", "lite call"],
-        ["openh264-100", "1.60 [1.60, 1.60], 1 people"],
+        ["openh264-100", "1.60 [1.60, 1.60], 1 of 2 people"],
         ["openh264-200", "unknown"],
         ["openh264-400", "unknown"],
         ["x264-100", "unknown"],
@@ -179,6 +189,7 @@ def test_a_run_writes_all_files_and_does_not_repeat_finished_jobs(
 ):
     (tmp_path / "clips").mkdir()
     write_clip_at(tmp_path / "clips" / "portrait.mp4", portrait[::2], 15)
+    write_clip(tmp_path / "clips" / "wall.mp4", [plain_frame()] * 5, with_audio=False)
     out = tmp_path / "out"
     command = [str(tmp_path / "clips"), "--seconds", "3", "--out", str(out)]
     command += ["--encoding", "openh264-60", "--encoding", "crf42", "--against", "lanczos"]
@@ -202,9 +213,11 @@ def test_a_run_writes_all_files_and_does_not_repeat_finished_jobs(
     assert found["openh264-60", "lite call", "face"]["kbps"] >= 60 * 0.7
     measured = found["crf42", "received", "face"]["figures"]
     missing = {name for name, value in measured.items() if value is None}
-    assert missing == {"lpips", "mobileface", "xpsnr"}
+    assert missing == {"lpips", "mobileface", "niqe", "xpsnr"}
     assert found["crf42", "received", "frame"]["figures"]["xpsnr"] > 20
     assert "| openh264-60 | 1 | 320x240 |" in (out / "quality.md").read_text()
+    left_out_clips = "left out, too short or without a large enough face: wall.mp4\n"
+    assert left_out_clips in (out / "quality.md").read_text()
     assert "VMAF-NEG" in capsys.readouterr().out
     assert cv2.imread(str(out / "rate-distortion.png")).shape[1] > 1000
     height, width = cv2.imread(str(out / "sheet-crf42.png")).shape[:2]
@@ -243,6 +256,135 @@ def test_an_interrupted_run_continues(clips, tmp_path):
     assert results.read_text().splitlines()[: len(finished)] == finished
     encodings = {json.loads(line)["job"]["encoding"] for line in results.read_text().splitlines()}
     assert len(results.read_text().splitlines()) == len(encodings) == 6
+
+
+def test_a_small_clip_is_refused_before_the_work(portrait, tmp_path, monkeypatch):
+    small = [frame.reformat(240, 180) for frame in portrait[:5]]
+    write_clip_at(tmp_path / "small.mp4", small, 30)
+    said = r"small.mp4 has 240x180 pixels: give 192x192, or remove it"
+    with pytest.raises(InputError, match=said):
+        jobs.captured(tmp_path / "small.mp4", 0.2)
+    monkeypatch.setattr(jobs, "ProcessPoolExecutor", None)  # would fail if called
+    with pytest.raises(InputError, match=said):
+        quality.main([str(tmp_path), "--out", str(tmp_path / "out")])
+
+
+def test_a_folder_that_cannot_hold_results_is_refused(tmp_path):
+    (tmp_path / "file").write_text("")
+    for path in (tmp_path / "file" / "results.jsonl", tmp_path / "file" / "a" / "results.jsonl"):
+        with pytest.raises(InputError, match=r"results.jsonl cannot be written .*: give another"):
+            ResultCache(path)
+    (tmp_path / "results.jsonl").write_bytes(b"\xff\n{}\n")
+    with pytest.raises(InputError, match=r"line 1 of .*results.jsonl is not a result"):
+        ResultCache(tmp_path / "results.jsonl")
+
+
+def _killed(*_: object) -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def _out_of_space(*_: object) -> None:
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def _failing_program(*_: object) -> None:
+    subprocess.run([sys.executable, "-c", "raise SystemExit(3)"], check=True)
+
+
+MASKS = []
+"""Whether Ctrl-C was held back when this process began its work."""
+
+
+def _note_mask(_: str) -> None:
+    MASKS.append(signal.SIGINT in signal.pthread_sigmask(signal.SIG_BLOCK, []))
+
+
+def _noted_masks(*_: object) -> list[bool]:
+    return MASKS
+
+
+def _folders(_: object, folder: Path) -> list[str]:
+    (folder / "large.yuv").write_text("")
+    return [str(folder.parent), tempfile.mkdtemp()]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("work", "said"),
+    [
+        (_killed, "a process was killed, perhaps for want of memory: finished results are kept"),
+        (_out_of_space, r"cannot be used \(.*No space left on device\): make room, or set TMPDIR"),
+        (_failing_program, r"FFmpeg failed \(3\), see above: finished results are kept"),
+    ],
+)
+def test_work_that_fails_from_outside_is_one_sentence(clips, tmp_path, work, said):
+    results = ResultCache(tmp_path / "results.jsonl")
+    job = jobs.Job(clips / "portrait.mp4", "a", 0.2, work, {"number": 1}, "a")
+    with pytest.raises(ReceiverError, match=said):
+        jobs.run_jobs([job], results, 1)
+
+
+@pytest.mark.slow
+def test_all_files_of_the_work_are_in_one_folder(clips, tmp_path, monkeypatch):
+    """A killed process leaves its files behind: the parent removes that folder."""
+    (tmp_path / "temporary").mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temporary"))
+    results = ResultCache(tmp_path / "results.jsonl")
+    job = jobs.Job(clips / "portrait.mp4", "a", 0.2, _folders, {"number": 1}, "a")
+    jobs.run_jobs([job], results, 1)
+    folder, made = results[job.key]
+    assert Path(folder).parent == tmp_path / "temporary"
+    assert Path(made).parent == Path(folder)
+    assert list((tmp_path / "temporary").iterdir()) == []
+
+
+@pytest.mark.slow
+def test_processes_start_without_ctrl_c(clips, tmp_path, monkeypatch):
+    monkeypatch.setattr(jobs, "_prepare", _note_mask)
+    results = ResultCache(tmp_path / "results.jsonl")
+    job = jobs.Job(clips / "portrait.mp4", "a", 0.2, _noted_masks, {"number": 1}, "a")
+    jobs.run_jobs([job], results, 1)
+    assert results[job.key] == [True]
+
+
+def test_ctrl_c_is_only_held_back():
+    report = "import signal; print(signal.SIGINT in signal.pthread_sigmask(signal.SIG_BLOCK, []))"
+    with jobs._ctrl_c_held_back():
+        run = subprocess.run([sys.executable, "-c", report], stdout=subprocess.PIPE, check=True)
+    assert run.stdout == b"True\n"
+    assert signal.SIGINT not in signal.pthread_sigmask(signal.SIG_BLOCK, [])
+
+
+def test_the_content_of_a_rival_s_file_belongs_to_the_key(clips, tmp_path):
+    rival = tmp_path / "network.pb"
+    keys = []
+    for content, options in (("a", ["--against", str(rival)]), ("b", ["--against", str(rival)])):
+        rival.write_text(content)
+        jobs.sha256_of.cache_clear()
+        args = quality.parse([str(clips), "--encoding", "crf42", *options, "--against", "lanczos"])
+        found = list(clips.iterdir()), [Generator("lite", "cpu")], Extras()
+        keys += [job.key for job in quality.jobs_of(args, *found)]
+    assert keys[0] != keys[1]
+    assert keys[0] | {"against_sha256": None} == keys[1] | {"against_sha256": None}
+
+
+def test_clips_without_figures_are_named(tmp_path):
+    made = [
+        jobs.Job(Path(name), "a", 1.0, _killed, {}, name) for name in ("a.mp4", "b.mp4", "a.mp4")
+    ]
+    said = "left out of collapse, too short or without a large enough face: a.mp4, b.mp4"
+    assert left_out(made, " of collapse") == said
+    assert left_out([]) == ""
+
+
+def test_flicker_beside_a_still_original_is_unknown():
+    grey = [np.full((256, 256, 3), level, np.uint8) for level in (90, 90, 120)]
+    faces = {"original": grey[:2], "received": grey[1:], "call": grey[:2]}
+    points = np.random.default_rng(0).uniform(60, 200, (68, 2)).astype(np.float32)
+    boxes = [np.array([50.0, 50.0, 200.0, 200.0])] * 2
+    one = Sequence({}, 256, 256, Fraction(30), faces, landmarks=[points] * 2, boxes=boxes)
+    found = judging.judge_faces(one, ("received", "call"), Extras(absent=("st_lpips", "brisque")))
+    assert [found[way]["flicker"] for way in ("received", "call")] == [None, 1.0]
 
 
 def test_clips_without_a_face_are_refused(tmp_path):

@@ -51,6 +51,13 @@ def test_a_relative_path_is_refused(folder, monkeypatch):
     assert refused(Path("../report")) == f"../report/c.mp4 is of {ABOUT}"
 
 
+def test_a_manifest_of_a_spreadsheet_is_read(folder):
+    manifest = folder / "manifest.csv"
+    text = manifest.read_text().replace("report,report", "report ,report").replace("\n", "\r\n")
+    manifest.write_bytes(b"\xef\xbb\xbf" + text.encode())
+    assert refused(folder / "report") == f"{folder / 'report' / 'c.mp4'} is of {ABOUT}"
+
+
 def test_links_are_followed(folder, tmp_path):
     clip = tmp_path / "elsewhere" / "mine.mp4"
     clip.parent.mkdir()
