@@ -92,7 +92,7 @@ def test_the_papers_learning_rate_is_halved_four_times(data, tmp_path):
 
 
 def test_the_shipped_config_is_that_of_the_shipped_weights():
-    config = load_config(CONFIGS[0].parent / "lite.toml")
+    config = load_config(PAPERS.with_name("lite.toml"))
     card = Generator("lite", "cpu").model.card
     assert card is not None
     for name, value in vars(config.network).items():
