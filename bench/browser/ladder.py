@@ -114,7 +114,7 @@ def ladder_table(results: list[dict[str, Any]]) -> list[list[str]]:
 
 
 def disagreement(results: list[dict[str, Any]]) -> str | None:
-    """Returns a sentence that names the rungs that disagree; None if there are none."""
+    """Returns a sentence that names the rungs that disagree, or None if all agree."""
     wrong = []
     for result in results:
         sent, ladder = result["sent"], result["ladder"]

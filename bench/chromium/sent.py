@@ -103,7 +103,7 @@ def sent_figures(samples: Iterable[Sample], frames: Iterable[NotedFrame]) -> dic
     - `sizes`: of each size, the most frequent one first, its share of the received frames, their
       median `qp`, and `encoder_qp` of the seconds during which the size did not change.
 
-    Bitrates and QPs are None if they are unknown.
+    Unknown bitrates and QPs are None.
     """
     known = [one for one in samples if "bytes" in one]
     if len(known) < 2 or known[-1]["at"] <= known[0]["at"]:

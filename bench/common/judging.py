@@ -22,7 +22,7 @@ BASIC = {
 
 
 def left_out(jobs: Iterable[Job], where: str = "") -> str:
-    """Returns a sentence that names the clips of jobs without figures; empty if there are none."""
+    """Returns a sentence that names the clips without figures, or '' if all clips have figures."""
     clips = ", ".join(dict.fromkeys(job.clip.name for job in jobs))
     return f"left out{where}, too short or without a large enough face: {clips}" if clips else ""
 

@@ -36,7 +36,7 @@ SHOWN: dict[Region, tuple[str, ...]] = {
 }
 """Metrics of each region that the terminal shows; the files have all."""
 IN_BITS = ("vmaf_neg", "psnr")
-"""Metrics for which the value of restoring is told in bits."""
+"""Metrics for which the report converts the gain into bits."""
 BEYOND = """A person without a rate that is as good is left out: at the lowest rate those who lost,
 at the highest those who gained. There the mean of the others says little."""
 """Stands before the tables of what restoring is worth in bits."""

@@ -244,6 +244,16 @@ def test_a_file_that_is_not_there_is_one_sentence(tmp_path):
         assert str(refused.value) == f"there is no file {tmp_path / name}; give {CHOICE}"
 
 
+def assert_refused(path: Path, lacks: str) -> None:
+    """Expects one sentence that says what the file does not hold, and what can be given."""
+    with pytest.raises(InputError) as refused:
+        rival_of(str(path))
+    sentence = str(refused.value)
+    assert sentence.startswith(f"{path} does not hold {lacks}")
+    assert sentence.endswith(f"; give {CHOICE}")
+    assert "\n" not in sentence
+
+
 @pytest.mark.parametrize(
     "content",
     [b"", b"hello", b"\x0a\x7fshort", b"\xff" * 40, b"\x0a\x06\x0a\x01x\x12\x01y"],
@@ -251,12 +261,7 @@ def test_a_file_that_is_not_there_is_one_sentence(tmp_path):
 def test_a_broken_graph_is_one_sentence(tmp_path, content, capfd):
     path = tmp_path / "net.pb"
     path.write_bytes(content)
-    with pytest.raises(InputError) as refused:
-        rival_of(str(path))
-    sentence = str(refused.value)
-    assert sentence.startswith(f"{path} does not hold FSRCNN or ESPCN x2 that this OpenCV can run:")
-    assert sentence.endswith(f"; give {CHOICE}")
-    assert "\n" not in sentence
+    assert_refused(path, "FSRCNN or ESPCN x2 that this OpenCV can run: ")
     assert capfd.readouterr() == ("", "")
 
 
@@ -268,12 +273,7 @@ def test_broken_weights_are_one_sentence(tmp_path):
             path.write_bytes(content)
         else:
             torch.save(content, path)
-        with pytest.raises(InputError) as refused:
-            rival_of(str(path))
-        sentence = str(refused.value)
-        assert sentence.startswith(f"{path} does not hold the weights of light SAFMN++ x4: ")
-        assert sentence.endswith(f"; give {CHOICE}")
-        assert "\n" not in sentence
+        assert_refused(path, "the weights of light SAFMN++ x4: ")
 
 
 @needs_peers
