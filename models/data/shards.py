@@ -57,8 +57,8 @@ class Shard:
 def load_shards(folder: Path) -> list[Shard]:
     """Returns the shards of a folder; prints the name of each broken one and skips it.
 
-    Raises FileNotFoundError if the folder holds no shards, InputError if the folder holds clips of the report
-    set.
+    Raises FileNotFoundError if the folder holds no shards, and InputError if it holds clips of the
+    report set.
     """
     refuse_report_set([folder])
     shards = []
